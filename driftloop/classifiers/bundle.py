@@ -1,0 +1,246 @@
+"""A bundle: one model as a signed folder that anyone with the key can verify, load and trust.
+
+manifest.json      labels, encoder, head, lineage, canary, and the SHA-256 of every other file
+manifest.sig       HMAC-SHA256 of manifest.json with the signing key
+encoder/           model.onnx, tokenizer.json
+head.skops         absent where the graph has logits of its own
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from driftloop.classifiers.base import Matrix, Predictions
+from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder
+from driftloop.classifiers.heads import Head, load_head
+from driftloop.errors import DriftloopError
+
+MANIFEST, SIGNATURE, HEAD, ENCODER = "manifest.json", "manifest.sig", "head.skops", "encoder"
+CANARY_TOLERANCE = 0.1
+"""Largest difference of a probability between the machine that wrote a bundle and the one that loads it."""
+CANARY_TEXTS = ("the flight was delayed again", "what a wonderful day!", "", "ok — 100% 😀")
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model comes from."""
+
+    candidate: str
+    trigger: str = "bootstrap"
+    dataset_revision: str = ""
+    topic: str = ""
+    first_offset: int = -1
+    last_offset: int = -1
+    """First and last offset of the training window, both inclusive."""
+    rows: int = 0
+    parent_version: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class Canary(msgspec.Struct, frozen=True, kw_only=True):
+    """Texts and what the model said about them when the bundle was written, shape (n, k)."""
+
+    texts: list[str]
+    probabilities: list[list[float]]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The table of contents of a bundle."""
+
+    format: Literal[1] = 1
+    created_at: float
+    labels: list[str]
+    head: Literal["skops", "logits"]
+    encoder_digest: str
+    dimension: int
+    max_tokens: int
+    lineage: Lineage
+    canary: Canary
+    files: dict[str, str]
+
+
+class BundleError(DriftloopError):
+    """A bundle that must not be loaded: unsigned, altered, incomplete, or wrong on its canary texts."""
+
+
+class BundleClassifier:
+    """The `Classifier` that a bundle holds."""
+
+    def __init__(self, encoder: OnnxEncoder, head: Head | None, labels: Sequence[str], version: str = "") -> None:
+        self.encoder = encoder
+        self.head = head
+        self._labels = tuple(labels)
+        self._version = version
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The k classes, in the order of the columns of the probabilities."""
+        return self._labels
+
+    @property
+    def version(self) -> str:
+        """The registered version, empty before registration."""
+        return self._version
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """Embeddings of shape (n, d), rows of unit length."""
+        return self.encoder.embed(texts)
+
+    def predict(self, texts: Sequence[str], embeddings: Matrix | None = None) -> Predictions:
+        """Classify n texts; see `driftloop.classifiers.base.Classifier.predict`."""
+        started = time.perf_counter()
+        if embeddings is not None and len(embeddings) != len(texts):
+            raise ValueError(f"{len(embeddings)} embeddings for {len(texts)} texts")
+        if self.head is None:
+            embeddings, logits = self.encoder.run(texts)
+            probabilities = _softmax(logits, len(texts), len(self._labels))
+        else:
+            if embeddings is None:
+                embeddings = self.encoder.embed(texts)
+            probabilities = (
+                self.head.predict_proba(texts, embeddings)
+                if texts
+                else np.zeros((0, len(self._labels)), dtype=np.float32)
+            )
+        return Predictions(
+            classes=self._labels,
+            probabilities=probabilities,
+            embeddings=embeddings,
+            route="encoder+head" if self.head else "encoder",
+            cost_ms=(time.perf_counter() - started) * 1000,
+        )
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    encoder: OnnxEncoder,
+    head: Head | None,
+    labels: Sequence[str],
+    lineage: Lineage,
+    key: str,
+    canary_texts: Sequence[str] = CANARY_TEXTS,
+) -> Manifest:
+    """Write and sign a bundle into ``folder``, which is created, and return its manifest.
+
+    The encoder's files are hard-linked where the file system allows it. ``head`` is None for a graph with logits.
+    """
+    (folder / ENCODER).mkdir(parents=True)
+    for name in (MODEL, TOKENIZER):
+        _link(encoder.folder / name, folder / ENCODER / name)
+    if head is not None:
+        head.save(folder / HEAD)
+    said = BundleClassifier(encoder, head, labels).predict(list(canary_texts)).probabilities
+    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    manifest = Manifest(
+        created_at=time.time(),
+        labels=list(labels),
+        head="logits" if head is None else "skops",
+        encoder_digest=encoder.digest,
+        dimension=encoder.dimension,
+        max_tokens=encoder.max_tokens,
+        lineage=lineage,
+        canary=Canary(texts=list(canary_texts), probabilities=said.round(6).tolist()),
+        files=files,
+    )
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (folder / MANIFEST).write_bytes(body)
+    (folder / SIGNATURE).write_text(_sign(body, key), encoding="ascii")
+    return manifest
+
+
+def verify_bundle(folder: Path, key: str) -> Manifest:
+    """Check the signature and every digest, and return the manifest.
+
+    Raises:
+        BundleError: with one sentence that says what is wrong.
+    """
+    try:
+        body = (folder / MANIFEST).read_bytes()
+        signature = (folder / SIGNATURE).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"The bundle at {folder} is incomplete ({error}): register the model again.") from error
+    if not hmac.compare_digest(signature, _sign(body, key)):
+        raise BundleError(
+            f"The bundle at {folder} is not signed with this key: it was altered, or DRIFTLOOP_SIGNING_KEY differs "
+            "from the one it was written with."
+        )
+    try:
+        manifest = msgspec.json.decode(body, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"The manifest of {folder} does not fit this version of driftloop: {error}.") from error
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {
+        MANIFEST,
+        SIGNATURE,
+    }
+    for name, digest in manifest.files.items():
+        if name not in present or _sha256(folder / name) != digest:
+            raise BundleError(f"{name} of the bundle at {folder} is missing or was altered: register the model again.")
+    extra = present - manifest.files.keys()
+    if extra:
+        raise BundleError(f"The bundle at {folder} holds files its manifest does not name: {', '.join(sorted(extra))}.")
+    return manifest
+
+
+def load_bundle(
+    folder: Path, key: str, *, version: str = "", threads: int = 0, encoder: OnnxEncoder | None = None
+) -> BundleClassifier:
+    """Verify a bundle, load it and warm it with its canary texts.
+
+    ``encoder`` is reused where its digest is the bundle's: a new head over the same encoder loads in milliseconds.
+
+    Raises:
+        BundleError: the bundle is altered, or answers its canary texts differently than when it was written.
+    """
+    manifest = verify_bundle(folder, key)
+    if encoder is None or encoder.digest != manifest.encoder_digest:
+        encoder = OnnxEncoder(folder / ENCODER, manifest.max_tokens, threads)
+    try:
+        head = load_head(folder / HEAD) if manifest.head == "skops" else None
+    except ValueError as error:
+        raise BundleError(f"The bundle at {folder} is not safe to load: {error}.") from error
+    model = BundleClassifier(encoder, head, manifest.labels, version)
+    said = model.predict(manifest.canary.texts).probabilities
+    expected = np.asarray(manifest.canary.probabilities, dtype=np.float32)
+    if said.shape != expected.shape or not np.allclose(said, expected, atol=CANARY_TOLERANCE):
+        raise BundleError(
+            f"The bundle at {folder} answers its canary texts differently here than where it was written: "
+            "check that onnxruntime and scikit-learn are the locked versions."
+        )
+    return model
+
+
+def manifest_digest(folder: Path) -> str:
+    """SHA-256 of the manifest: the model's identity, carried by `model-updates`."""
+    return _sha256(folder / MANIFEST)
+
+
+def _softmax(logits: Matrix | None, rows: int, classes: int) -> Matrix:
+    if logits is None:
+        return np.zeros((rows, classes), dtype=np.float32)
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exps / exps.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sign(body: bytes, key: str) -> str:
+    return hmac.new(key.encode(), body, hashlib.sha256).hexdigest()

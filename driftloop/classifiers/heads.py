@@ -1,0 +1,63 @@
+"""Heads: what turns an embedding, and the text's words where the head uses them, into class probabilities.
+
+A head is stored with skops, and only types on `TRUSTED` are loaded: a file cannot name code to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import skops.io
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from driftloop.classifiers.base import Matrix
+
+TRUSTED_PREFIXES = ("sklearn.", "numpy.", "scipy.sparse.", "builtins.")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted scikit-learn estimator over embeddings, with or without TF-IDF columns beside them."""
+
+    estimator: Any
+    """Has `classes_` (k strings) and `predict_proba`."""
+    vectorizer: TfidfVectorizer | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The k classes, in the order of the columns of `predict_proba`."""
+        return tuple(str(label) for label in self.estimator.classes_)
+
+    def features(self, texts: Sequence[str], embeddings: Matrix) -> Any:
+        """Embeddings of shape (n, d), or a sparse matrix (n, d + v) where the head reads words too."""
+        if self.vectorizer is None:
+            return embeddings
+        return sp.hstack([sp.csr_matrix(embeddings), self.vectorizer.transform(texts)], format="csr")
+
+    def predict_proba(self, texts: Sequence[str], embeddings: Matrix) -> Matrix:
+        """Probabilities of shape (n, k), float32."""
+        found = self.estimator.predict_proba(self.features(texts, embeddings))
+        return np.asarray(found, dtype=np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write the head as one skops file."""
+        skops.io.dump({"estimator": self.estimator, "vectorizer": self.vectorizer}, path)
+
+
+def load_head(path: Path) -> Head:
+    """Read a head.
+
+    Raises:
+        ValueError: the file names a type outside scikit-learn, NumPy and SciPy's sparse matrices.
+    """
+    untrusted = [str(name) for name in skops.io.get_untrusted_types(file=path)]
+    strange = [name for name in untrusted if not name.startswith(TRUSTED_PREFIXES)]
+    if strange:
+        raise ValueError(f"the head names types that are not trusted: {', '.join(sorted(strange))}")
+    found = skops.io.load(path, trusted=untrusted)
+    return Head(found["estimator"], found["vectorizer"])

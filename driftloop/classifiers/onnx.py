@@ -1,0 +1,194 @@
+"""From Hugging Face weights to an ONNX graph: where torch ends and scoring begins.
+
+Importing this module does not import torch; calling its functions does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder
+from driftloop.errors import DriftloopError
+from driftloop.settings import ModelSettings, cache_dir
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def find_weights(name: str) -> str:
+    """Where the model called ``name`` is: a folder, or ``name`` itself when it must come from the Hub.
+
+    A local folder in the Hub's layout wins, then an installed distribution that carries one (config.json beside
+    *.safetensors), then the Hub.
+    """
+    if Path(name).is_dir():
+        return name
+    try:
+        files = importlib.metadata.distribution(name).files or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    except ValueError:
+        files = []
+    for file in files:
+        if file.name == "model.safetensors":
+            return str(Path(str(file.locate())).parent)
+    if name.startswith((".", "/")) or name.count("/") > 1:
+        raise DriftloopError(f"There is no model folder at {name}: give a folder with config.json and safetensors.")
+    return name
+
+
+def exported_encoder(model: ModelSettings, threads: int = 0) -> OnnxEncoder:
+    """The configured encoder as an ONNX folder, exported once into the user cache and opened.
+
+    Raises:
+        DriftloopError: the weights are not there, are not readable, or the export's packages are missing.
+    """
+    source = find_weights(model.encoder)
+    target = cache_dir() / "encoders" / _export_key(source, model)
+    if not (target / MODEL).is_file() or not (target / TOKENIZER).is_file():
+        _, transformers = _require_torch()
+        try:
+            network = transformers.AutoModel.from_pretrained(source, attn_implementation="eager")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise DriftloopError(
+                f"The encoder {model.encoder} could not be loaded ({_first_line(error)}): give a folder in the Hub's "
+                "layout or a model the Hub has, in DRIFTLOOP_MODEL__ENCODER."
+            ) from error
+        export(network, tokenizer, target, quantise=model.quantise)
+    try:
+        return OnnxEncoder(target, model.max_tokens, threads)
+    except Exception as error:  # onnxruntime raises its own types for a damaged graph
+        shutil.rmtree(target, ignore_errors=True)
+        raise DriftloopError(
+            f"The cached encoder was damaged ({_first_line(error)}) and has been removed: run the command again."
+        ) from error
+
+
+def export(network: Any, tokenizer: Any, target: Path, *, quantise: bool) -> None:
+    """Write ``network`` (a transformers model, with or without a classification head) to the folder ``target``.
+
+    The graph pools by the mean over the attention mask and scales to unit length, as sentence-transformers do
+    (Reimers and Gurevych, 2019); int8 is ONNX Runtime's dynamic quantisation. The folder appears at once, whole.
+    """
+    torch, _ = _require_torch()
+    base = getattr(network, network.base_model_prefix, network)
+    classifies = base is not network
+
+    class Pooled(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if "token_type_ids" in base.forward.__code__.co_varnames:
+                feed["token_type_ids"] = token_type_ids
+            if classifies:
+                out = self.network(**feed, output_hidden_states=True)
+                hidden = out.hidden_states[-1]
+            else:
+                hidden = self.network(**feed).last_hidden_state
+            weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+            pooled = torch.nn.functional.normalize(mean, dim=1)
+            return (pooled, out.logits) if classifies else pooled
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        folder = Path(scratch) / "encoder"
+        folder.mkdir()
+        module = Pooled().eval()
+        sample = torch.tensor([[101, 7592, 2088, 102], [101, 2204, 102, 0]]).clamp(max=network.config.vocab_size - 1)
+        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+        outputs = ["embedding", "logits"] if classifies else ["embedding"]
+        axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {name: {0: "batch"} for name in outputs}
+        plain = folder / "plain.onnx"
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                (sample, mask, torch.zeros_like(sample)),
+                str(plain),
+                input_names=list(INPUTS),
+                output_names=outputs,
+                dynamic_axes=axes,
+                opset_version=17,
+                dynamo=False,
+            )
+        if quantise:
+            _quantise(plain, folder / MODEL)
+            plain.unlink()
+        else:
+            plain.rename(folder / MODEL)
+        tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+        if target.exists():
+            shutil.rmtree(target)
+        folder.rename(target)
+
+
+def exported_classifier(name: str, target: Path, model: ModelSettings) -> tuple[OnnxEncoder, Sequence[str]]:
+    """Export the text classifier ``name`` (Hub id or folder) into ``target``; the opened graph and its labels."""
+    source = find_weights(name)
+    _, transformers = _require_torch()
+    try:
+        network = transformers.AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise DriftloopError(
+            f"The classifier {name} could not be loaded ({_first_line(error)}): give a folder in the Hub's layout or "
+            "a model the Hub has, in DRIFTLOOP_MODEL__CLASSIFIER."
+        ) from error
+    export(network, tokenizer, target, quantise=model.quantise)
+    labels = [str(network.config.id2label[i]).lower() for i in range(network.config.num_labels)]
+    return OnnxEncoder(target, model.max_tokens), labels
+
+
+def _quantise(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)
+    try:
+        # Seven-bit weights: without VNNI, eight bits overflow the 16-bit sums of AVX2.
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _export_key(source: str, model: ModelSettings) -> str:
+    digest = hashlib.sha256(f"export-1 {model.quantise}".encode())
+    folder = Path(source)
+    if folder.is_dir():
+        for path in sorted(folder.glob("*")):
+            if path.suffix in {".json", ".safetensors"}:
+                digest.update(f"{path.name} {path.stat().st_size}".encode())
+                digest.update(path.read_bytes())
+    else:
+        digest.update(source.encode())
+    return digest.hexdigest()[:24]
+
+
+def _require_torch() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise DriftloopError(
+            "This step needs torch and transformers: install them with `uv sync --extra retrain`."
+        ) from error
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return torch, transformers
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

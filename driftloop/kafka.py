@@ -1,0 +1,123 @@
+"""The kafka-python clients, made in one place: acknowledgements, security, timeouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError
+
+from driftloop.errors import DriftloopError
+from driftloop.messages import Message, decode
+from driftloop.settings import Settings
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+MAX_MESSAGE = 16 * 1024 * 1024
+
+
+def connection(settings: Settings) -> dict[str, Any]:
+    """The keyword arguments that every client shares."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka.split(","),
+        "bootstrap_timeout_ms": 15_000,
+    }
+    security = settings.security
+    if security.protocol != "PLAINTEXT":
+        options["security_protocol"] = security.protocol
+    if security.protocol.startswith("SASL"):
+        options["sasl_mechanism"] = security.mechanism
+        options["sasl_plain_username"] = security.username
+        options["sasl_plain_password"] = security.password
+    if security.ca_file:
+        options["ssl_cafile"] = security.ca_file
+    return options
+
+
+def producer(settings: Settings) -> KafkaProducer:
+    """An idempotent producer with ``acks=all``: a retried send is written once."""
+    return _reach(
+        settings,
+        lambda: KafkaProducer(
+            **connection(settings),
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=5,
+            max_request_size=MAX_MESSAGE,
+            delivery_timeout_ms=120_000,
+        ),
+    )
+
+
+def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
+    """A consumer outside any group unless ``group_id`` is given; offsets are committed by the caller."""
+    chosen: dict[str, Any] = {"enable_auto_commit": False, "auto_offset_reset": "earliest", **options}
+    return _reach(settings, lambda: KafkaConsumer(**connection(settings), **chosen))
+
+
+def admin(settings: Settings) -> KafkaAdminClient:
+    """An admin client."""
+    return _reach(settings, lambda: KafkaAdminClient(**connection(settings)))
+
+
+@contextmanager
+def reading(
+    settings: Settings, topic: str, offsets: dict[int, int] | None = None, **options: Any
+) -> Iterator[KafkaConsumer]:
+    """A consumer assigned to all partitions of ``topic``, from ``offsets`` (default: the beginning)."""
+    client = consumer(settings, **options)
+    try:
+        partitions = [TopicPartition(topic, p) for p in sorted(client.partitions_for_topic(topic) or ())]
+        client.assign(partitions)
+        for tp in partitions:
+            if offsets and tp.partition in offsets:
+                client.seek(tp, offsets[tp.partition])
+            else:
+                client.seek_to_beginning(tp)
+        yield client
+    finally:
+        client.close()
+
+
+def read_all(settings: Settings, topic: str, kind: type[M], start: dict[int, int] | None = None) -> list[M]:
+    """Every message on ``topic`` up to its present end, in order of arrival; undecodable ones are skipped."""
+    found: list[M] = []
+    with reading(settings, topic, start) as client:
+        ends = client.end_offsets(list(client.assignment()))
+        while any(client.position(tp) < end for tp, end in ends.items()):
+            for tp, records in client.poll(timeout_ms=500).items():
+                for record in records:
+                    if record.offset >= ends[tp]:
+                        continue
+                    try:
+                        found.append(decode(kind, record.value or b""))
+                    except ValueError:
+                        continue
+    return found
+
+
+def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
+    """Messages ever written to each topic: the sum of its partitions' end offsets."""
+    client = consumer(settings)
+    try:
+        out: dict[str, int] = {}
+        for topic in topics:
+            partitions = [TopicPartition(topic, p) for p in client.partitions_for_topic(topic) or ()]
+            out[topic] = sum(client.end_offsets(partitions).values()) if partitions else 0
+        return out
+    finally:
+        client.close()
+
+
+def _reach(settings: Settings, make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except KafkaTimeoutError as error:
+        raise DriftloopError(
+            f"No Kafka broker answers at {settings.kafka}: start one, or set DRIFTLOOP_KAFKA to host:port."
+        ) from error
+    except KafkaError as error:
+        raise DriftloopError(f"Kafka at {settings.kafka} refused the connection: {error}.") from error

@@ -1,0 +1,1 @@
+"""How processes live and die: the supervisor, the simulation, the embedded stack."""

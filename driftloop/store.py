@@ -1,0 +1,105 @@
+"""The online store: predictions by id, labels that wait for theirs, embeddings, detector state, locks.
+
+Every key starts with ``driftloop:STREAM:`` and, but for the state, expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import redis
+
+from driftloop.classifiers.base import Matrix
+from driftloop.errors import DriftloopError
+from driftloop.settings import Settings
+
+DAY = 24 * 3600
+KEEP = 2 * DAY
+
+
+class Store:
+    """Redis (or Valkey) for one stream."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.redis
+        self._prefix = f"driftloop:{settings.stream}:"
+        self.client: Any = redis.Redis.from_url(
+            settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
+        )
+
+    def check(self) -> None:
+        """Raise a `DriftloopError` when the server does not answer."""
+        try:
+            self.client.ping()
+        except redis.RedisError as error:
+            raise DriftloopError(
+                f"No Redis answers at {self._url} ({error}): start one, or set DRIFTLOOP_REDIS to redis://host:port/0."
+            ) from error
+
+    def key(self, *parts: str) -> str:
+        """The full key for ``parts``."""
+        return self._prefix + ":".join(parts)
+
+    def put_predictions(
+        self, predictions: Mapping[str, bytes], embeddings: Matrix | None = None, encoder: str = ""
+    ) -> list[bool]:
+        """Store encoded predictions by event id, the first one wins; True where this one was the first.
+
+        ``embeddings`` of shape (n, d), in the order of ``predictions``, are kept as float16 under the digest
+        ``encoder`` for the retraining job.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for event_id, body in predictions.items():
+            pipe.set(self.key("prediction", event_id), body, ex=KEEP, nx=True)
+        if embeddings is not None:
+            for event_id, row in zip(predictions, embeddings.astype(np.float16), strict=True):
+                pipe.set(self.key("embedding", encoder[:16], event_id), row.tobytes(), ex=KEEP)
+        return [bool(done) for done in pipe.execute()[: len(predictions)]]
+
+    def predictions(self, event_ids: Sequence[str]) -> list[bytes | None]:
+        """The stored predictions, None where there is none."""
+        return self._many([self.key("prediction", event_id) for event_id in event_ids])
+
+    def embeddings(self, event_ids: Sequence[str], encoder: str) -> list[Matrix | None]:
+        """The stored embeddings of an encoder, each of shape (d,), None where there is none."""
+        found = self._many([self.key("embedding", encoder[:16], event_id) for event_id in event_ids])
+        return [None if raw is None else np.frombuffer(raw, dtype=np.float16).astype(np.float32) for raw in found]
+
+    def park_labels(self, labels: Mapping[str, bytes]) -> None:
+        """Keep labels whose prediction has not been seen yet."""
+        self._put("label", labels)
+
+    def parked_labels(self, event_ids: Sequence[str]) -> list[bytes | None]:
+        """The parked labels of these events, None where there is none."""
+        return self._many([self.key("label", event_id) for event_id in event_ids])
+
+    def unpark_labels(self, event_ids: Iterable[str]) -> None:
+        """Forget parked labels."""
+        keys = [self.key("label", event_id) for event_id in event_ids]
+        if keys:
+            self.client.delete(*keys)
+
+    def save_state(self, name: str, body: bytes) -> None:
+        """Store a process's state under ``name``, replacing the old one in one step."""
+        self.client.set(self.key("state", name), body)
+
+    def state(self, name: str) -> bytes | None:
+        """The state stored under ``name``."""
+        found: bytes | None = self.client.get(self.key("state", name))
+        return found
+
+    def lock(self, name: str, seconds: float) -> Any:
+        """A lock that expires by itself after ``seconds``; `acquire(blocking=False)` says whether it was free."""
+        return self.client.lock(self.key("lock", name), timeout=seconds)
+
+    def _many(self, keys: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = self.client.mget(keys) if keys else []
+        return found
+
+    def _put(self, kind: str, values: Mapping[str, bytes]) -> None:
+        pipe = self.client.pipeline(transaction=False)
+        for event_id, body in values.items():
+            pipe.set(self.key(kind, event_id), body, ex=KEEP)
+        pipe.execute()

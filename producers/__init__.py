@@ -1,0 +1,1 @@
+"""Replay a dataset as a live stream, with late labels."""

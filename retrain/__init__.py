@@ -1,0 +1,1 @@
+"""From a drift alert to a promoted model."""

@@ -1,0 +1,1 @@
+"""Candidates: ways to learn a model from a window."""

@@ -1,0 +1,57 @@
+"""What a candidate is: a way to learn a model from a window within a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from driftloop.classifiers.bundle import Lineage
+from driftloop.settings import ModelSettings
+from retrain.window import Window
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a fit may use."""
+
+    seconds: float
+    """Wall-clock limit; `retrain.sandbox` kills the child process that overruns it by more than a grace period."""
+    cores: int = 1
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a fit needs besides the window; small enough to send to a child process."""
+
+    budget: Budget
+    model: ModelSettings
+    lineage: Lineage
+    """The lineage to sign into the bundle; the candidate adds its own `parameters`."""
+    signing_key: str
+    scratch: Path
+    """A folder for checkpoints; what is in it when the budget ends is all that is kept."""
+
+
+class CannotFit(Exception):
+    """The window does not allow this candidate; the text says why, and becomes the reason of its rejection."""
+
+
+@runtime_checkable
+class Candidate(Protocol):
+    """A way to learn. `tests/contracts/test_candidates.py` runs the same checks on each of them."""
+
+    name: str
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        """Learn from the window and write a bundle into the folder ``out``, which does not exist yet.
+
+        Raises:
+            CannotFit: the window does not allow it (one class only, too few rows).
+        """
+        ...
+
+    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+        """Write the best bundle so far from ``task.scratch`` after the fit was killed; False where there is none."""
+        ...

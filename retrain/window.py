@@ -1,0 +1,75 @@
+"""What a retraining learns from: the labelled events around an alert, and the slice kept aside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from driftloop.classifiers.base import Matrix
+
+
+@dataclass(frozen=True)
+class Window:
+    """n labelled events in the order of their arrival, oldest first."""
+
+    event_ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+    embeddings: Matrix
+    """Shape (n, d), of the encoder in ``encoder``."""
+    encoder: Path
+    """Folder with the exported encoder that made the embeddings."""
+    onset: int
+    """Index of the first row that is believed to lie after the drift; 0 when no drift is known."""
+    first_offset: int = -1
+    last_offset: int = -1
+    """Offsets in `outcomes` (for the first champion, in `labels`), both inclusive."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The distinct labels, sorted."""
+        return tuple(sorted(set(self.labels)))
+
+    def take(self, rows: Sequence[int] | slice, onset: int | None = None) -> Window:
+        """The rows given by a slice or a list of indices, in that order."""
+        index = np.arange(len(self))[rows]
+        return Window(
+            event_ids=tuple(self.event_ids[i] for i in index),
+            texts=tuple(self.texts[i] for i in index),
+            labels=tuple(self.labels[i] for i in index),
+            embeddings=self.embeddings[index],
+            encoder=self.encoder,
+            onset=self.onset if onset is None else onset,
+            first_offset=self.first_offset,
+            last_offset=self.last_offset,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the window into ``folder``, for a child process."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "embeddings.npy", self.embeddings)
+        rest = {
+            "event_ids": self.event_ids,
+            "texts": self.texts,
+            "labels": self.labels,
+            "encoder": str(self.encoder),
+            "onset": self.onset,
+            "first_offset": self.first_offset,
+            "last_offset": self.last_offset,
+        }
+        (folder / "window.json").write_text(json.dumps(rest), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Window:
+        """Read what `save` wrote."""
+        rest = json.loads((folder / "window.json").read_text(encoding="utf-8"))
+        for name in ("event_ids", "texts", "labels"):
+            rest[name] = tuple(rest[name])
+        return cls(**{**rest, "encoder": Path(rest["encoder"])}, embeddings=np.load(folder / "embeddings.npy"))

@@ -1,0 +1,1 @@
+"""The two Faust apps: the scorer and the monitor."""
