@@ -10,7 +10,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from driftloop.errors import DriftloopError
-from driftloop.messages import Message, decode
+from driftloop.messages import Message, decode, encode
 from driftloop.settings import Settings
 
 T = TypeVar("T")
@@ -37,19 +37,42 @@ def connection(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def producer(settings: Settings) -> KafkaProducer:
-    """An idempotent producer with ``acks=all``: a retried send is written once."""
-    return _reach(
-        settings,
-        lambda: KafkaProducer(
-            **connection(settings),
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=5,
-            max_request_size=MAX_MESSAGE,
-            delivery_timeout_ms=120_000,
-        ),
-    )
+def producer(settings: Settings, **options: Any) -> KafkaProducer:
+    """An idempotent producer with ``acks=all``: a retried send is written once. ``options`` replace its timeouts."""
+    chosen: dict[str, Any] = {
+        "linger_ms": 5,
+        "max_request_size": MAX_MESSAGE,
+        "delivery_timeout_ms": 120_000,
+        **options,
+        "acks": "all",
+        "enable_idempotence": True,
+    }
+    return _reach(settings, lambda: KafkaProducer(**connection(settings), **chosen))
+
+
+class Outbox:
+    """Messages on their way to the broker; `flush` returns once all of them are acknowledged by all replicas."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer = producer(settings)
+        self._waiting: list[Any] = []
+
+    def put(self, topic: str, key: str | bytes | None, value: Message | bytes) -> None:
+        """Send one message."""
+        body = value if isinstance(value, bytes) else encode(value)
+        raw = key.encode() if isinstance(key, str) else key
+        self._waiting.append(self._producer.send(self._settings.topic_prefix + topic, value=body, key=raw))
+
+    def flush(self) -> list[int]:
+        """The offsets of the messages put since the last flush, in their order.
+
+        Raises:
+            kafka.errors.KafkaError: the broker did not take one of them in time.
+        """
+        self._producer.flush()
+        sent, self._waiting = self._waiting, []
+        return [future.get(timeout=60).offset for future in sent]
 
 
 def consumer(settings: Settings, **options: Any) -> KafkaConsumer:

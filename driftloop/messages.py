@@ -41,6 +41,8 @@ class Prediction(Message, frozen=True, kw_only=True):
     occurred_at: float
     predicted_at: float
     position: int = -1
+    in_sample: bool = False
+    """The model was trained on this event (the first champion scores its own first slice): not a test of it."""
 
 
 class Label(Message, frozen=True, kw_only=True):
@@ -68,6 +70,8 @@ class Outcome(Message, frozen=True, kw_only=True):
     model_version: str
     latency_ms: float
     labelled_at: float
+    in_sample: bool = False
+    """Copied from the prediction: such an outcome says nothing about the model's accuracy."""
 
 
 class DriftAlert(Message, frozen=True, kw_only=True):
@@ -85,10 +89,10 @@ class DriftAlert(Message, frozen=True, kw_only=True):
     """Estimated stream position at which the change began."""
     outcome_offset: int
     """Offset in `outcomes` of the last labelled event seen, -1 before the first."""
-    onset_offset: int
-    """Offset in `outcomes` of the estimated onset."""
+    onset_at: float
+    """`occurred_at` of the event at the estimated onset: what came from then on belongs to the new concept."""
     window: int
-    """Observations that the detector had kept as its recent window."""
+    """Observations of the signal since the estimated onset."""
     model_version: str
     detected_at: float
     evidence: dict[str, Any] = {}

@@ -58,7 +58,7 @@ class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which detectors watch which signals. Each is ``signal:detector`` with optional River parameters."""
 
-    detectors: tuple[str, ...] = ("error:adwin", "confidence:adwin?delta=1e-5", "mix:adwin?delta=1e-6")
+    detectors: tuple[str, ...] = ("error:adwin", "confidence:adwin", "mix:adwin")
     member: str = "monitor-0"
 
 
@@ -76,7 +76,7 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     linear_seconds: float = 60.0
     tpot_seconds: float = 60.0
     finetune_seconds: float = 120.0
-    window: int = 5000
+    window: int = 3000
     """Most labelled events a candidate is trained on."""
     holdout: float = 0.2
     """Newest share of the events since the drift that candidates are compared on and never trained on."""
@@ -98,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     replication: int = 1
     signing_key: str = "driftloop-local-key"
     """Bundles are signed with it (HMAC-SHA256); set your own wherever others can write to the registry."""
+    dataset: str = ""
+    """Revision of the dataset behind the stream, written into the lineage of every model; `simulate` sets it."""
     work: str = ""
     """Folder for scratch files; empty: the system's temporary folder."""
     security: KafkaSecurity = KafkaSecurity()

@@ -67,23 +67,28 @@ class Store:
         found = self._many([self.key("embedding", encoder[:16], event_id) for event_id in event_ids])
         return [None if raw is None else np.frombuffer(raw, dtype=np.float16).astype(np.float32) for raw in found]
 
-    def park_labels(self, labels: Mapping[str, bytes]) -> None:
-        """Keep labels whose prediction has not been seen yet."""
-        self._put("label", labels)
-
     def parked_labels(self, event_ids: Sequence[str]) -> list[bytes | None]:
         """The parked labels of these events, None where there is none."""
         return self._many([self.key("label", event_id) for event_id in event_ids])
 
-    def unpark_labels(self, event_ids: Iterable[str]) -> None:
-        """Forget parked labels."""
-        keys = [self.key("label", event_id) for event_id in event_ids]
-        if keys:
-            self.client.delete(*keys)
+    def joined(self, event_ids: Sequence[str]) -> set[str]:
+        """Those of the events that have been joined with their label before."""
+        found = self._many([self.key("joined", event_id) for event_id in event_ids])
+        return {event_id for event_id, mark in zip(event_ids, found, strict=True) if mark is not None}
 
-    def save_state(self, name: str, body: bytes) -> None:
-        """Store a process's state under ``name``, replacing the old one in one step."""
-        self.client.set(self.key("state", name), body)
+    def save_join(
+        self, name: str, state: bytes, *, joined: Iterable[str], parked: Mapping[str, bytes], unparked: Iterable[str]
+    ) -> None:
+        """Store a join and the state that has seen it, all or nothing."""
+        pipe = self.client.pipeline(transaction=True)
+        pipe.set(self.key("state", name), state)
+        for event_id in joined:
+            pipe.set(self.key("joined", event_id), b"1", ex=KEEP)
+        for event_id, body in parked.items():
+            pipe.set(self.key("label", event_id), body, ex=KEEP)
+        for event_id in unparked:
+            pipe.delete(self.key("label", event_id))
+        pipe.execute()
 
     def state(self, name: str) -> bytes | None:
         """The state stored under ``name``."""
@@ -97,9 +102,3 @@ class Store:
     def _many(self, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = self.client.mget(keys) if keys else []
         return found
-
-    def _put(self, kind: str, values: Mapping[str, bytes]) -> None:
-        pipe = self.client.pipeline(transaction=False)
-        for event_id, body in values.items():
-            pipe.set(self.key(kind, event_id), body, ex=KEEP)
-        pipe.execute()

@@ -11,6 +11,9 @@ import numpy as np
 
 from driftloop.classifiers.base import Matrix
 
+MIN_HOLDOUT = 30
+MAX_HOLDOUT = 600
+
 
 @dataclass(frozen=True)
 class Window:
@@ -50,6 +53,13 @@ class Window:
             first_offset=self.first_offset,
             last_offset=self.last_offset,
         )
+
+    def hold_out(self, share: float) -> tuple[Window, Window]:
+        """Older rows to learn from, and the newest ``share`` of the rows since the onset to compare models on."""
+        since = len(self) - self.onset
+        kept = min(max(int(since * share), MIN_HOLDOUT), MAX_HOLDOUT, len(self) // 2)
+        cut = len(self) - kept
+        return self.take(slice(0, cut), min(self.onset, cut)), self.take(slice(cut, None), 0)
 
     def save(self, folder: Path) -> None:
         """Write the window into ``folder``, for a child process."""

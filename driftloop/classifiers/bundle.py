@@ -41,6 +41,8 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     last_offset: int = -1
     """First and last offset of the training window, both inclusive."""
     rows: int = 0
+    trained_until: float = 0.0
+    """`occurred_at` of the newest event that the model was trained on."""
     parent_version: str = ""
     parameters: dict[str, Any] = {}
 
@@ -79,6 +81,8 @@ class BundleClassifier:
         self.head = head
         self._labels = tuple(labels)
         self._version = version
+        self.trained_until = 0.0
+        """`occurred_at` of the newest event that the model was trained on."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -208,6 +212,7 @@ def load_bundle(
     except ValueError as error:
         raise BundleError(f"The bundle at {folder} is not safe to load: {error}.") from error
     model = BundleClassifier(encoder, head, manifest.labels, version)
+    model.trained_until = manifest.lineage.trained_until
     said = model.predict(manifest.canary.texts).probabilities
     expected = np.asarray(manifest.canary.probabilities, dtype=np.float32)
     if said.shape != expected.shape or not np.allclose(said, expected, atol=CANARY_TOLERANCE):

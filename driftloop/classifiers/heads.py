@@ -5,6 +5,7 @@ A head is stored with skops, and only types on `TRUSTED` are loaded: a file cann
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,20 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import skops.io
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from driftloop.classifiers.base import Matrix
+
+if "torch" in sys.modules:
+    import skops.io
+else:
+    # skops imports every module of scikit-learn, and one of those imports torch wherever it is installed: two
+    # seconds and 200 MB that scoring has no use for.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import skops.io
+    finally:
+        del sys.modules["torch"]
 
 TRUSTED_PREFIXES = ("sklearn.", "numpy.", "scipy.sparse.", "builtins.")
 

@@ -45,6 +45,11 @@ def find_weights(name: str) -> str:
     return name
 
 
+def export_folder(model: ModelSettings) -> Path:
+    """Where the export of the configured encoder lies, or will lie, in the user cache."""
+    return cache_dir() / "encoders" / _export_key(find_weights(model.encoder), model)
+
+
 def exported_encoder(model: ModelSettings, threads: int = 0) -> OnnxEncoder:
     """The configured encoder as an ONNX folder, exported once into the user cache and opened.
 
@@ -52,7 +57,7 @@ def exported_encoder(model: ModelSettings, threads: int = 0) -> OnnxEncoder:
         DriftloopError: the weights are not there, are not readable, or the export's packages are missing.
     """
     source = find_weights(model.encoder)
-    target = cache_dir() / "encoders" / _export_key(source, model)
+    target = export_folder(model)
     if not (target / MODEL).is_file() or not (target / TOKENIZER).is_file():
         _, transformers = _require_torch()
         try:

@@ -1,0 +1,125 @@
+"""Apache Kafka as a child process: one KRaft node that is broker and controller."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from driftloop.errors import DriftloopError
+from driftloop.kafka import MAX_MESSAGE
+from driftloop.lifecycle.embedded import class_archive
+from driftloop.lifecycle.embedded.ports import HOST, listening
+from driftloop.lifecycle.supervisor import Child
+
+# One compiler tier and the serial collector: a short-lived, lightly loaded broker starts sooner and stays smaller.
+JVM = (
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Xshare:auto",
+    "-Djava.awt.headless=true",
+    f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}",
+)
+
+PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    "message.max.bytes": str(MAX_MESSAGE),
+    "replica.fetch.max.bytes": str(MAX_MESSAGE),
+    "socket.request.max.bytes": str(4 * MAX_MESSAGE),
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "4",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    # After a kill -9 the controller lets the broker in again only once its former session has run out.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+}
+
+
+def prepare(
+    java: Path, jars: Sequence[Path], folder: Path, log: Path, ports: Mapping[str, int], keep: Sequence[int] = ()
+) -> Child:
+    """Format the storage when it is new, write the properties, and return the child that runs the broker.
+
+    The voters are named in the properties and not in the storage, so the ports may differ from one start to the next.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    properties = folder / "server.properties"
+    written = {
+        **PROPERTIES,
+        "listeners": f"PLAINTEXT://{HOST}:{ports['kafka']},CONTROLLER://{HOST}:{ports['controller']}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{ports['kafka']}",
+        "controller.quorum.voters": f"1@{HOST}:{ports['controller']}",
+        # Relative to the working folder: properties files know neither commas nor letters beyond Latin-1 in a path.
+        "log.dirs": "data",
+    }
+    properties.write_text("".join(f"{key}={value}\n" for key, value in written.items()), encoding="utf-8")
+    path = class_path(jars)
+    archive = class_archive.options(java, path, jars[0].parent, folder)
+    if not (folder / "data" / "meta.properties").exists():
+        _format(java, path, folder, properties.name)
+    argv = [str(java), *JVM, *archive, "-Xms64m", "-Xmx512m", "-cp", path, "kafka.Kafka", properties.name]
+    return Child("Kafka", argv, env={}, log=log, cwd=folder, keep=keep)
+
+
+def after(java: Path, jars: Sequence[Path], folder: Path) -> None:
+    """Keep what a broker that has ended left for the next one's start."""
+    class_archive.keep(java, class_path(jars), jars[0].parent, folder)
+
+
+def class_path(jars: Sequence[Path]) -> str:
+    """The jars as one argument: exactly the verified files, never a folder's wildcard."""
+    return ":".join(str(jar) for jar in jars)
+
+
+def ready(port: int) -> bool:
+    """Whether the broker answers a real request."""
+    if not listening(port):
+        return False
+    try:
+        client = KafkaAdminClient(bootstrap_servers=f"{HOST}:{port}", bootstrap_timeout_ms=2000)
+        try:
+            client.list_topics()
+        finally:
+            client.close()
+    except (KafkaError, OSError):
+        return False
+    return True
+
+
+def _format(java: Path, path: str, folder: Path, properties: str) -> None:
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+    argv = [str(java), *JVM, "-cp", path, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
+    try:
+        done = subprocess.run(
+            [*argv, "-t", cluster, "-c", properties],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DriftloopError(f"Kafka's storage could not be formatted with {java}: {error}.") from error
+    if done.returncode != 0:
+        first = next((line for line in (done.stderr + done.stdout).splitlines() if line.strip()), "no reason given")
+        reason = re.sub(r'^Exception in thread "main" \S+: ', "", first)
+        raise DriftloopError(f"Kafka's storage could not be formatted: {reason}.")

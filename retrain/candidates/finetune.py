@@ -1,0 +1,286 @@
+"""Fine-tuning: the encoder itself learns the new concept, with transformers' Trainer.
+
+The head starts as a logistic regression over the frozen embeddings, and then both are trained: linear probing
+first keeps what the encoder knew (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from driftloop.classifiers.bundle import BundleClassifier, write_bundle
+from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.onnx import export, find_weights
+from driftloop.errors import DriftloopError
+from retrain.candidates import rows as choice
+from retrain.candidates.base import CannotFit, Task
+from retrain.window import Window
+
+MAX_ROWS = 4000
+EPOCHS = 4
+"""Most passes over the rows; more of them learn the rows by heart."""
+BATCH = 32
+LEARNING_RATE = 1e-4
+WARMUP = 0.1
+EXPORT_SECONDS = 12.0
+"""Kept of the budget for writing the graph and comparing it; more where the machine showed itself slow."""
+QUANTISATION_LOSS = 0.01
+"""Most accuracy that int8 may cost on the newest rows; otherwise the graph stays in fp32."""
+CHECKED_ROWS = 300
+WEIGHTS = "weights.safetensors"
+
+
+class FineTune:
+    """The encoder and a linear head over its mean embedding, trained for as many steps as the budget allows.
+
+    The number of steps follows from the measured speed: equal for a seed only where `EPOCHS` ended the training.
+    """
+
+    name = "finetune"
+
+    def __init__(self, epochs: int = EPOCHS, learning_rate: float = LEARNING_RATE) -> None:
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.progress: Callable[[str], None] = lambda text: None
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        """Train, export and write the bundle; see `Candidate.fit`."""
+        started = time.monotonic()
+        choice.check(window)
+        task.scratch.mkdir(parents=True, exist_ok=True)
+        network, tokenizer = _load(window, task)
+        old_share = choice.choose_old_share(window, MAX_ROWS, task.budget.seed)
+        indices = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
+        rows = window.take(indices.tolist())
+        _probe(network, rows, window.classes)
+        deadline = started + task.budget.seconds - max(EXPORT_SECONDS, 2 * (time.monotonic() - started))
+        report = self._train(network, tokenizer, rows, window.classes, task, deadline)
+        parameters = {**report, "old_share": old_share, "rows": len(rows), "learning_rate": self.learning_rate}
+        self.progress(f"finetune: {report['steps']} steps done, writing the graph")
+        _write(network, tokenizer, window, parameters, task, out)
+
+    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+        """Export the weights that the killed training had saved; see `Candidate.rescue`."""
+        from safetensors.torch import load_model
+
+        weights = task.scratch / WEIGHTS
+        if not weights.is_file():
+            return False
+        network, tokenizer = _load(window, task)
+        load_model(network, weights)
+        _write(network, tokenizer, window, {"rescued": True}, task, out)
+        return True
+
+    def _train(
+        self, network: Any, tokenizer: Any, rows: Window, classes: Sequence[str], task: Task, deadline: float
+    ) -> dict[str, Any]:
+        """Train ``network`` in place until the steps or the time are used up."""
+        import torch
+        from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+        encoded = tokenizer(list(rows.texts), truncation=True, max_length=task.model.max_tokens)
+        examples = [
+            {
+                "input_ids": encoded["input_ids"][i],
+                "attention_mask": encoded["attention_mask"][i],
+                "labels": classes.index(label),
+            }
+            for i, label in enumerate(rows.labels)
+        ]
+        collate = DataCollatorWithPadding(tokenizer)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        seconds = _seconds_per_step(network.to(device), collate, examples, task.budget.seed)
+        wanted = self.epochs * -(-len(examples) // BATCH)
+        steps = max(1, min(wanted, int((deadline - time.monotonic()) / seconds)))
+        watch = _watch(deadline, task.scratch / WEIGHTS, steps, self.progress)
+        arguments = TrainingArguments(
+            output_dir=str(task.scratch / "trainer"),
+            per_device_train_batch_size=BATCH,
+            max_steps=steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=int(WARMUP * steps),
+            weight_decay=0.01,
+            seed=task.budget.seed,
+            use_cpu=device == "cpu",
+            save_strategy="no",
+            logging_strategy="no",
+            train_sampling_strategy="group_by_length",  # little padding, so more steps fit the budget
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=device != "cpu",
+            remove_unused_columns=False,
+        )
+        trainer = Trainer(
+            model=network, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[watch]
+        )
+        trainer.train()
+        network.to("cpu").eval()
+        return {
+            "steps": trainer.state.global_step,
+            "epochs": round(trainer.state.global_step * BATCH / len(examples), 2),
+            "seconds_per_step": round(seconds, 3),
+            "device": device,
+        }
+
+
+def _load(window: Window, task: Task) -> tuple[Any, Any]:
+    """The network with a fresh head, and its tokenizer; torch takes the budget's cores."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise CannotFit(f"fine-tuning needs torch and transformers ({error})") from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    transformers.set_seed(task.budget.seed)
+    torch.set_num_threads(task.budget.cores)
+    source = find_weights(task.model.encoder)
+    try:
+        encoder = transformers.AutoModel.from_pretrained(source, attn_implementation="eager", dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise DriftloopError(
+            f"The encoder {task.model.encoder} could not be loaded for fine-tuning ({reason}): give a folder in the "
+            "Hub's layout or a model the Hub has, in DRIFTLOOP_MODEL__ENCODER."
+        ) from error
+    # Half of a small encoder's weights are its word vectors; a few hundred rows touch few of them.
+    encoder.get_input_embeddings().requires_grad_(False)
+    return _network(encoder, len(window.classes)), tokenizer
+
+
+def _network(encoder: Any, classes: int) -> Any:
+    """``encoder`` with a linear layer over its mean embedding of unit length: what `export` writes as a graph."""
+    import torch
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    class MeanPooledClassifier(torch.nn.Module):  # type: ignore[misc, name-defined]
+        base_model_prefix = "encoder"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+            self.config = encoder.config
+            self.classifier = torch.nn.Linear(encoder.config.hidden_size, classes)
+
+        def forward(
+            self,
+            input_ids: Any,
+            attention_mask: Any,
+            token_type_ids: Any = None,
+            labels: Any = None,
+            output_hidden_states: bool = False,
+        ) -> Any:
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if token_type_ids is not None:
+                feed["token_type_ids"] = token_type_ids
+            hidden = self.encoder(**feed).last_hidden_state
+            weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+            logits = self.classifier(torch.nn.functional.normalize(mean, dim=1))
+            loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+            return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,))
+
+    return MeanPooledClassifier()
+
+
+def _probe(network: Any, rows: Window, classes: Sequence[str]) -> None:
+    """Start the head as a logistic regression over the stored embeddings."""
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    if rows.embeddings.shape[1] != network.classifier.in_features:
+        return  # embeddings of another encoder: the head starts at random
+    probe = LogisticRegression(C=2.0, max_iter=200).fit(rows.embeddings, np.asarray(rows.labels))
+    two = len(probe.classes_) == 2
+    weight = np.vstack([-probe.coef_ / 2, probe.coef_ / 2]) if two else probe.coef_
+    bias = np.concatenate([-probe.intercept_ / 2, probe.intercept_ / 2]) if two else probe.intercept_
+    lines = [list(classes).index(str(name)) for name in probe.classes_]
+    with torch.no_grad():
+        network.classifier.weight[lines] = torch.tensor(weight, dtype=torch.float32)
+        network.classifier.bias[lines] = torch.tensor(bias, dtype=torch.float32)
+
+
+def _seconds_per_step(network: Any, collate: Any, examples: list[dict[str, Any]], seed: int) -> float:
+    """Median of three forward and backward passes that change nothing, after one that is not counted."""
+    chosen = random.Random(seed)
+    taken = []
+    network.train()
+    for _ in range(4):
+        batch = collate(chosen.sample(examples, min(BATCH, len(examples))))
+        started = time.perf_counter()
+        network(**{name: value.to(network.classifier.weight.device) for name, value in batch.items()}).loss.backward()
+        network.zero_grad()
+        taken.append(time.perf_counter() - started)
+    return max(float(np.median(taken[1:])) * 1.15, 1e-4)  # the optimiser's own share
+
+
+def _watch(deadline: float, weights: Path, steps: int, progress: Callable[[str], None]) -> Any:
+    """A Trainer callback that stops in time, saves the weights a few times for a rescue, and reports."""
+    from safetensors.torch import save_model
+    from transformers import TrainerCallback
+
+    every = max(1, steps // 4)
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> Any:
+            if state.global_step % every == 0 and state.global_step < steps:
+                progress(f"finetune: step {state.global_step} of {steps}")
+                unfinished = weights.with_suffix(".part")
+                save_model(rest["model"], str(unfinished))
+                unfinished.replace(weights)
+            if time.monotonic() > deadline:
+                control.should_training_stop = True
+            return control
+
+    return Watch()
+
+
+@dataclass(frozen=True)
+class _Graph:
+    encoder: OnnxEncoder
+    quantised: bool
+
+
+def _write(network: Any, tokenizer: Any, window: Window, parameters: dict[str, Any], task: Task, out: Path) -> None:
+    network.eval()
+    graph = _graph(network, tokenizer, window, task)
+    write_bundle(
+        out,
+        encoder=graph.encoder,
+        head=None,
+        labels=window.classes,
+        lineage=msgspec.structs.replace(task.lineage, parameters={**parameters, "int8": graph.quantised}),
+        key=task.signing_key,
+    )
+
+
+def _graph(network: Any, tokenizer: Any, window: Window, task: Task) -> _Graph:
+    """The graph in int8 where that was asked for and costs next to nothing, in fp32 otherwise."""
+
+    def written(quantise: bool) -> OnnxEncoder:
+        folder = task.scratch / ("int8" if quantise else "fp32")
+        export(network, tokenizer, folder, quantise=quantise)
+        return OnnxEncoder(folder, task.model.max_tokens, task.budget.cores)
+
+    plain = written(False)
+    if not task.model.quantise:
+        return _Graph(plain, False)
+    newest = window.take(slice(-CHECKED_ROWS, None))
+
+    def accuracy(encoder: OnnxEncoder) -> float:
+        said = BundleClassifier(encoder, None, window.classes).predict(newest.texts).labels
+        return float(np.mean([a == b for a, b in zip(said, newest.labels, strict=True)]))
+
+    small = written(True)
+    if accuracy(small) < accuracy(plain) - QUANTISATION_LOSS:
+        return _Graph(plain, False)
+    return _Graph(small, True)

@@ -1,0 +1,115 @@
+"""Which rows of a window a candidate learns from, and which of the newest ones it validates on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from retrain.candidates.base import CannotFit
+from retrain.window import Window
+
+Rows = NDArray[np.int64]
+Fold = tuple[Rows, Rows]
+"""Indices to train on and, all of them later, indices to validate on."""
+
+MIN_ROWS = 20
+MIN_RECENT = 40
+"""With fewer rows after the onset, the newest half of the window stands in for them."""
+ONE_FOLD = 600
+"""With so many rows after the onset, their newest quarter is validation enough."""
+OLD_SHARES = (0.0, 0.3, 1.0)
+FLOOR = 1e-3
+"""Least probability counted for the true label, so that one sure mistake does not decide a search."""
+
+
+def check(window: Window) -> None:
+    """Raise `CannotFit` where there is nothing to tell apart, or next to nothing to learn from."""
+    if len(window.classes) < 2:
+        raise CannotFit(f"all {len(window)} labels are '{window.classes[0] if window.classes else ''}'")
+    if len(window) < MIN_ROWS:
+        raise CannotFit(f"{len(window)} labelled events are fewer than {MIN_ROWS}")
+
+
+def forward_folds(labels: Sequence[str], onset: int) -> list[Fold]:
+    """Folds in the order of time over the rows after ``onset``: train on what was known, validate on what came next.
+
+    One fold where the recent rows are many, three where they are few. A fold whose training rows hold one class is
+    left out; where that leaves none, the last quarter is validated on models of all rows.
+    """
+    n = len(labels)
+    start = onset if n - onset >= MIN_RECENT else n // 2
+    quarters = [start + (n - start) * part // 4 for part in range(5)]
+    cuts = [3] if n - start >= ONE_FOLD else [1, 2, 3]
+    folds = [(np.arange(quarters[cut]), np.arange(quarters[cut], quarters[cut + 1])) for cut in cuts]
+    kept = [fold for fold in folds if len(fold[1]) and len({labels[i] for i in fold[0]}) > 1]
+    return kept or [(np.arange(n), np.arange(quarters[3], n))]
+
+
+def choose_old_share(window: Window, limit: int, seed: int) -> float:
+    """The share of the rows before the onset that helps on the rows after it, by a quick linear model's log loss."""
+    if window.onset == 0 or len(window) - window.onset < MIN_RECENT:
+        return 1.0
+
+    def score(share: float) -> float:
+        rows = sample_rows(window, share, limit, seed)
+        part = window.take(rows.tolist(), onset=int((rows < window.onset).sum()))
+        return mean_loss(
+            lambda: LogisticRegression(max_iter=60),
+            part.embeddings,
+            np.asarray(part.labels),
+            forward_folds(part.labels, part.onset),
+        )
+
+    shares = [share for share in OLD_SHARES if share or len(set(window.labels[window.onset :])) > 1]
+    return min(shares, key=score)
+
+
+def sample_rows(window: Window, old_share: float, limit: int, seed: int) -> Rows:
+    """At most ``limit`` row indices in the order of time: the newest after the onset, then ``old_share`` of the rest.
+
+    Every class of the window keeps at least two rows, so that the model knows the names of all of them.
+    """
+    recent = np.arange(max(window.onset, len(window) - limit), len(window))
+    old = np.arange(window.onset)
+    size = min(round(len(old) * old_share), limit - len(recent))
+    rng = np.random.default_rng(seed)
+    rows = np.union1d(recent, rng.choice(old, size=size, replace=False)) if size > 0 else recent
+    labels = np.asarray(window.labels)
+    for name in window.classes:
+        missing = 2 - int((labels[rows] == name).sum())
+        if missing > 0:
+            others = np.setdiff1d(np.flatnonzero(labels == name), rows)
+            rows = np.union1d(rows, others[-missing:])
+    return np.asarray(rows, dtype=np.int64)
+
+
+def mean_loss(
+    make: Callable[[], Any],
+    features: Any,
+    labels: NDArray[np.str_],
+    folds: Sequence[Fold],
+    hopeless: float = float("inf"),
+) -> float:
+    """Mean log loss over the folds, in nats per row, of a fresh estimator from ``make`` for each.
+
+    A fold with more than ``hopeless`` ends it: the rest of the folds is spared.
+    """
+    losses = []
+    for train, test in folds:
+        estimator = make().fit(features[train], labels[train])
+        losses.append(log_loss(estimator.classes_, estimator.predict_proba(features[test]), labels[test]))
+        if losses[-1] > hopeless:
+            break
+    return float(np.mean(losses))
+
+
+def log_loss(classes: Sequence[str], probabilities: NDArray[Any], labels: NDArray[np.str_]) -> float:
+    """Mean of -log p(true label); a label that the model cannot name has probability `FLOOR`."""
+    column = {str(name): i for i, name in enumerate(classes)}
+    found = [probabilities[row, column[name]] if name in column else 0.0 for row, name in enumerate(labels)]
+    values = np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0)
+    return float(-np.log(np.clip(values, FLOOR, 1.0)).mean())

@@ -1,0 +1,258 @@
+"""TPOT: a genetic search for a scikit-learn pipeline over embeddings and the principal directions of the words.
+
+Olson et al., "Evaluation of a tree-based pipeline optimization tool for automating data science" (GECCO 2016);
+Ribeiro et al., "TPOT2" (GPTP 2024). Only pipelines are searched that a bundle may carry: see
+`driftloop.classifiers.heads.TRUSTED_PREFIXES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import scipy.sparse as sp
+import skops.io
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import Pipeline
+
+from driftloop.classifiers.bundle import write_bundle
+from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.heads import TRUSTED_PREFIXES, Head
+from retrain.candidates import rows as choice
+from retrain.candidates.base import CannotFit, Task
+from retrain.candidates.pipelines import search_space
+from retrain.window import Window
+
+MAX_ROWS = 2500
+"""Rows that pipelines are compared on: more make each comparison slower and the search shorter."""
+WORD_DIRECTIONS = 50
+POPULATION = 16
+GENERATIONS = 40
+RESERVE = 0.15
+"""Share of the budget that is kept for fitting the winner on all rows and writing the bundle."""
+HOPELESS = 1.5
+"""A pipeline whose loss on one fold is so many times the best mean is not tried on the others."""
+BEST = "best.skops"
+BEST_SCORE = "best.json"
+
+
+class TpotSearch:
+    """The pipeline with the least log loss on the newest rows.
+
+    A search that ends by its generations is the same again for the same seed; one that ends by its time is not.
+    """
+
+    name = "tpot"
+
+    def __init__(self, generations: int = GENERATIONS, population: int = POPULATION) -> None:
+        self.generations = generations
+        self.population = population
+        self.progress: Callable[[str], None] = lambda text: None
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        """Search until the time or the generations run out and write the winner; see `Candidate.fit`."""
+        deadline = time.monotonic() + task.budget.seconds * (1 - RESERVE)
+        choice.check(window)
+        task.scratch.mkdir(parents=True, exist_ok=True)
+        search = Search.over(window, task, deadline, self.progress)
+        _evolve(search, self.population, self.generations, task)
+        if search.best is None:
+            raise CannotFit(f"TPOT finished no pipeline within {task.budget.seconds:.0f} s")
+        _write(search.best, search.parameters(), window, search.old_share, task, out)
+
+    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+        """Fit the best pipeline that the killed search had found; see `Candidate.rescue`."""
+        try:
+            parameters = json.loads((task.scratch / BEST_SCORE).read_text(encoding="utf-8"))
+            names = skops.io.get_untrusted_types(file=task.scratch / BEST)
+            pipeline = skops.io.load(task.scratch / BEST, [name for name in names if name.startswith(TRUSTED_PREFIXES)])
+        except (OSError, ValueError):
+            return False
+        _write(pipeline, parameters, window, float(parameters["old_share"]), task, out)
+        return True
+
+
+@dataclass
+class Search:
+    """What pipelines are compared on, and the best of them so far."""
+
+    features: Any
+    """Dense, shape (n, d + w)."""
+    labels: Any
+    folds: list[choice.Fold]
+    old_share: float
+    deadline: float
+    scratch: Path
+    progress: Callable[[str], None]
+    best: Any = None
+    best_loss: float = float("inf")
+    evaluated: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def over(cls, window: Window, task: Task, deadline: float, progress: Callable[[str], None]) -> Search:
+        """Choose the rows and the folds, and compute the features once."""
+        old_share = choice.choose_old_share(window, MAX_ROWS, task.budget.seed)
+        rows = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
+        part = window.take(rows.tolist(), onset=int((rows < window.onset).sum()))
+        _, columns, matrix = _features(part, task.budget.seed)
+        return cls(
+            features=columns.fit_transform(matrix).astype(np.float32),
+            labels=np.asarray(part.labels),
+            folds=choice.forward_folds(part.labels, part.onset),
+            old_share=old_share,
+            deadline=deadline,
+            scratch=task.scratch,
+            progress=progress,
+        )
+
+    def evaluate(self, pipeline: Any) -> float:
+        """Minus the mean log loss of ``pipeline``, an unfitted estimator."""
+        if time.monotonic() > self.deadline:
+            raise TimeoutError("the search is over")
+        loss = choice.mean_loss(
+            lambda: clone(pipeline), self.features, self.labels, self.folds, HOPELESS * self.best_loss
+        )
+        self.evaluated += 1
+        if loss < self.best_loss:
+            self._keep(pipeline, loss)
+        return -loss
+
+    def parameters(self) -> dict[str, Any]:
+        """What the lineage says about the search."""
+        return {
+            "pipeline": _in_words(self.best),
+            "validation_log_loss": round(self.best_loss, 4),
+            "pipelines_compared": self.evaluated,
+            "old_share": self.old_share,
+            "rows_compared_on": len(self.labels),
+            "folds": len(self.folds),
+        }
+
+    def _keep(self, pipeline: Any, loss: float) -> None:
+        self.best, self.best_loss = clone(pipeline), loss
+        # The score is written last and names the file that is whole.
+        unfinished = self.scratch / f"{BEST}.part"
+        skops.io.dump(self.best, unfinished)
+        unfinished.replace(self.scratch / BEST)
+        (self.scratch / f"{BEST_SCORE}.part").write_text(json.dumps(self.parameters()), encoding="utf-8")
+        (self.scratch / f"{BEST_SCORE}.part").replace(self.scratch / BEST_SCORE)
+        self.progress(f"tpot: pipeline {self.evaluated}, log loss {loss:.3f}, {_in_words(pipeline)}")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Names the search in this process that a pipeline is evaluated by.
+
+    Dask pickles what it runs, even in one process: the search itself must not be copied.
+    """
+
+    key: int
+
+    __name__ = "minus_log_loss"
+
+    def __call__(self, pipeline: Any) -> float:
+        """Minus the log loss; TPOT maximises it."""
+        return _searches[self.key].evaluate(pipeline)
+
+
+_searches: dict[int, Search] = {}
+
+
+def _evolve(search: Search, population: int, generations: int, task: Task) -> None:
+    """Run TPOT's evolution in threads of this process until the deadline."""
+    try:
+        from distributed import Client, LocalCluster
+        from tpot import TPOTEstimator
+    except ImportError as error:
+        raise CannotFit(f"TPOT is not installed ({error})") from error
+    from threadpoolctl import threadpool_limits
+
+    _searches[id(search)] = search
+    left = max(search.deadline - time.monotonic(), 1.0) / 60
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            silence_logs=50,
+            memory_limit=None,
+        ) as cluster,
+        Client(cluster) as client,
+        threadpool_limits(1),  # threads of a BLAS spin, and cost more than they give on a few thousand rows
+    ):
+        estimator = TPOTEstimator(
+            search_space=search_space(len(search.labels), search.features.shape[1], task.budget.seed),
+            scorers=[],
+            scorers_weights=[],
+            other_objective_functions=[Objective(id(search))],
+            other_objective_functions_weights=[1],
+            objective_function_names=["minus_log_loss"],
+            classification=True,
+            disable_label_encoder=True,
+            cv=2,
+            population_size=population,
+            generations=generations,
+            max_time_mins=left,
+            max_eval_time_mins=left,
+            client=client,
+            random_state=task.budget.seed,
+            verbose=0,
+        )
+        # TPOT's rows are only those of its last fit, which is not used: `Search` holds the data and the winner.
+        with contextlib.suppress(Exception):
+            estimator.fit(search.features[:50], search.labels[:50])
+    del _searches[id(search)]
+
+
+def _features(window: Window, seed: int) -> tuple[TfidfVectorizer | None, ColumnTransformer, Any]:
+    """The vectorizer, the step that makes its columns dense, and the sparse matrix (n, d + v) that goes into it."""
+    size = window.embeddings.shape[1]
+    vectorizer: TfidfVectorizer | None = TfidfVectorizer(
+        ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode", dtype=np.float32
+    )
+    embeddings = ("embedding", "passthrough", slice(0, size))
+    try:
+        words = vectorizer.fit_transform(window.texts)
+        directions = TruncatedSVD(min(WORD_DIRECTIONS, words.shape[1] - 1), random_state=seed)
+        if words.shape[1] < 2:
+            raise ValueError("one word is no direction")
+    except ValueError:  # no word occurs twice
+        return None, ColumnTransformer([embeddings]), window.embeddings
+    columns = ColumnTransformer([embeddings, ("words", directions, slice(size, None))], sparse_threshold=0)
+    return vectorizer, columns, sp.hstack([sp.csr_matrix(window.embeddings), words], format="csr")
+
+
+def _write(pipeline: Any, parameters: dict[str, Any], window: Window, old_share: float, task: Task, out: Path) -> None:
+    """Fit ``pipeline`` on every row that counts and write the bundle."""
+    rows = choice.sample_rows(window, old_share, max(len(window), 1), task.budget.seed)
+    part = window.take(rows.tolist())
+    vectorizer, columns, matrix = _features(part, task.budget.seed)
+    estimator = Pipeline([("columns", columns), ("pipeline", clone(pipeline))])
+    estimator.fit(matrix, np.asarray(part.labels))
+    head = Head(estimator, vectorizer)
+    write_bundle(
+        out,
+        encoder=OnnxEncoder(window.encoder, task.model.max_tokens, task.budget.cores),
+        head=head,
+        labels=head.classes,
+        lineage=msgspec.structs.replace(task.lineage, parameters={**parameters, "rows_fitted_on": len(part)}),
+        key=task.signing_key,
+    )
+
+
+def _in_words(pipeline: Any) -> str:
+    """One line such as `StandardScaler -> LogisticRegression(C=2.1)`."""
+    steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else [pipeline]
+    return " -> ".join(" ".join(str(step).split()) for step in steps)

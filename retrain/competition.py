@@ -1,0 +1,146 @@
+"""Where candidates compete: fitted on one window, judged on one held-out slice, promoted where better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
+from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.settings import Settings
+from driftloop.topics import OUTCOMES, name
+from retrain import sandbox
+from retrain.candidates import catalogue
+from retrain.candidates.base import Budget, Task
+from retrain.gate import Verdict, compare
+from retrain.policies import Past
+from retrain.promotion import Diary, Promotions
+from retrain.window import Window
+
+
+@dataclass
+class Standing:
+    """The champion of the moment and what it says about the held-out slice."""
+
+    version: str
+    labels: list[str]
+
+
+class Competition:
+    """One retraining's candidates against the champion.
+
+    A candidate never sees the held-out slice before it is judged on it. A winner that can be refitted cheaply is
+    then fitted once more with the slice included, under the settings it won with.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        window: Window,
+        past: Past,
+        *,
+        encoder: OnnxEncoder,
+        promotions: Promotions,
+        diary: Diary,
+        scratch: Path,
+    ) -> None:
+        self._settings = settings
+        self._encoder = encoder
+        self._whole = window
+        self._train, self._held = window.hold_out(settings.retrain.holdout)
+        self._past = past
+        self._promotions = promotions
+        self._diary = diary
+        self._scratch = scratch
+
+    def run(self, superseded: Callable[[], str | None]) -> bool:
+        """Let every candidate compete, cheapest first; True when one was promoted."""
+        standing = self._champion()
+        promoted = False
+        for candidate in self._settings.retrain.candidates:
+            reason = superseded()
+            if reason is not None:
+                self._diary.write("rejected", reason, candidate=candidate)
+                continue
+            self._diary.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
+            fitted = sandbox.run(
+                candidate, self._train, self._task(candidate, standing), self._scratch / candidate, cancel=superseded
+            )
+            if fitted.bundle is None:
+                self._diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
+                continue
+            promoted |= self._judge(candidate, fitted, standing)
+        return promoted
+
+    def _champion(self) -> Standing:
+        """The champion, loaded from the registry, and its answers on the held-out slice."""
+        version = self._promotions.registry.champion() or ""
+        bundle = self._promotions.registry.download(version, self._scratch / "champion")
+        model = load_bundle(bundle, self._settings.signing_key, version=version, encoder=self._encoder)
+        return Standing(version, self._answers(model))
+
+    def _judge(self, candidate: str, fitted: sandbox.Fitted, standing: Standing) -> bool:
+        """Compare, register, and promote where better; the standing then is the candidate's."""
+        assert fitted.bundle is not None  # noqa: S101 - for the type checker
+        model = load_bundle(fitted.bundle, self._settings.signing_key, encoder=self._encoder)
+        answers = self._answers(model)
+        chosen = self._settings.retrain
+        verdict = compare(self._held.labels, standing.labels, answers, confidence=chosen.confidence, seed=chosen.seed)
+        scores = scores_of(verdict)
+        self._diary.write("gated", verdict.reason, candidate=candidate, seconds=round(fitted.seconds, 2), scores=scores)
+        bundle = self._refitted(candidate, fitted.bundle, standing) if verdict.better else fitted.bundle
+        lineage = verify_bundle(bundle, self._settings.signing_key).lineage
+        note = f"{verdict.reason}{'; ' + fitted.reason if fitted.reason else ''}"
+        version = self._promotions.register(
+            candidate, bundle, lineage, {**scores, "seconds": fitted.seconds}, {"reason": note}
+        )
+        details = {"candidate": candidate, "version": version, "scores": scores, "seconds": round(fitted.seconds, 2)}
+        if verdict.better:
+            self._promotions.promote(version, bundle, note, self._past.trigger)
+            standing.version, standing.labels = version, answers
+            self._diary.write("promoted", note, **details)
+        else:
+            self._promotions.registry.reject(version, note)
+            self._diary.write("rejected", note, **details)
+        return verdict.better
+
+    def _refitted(self, candidate: str, bundle: Path, standing: Standing) -> Path:
+        """The winner with the held-out slice included, or as it is where that would take long."""
+        out = self._scratch / f"{candidate}-refitted"
+        task = self._task(candidate, standing, rows=len(self._whole))
+        return out if catalogue.find(candidate).refit(self._whole, bundle, task, out) else bundle
+
+    def _answers(self, model: BundleClassifier) -> list[str]:
+        same = model.head is not None and model.encoder.digest == self._encoder.digest
+        return model.predict(self._held.texts, self._held.embeddings if same else None).labels
+
+    def _task(self, candidate: str, standing: Standing, rows: int | None = None) -> Task:
+        chosen = self._settings.retrain
+        seconds = {"linear": chosen.linear_seconds, "tpot": chosen.tpot_seconds, "finetune": chosen.finetune_seconds}
+        lineage = Lineage(
+            candidate=candidate,
+            trigger=self._past.trigger,
+            dataset_revision=self._settings.dataset,
+            topic=name(self._settings, OUTCOMES),
+            first_offset=self._whole.first_offset,
+            last_offset=self._whole.last_offset,
+            rows=len(self._train) if rows is None else rows,
+            trained_until=self._past.until_at,
+            parent_version=standing.version,
+        )
+        budget = Budget(seconds.get(candidate, chosen.finetune_seconds), seed=chosen.seed)
+        return Task(
+            budget, self._settings.model, lineage, self._settings.signing_key, self._scratch / candidate / "scratch"
+        )
+
+
+def scores_of(verdict: Verdict) -> dict[str, float]:
+    """The verdict's numbers under the names that MLflow and the topic `retraining` use."""
+    return {
+        "champion_accuracy": round(verdict.champion_accuracy, 4),
+        "accuracy": round(verdict.challenger_accuracy, 4),
+        "difference_low": round(verdict.low, 4),
+        "difference_high": round(verdict.high, 4),
+        "held_out": float(verdict.rows),
+    }

@@ -1,0 +1,111 @@
+"""What the worker knows of the stream: the newest outcomes, the alerts, and what was retrained before."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from driftloop import kafka, messages
+from driftloop.messages import DriftAlert, Outcome, Retraining
+from driftloop.settings import Settings
+from driftloop.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING, name
+from retrain.policies import Now, Past
+
+ALERTS_KEPT = 200
+
+
+class Feed:
+    """Follows `outcomes` and `drift-alerts`; a repeated message is counted once.
+
+    A new worker begins with the newest ``keep`` outcomes, all alerts, and the retrainings that were finished before.
+    """
+
+    def __init__(self, settings: Settings, keep: int) -> None:
+        self._settings = settings
+        self._outcomes: deque[tuple[int, Outcome]] = deque(maxlen=keep)
+        self._known: set[str] = set()
+        self.alerts: deque[DriftAlert] = deque(maxlen=ALERTS_KEPT)
+        self._alert_ids: set[str] = set()
+        self.labelled = 0
+        """Labelled events so far."""
+        self.past = _finished(settings)
+        start = {0: max(0, kafka.end_offsets(settings, [name(settings, OUTCOMES)])[name(settings, OUTCOMES)] - keep)}
+        self._readers = [
+            _Reader(settings, OUTCOMES.name, start, self._outcome),
+            _Reader(settings, DRIFT_ALERTS.name, None, self._alert),
+        ]
+
+    @property
+    def now(self) -> Now:
+        """The moment, for a policy."""
+        return Now(self.labelled, tuple(self.past))
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The newest outcomes, oldest first."""
+        return [outcome for _, outcome in self._outcomes]
+
+    @property
+    def offsets(self) -> tuple[int, int]:
+        """First and last offset of `outcomes`, -1 when there are none."""
+        return (self._outcomes[0][0], self._outcomes[-1][0]) if self._outcomes else (-1, -1)
+
+    def poll(self, milliseconds: int = 200) -> None:
+        """Take what has arrived, waiting at most ``milliseconds`` for each topic."""
+        for reader in self._readers:
+            reader.poll(milliseconds // len(self._readers))
+
+    def close(self) -> None:
+        """Leave the broker."""
+        for reader in self._readers:
+            reader.close()
+
+    def _outcome(self, offset: int, body: bytes) -> None:
+        outcome = messages.decode(Outcome, body)
+        self.labelled = offset + 1
+        if outcome.event_id in self._known:
+            return
+        if len(self._outcomes) == self._outcomes.maxlen:
+            self._known.discard(self._outcomes[0][1].event_id)
+        self._known.add(outcome.event_id)
+        self._outcomes.append((offset, outcome))
+
+    def _alert(self, offset: int, body: bytes) -> None:
+        alert = messages.decode(DriftAlert, body)
+        if alert.stream == self._settings.stream and alert.alert_id not in self._alert_ids:
+            self._alert_ids.add(alert.alert_id)
+            self.alerts.append(alert)
+
+
+class _Reader:
+    """One topic, read as it grows; a message that cannot be decoded is passed over."""
+
+    def __init__(
+        self, settings: Settings, topic: str, start: dict[int, int] | None, take: Callable[[int, bytes], None]
+    ) -> None:
+        self._context = kafka.reading(settings, settings.topic_prefix + topic, start, fetch_max_wait_ms=100)
+        self._client: Any = self._context.__enter__()
+        self._take = take
+
+    def poll(self, milliseconds: int) -> None:
+        for records in self._client.poll(timeout_ms=milliseconds).values():
+            for record in records:
+                try:
+                    self._take(record.offset, record.value or b"")
+                except ValueError:
+                    continue
+
+    def close(self) -> None:
+        self._context.__exit__(None, None, None)
+
+
+def _finished(settings: Settings) -> list[Past]:
+    """The retrainings that the topic `retraining` says are finished, oldest first."""
+    found = []
+    for message in kafka.read_all(settings, name(settings, RETRAINING), Retraining):
+        if message.stream == settings.stream and message.state == "finished" and "past" in message.scores:
+            found.append(msgspec.convert(message.scores["past"], Past))
+    return found

@@ -1,0 +1,40 @@
+"""From outcomes to a window: the newest labelled events with the embeddings that the scorer stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.messages import Outcome
+from driftloop.store import Store
+from retrain.window import Window
+
+
+def build_window(
+    outcomes: Sequence[Outcome], offsets: tuple[int, int], onset_at: float, store: Store, encoder: OnnxEncoder
+) -> Window:
+    """The outcomes as a window, in the order in which the events occurred.
+
+    ``offsets`` are the first and last offset of the outcomes, both inclusive. Embeddings come from the store where
+    it has them for this encoder; the others are computed.
+    """
+    rows = sorted(outcomes, key=lambda outcome: outcome.occurred_at)
+    stored = store.embeddings([row.event_id for row in rows], encoder.digest)
+    missing = [i for i, vector in enumerate(stored) if vector is None or len(vector) != encoder.dimension]
+    if missing:
+        computed = encoder.embed([rows[i].text for i in missing])
+        for i, vector in zip(missing, computed, strict=True):
+            stored[i] = vector
+    onset = sum(row.occurred_at < onset_at for row in rows)
+    return Window(
+        event_ids=tuple(row.event_id for row in rows),
+        texts=tuple(row.text for row in rows),
+        labels=tuple(row.label for row in rows),
+        embeddings=np.stack([vector for vector in stored if vector is not None]),
+        encoder=encoder.folder,
+        onset=0 if onset == len(rows) else onset,
+        first_offset=offsets[0],
+        last_offset=offsets[1],
+    )

@@ -1,0 +1,85 @@
+"""Where a model is promoted: MLflow's alias first, then the word on `model-updates` that the scorer follows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from driftloop.classifiers.bundle import Lineage, manifest_digest
+from driftloop.kafka import Outbox
+from driftloop.messages import ModelUpdate, Retraining
+from driftloop.registry import Candidacy, Registry
+from driftloop.settings import Settings
+from driftloop.topics import MODEL_UPDATES, RETRAINING
+
+
+class Promotions:
+    """Registers candidates and announces the ones that win."""
+
+    def __init__(self, settings: Settings, outbox: Outbox) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self.registry = Registry(settings)
+
+    def register(
+        self, name: str, bundle: Path, lineage: Lineage, metrics: Mapping[str, float], tags: Mapping[str, str]
+    ) -> str:
+        """Register a bundle with all that is known about it, and return its version."""
+        everything = {
+            "candidate": name,
+            "stream": self._settings.stream,
+            "trigger": lineage.trigger,
+            "dataset_revision": lineage.dataset_revision,
+            "topic": lineage.topic,
+            "first_offset": str(lineage.first_offset),
+            "last_offset": str(lineage.last_offset),
+            "parent_version": lineage.parent_version,
+            **tags,
+        }
+        parameters: dict[str, Any] = {"candidate": name, "rows": lineage.rows, **lineage.parameters}
+        return self.registry.register(Candidacy(name, bundle, metrics, parameters, everything))
+
+    def promote(self, version: str, bundle: Path, reason: str, trigger: str) -> None:
+        """Make ``version`` the champion, for MLflow and for the stream."""
+        self.registry.promote(version, reason)
+        update = ModelUpdate(
+            stream=self._settings.stream,
+            version=version,
+            digest=manifest_digest(bundle),
+            action="promote",
+            reason=reason,
+            trigger=trigger,
+            published_at=time.time(),
+        )
+        self._outbox.put(MODEL_UPDATES.name, self._settings.stream, update)
+        self._outbox.flush()
+
+
+class Diary:
+    """The state changes of one retraining on the topic `retraining`."""
+
+    def __init__(self, settings: Settings, outbox: Outbox, run_id: str, trigger: str, position: int) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._run_id = run_id
+        self._trigger = trigger
+        self._position = position
+        self._started = time.time()
+
+    def write(self, state: Any, reason: str, **details: Any) -> None:
+        """Publish a state change; ``details`` are fields of `driftloop.messages.Retraining`."""
+        details.setdefault("seconds", round(time.time() - self._started, 3))
+        message = Retraining(
+            run_id=self._run_id,
+            stream=self._settings.stream,
+            state=state,
+            trigger=self._trigger,
+            reason=reason,
+            at=time.time(),
+            position=self._position,
+            **details,
+        )
+        self._outbox.put(RETRAINING.name, self._settings.stream, message)
+        self._outbox.flush()

@@ -1,0 +1,305 @@
+"""One fit in a process of its own: whatever it does, the worker goes on and nothing is left running.
+
+The child is a session of its own, so that the whole group can be killed when the time is up, and runs niced, so
+that the scorer keeps its cores. It dies with its parent: its standard input is a pipe from the parent, and the end
+of that pipe ends the group. The task travels through the same pipe, so the signing key is never on disk or in argv.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import msgspec
+import psutil
+
+from driftloop.classifiers.bundle import BundleError, verify_bundle
+from retrain.candidates.base import Task
+from retrain.window import Window
+
+GRACE = 10.0
+"""Seconds past its budget that a fit may take before it is killed; a process needs a few to start."""
+RESCUE = 60.0
+"""Seconds that making a bundle of the best so far may take."""
+NICENESS = 10
+
+Progress = Callable[[str], None]
+Cancel = Callable[[], str | None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of a fit."""
+
+    bundle: Path | None
+    """A verified bundle, or None."""
+    seconds: float
+    """Wall-clock seconds of the whole child process."""
+    reason: str
+    """Why there is no bundle, or what is special about it; empty when all went well."""
+    overran: bool
+    """The fit was killed at its hard limit."""
+
+
+def run(
+    candidate_name: str,
+    window: Window,
+    task: Task,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    grace: float = GRACE,
+) -> Fitted:
+    """Fit ``candidate_name`` on ``window`` in a child process, with ``folder`` as its workplace.
+
+    After ``task.budget.seconds + grace`` seconds the process group is killed, and the candidate may make a bundle
+    of its best so far. ``cancel`` is asked a few times a second; its reason ends the fit, with nothing rescued.
+    Nothing that the child does raises here; `KeyboardInterrupt` ends the child and goes on.
+    """
+    started = time.monotonic()
+    try:
+        shutil.rmtree(folder / "bundle", ignore_errors=True)
+        shutil.rmtree(folder / "unfinished", ignore_errors=True)
+        window.save(folder / "window")
+        task.scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return Fitted(None, time.monotonic() - started, f"the window could not be written: {error}", False)
+    end = _child("fit", candidate_name, task, folder, task.budget.seconds + grace, progress, cancel)
+    if not end.ok and not end.refused:
+        rescue = _child("rescue", candidate_name, task, folder, RESCUE, progress)
+        if rescue.ok:
+            end = _End(True, f"{end.reason}; the best so far was kept", end.overran)
+    if end.ok:
+        try:
+            verify_bundle(folder / "bundle", task.signing_key)
+        except BundleError as error:
+            end = _End(False, str(error), end.overran)
+    return Fitted(folder / "bundle" if end.ok else None, time.monotonic() - started, end.reason, end.overran)
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a child ended."""
+
+    ok: bool
+    reason: str = ""
+    overran: bool = False
+    refused: bool = False
+    """The candidate itself said no: there is nothing to rescue."""
+
+
+def _child(
+    verb: str,
+    name: str,
+    task: Task,
+    folder: Path,
+    limit: float,
+    progress: Progress | None,
+    cancel: Cancel | None = None,
+) -> _End:
+    """Run one child to its end or to ``limit`` seconds."""
+    root = Path(__file__).resolve().parent.parent
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Threads of a BLAS spin: beside a busy scorer, four of them fit a pipeline forty times slower than one. A
+    # candidate that gains from threads (torch) asks for its ``budget.cores`` itself, and has them wait without
+    # spinning: on a busy machine that is 1.5 s instead of 11 for one step of fine-tuning.
+    environ = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONWARNINGS": "ignore",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")},
+    }
+    answers: list[dict[str, Any]] = []
+    overran = False
+    cancelled: str | None = None
+    with (folder / f"{verb}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "retrain.sandbox", verb, name, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environ,
+            start_new_session=True,
+        )
+        reader = threading.Thread(target=_listen, args=(process.stdout, answers, progress), daemon=True)
+        try:
+            with contextlib.suppress(BrokenPipeError):  # a child that died at once is told apart by its exit status
+                assert process.stdin is not None  # noqa: S101 - for the type checker
+                process.stdin.write(_encode(task) + b"\n")
+                process.stdin.flush()
+            reader.start()
+            cancelled = _wait(process, limit, cancel)
+        except subprocess.TimeoutExpired:
+            overran = True
+        finally:
+            _end_group(process)
+            reader.join(2.0)
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+    if cancelled is not None:
+        return _End(False, cancelled, refused=True)
+    if overran:
+        return _End(False, f"stopped at its limit of {limit:.0f} s", overran=True)
+    answer = answers[-1] if answers else {}
+    if answer.get("ok") and process.returncode == 0:
+        return _End(True)
+    if "reason" in answer:
+        return _End(False, str(answer["reason"]), refused=bool(answer.get("refused")))
+    return _End(False, _describe(process.returncode, folder / f"{verb}.log"))
+
+
+def _wait(process: subprocess.Popen[bytes], limit: float, cancel: Cancel | None) -> str | None:
+    """Wait for the end of the child; the reason of ``cancel`` where that came first.
+
+    Raises:
+        subprocess.TimeoutExpired: neither came within ``limit`` seconds.
+    """
+    deadline = time.monotonic() + limit
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            process.wait(min(0.2, left) if cancel is not None else left)
+            return None
+        except subprocess.TimeoutExpired:
+            if left <= 0:
+                raise
+        reason = cancel() if cancel is not None else None
+        if reason is not None:
+            return reason
+
+
+def _listen(stream: IO[bytes], answers: list[dict[str, Any]], progress: Progress | None) -> None:
+    """Collect the child's answer, and pass its progress on."""
+    with stream, contextlib.suppress(OSError, ValueError):
+        for line in stream:
+            message = json.loads(line)
+            if "progress" not in message:
+                answers.append(message)
+            elif progress is not None:
+                with contextlib.suppress(Exception):  # a broken display does not end a fit
+                    progress(str(message["progress"]))
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the child's group, and its descendants that have left the group."""
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        family = psutil.Process(process.pid).children(recursive=True)
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
+    process.kill()
+    process.wait()
+
+
+def _describe(status: int, log: Path) -> str:
+    """A sentence for a child that ended without an answer."""
+    if status == -signal.SIGKILL:
+        return "its process was killed by the system, most likely for want of memory"
+    if status < 0:
+        return f"its process crashed with {signal.Signals(-status).name}"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"its process ended with status {status}: {lines[-1][:300] if lines else 'it said nothing'}"
+
+
+def _encode(task: Task) -> bytes:
+    return msgspec.json.encode(task, enc_hook=str)
+
+
+def _decode(line: bytes) -> Task:
+    return msgspec.json.decode(line, type=Task, dec_hook=lambda kind, value: kind(value))
+
+
+# The child's side.
+
+
+def main(verb: str, name: str, folder: Path) -> NoReturn:
+    """Fit or rescue in this process, and answer with one JSON line on standard output."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # a library that prints must not disturb the answers
+    line = sys.stdin.buffer.readline()
+    _die_with_parent()
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(NICENESS)
+
+    def say(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    answer = _work(verb, name, folder, _decode(line), lambda text: say({"progress": text}))
+    say(answer)
+    sys.stderr.flush()
+    os._exit(0 if answer["ok"] else 1)  # thread pools of the libraries can take seconds to end
+
+
+def _work(verb: str, name: str, folder: Path, task: Task, progress: Progress) -> dict[str, Any]:
+    from driftloop.errors import DriftloopError
+    from retrain.candidates import catalogue
+    from retrain.candidates.base import CannotFit
+
+    unfinished = folder / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        candidate = catalogue.find(name)
+        if hasattr(candidate, "progress"):
+            candidate.progress = progress
+        window = Window.load(folder / "window")
+        if verb == "fit":
+            candidate.fit(window, task, unfinished)
+        elif not candidate.rescue(window, task, unfinished):
+            return {"ok": False, "reason": "there was nothing to rescue", "refused": True}
+        unfinished.rename(folder / "bundle")  # a bundle is whole or not there
+    except (CannotFit, DriftloopError) as error:
+        return {"ok": False, "reason": str(error), "refused": True}
+    except MemoryError:
+        return {"ok": False, "reason": "it ran out of memory"}
+    except OSError as error:
+        return {"ok": False, "reason": f"it could not read or write a file: {error}"}
+    except Exception as error:  # a candidate's own fault is its reason, and the worker's log has the rest
+        import traceback
+
+        traceback.print_exc()
+        return {"ok": False, "reason": f"it failed with {type(error).__name__}: {str(error).strip()[:300]}"}
+    return {"ok": True}
+
+
+def _die_with_parent() -> None:
+    """End this process's whole group when the parent ends, however it ends."""
+
+    def end(*_: object) -> None:
+        if hasattr(os, "killpg"):
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
+
+    def watch() -> None:
+        while os.read(0, 1):  # not through sys.stdin, whose lock would be held at the exit
+            pass
+        end()
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    if sys.platform == "linux":  # for a parent whose pipe was inherited by another of its children
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

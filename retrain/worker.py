@@ -1,0 +1,160 @@
+"""The retraining worker: waits for its policy's word, lets candidates compete, promotes what is better.
+
+One retraining at a time. Candidates are fitted in child processes with a hard limit, cheapest first, all on the same
+window and judged on the same newest held-out slice. A candidate that beats the champion is promoted at once, so the
+quick linear head can take over while the longer searches go on against it; a new drift ends searches that have
+become pointless.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from driftloop.classifiers.bundle import verify_bundle
+from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.onnx import exported_encoder
+from driftloop.kafka import Outbox
+from driftloop.settings import Settings
+from driftloop.store import Store
+from retrain.bootstrap import first_champion
+from retrain.competition import Competition
+from retrain.feed import Feed
+from retrain.history import build_window
+from retrain.policies import Past, Retrain, make_policy
+from retrain.promotion import Diary, Promotions
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The worker's life: the first champion, then one decision after the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+        self._outbox = Outbox(settings)
+        self._promotions = Promotions(settings, self._outbox)
+        self._store = Store(settings)
+        self._store.check()
+        self._policy = make_policy(settings.retrain)
+
+    def stop(self) -> None:
+        """End as soon as possible; a retraining under way is given up and said to have failed."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until `stop` is called."""
+        with tempfile.TemporaryDirectory(prefix="driftloop-retrain-", dir=self._settings.work or None) as folder:
+            if self._promotions.registry.champion() is None:
+                self._bootstrap(Path(folder) / "first")
+            if self._stop.is_set():
+                return
+            encoder = exported_encoder(self._settings.model, threads=2)
+            feed = Feed(self._settings, self._settings.retrain.window)
+            try:
+                while not self._stop.is_set():
+                    feed.poll()
+                    decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)
+                    if isinstance(decision, Retrain):
+                        self._retrain(decision, feed, encoder, Path(folder))
+            finally:
+                feed.close()
+
+    def _bootstrap(self, folder: Path) -> None:
+        diary = Diary(self._settings, self._outbox, f"bootstrap-{uuid.uuid4().hex[:8]}", "bootstrap", -1)
+        diary.write("queued", "the registry has no champion: the first labelled events make one")
+        bundle = first_champion(self._settings, folder, self._stop.is_set, _Changes(log.warning))
+        if bundle is None:
+            diary.write("failed", "stopped before there was a first model")
+            return
+        manifest = verify_bundle(bundle, self._settings.signing_key)
+        reason = f"the first model, from {manifest.lineage.rows} labelled events"
+        version = self._promotions.register(
+            manifest.lineage.candidate, bundle, manifest.lineage, {"seconds": 0.0}, {"reason": reason}
+        )
+        self._promotions.promote(version, bundle, reason, "bootstrap")
+        diary.write("promoted", reason, candidate=manifest.lineage.candidate, version=version)
+        diary.write("finished", reason, version=version)
+
+    def _retrain(self, decision: Retrain, feed: Feed, encoder: OnnxEncoder, folder: Path) -> None:
+        """One retraining, from the decision to the word that it is finished."""
+        run_id = uuid.uuid4().hex[:12]
+        position = feed.outcomes[-1].position if feed.outcomes else -1
+        diary = Diary(self._settings, self._outbox, run_id, decision.trigger, position)
+        diary.write("queued", decision.reason)
+        scratch = folder / run_id
+        past = Past(
+            labelled=feed.labelled,
+            onset_at=decision.onset_at,
+            rows=sum(outcome.occurred_at >= decision.onset_at for outcome in feed.outcomes),
+            until_at=max(outcome.occurred_at for outcome in feed.outcomes),
+            trigger=decision.trigger,
+            promoted=False,
+        )
+        try:
+            competition = Competition(
+                self._settings,
+                build_window(feed.outcomes, feed.offsets, decision.onset_at, self._store, encoder),
+                past,
+                encoder=encoder,
+                promotions=self._promotions,
+                diary=diary,
+                scratch=scratch,
+            )
+            promoted = competition.run(lambda: self._superseded(feed, past))
+        except Exception as error:
+            log.exception("the retraining failed")
+            diary.write("failed", str(error)[:500])
+            promoted = False
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        past = Past(**{**asdict(past), "promoted": promoted})
+        feed.past.append(past)
+        if self._stop.is_set():
+            return
+        verdict = "a better model was promoted" if promoted else "the champion stays"
+        diary.write("finished", verdict, scores={"past": asdict(past)})
+
+    def _superseded(self, feed: Feed, past: Past) -> str | None:
+        """Why the search under way is pointless, None while it is not."""
+        if self._stop.is_set():
+            return "the worker was stopped"
+        feed.poll(100)
+        if feed.alerts and feed.alerts[-1].onset_at > past.until_at:
+            return f"superseded by alert {feed.alerts[-1].alert_id}"
+        return None
+
+
+class _Changes:
+    """Passes a line on only when it says something new."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._last = ""
+
+    def __call__(self, line: str) -> None:
+        if line != self._last:
+            self._last = line
+            self._say(line)
+
+
+def run(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT.
+
+    Raises:
+        DriftloopError: Kafka, Redis or MLflow do not answer, or the configured model cannot be loaded.
+    """
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(message)s")
+    worker = Worker(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()

@@ -1,0 +1,125 @@
+"""Follows `model-updates` and keeps the newest champion loaded, ready to be swapped in between two batches."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import threading
+from pathlib import Path
+
+from kafka import TopicPartition
+
+from driftloop import kafka, messages
+from driftloop.classifiers.bundle import BundleClassifier, BundleError, load_bundle, manifest_digest
+from driftloop.kafka import Outbox
+from driftloop.messages import ModelUpdate
+from driftloop.registry import Registry
+from driftloop.settings import Settings
+from driftloop.topics import MODEL_UPDATES, name
+from stream_processors.batches import Record, Stopped, bury
+
+log = logging.getLogger(__name__)
+
+
+class Champion:
+    """The model that events are scored with.
+
+    `current` waits for the first promotion; later ones are fetched, verified and warmed by a thread beside the
+    scoring, and `current` returns them from the next call on. A bundle that must not be loaded becomes a dead
+    letter, and the model before it stays.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._model: BundleClassifier | None = None
+        self._refused: Exception | None = None
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True, name="champion")
+        self._folder = tempfile.TemporaryDirectory(prefix="driftloop-scorer-", dir=settings.work or None)
+
+    def start(self) -> None:
+        """Begin to follow the topic."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give up waiting."""
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def current(self) -> BundleClassifier:
+        """The champion; waits until there is one.
+
+        Raises:
+            DriftloopError: there is none, and the only one announced must not be loaded.
+            Stopped: the processor is shutting down.
+        """
+        with self._changed:
+            while self._model is None:
+                if self._stop.is_set():
+                    raise Stopped
+                if self._refused is not None:
+                    raise self._refused
+                self._changed.wait(0.5)
+            return self._model
+
+    def _follow(self) -> None:
+        """Until the end; a registry or a broker that is away for a while is waited for."""
+        while not self._stop.is_set():
+            try:
+                self._read()
+            except Exception as error:
+                log.warning("model-updates cannot be followed (%s); trying again", error)
+                self._stop.wait(1.0)
+
+    def _read(self) -> None:
+        topic = name(self._settings, MODEL_UPDATES)
+        with kafka.reading(self._settings, topic) as client:
+            ends = client.end_offsets(list(client.assignment()))
+            newest: tuple[ModelUpdate, Record] | None = None
+            while not self._stop.is_set():
+                for records in client.poll(timeout_ms=200).values():
+                    for raw in records:
+                        record = Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value)
+                        with contextlib.suppress(ValueError):
+                            update = messages.decode(ModelUpdate, raw.value or b"")
+                            if update.stream == self._settings.stream:
+                                newest = (update, record)
+                # Old promotions are skipped: only the last one is worth loading.
+                if newest and all(client.position(TopicPartition(t, p)) >= end for (t, p), end in ends.items()):
+                    self._take(*newest)
+                    newest = None
+
+    def _take(self, update: ModelUpdate, record: Record) -> None:
+        model = self._model
+        if model is not None and model.version == update.version:
+            return
+        try:
+            bundle = Registry(self._settings).download(update.version, Path(self._folder.name))
+            if manifest_digest(bundle) != update.digest:
+                raise BundleError(
+                    f"Version {update.version} in the registry is not the one that was promoted: its manifest's digest "
+                    "differs from the one on model-updates; register the model again."
+                )
+            fresh = load_bundle(
+                bundle,
+                self._settings.signing_key,
+                version=update.version,
+                threads=self._settings.scorer.threads,
+                encoder=None if model is None else model.encoder,
+            )
+        except BundleError as error:
+            log.error("%s", error)
+            outbox = Outbox(self._settings)
+            bury(outbox, record, str(error), "scorer: load model")
+            outbox.flush()
+            with self._changed:
+                self._refused = error
+                self._changed.notify_all()
+            return
+        with self._changed:
+            self._model, self._refused = fresh, None
+            self._changed.notify_all()
+        log.warning("scoring with version %s", update.version)

@@ -1,0 +1,68 @@
+"""Predictions meet their labels, whichever comes first."""
+
+from __future__ import annotations
+
+import msgspec
+
+from driftloop import messages
+from driftloop.messages import Label, Outcome, Prediction
+from driftloop.store import Store
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """What a batch of predictions and labels amounts to."""
+
+    outcomes: list[Outcome]
+    parked: dict[str, bytes]
+    """Labels whose prediction is not there yet."""
+    unparked: list[str]
+    """Event ids whose parked label has been used."""
+
+
+def join(store: Store, predictions: dict[str, Prediction], labels: dict[str, Label]) -> Joined:
+    """Join a batch with itself and with what the store holds; an event that is joined already is not joined again.
+
+    The scorer stores a prediction before it publishes it, so a label that finds none in the store can be parked:
+    the prediction's message is still to come.
+    """
+    done = store.joined([*labels, *predictions])
+    wanted = [event_id for event_id in labels if event_id not in done and event_id not in predictions]
+    found = dict(predictions)
+    for event_id, body in zip(wanted, store.predictions(wanted), strict=True):
+        if body is not None:
+            found[event_id] = messages.decode(Prediction, body)
+    alone = [event_id for event_id in predictions if event_id not in labels and event_id not in done]
+    late = {
+        event_id: messages.decode(Label, body)
+        for event_id, body in zip(alone, store.parked_labels(alone), strict=True)
+        if body is not None
+    }
+    outcomes: list[Outcome] = []
+    parked: dict[str, bytes] = {}
+    for event_id, label in {**labels, **late}.items():
+        if event_id in done:
+            continue
+        if event_id in found:
+            outcomes.append(outcome(found[event_id], label))
+        else:
+            parked[event_id] = messages.encode(label)
+    return Joined(outcomes, parked, list(late))
+
+
+def outcome(prediction: Prediction, label: Label) -> Outcome:
+    """A prediction and its label as one line of the training log."""
+    return Outcome(
+        event_id=prediction.event_id,
+        text=prediction.text,
+        segment=prediction.segment,
+        occurred_at=prediction.occurred_at,
+        position=prediction.position,
+        predicted=prediction.label,
+        confidence=max(prediction.probabilities.values(), default=0.0),
+        label=label.label,
+        correct=prediction.label == label.label,
+        model_version=prediction.model_version,
+        latency_ms=prediction.latency_ms,
+        labelled_at=label.labelled_at,
+        in_sample=prediction.in_sample,
+    )

@@ -1,0 +1,122 @@
+"""The second Faust app: joins predictions with late labels, writes outcomes, and declares drift."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+import msgspec
+
+from driftloop import messages
+from driftloop.kafka import Outbox
+from driftloop.messages import DriftAlert, Label, Prediction
+from driftloop.settings import Settings
+from driftloop.store import Store
+from driftloop.topics import DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, name
+from stream_processors import batches
+from stream_processors.batches import Record, bury
+from stream_processors.drift.watch import DriftWatch
+from stream_processors.joins import join
+
+BATCH, WITHIN = 500, 0.2
+STATE = "monitor"
+
+
+class State(msgspec.Struct):
+    """What survives a restart: the watch, and the next offset of every partition that it has not seen."""
+
+    applied: dict[str, int]
+    watch: bytes
+
+
+class Monitor:
+    """Handles batches that hold predictions and labels.
+
+    The state is stored together with the offsets it has seen, after the outcomes and alerts are on the broker and
+    before the batch is acknowledged. A batch that is read again is skipped up to those offsets, so no detector
+    counts an event twice.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._watch = DriftWatch(settings.monitor.detectors, settings.stream)
+        self._applied: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Connect, and take over the stored state."""
+        self._store = Store(self._settings)
+        self._store.check()
+        self._outbox = Outbox(self._settings)
+        stored = self._store.state(STATE)
+        if stored is not None:
+            state = _unsigned(stored, self._settings.signing_key)
+            if state is not None:
+                self._applied = state.applied
+                self._watch.restore(state.watch)
+
+    def close(self) -> None:
+        """Nothing is waited for."""
+
+    def handle(self, records: Sequence[Record]) -> None:
+        """Join a batch, publish its outcomes and alerts, then store the state."""
+        predictions: dict[str, Prediction] = {}
+        labels: dict[str, Label] = {}
+        for record in records:
+            place = f"{record.topic}-{record.partition}"
+            if record.offset < self._applied.get(place, 0):
+                continue
+            self._applied[place] = record.offset + 1
+            self._decode(record, predictions, labels)
+        joined = join(self._store, predictions, labels)
+        alerts: list[DriftAlert] = []
+        for prediction in predictions.values():
+            alerts += self._watch.predicted(prediction)
+        for outcome in joined.outcomes:
+            self._outbox.put(OUTCOMES.name, outcome.event_id, outcome)
+        offsets = self._outbox.flush()[-len(joined.outcomes) :] if joined.outcomes else self._outbox.flush()
+        for outcome, offset in zip(joined.outcomes, offsets, strict=False):
+            alerts += self._watch.labelled(outcome, offset)
+        for alert in alerts:
+            self._outbox.put(DRIFT_ALERTS.name, alert.stream, alert)
+        self._outbox.flush()
+        state = State(self._applied, self._watch.save())
+        self._store.save_join(
+            STATE,
+            _signed(state, self._settings.signing_key),
+            joined=[outcome.event_id for outcome in joined.outcomes],
+            parked=joined.parked,
+            unparked=joined.unparked,
+        )
+
+    def _decode(self, record: Record, predictions: dict[str, Prediction], labels: dict[str, Label]) -> None:
+        try:
+            if record.topic == name(self._settings, LABELS):
+                label = messages.decode(Label, record.value or b"")
+                labels.setdefault(label.event_id, label)
+            else:
+                prediction = messages.decode(Prediction, record.value or b"")
+                predictions.setdefault(prediction.event_id, prediction)
+        except ValueError as error:
+            bury(self._outbox, record, f"not a {record.topic} message: {error}", "monitor")
+
+
+def run(settings: Settings) -> None:
+    """Watch the stream until SIGTERM; see `stream_processors.batches.run` for how it ends."""
+    topics = [PREDICTIONS, LABELS]
+    batches.run(
+        "monitor", settings, topics, Monitor(settings), member=settings.monitor.member, batch=BATCH, within=WITHIN
+    )
+
+
+def _signed(state: State, key: str) -> bytes:
+    body = msgspec.msgpack.encode(state)
+    return hmac.digest(key.encode(), body, hashlib.sha256) + body
+
+
+def _unsigned(stored: bytes, key: str) -> State | None:
+    """The state, None where the bytes are not ours: detectors are pickled, and a stranger's pickle is never read."""
+    signature, body = stored[:32], stored[32:]
+    if not hmac.compare_digest(signature, hmac.digest(key.encode(), body, hashlib.sha256)):
+        return None
+    return msgspec.msgpack.decode(body, type=State)

@@ -1,0 +1,130 @@
+"""Where an event is scored: events in, predictions out, nothing lost between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from driftloop import messages
+from driftloop.classifiers.base import Matrix
+from driftloop.classifiers.bundle import BundleClassifier
+from driftloop.kafka import Outbox
+from driftloop.messages import Event, Prediction
+from driftloop.settings import Settings
+from driftloop.store import Store
+from driftloop.topics import EVENTS, PREDICTIONS
+from stream_processors import batches
+from stream_processors.batches import Record, bury
+from stream_processors.champion import Champion
+
+
+class Scorer:
+    """Scores batches of raw events with the champion.
+
+    For each batch: decode, classify, store by event id in Redis (the first one wins), publish, wait for the
+    broker. What cannot be decoded, is too long, or breaks the model goes to `dead-letters`, byte for byte.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._champion = Champion(settings)
+
+    def open(self) -> None:
+        """Connect to Redis and Kafka, and begin to follow the promotions."""
+        self._store = Store(self._settings)
+        self._store.check()
+        self._outbox = Outbox(self._settings)
+        self._champion.start()
+
+    def close(self) -> None:
+        """Stop waiting for a first model."""
+        self._champion.close()
+
+    def handle(self, records: Sequence[Record]) -> None:
+        """Score a batch; returns when Redis and the broker have everything."""
+        model = self._champion.current()
+        started = time.perf_counter()
+        decoded = self._decode(records)
+        scored = self._score(model, decoded)
+        if scored:
+            predictions, embeddings = self._predictions(model, scored, started)
+            bodies = {p.event_id: messages.encode(p) for p in predictions}
+            first = self._store.put_predictions(bodies, embeddings, model.encoder.digest)
+            repeated = [event_id for event_id, new in zip(bodies, first, strict=True) if not new]
+            stored = dict(zip(repeated, self._store.predictions(repeated), strict=True))
+            # A redelivered event is answered with what was said the first time.
+            for event_id, body in bodies.items():
+                self._outbox.put(PREDICTIONS.name, event_id, stored.get(event_id) or body)
+        self._outbox.flush()
+
+    def _decode(self, records: Sequence[Record]) -> dict[str, tuple[Record, Event]]:
+        """The events by id; the rest is buried."""
+        found: dict[str, tuple[Record, Event]] = {}
+        for record in records:
+            value = record.value or b""
+            if len(value) > self._settings.scorer.max_bytes:
+                error = f"{len(value)} bytes are more than the {self._settings.scorer.max_bytes} that are scored"
+                self._bury(record, error)
+                continue
+            try:
+                event = messages.decode(Event, value)
+            except ValueError as error:
+                self._bury(record, f"not an event: {error}")
+                continue
+            found.setdefault(event.event_id, (record, event))
+        return found
+
+    def _score(
+        self, model: BundleClassifier, decoded: dict[str, tuple[Record, Event]]
+    ) -> list[tuple[Event, Matrix, Matrix]]:
+        """Each event with its probabilities (k,) and embedding (d,); what breaks the model alone is buried."""
+        pairs = list(decoded.values())
+        if not pairs:
+            return []
+        try:
+            answer = model.predict([event.text for _, event in pairs])
+            return [(event, answer.probabilities[i], answer.embeddings[i]) for i, (_, event) in enumerate(pairs)]
+        except Exception as error:  # the text is a stranger's, and the model's libraries raise types of their own
+            if len(pairs) == 1:
+                record, _ = pairs[0]
+                self._bury(record, f"the model failed on it: {error!r}"[:500])
+                return []
+        return [row for key, pair in decoded.items() for row in self._score(model, {key: pair})]
+
+    def _predictions(
+        self, model: BundleClassifier, scored: Sequence[tuple[Event, Matrix, Matrix]], started: float
+    ) -> tuple[list[Prediction], Matrix]:
+        now = time.time()
+        latency = round((time.perf_counter() - started) * 1000, 3)
+        route = "encoder+head" if model.head else "encoder"
+        predictions = [
+            Prediction(
+                event_id=event.event_id,
+                label=model.labels[int(probabilities.argmax())],
+                probabilities={label: round(float(p), 4) for label, p in zip(model.labels, probabilities, strict=True)},
+                model_version=model.version,
+                route=route,
+                latency_ms=latency,
+                text=event.text,
+                segment=event.segment,
+                occurred_at=event.occurred_at,
+                predicted_at=now,
+                position=event.position,
+                in_sample=event.occurred_at <= model.trained_until,
+            )
+            for event, probabilities, _ in scored
+        ]
+        return predictions, np.stack([embedding for _, _, embedding in scored])
+
+    def _bury(self, record: Record, error: str) -> None:
+        bury(self._outbox, record, error, "scorer")
+
+
+def run(settings: Settings) -> None:
+    """Score the stream until SIGTERM; see `stream_processors.batches.run` for how it ends."""
+    chosen = settings.scorer
+    batches.run(
+        "scorer", settings, [EVENTS], Scorer(settings), member=chosen.member, batch=chosen.batch, within=chosen.within
+    )

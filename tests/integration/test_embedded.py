@@ -1,0 +1,301 @@
+"""The embedded stack against the real Kafka, Valkey and MLflow: it comes up, keeps its data, ends with its parent."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+import redis
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from driftloop import kafka, messages, topics
+from driftloop.errors import DriftloopError
+from driftloop.lifecycle.embedded import console
+from driftloop.lifecycle.embedded.jars import kafka_classpath, read_pins
+from driftloop.lifecycle.embedded.stack import PORTS, SERVICES, EmbeddedStack
+from driftloop.settings import Settings
+
+pytestmark = pytest.mark.stack
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def put_something(settings: Settings) -> None:
+    """One message, one key, one registered model with an artifact."""
+    topics.create(settings)
+    producer = kafka.producer(settings)
+    producer.send(topics.name(settings, topics.LABELS), key=b"e1", value=messages.encode(
+        messages.Label(event_id="e1", label="positive", labelled_at=1.0))).get(20)  # fmt: skip
+    producer.close()
+    redis.Redis.from_url(settings.redis).set("driftloop:kept", "yes")
+    client = mlflow.MlflowClient(settings.mlflow)
+    experiment = client.create_experiment("kept")
+    run = client.create_run(experiment)
+    client.log_text(run.info.run_id, "weights", "bundle/head.txt")
+    client.create_registered_model("kept")
+    version = client.create_model_version("kept", f"runs:/{run.info.run_id}/bundle", run.info.run_id)
+    client.set_registered_model_alias("kept", "champion", version.version)
+
+
+def everything_is_there(settings: Settings, scratch: Path) -> None:
+    found = kafka.read_all(settings, topics.name(settings, topics.LABELS), messages.Label)
+    assert [(label.event_id, label.label) for label in found] == [("e1", "positive")]
+    assert redis.Redis.from_url(settings.redis).get("driftloop:kept") == b"yes"
+    client = mlflow.MlflowClient(settings.mlflow)
+    version = client.get_model_version_by_alias("kept", "champion")
+    scratch.mkdir(exist_ok=True)
+    folder = client.download_artifacts(str(version.run_id), "bundle", str(scratch))
+    assert (Path(folder) / "head.txt").read_text() == "weights"
+
+
+def test_the_services_are_children_on_the_loopback_address(stack: EmbeddedStack) -> None:
+    assert set(stack.pids) == set(SERVICES) and set(stack.ports) == set(PORTS)
+    for name, pid in stack.pids.items():
+        process = psutil.Process(pid)
+        listening = {c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}, name
+        assert stack.ports[name] in {address.port for address in listening}
+    assert {folder.name for folder in stack.root.iterdir() if folder.is_dir()} == {"kafka", "valkey", "mlflow", "logs"}
+
+
+def test_a_fresh_stream_has_its_topics(settings: Settings) -> None:
+    client = kafka.admin(settings)
+    known = set(client.list_topics())
+    client.close()
+    assert {topics.name(settings, topic) for topic in topics.ALL} <= known
+
+
+def test_an_unknown_topic_is_not_made_by_writing_to_it(settings: Settings) -> None:
+    producer = KafkaProducer(bootstrap_servers=settings.kafka, max_block_ms=1500)
+    with pytest.raises(KafkaError):
+        producer.send("never-made", b"x").get(5)
+    producer.close(0)
+    client = kafka.admin(settings)
+    assert "never-made" not in set(client.list_topics())
+    client.close()
+
+
+def test_a_message_of_ten_megabytes_goes_through(settings: Settings) -> None:
+    body = os.urandom(10 * 2**20)
+    producer = kafka.producer(settings)
+    producer.send(topics.name(settings, topics.EVENTS), body).get(30)
+    producer.close()
+    found: list[bytes] = []
+
+    def arrived() -> bool:
+        for records in reader.poll(1000).values():
+            found.extend(record.value for record in records)
+        return bool(found)
+
+    with kafka.reading(settings, topics.name(settings, topics.EVENTS)) as reader:
+        assert eventually(arrived)
+    assert hashlib.sha256(found[0]).digest() == hashlib.sha256(body).digest()
+
+
+def test_everything_is_kept_over_a_clean_stop_and_over_the_loss_of_a_port(tmp_path: Path) -> None:
+    root = tmp_path / "müller, the 1st" / "run"  # a comma, spaces and letters beyond ASCII
+    with EmbeddedStack(root) as first:
+        before = dict(first.ports)
+        put_something(first.settings(Settings()))
+    with EmbeddedStack(root) as second:
+        assert second.ports == before, "the ports are kept while they are free"
+        everything_is_there(second.settings(Settings()), tmp_path / "a")
+    record = json.loads((root / "stack.json").read_text())
+    assert record["ports"] == before
+    # The controller is written into nothing but the properties, so another port serves as well.
+    record["ports"] = {name: port + 1 if name in ("kafka", "controller") else port for name, port in before.items()}
+    (root / "stack.json").write_text(json.dumps(record))
+    with EmbeddedStack(root) as third:
+        assert third.ports["controller"] != before["controller"]
+        everything_is_there(third.settings(Settings()), tmp_path / "b")
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+import json
+stack = EmbeddedStack(Path(sys.argv[1]))
+stack.start()
+print(json.dumps([stack.pids, stack.ports]), flush=True)
+time.sleep(120)
+"""
+
+
+def test_kill_nine_of_the_parent_leaves_no_process_and_loses_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    parent = subprocess.Popen([sys.executable, "-c", OWNER, str(root)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        pids, ports = json.loads(parent.stdout.readline())
+        settings = Settings(
+            kafka=f"127.0.0.1:{ports['kafka']}",
+            redis=f"redis://127.0.0.1:{ports['valkey']}/0",
+            mlflow=f"http://127.0.0.1:{ports['mlflow']}",
+        )
+        put_something(settings)
+        parent.kill()
+        parent.wait()
+        # At once, while the old services may still be on their way out: the lock waits for them.
+        with EmbeddedStack(root) as again:
+            assert not any(running(pid) for pid in pids.values())
+            assert again.ports == ports
+            everything_is_there(again.settings(Settings()), tmp_path / "a")
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def test_two_stacks_side_by_side_and_one_root_for_one_stack(stack: EmbeddedStack, tmp_path: Path) -> None:
+    with EmbeddedStack(tmp_path / "other") as other:
+        assert not set(other.ports.values()) & set(stack.ports.values())
+        redis.Redis.from_url(other.settings(Settings()).redis).set("whose", "other")
+        assert redis.Redis.from_url(stack.settings(Settings()).redis).get("whose") is None
+        with pytest.raises(DriftloopError, match=rf"is in use by another driftloop \(process {os.getpid()}\)"):
+            EmbeddedStack(tmp_path / "other").start()
+    assert other.pids == {}
+
+
+def test_a_killed_service_comes_back_with_its_data(tmp_path: Path) -> None:
+    with EmbeddedStack(tmp_path / "run") as own:
+        settings = own.settings(Settings())
+        put_something(settings)
+        old = own.pids
+        for pid in old.values():
+            os.kill(pid, signal.SIGKILL)
+        for name in SERVICES:
+            own.wait(name)
+            assert own.child(name).restarts == 1
+        assert not set(own.pids.values()) & set(old.values())
+        everything_is_there(settings, tmp_path / "a")
+
+
+def test_the_console_consumer_prints_what_is_on_the_topic(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    topic = topics.name(settings, topics.LABELS)
+    producer = kafka.producer(settings)
+    for number in range(3):
+        label = messages.Label(event_id=f"e{number}", label="neutral", labelled_at=float(number))
+        producer.send(topic, messages.encode(label)).get(20)
+    producer.close()
+    capfd.readouterr()
+    assert console.console_consumer(settings.kafka, topic, from_beginning=True, max_messages=3) == 0
+    out, err = capfd.readouterr()
+    assert [json.loads(line)["event_id"] for line in out.splitlines()] == ["e0", "e1", "e2"]
+    assert err.splitlines() == ["Processed a total of 3 messages"]
+
+
+def test_the_console_consumer_names_a_missing_topic(settings: Settings) -> None:
+    with pytest.raises(DriftloopError, match=r"has no topic 'nonesuch'; its topics are: .*labels"):
+        console.console_consumer(settings.kafka, "nonesuch", from_beginning=True, max_messages=1)
+
+
+def test_the_equivalent_command_can_be_typed() -> None:
+    command = console.equivalent_command("broker:9092", "driftloop.predictions", max_messages=5)
+    assert command == (
+        "bin/kafka-console-consumer.sh --bootstrap-server broker:9092 --topic driftloop.predictions --from-beginning "
+        "--max-messages 5"
+    )
+
+
+def test_the_jars_are_the_pinned_ones() -> None:
+    pins = read_pins()
+    assert len(pins) == 92 and len({pin.filename for pin in pins}) == 92
+    assert all(re.fullmatch(r"[0-9a-f]{64}", pin.sha256) for pin in pins)
+    for pin, path in zip(pins, kafka_classpath(), strict=True):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == pin.sha256
+
+
+def test_the_variables_of_the_mlflow_server_are_its_own() -> None:
+    code = (
+        "from mlflow.server.constants import *; from mlflow.environment_variables import _MLFLOW_SGI_NAME; "
+        "print(BACKEND_STORE_URI_ENV_VAR, ARTIFACT_ROOT_ENV_VAR, ARTIFACTS_DESTINATION_ENV_VAR, "
+        "SERVE_ARTIFACTS_ENV_VAR, _MLFLOW_SGI_NAME.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = done.stdout.split()
+    written = (Path(console.__file__).parent / "mlflow.py").read_text()
+    assert len(names) == 5 and all(f'"{name}":' in written for name in names)
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+    """A listener on the loopback address: its address, and what was posted to it."""
+    posted: list[tuple[dict[str, str], bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            posted.append(({key.lower(): value for key, value in self.headers.items()}, body))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/promoted", posted
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_alias_webhook_tells_of_a_promotion(
+    settings: Settings, receiver: tuple[str, list[tuple[dict[str, str], bytes]]]
+) -> None:
+    address, posted = receiver
+    client = mlflow.MlflowClient(settings.mlflow)
+    hook = client.create_webhook(
+        name=f"promotions-{settings.stream}", url=address, events=["model_version_alias.created"], secret="s3cret"
+    )
+    try:
+        client.create_registered_model(settings.model_name)
+        version = client.create_model_version(settings.model_name, "mlflow-artifacts:/none")
+        client.set_registered_model_alias(settings.model_name, "champion", version.version)
+        assert eventually(lambda: bool(posted))
+    finally:
+        client.delete_webhook(hook.webhook_id)
+    headers, body = posted[0]
+    told = json.loads(body)
+    assert told["data"] == {"name": settings.model_name, "alias": "champion", "version": str(version.version)}
+    signed = f"{headers['x-mlflow-delivery-id']}.{headers['x-mlflow-timestamp']}.{body.decode()}"
+    expected = b64encode(hmac.new(b"s3cret", signed.encode(), hashlib.sha256).digest()).decode()
+    assert headers["x-mlflow-signature"] == f"v1,{expected}"
+
+
+def test_the_page_of_mlflow_is_served(settings: Settings) -> None:
+    with urllib.request.urlopen(settings.mlflow, timeout=20) as answer:
+        assert answer.status == 200 and b"<title>MLflow</title>" in answer.read()
