@@ -1,6 +1,181 @@
-"""The command line (thin)."""
+"""The command line: every verb of driftloop, wired to the room that does the work.
+
+This module and `cli_simulate` are the only ones of the kernel that know the rooms. Each room is imported where it is
+needed, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from driftloop import cli_pages
+from driftloop.cli_options import (
+    INTERRUPTED,
+    complain,
+    environ_of,
+    find_settings,
+    load_settings,
+    terminate_as_interrupt,
+    write,
+)
+from driftloop.errors import DriftloopError
+
+BROKEN_PIPE = 141
 
 
-def main() -> int:
-    """Placeholder entry until the verbs are wired."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; a failure is one sentence on standard error."""
+    parser = cli_pages.build()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        import driftloop
+
+        write(f"driftloop {driftloop.__version__}")
+        return 0
+    if arguments.verb is None:
+        parser.print_help(sys.stderr)
+        return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without the character gets its number, not a failure.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = VERBS[arguments.verb](arguments)
+        sys.stdout.flush()
+        return status
+    except DriftloopError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough (`driftloop watch … | head`); nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return BROKEN_PIPE
+    except Exception as error:
+        sentence = _service_failure(error)
+        if sentence is None:
+            raise
+        complain(sentence)
+        return DriftloopError.exit_code
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_simulate
+
+    return cli_simulate.simulate(arguments)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from producers import replay
+    from producers.scenarios import load_scenario
+
+    settings = load_settings(arguments)
+    scenario = load_scenario(arguments.scenario)
+    last = [float("-inf")]
+
+    def progress(sent: int, total: int, rate: float) -> None:
+        if sent == total or time.monotonic() - last[0] >= 5:
+            last[0] = time.monotonic()
+            write(f"{sent} of {total} events sent, {rate:.1f}/s")
+
+    report = replay.run(settings, scenario, rate=arguments.rate, limit=arguments.limit, progress=progress)
+    resumed = f" after the {report.resumed_from} that were there" if report.resumed_from else ""
+    write(f"{report.events} events{resumed} and {report.labels} labels sent in {report.seconds:.1f} s.")
+    return 0 if report.complete else INTERRUPTED
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from stream_processors import scorer
+
+    scorer.run(load_settings(arguments))
     return 0
+
+
+def _monitor(arguments: argparse.Namespace) -> int:
+    from stream_processors import monitor
+
+    monitor.run(load_settings(arguments))
+    return 0
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from retrain import worker
+
+    worker.run(load_settings(arguments))
+    return 0
+
+
+def _topics(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_topics
+
+    terminate_as_interrupt()
+    settings = find_settings(arguments)
+    if arguments.console:
+        return cli_topics.console(settings, arguments.console, arguments.max)
+    cli_topics.list_topics(settings)
+    return 0
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from serving import watch
+
+    terminate_as_interrupt()
+    filters = watch.Filters.parse(arguments.where, arguments.segment, arguments.wrong)
+    filters.check(watch.find_topic(arguments.topic))
+    view = watch.View(filters, arguments.from_beginning, arguments.max, arguments.json)
+    watch.watch(find_settings(arguments), arguments.topic, view, sys.stdout)
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from driftloop import settings as tree
+    from driftloop.lifecycle import doctor
+
+    environ = environ_of(arguments)
+    if arguments.settings:
+        for setting in doctor.list_settings(tree.load(environ)):
+            default = "" if setting.value == setting.default else f"   (default {setting.default or 'empty'})"
+            write(f"{setting.variable}={setting.value}{default}")
+            if setting.about:
+                write(f"    {setting.about}")
+        return 0
+    missing = False
+    marks = {"ok": "✓", "note": "•", "missing": "✗"}
+    for finding in doctor.examine(environ, Path("runs")):
+        write(f"{marks[finding.status]} {finding.name}: {finding.detail}")
+        if finding.remedy:
+            write(f"    → {finding.remedy}")
+        missing = missing or finding.status == "missing"
+    write("Something is missing." if missing else "`driftloop simulate` can run here.")
+    return 1 if missing else 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "simulate": _simulate,
+    "replay": _replay,
+    "score": _score,
+    "monitor": _monitor,
+    "retrain": _retrain,
+    "topics": _topics,
+    "watch": _watch,
+    "doctor": _doctor,
+}
+
+
+def _service_failure(error: Exception) -> str | None:
+    """One sentence for a failure of the disk or of a service's client library; None for a mistake of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"The operating system says: {error.strerror}{place}; make room or check that path, then try again."
+    names = {"kafka": "Kafka", "redis": "Redis", "mlflow": "MLflow", "aiokafka": "Kafka", "requests": "MLflow"}
+    service = names.get(type(error).__module__.partition(".")[0])
+    if service is None:
+        return None
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return f"{service} failed ({said}): see whether it runs, then run the same command again."

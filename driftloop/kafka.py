@@ -74,6 +74,10 @@ class Outbox:
         sent, self._waiting = self._waiting, []
         return [future.get(timeout=60).offset for future in sent]
 
+    def close(self) -> None:
+        """Leave the broker; what was not flushed is given up."""
+        self._producer.close(timeout=5)
+
 
 def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
     """A consumer outside any group unless ``group_id`` is given; offsets are committed by the caller."""

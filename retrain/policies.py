@@ -17,7 +17,7 @@ class Past:
     labelled: int
     """Labelled events when its window was taken."""
     onset_at: float
-    """Where the concept it learnt began (`occurred_at`); minus infinity for everything."""
+    """Where the concept it learnt began (`occurred_at`); `ALWAYS` for everything."""
     rows: int
     """Labelled events since the onset that it had."""
     until_at: float
@@ -50,10 +50,11 @@ class Retrain:
     trigger: str
     """Alert id, or the policy's own word."""
     onset_at: float
-    """`occurred_at` from which events belong to the concept to learn; minus infinity for all of them."""
+    """`occurred_at` from which events belong to the concept to learn; `ALWAYS` for all of them."""
 
 
-ALWAYS = float("-inf")
+ALWAYS = -1.0
+"""An onset before every event."""
 
 
 @runtime_checkable

@@ -134,12 +134,13 @@ def _child(
             env=environ,
             start_new_session=True,
         )
+        assert process.stdin is not None  # noqa: S101 - for the type checker
+        pipe = process.stdin
         reader = threading.Thread(target=_listen, args=(process.stdout, answers, progress), daemon=True)
         try:
             with contextlib.suppress(BrokenPipeError):  # a child that died at once is told apart by its exit status
-                assert process.stdin is not None  # noqa: S101 - for the type checker
-                process.stdin.write(_encode(task) + b"\n")
-                process.stdin.flush()
+                pipe.write(_encode(task) + b"\n")
+                pipe.flush()
             reader.start()
             cancelled = _wait(process, limit, cancel)
         except subprocess.TimeoutExpired:
@@ -148,7 +149,7 @@ def _child(
             _end_group(process)
             reader.join(2.0)
             with contextlib.suppress(OSError):
-                process.stdin.close()
+                pipe.close()
     if cancelled is not None:
         return _End(False, cancelled, refused=True)
     if overran:

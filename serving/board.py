@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from driftloop.lifecycle.tally import State
 from driftloop.messages import DeadLetter, DriftAlert, Message, ModelUpdate, Outcome, Prediction, Retraining
-from serving.text import visible
+from driftloop.text import visible
 
 WINDOW = 500
 """Labelled events that a rolling accuracy is taken over."""
@@ -116,9 +116,9 @@ class Board:
     def status(self) -> str:
         """The counts on one line."""
         state = self.state
-        newest = next(reversed(self.versions), "")
+        newest = next(reversed(self.versions.values()), None)
         shown = "" if self.accuracy is None else f"  accuracy {self.accuracy:.3f}"
-        model = f" (v{newest})" if newest and shown else ""
+        model = "" if newest is None or newest.accuracy is None else f" (v{newest.version} alone {newest.accuracy:.3f})"
         restarts = sum(child.restarts for child in state.children.values())
         parts = [
             f"{time.time() - state.began:6.1f} s  {state.phase}",

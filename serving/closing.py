@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from driftloop.text import visible
 from serving.judgement import MAX_DELAY
 from serving.summary import RetrainingRun, Summary
-from serving.text import visible
 
 
 def show(summary: Summary, file: Path, console: Console) -> None:

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from driftloop.lifecycle.tally import State
 from driftloop.messages import Message
+from driftloop.text import visible
 from driftloop.topics import Topic
 from serving.board import Board, Timeline
-from serving.text import visible
 
 VERSIONS, LINES = 6, 6
 """Model versions and news lines shown."""
@@ -62,6 +62,7 @@ class PlainView:
         self._clock = clock
         self._last = float("-inf")
         self._printed = 0
+        self._closed = False
 
     def on_message(self, topic: Topic, message: Message) -> None:
         """Take a message."""
@@ -77,8 +78,10 @@ class PlainView:
             self._line(self._board.status())
 
     def close(self) -> None:
-        """Print the last state."""
-        self._line(self._board.status())
+        """Print the last state; doing it twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._line(self._board.status())
 
     def _flush(self) -> None:
         new = self._board.printed - self._printed

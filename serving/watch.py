@@ -7,17 +7,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
 from driftloop import kafka, messages, topics
 from driftloop.errors import DriftloopError
 from driftloop.messages import Message
 from driftloop.settings import Settings
-from serving.text import visible
+from driftloop.text import visible
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ class View:
     as_json: bool = False
 
 
-def watch(settings: Settings, topic_name: str, view: View, console: Console) -> int:
-    """Print the messages of a topic as they come; returns how many were shown.
+def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
+    """Write the messages of a topic to ``out`` as they come; returns how many were shown.
 
     Raises:
         DriftloopError: no such topic, or a filter that does not fit it.
@@ -100,8 +98,8 @@ def watch(settings: Settings, topic_name: str, view: View, console: Console) -> 
             if not view.filters.accept(message):
                 continue
             line = messages.encode(message).decode() if view.as_json else describe(message)
-        # As JSON, what could steer the terminal is escaped already, but for C1 controls and the like.
-        console.print(Text(_ascii_json(line) if view.as_json else line), soft_wrap=True)
+        out.write((_ascii_json(line) if view.as_json else line) + "\n")
+        out.flush()
         shown += 1
         if shown == view.most:
             break

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -63,9 +64,9 @@ def examine(environ: Mapping[str, str], folder: Path) -> Iterator[Finding]:
     except DriftloopError as error:
         yield Finding("settings", "missing", str(error), "correct or unset that variable")
         settings = Settings()
-    checks: list[Callable[[], Finding]] = [_python]
-    checks += [lambda group=group: _packages(group) for group in GROUPS]  # type: ignore[misc]
     own = [name for name in OWN if environ.get(name)]
+    groups = [group for group in GROUPS if group != "embedded" or len(own) < len(OWN)]
+    checks: list[Callable[[], Finding]] = [_python, *(partial(_packages, group) for group in groups)]
     if "DRIFTLOOP_KAFKA" in own:
         checks.append(lambda: _answers("Kafka", settings.kafka.split(",")[0], 9092, "DRIFTLOOP_KAFKA"))
     else:
@@ -262,13 +263,13 @@ def _docs(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str]
             continue
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             about[field.target.id] = inspect.cleandoc(str(after.value.value)).replace("\n", " ")
-    for field in msgspec.structs.fields(struct):
-        kind: Any = field.type
-        name = f"{prefix}{field.name.upper()}"
+    for leaf in msgspec.structs.fields(struct):
+        kind: Any = leaf.type
+        name = f"{prefix}{leaf.name.upper()}"
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             yield from _docs(kind, f"{name}__")
         else:
-            yield name, about.get(field.name, "")
+            yield name, about.get(leaf.name, "")
 
 
 def _masked(name: str, value: str) -> str:

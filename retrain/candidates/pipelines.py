@@ -95,12 +95,13 @@ def _node(kind: type, parameters: dict[str, Any]) -> Any:
     from ConfigSpace import Categorical, ConfigurationSpace, Float, Integer
     from tpot.search_spaces.nodes import EstimatorNode
 
+    ranges: dict[str, Any] = {"int": Integer, "float": Float}
     fixed = {name: value for name, value in parameters.items() if not isinstance(value, tuple)}
     space = ConfigurationSpace()
     for name, value in parameters.items():
         if not isinstance(value, tuple):
             continue
-        make = {"int": Integer, "float": Float}.get(str(value[0]).removesuffix("-log"))
+        make = ranges.get(str(value[0]).removesuffix("-log"))
         if make is None:
             space.add(Categorical(name, list(value)))
         elif value[1] < value[2]:

@@ -45,7 +45,7 @@ def forward_folds(labels: Sequence[str], onset: int) -> list[Fold]:
     quarters = [start + (n - start) * part // 4 for part in range(5)]
     cuts = [3] if n - start >= ONE_FOLD else [1, 2, 3]
     folds = [(np.arange(quarters[cut]), np.arange(quarters[cut], quarters[cut + 1])) for cut in cuts]
-    kept = [fold for fold in folds if len(fold[1]) and len({labels[i] for i in fold[0]}) > 1]
+    kept = [fold for fold in folds if len(fold[1]) and len({labels[int(i)] for i in fold[0]}) > 1]
     return kept or [(np.arange(n), np.arange(quarters[3], n))]
 
 

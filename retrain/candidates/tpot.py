@@ -219,7 +219,7 @@ def _evolve(search: Search, population: int, generations: int, task: Task) -> No
 def _features(window: Window, seed: int) -> tuple[TfidfVectorizer | None, ColumnTransformer, Any]:
     """The vectorizer, the step that makes its columns dense, and the sparse matrix (n, d + v) that goes into it."""
     size = window.embeddings.shape[1]
-    vectorizer: TfidfVectorizer | None = TfidfVectorizer(
+    vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode", dtype=np.float32
     )
     embeddings = ("embedding", "passthrough", slice(0, size))

@@ -35,6 +35,8 @@ class Track:
     signal: SignalName
     text: str
     detectors: dict[str, RiverDetector] = field(default_factory=dict)
+    begin: float = float("-inf")
+    """`occurred_at` of the concept's first observation: older ones are no "before" of the next change."""
 
     def update(self, seen: Seen) -> bool:
         """Feed the detectors; True when one of them alarms."""
@@ -48,6 +50,7 @@ class Track:
     def reset(self) -> None:
         """Forget everything the detectors have learnt."""
         self.detectors.clear()
+        self.begin = float("-inf")
 
     def _feed(self, name: str, value: float) -> bool:
         return self.detectors[name].update(value) is State.DRIFT
@@ -64,6 +67,7 @@ class Saved(msgspec.Struct, frozen=True):
     labelled: list[Seen]
     predicted: list[Seen]
     detectors: dict[str, dict[str, bytes]]
+    begins: dict[str, float]
 
 
 class DriftWatch:
@@ -88,7 +92,7 @@ class DriftWatch:
             text=prediction.text,
         )
         self._predicted.append(seen)
-        return self._feed(("confidence", "mix"), seen, self._predicted, -1)
+        return self._feed(("confidence", "mix"), seen, self._predicted, self._version, -1)
 
     def labelled(self, outcome: Outcome, offset: int) -> list[DriftAlert]:
         """Take an outcome and its offset on the topic `outcomes`: the error needs true labels.
@@ -107,14 +111,17 @@ class DriftWatch:
             label=outcome.label,
         )
         self._labelled.append(seen)
-        return self._feed(("error",), seen, self._labelled, offset)
+        return self._feed(("error",), seen, self._labelled, outcome.model_version, offset)
 
     def save(self) -> bytes:
         """The state of every detector and the kept observations, as MessagePack."""
         detectors = {
             track.text: {name: detector.dump() for name, detector in track.detectors.items()} for track in self._tracks
         }
-        return msgspec.msgpack.encode(Saved(self._version, list(self._labelled), list(self._predicted), detectors))
+        begins = {track.text: track.begin for track in self._tracks}
+        return msgspec.msgpack.encode(
+            Saved(self._version, list(self._labelled), list(self._predicted), detectors, begins)
+        )
 
     def restore(self, body: bytes) -> None:
         """Take over what `save` wrote; detectors that are no longer configured are dropped."""
@@ -123,6 +130,7 @@ class DriftWatch:
         self._labelled = deque(saved.labelled, maxlen=KEPT)
         self._predicted = deque(saved.predicted, maxlen=KEPT)
         for track in self._tracks:
+            track.begin = saved.begins.get(track.text, track.begin)
             for name, state in saved.detectors.get(track.text, {}).items():
                 track.detectors[name] = make_detector(track.text)[1]
                 track.detectors[name].restore(state)
@@ -140,22 +148,25 @@ class DriftWatch:
                 track.reset()
         return True
 
-    def _feed(self, signals: tuple[str, ...], seen: Seen, kept: deque[Seen], offset: int) -> list[DriftAlert]:
+    def _feed(
+        self, signals: tuple[str, ...], seen: Seen, kept: deque[Seen], version: str, offset: int
+    ) -> list[DriftAlert]:
         alerts = []
         for track in self._tracks:
             if track.signal in signals and track.update(seen):
-                alert = self._declare(track, kept, offset)
+                alert = self._declare(track, kept, version, offset)
                 if alert is not None:
                     alerts.append(alert)
         return alerts
 
-    def _declare(self, track: Track, kept: deque[Seen], offset: int) -> DriftAlert | None:
+    def _declare(self, track: Track, kept: deque[Seen], version: str, offset: int) -> DriftAlert | None:
         """The alert, unless the signal moved for the better or there is too little before the change."""
-        rows = list(kept)
+        rows = [seen for seen in kept if seen.occurred_at >= track.begin]
         cut = change_point(rows, track.signal)
         before, after = rows[:cut], rows[cut:]
         if len(before) < MIN_BEFORE:
             return None
+        track.begin = after[0].occurred_at
         if track.signal == "mix":
             severity = mix_distance(before, after)
         else:
@@ -163,10 +174,7 @@ class DriftWatch:
             worse = severity > 0 if track.signal == "error" else severity < 0
             if not worse:
                 return None
-        key = f"{self._stream} {track.text} {self._version} {after[-1].position} {after[-1].occurred_at} {offset}"
-        # What lies before this onset must not be taken for the "before" of the next change.
-        kept.clear()
-        kept.extend(after)
+        key = f"{self._stream} {track.text} {version} {after[-1].position} {after[-1].occurred_at} {offset}"
         return DriftAlert(
             alert_id=hashlib.sha256(key.encode()).hexdigest()[:16],
             stream=self._stream,
@@ -178,7 +186,7 @@ class DriftWatch:
             onset_at=after[0].occurred_at,
             outcome_offset=offset,
             window=len(after),
-            model_version=self._version,
+            model_version=version,
             detected_at=time.time(),
             evidence=evidence(before, after),
         )

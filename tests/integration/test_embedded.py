@@ -283,7 +283,10 @@ def test_an_alias_webhook_tells_of_a_promotion(
     )
     try:
         client.create_registered_model(settings.model_name)
-        version = client.create_model_version(settings.model_name, "mlflow-artifacts:/none")
+        run = client.create_run(client.create_experiment(settings.model_name))
+        client.log_text(run.info.run_id, "weights", "bundle/head.txt")
+        source = f"runs:/{run.info.run_id}/bundle"
+        version = client.create_model_version(settings.model_name, source, run.info.run_id)
         client.set_registered_model_alias(settings.model_name, "champion", version.version)
         assert eventually(lambda: bool(posted))
     finally:

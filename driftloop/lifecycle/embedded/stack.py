@@ -20,7 +20,7 @@ import msgspec
 
 from driftloop.errors import DriftloopError
 from driftloop.lifecycle.embedded import kafka, mlflow, valkey
-from driftloop.lifecycle.embedded.jars import VERSION, Progress, kafka_classpath
+from driftloop.lifecycle.embedded.jars import Progress, kafka_classpath
 from driftloop.lifecycle.embedded.java import find_java
 from driftloop.lifecycle.embedded.ports import HOST, choose, is_free
 from driftloop.lifecycle.supervisor import Child
@@ -111,7 +111,11 @@ class EmbeddedStack:
             with ThreadPoolExecutor(len(SERVICES)) as pool:
                 begun = time.monotonic()
                 jobs = [pool.submit(self._bring_up, name, begun) for name in SERVICES]
-                failures = [error for job in jobs if (error := job.exception()) is not None]
+                try:
+                    failures = [error for job in jobs if (error := job.exception()) is not None]
+                except BaseException:  # Ctrl-C: do not wait until the services are up before stopping them
+                    self._stopping.set()
+                    raise
             if failures:
                 raise next((error for error in failures if not isinstance(error, _Abandoned)), failures[0])
         except BaseException:
@@ -250,7 +254,10 @@ class EmbeddedStack:
             child = mlflow.prepare(folder, log, port, keep)
             return _Service(child, lambda: mlflow.ready(port), (port,))
         except OSError as error:
-            raise DriftloopError(f"{name} could not be prepared under {folder}: {error.strerror or error}.") from error
+            raise DriftloopError(
+                f"{name} could not be prepared under {folder}: {error.strerror or error}; make room "
+                "or choose another folder."
+            ) from error
 
     def _await(self, service: _Service, begun: float) -> None:
         child, deadline = service.child, time.monotonic() + PATIENCE
@@ -293,6 +300,3 @@ def _alive(pid: int) -> bool:
         except ProcessLookupError:
             return False
     return True
-
-
-__all__ = ["PORTS", "SERVICES", "VERSION", "EmbeddedStack"]

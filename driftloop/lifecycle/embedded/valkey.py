@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from driftloop.errors import DriftloopError
 from driftloop.lifecycle.embedded.ports import HOST
@@ -58,7 +60,9 @@ def prepare(folder: Path, log: Path, port: int, keep: Sequence[int] = ()) -> Chi
 
 def ready(port: int, pid: int | None) -> bool:
     """Whether the server of process ``pid`` answers on ``port``, its data loaded."""
-    client = redis.Redis(host=HOST, port=port, socket_timeout=2, socket_connect_timeout=1)
+    # The client's own retries would wait for seconds where the caller asks again at once.
+    never = Retry(NoBackoff(), 0)
+    client = redis.Redis(host=HOST, port=port, socket_timeout=2, socket_connect_timeout=1, retry=never)
     try:
         return int(client.info("server")["process_id"]) == pid and bool(client.ping())
     except (redis.RedisError, OSError):

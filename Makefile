@@ -1,0 +1,51 @@
+# Everything runs in .venv, which `make setup` fills with uv, which itself lives in .uv: nothing of the system is touched.
+PYTHON ?= python3
+SCENARIO ?= tweets
+UV = .uv/bin/uv
+RUN = .venv/bin/
+export UV_PROJECT_ENVIRONMENT = .venv
+
+.PHONY: help setup simulate test lint unit integration e2e bench-adaptation bench-throughput clean
+
+help: ## what there is
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## prepare the environment, uv itself included
+
+.uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "driftloop needs Python 3.11 or newer: run make with PYTHON=python3.11, say.")'
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip --quiet --disable-pip-version-check install 'uv>=0.9,<1'
+
+.venv/.ready: .uv/bin/uv pyproject.toml uv.lock
+	$(UV) sync --locked --all-extras --compile-bytecode --python $(PYTHON)
+	@touch $@
+
+simulate: setup ## the whole loop, live: SCENARIO=tweets by default, ARGS for more options
+	$(RUN)driftloop simulate $(SCENARIO) $(ARGS)
+
+test: setup lint unit integration e2e ## lint, types, architecture, every test tier
+
+lint: setup
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+	$(RUN)lint-imports
+
+unit: setup
+	$(RUN)python -m pytest tests/unit tests/contracts
+
+integration: setup
+	$(RUN)python -m pytest tests/integration tests/faults
+
+e2e: setup
+	$(RUN)python -m pytest tests/e2e
+
+bench-adaptation: setup ## policies compared in-process on the same stream
+	$(RUN)python -m benchmarks.adaptation $(ARGS)
+
+bench-throughput: setup ## the scorer through Kafka beside the bare scoring loop
+	$(RUN)python -m benchmarks.throughput $(ARGS)
+
+clean: ## remove the environment and the runs
+	rm -rf .venv .uv runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,74 @@
+"""What the verbs share: options on top of the environment, where a running simulation is, and plain speech."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from driftloop.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from driftloop.settings import Settings
+
+INTERRUPTED = 130
+WIDE = 140
+
+
+def environ_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """The environment with the options of the stack on top."""
+    given = {name: getattr(arguments, name) for name in ("kafka", "redis", "mlflow", "stream")}
+    return {**os.environ, **{f"DRIFTLOOP_{name.upper()}": value for name, value in given.items() if value}}
+
+
+def load_settings(arguments: argparse.Namespace, remembered: dict[str, str] | None = None) -> Settings:
+    """The settings from options, environment and, below both, ``remembered`` variables."""
+    from driftloop import settings as tree
+
+    return tree.load({**(remembered or {}), **environ_of(arguments)})
+
+
+def find_settings(arguments: argparse.Namespace) -> Settings:
+    """The settings of the simulation that runs on this machine, where none are given."""
+    from driftloop import settings as tree
+    from driftloop.lifecycle import runs
+
+    environ, running = runs.environ_of(Path(arguments.run) if arguments.run else None, environ_of(arguments))
+    settings = tree.load(environ)
+    if running is None and "DRIFTLOOP_KAFKA" not in environ:
+        complain(f"No simulation is running on this machine; trying Kafka at {settings.kafka}.")
+    return settings
+
+
+def terminate_as_interrupt() -> None:
+    """SIGTERM ends a command the way Ctrl-C does: in order."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def open_console() -> Console:
+    """The terminal, taking every text as it is; wide where the output goes to a file or a pipe."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDE)
+
+
+def write(line: str) -> None:
+    """One line on standard output, at once."""
+    sys.stdout.write(visible(line) + "\n")
+    sys.stdout.flush()
+
+
+def complain(line: str) -> None:
+    """One sentence on standard error."""
+    sys.stderr.write(f"driftloop: {visible(line)}\n")

@@ -1,0 +1,312 @@
+"""The command line's pages: what each verb takes, and a text one can learn from."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+TOPICS = (
+    "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "retraining", "dead-letters",
+)  # fmt: skip
+
+EXIT_CODES = """
+exit codes
+  0    done
+  1    not all of it: something needed is missing, or did not come
+  2    could not go on: one sentence on standard error says why and what to do
+  130  interrupted (Ctrl-C or SIGTERM); what was under way was ended in order
+"""
+
+SETTINGS = """
+settings
+  Every option of the stack is also an environment variable, DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS, DRIFTLOOP_MLFLOW and
+  DRIFTLOOP_STREAM; an option wins. `driftloop doctor --settings` shows all settings, their values and meaning.
+"""
+
+MAIN = """\
+driftloop closes the loop that most machine-learning projects leave open: a model scores a live stream, the world
+changes, the system notices, retrains, proves that the new model is better, and promotes it without a restart.
+
+    replay ──► events ──► score ──► predictions ─┐
+       └─────────────────────────► labels ───────┴──► monitor ──► outcomes, drift-alerts
+    score ◄── model-updates ◄── retrain ◄───────────────────────────────┘
+
+Start with `driftloop simulate`: it needs nothing but this package, and shows all of it on real tweets.
+"""
+
+SIMULATE = """\
+Runs the whole loop on this machine: a real Kafka, a Valkey and an MLflow as child processes, and beside them the
+scorer, the monitor, the retraining job and a replay of the scenario. You see events per second, lag, the rolling
+accuracy of each model version, drift (▲, true drifts △) and promotions (●). It ends by itself when every event is
+predicted, every label joined and no retraining under way, and leaves summary.json in the run directory.
+
+Built-in scenarios: tweets (six sources in turn, five true drifts), tweets-short (the first of them, 90 seconds),
+tweets-gradual, tweets-recurring, tweets-stationary (the control), tweets-typos, tweets-label-shift; or the path of a
+TOML file of your own that names a CSV file, a folder or a dataset of the Hugging Face Hub.
+
+reads   predictions, outcomes, drift-alerts, model-updates, retraining, dead-letters (to show them)
+writes  nothing itself: its child processes `replay`, `score`, `monitor` and `retrain` do
+"""
+
+SIMULATE_MORE = """
+examples
+  driftloop simulate                           the tweets, at 40 events/s
+  driftloop simulate tweets-short --plain      lines instead of a picture, for logs
+  driftloop simulate mine.toml --rate max      your data, as fast as the machine goes
+  driftloop simulate --resume runs/DIR         go on where a run was stopped or killed
+  DRIFTLOOP_RETRAIN__POLICY=never driftloop simulate     the loop left open, to compare with
+
+the run directory (--out, default runs/TIME-SCENARIO)
+  summary.json   the figures; `pydoc serving.summary` explains each field
+  run.json       scenario and settings, for --resume
+  logs/          one log for each process
+  kafka/ valkey/ mlflow/    their data
+
+a stack of your own
+  With DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS and DRIFTLOOP_MLFLOW all set (or --stack own) nothing is started but the four
+  processes. `--stack embedded` ignores the three.
+"""
+
+REPLAY = """\
+Sends the events of a scenario at their rate, and each label some events later on a topic of its own. Event ids follow
+from the data, so the same scenario sends the same ids; a replay that was cut off goes on after the last message that
+is on the topics. The first events, which the first model is trained on, go out at full speed with their labels.
+
+reads   the tail of events and labels, to know where to go on
+writes  events, labels (created when missing)
+"""
+
+REPLAY_MORE = """
+examples
+  driftloop replay tweets --kafka localhost:9092
+  driftloop replay mine.toml --rate max --limit 1000
+
+a scenario file
+  rate = 40                    # events per second, or "max"
+  label_delay = 200            # a label comes so many events after its event
+  [dataset]
+  path = "reviews.csv"         # or packaged = "tweets", or hub = "owner/name"
+  text = "review"              # columns
+  label = "stars"
+"""
+
+SCORE = """\
+Scores events with the champion: a sentence encoder on ONNX Runtime and a head. Waits for the first model, takes over
+a new one between two batches while events flow, and acknowledges a batch only when its predictions are safe, so that
+a crash repeats events and never loses one. What cannot be decoded or scored becomes a dead letter.
+
+reads   events, model-updates; bundles from MLflow
+writes  predictions, dead-letters; predictions and embeddings by event id to Redis
+"""
+
+SCORE_MORE = """
+examples
+  driftloop score --kafka broker:9092 --redis redis://cache:6379/0 --mlflow http://mlflow:5000
+  DRIFTLOOP_SCORER__BATCH=128 driftloop score        larger batches
+  DRIFTLOOP_SCORER__MEMBER=scorer-1 driftloop score  a second one beside the first, with more than one partition
+"""
+
+MONITOR = """\
+Joins predictions with their late labels, and watches: River detectors on the error, the confidence and the mix of
+predicted labels. An alarm becomes an alert that says when the change began and what moved. The detectors' state
+survives a restart, and no event counts twice.
+
+reads   predictions, labels
+writes  outcomes, drift-alerts, dead-letters; state to Redis
+"""
+
+MONITOR_MORE = """
+examples
+  driftloop monitor --kafka broker:9092 --redis redis://cache:6379/0
+  DRIFTLOOP_MONITOR__DETECTORS='error:adwin,error:ddm,mix:adwin?delta=1e-6' driftloop monitor
+"""
+
+RETRAIN = """\
+Decides when to retrain (policy), builds the training window from outcomes, fits the candidates side by side under a
+hard time limit, compares each with the champion on the newest events that none has seen, and promotes only what is
+better beyond chance. Everything is registered in MLflow, rejected candidates with their reason. It also trains the
+first model, on the first labelled events.
+
+reads   drift-alerts, outcomes; events and labels for the first model
+writes  retraining, model-updates; runs and model versions to MLflow
+"""
+
+RETRAIN_MORE = """
+examples
+  driftloop retrain --kafka broker:9092 --redis redis://cache:6379/0 --mlflow http://mlflow:5000
+  DRIFTLOOP_RETRAIN__POLICY=periodic DRIFTLOOP_RETRAIN__PERIOD=1000 driftloop retrain
+  DRIFTLOOP_RETRAIN__CANDIDATES=linear driftloop retrain       the quickest candidate only
+"""
+
+TOPICS_PAGE = """\
+Lists the topics with their messages, and creates those that are missing. With --console it starts Kafka's own console
+consumer on one of them, from the jars that the embedded broker uses, and prints on standard error the command that
+does the same on a machine with Kafka's scripts. While a simulation runs on this machine, its broker is found by itself.
+
+reads   the topics' names and end offsets; with --console one topic
+writes  nothing but missing topics
+"""
+
+TOPICS_MORE = """
+examples
+  driftloop topics                                  names, partitions, messages
+  driftloop topics --console predictions --max 3    what is on a topic, byte for byte, with Kafka's own tool
+  driftloop topics --run runs/DIR                   of that simulation, where several run
+
+The console consumer prints what is there, escape sequences included; `driftloop watch` shows them as text.
+"""
+
+WATCH = """\
+Prints the messages of one topic as they come, one readable line each. Text from the stream is shown, never obeyed:
+control characters and escape sequences are written out. While a simulation runs on this machine, it is found by
+itself; DRIFTLOOP_KAFKA and the other settings win over it.
+
+reads   the topic, outside any consumer group: nobody else is disturbed
+writes  nothing
+"""
+
+WATCH_MORE = """
+examples
+  driftloop watch drift-alerts --from-beginning        every alert so far, then those to come
+  driftloop watch outcomes --wrong --segment airlines  the mistakes on one segment
+  driftloop watch predictions --where label=negative --where model_version=2
+  driftloop watch retraining --json | jq .state        for programs
+"""
+
+DOCTOR = """\
+Looks at everything `driftloop simulate` needs on this machine - Python, packages, Java, Kafka's jars, Valkey, the
+encoder, disk, memory, cores, ports - and says for what is missing how to get it. Where DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS
+or DRIFTLOOP_MLFLOW is set, it asks that address instead. With --settings it shows all settings.
+
+reads   this machine
+writes  nothing
+"""
+
+DOCTOR_MORE = """
+examples
+  driftloop doctor
+  driftloop doctor --settings
+  driftloop doctor --kafka broker:9092 --redis redis://cache:6379/0 --mlflow http://mlflow:5000
+"""
+
+
+def build() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(prog="driftloop", description=MAIN, epilog=EXIT_CODES, formatter_class=_Page)
+    parser.add_argument("--version", action="store_true", help="print the version and end")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=_Parser)
+    stack = _stack_options()
+
+    verb = _verb(verbs, "simulate", "run the whole loop on this machine and watch it", SIMULATE, SIMULATE_MORE, stack)
+    verb.add_argument("scenario", nargs="?", metavar="SCENARIO", help="name or TOML file (default: tweets)")
+    _pace(verb)
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument("--out", metavar="DIR", help="a new run directory (default: runs/TIME-SCENARIO)")
+    where.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, with its scenario and settings")
+    verb.add_argument(
+        "--stack",
+        choices=("auto", "own", "embedded"),
+        default="auto",
+        help="auto: own when all three addresses are set",
+    )
+    verb.add_argument("--plain", action="store_true", help="print lines; this is so wherever output is no terminal")
+    verb.add_argument("--keep", action="store_true", help="leave the stack running at the end, until Ctrl-C")
+
+    verb = _verb(verbs, "replay", "send a scenario's events and labels", REPLAY, REPLAY_MORE, stack)
+    verb.add_argument("scenario", metavar="SCENARIO", help="name or TOML file")
+    _pace(verb)
+
+    _verb(verbs, "score", "score events with the champion", SCORE, SCORE_MORE, stack)
+    _verb(verbs, "monitor", "join labels, watch for drift", MONITOR, MONITOR_MORE, stack)
+    _verb(verbs, "retrain", "retrain, compare, promote", RETRAIN, RETRAIN_MORE, stack)
+
+    verb = _verb(
+        verbs, "topics", "list and create the topics; read them with Kafka's tool", TOPICS_PAGE, TOPICS_MORE, stack
+    )
+    verb.add_argument("--console", metavar="TOPIC", choices=TOPICS, help=f"one of {', '.join(TOPICS)}")
+    verb.add_argument("--max", metavar="N", type=_count, help="with --console: end after N messages")
+    _run(verb)
+
+    verb = _verb(verbs, "watch", "print a topic's messages as they come", WATCH, WATCH_MORE, stack)
+    verb.add_argument("topic", metavar="TOPIC", help=f"one of {', '.join(TOPICS)}")
+    verb.add_argument(
+        "--where", metavar="FIELD=VALUE", action="append", default=[], help="only such messages; may be repeated"
+    )
+    verb.add_argument("--segment", metavar="X", help="only messages of this segment")
+    verb.add_argument("--wrong", action="store_true", help="on outcomes: only wrong predictions")
+    verb.add_argument("--from-beginning", action="store_true", help="also what is there already")
+    verb.add_argument("--max", metavar="N", type=_count, help="end after N messages")
+    verb.add_argument("--json", action="store_true", help="one JSON object on each line")
+    _run(verb)
+
+    verb = _verb(verbs, "doctor", "say what is missing and how to get it", DOCTOR, DOCTOR_MORE, stack)
+    verb.add_argument("--settings", action="store_true", help="show all settings instead")
+    return parser
+
+
+class _Page(argparse.RawDescriptionHelpFormatter):
+    """Texts keep their lines; options get a wide first column."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=118)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one sentence, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"driftloop: {message}; see `{self.prog} --help`.\n")
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[_Parser],
+    name: str,
+    line: str,
+    page: str,
+    more: str,
+    stack: _Parser,
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=line,
+        description=page,
+        epilog=f"{more.strip()}\n{SETTINGS}{EXIT_CODES}",
+        parents=[stack],
+        formatter_class=_Page,
+    )
+
+
+def _stack_options() -> _Parser:
+    parser = _Parser(add_help=False)
+    group = parser.add_argument_group("the stack")
+    group.add_argument("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers")
+    group.add_argument("--redis", metavar="URL", help="Redis or Valkey, redis://host:port/0")
+    group.add_argument("--mlflow", metavar="URL", help="MLflow, http://host:port")
+    group.add_argument("--stream", metavar="ID", help="stream id, also the model's name in MLflow")
+    return parser
+
+
+def _pace(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--rate", metavar="R", type=_rate, help="events per second, or max (default: the scenario's)")
+    verb.add_argument("--limit", metavar="N", type=_count, help="only the first N events")
+
+
+def _run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--run", metavar="DIR", help="of the simulation running in DIR (default: the newest)")
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number
+
+
+def _rate(text: str) -> str:
+    try:
+        good = text == "max" or float(text) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a number above 0 nor "max"')
+    return text

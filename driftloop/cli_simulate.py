@@ -1,0 +1,165 @@
+"""`driftloop simulate`: a run directory, a simulation, a view, and a summary, put together."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from msgspec.structs import replace
+from rich.console import Console
+
+import driftloop
+from driftloop.cli_options import (
+    INTERRUPTED,
+    complain,
+    environ_of,
+    load_settings,
+    open_console,
+    terminate_as_interrupt,
+    write,
+)
+from driftloop.errors import DriftloopError
+from driftloop.lifecycle import runs, simulation
+from driftloop.settings import Settings
+from producers.scenarios import Scenario, load_scenario, read_spec
+from serving import closing, summary, terminal
+from serving.judgement import Truth
+
+
+def simulate(arguments: argparse.Namespace) -> int:
+    """Run the verb and return its exit status."""
+    terminate_as_interrupt()
+    root, record = _run_record(arguments)
+    settings = load_settings(arguments, record.settings)
+    scenario = load_scenario(record.scenario)
+    settings, events, warm_up = _fit(settings, scenario, record, root)
+    if arguments.resume is None:
+        runs.new(root, record)
+    Path(settings.work).mkdir(parents=True, exist_ok=True)
+    known = _drifts_known(record.scenario)
+    truth = Truth(scenario.name, tuple(p for p in scenario.drifts if p < events), known, warm_up)
+    plan = simulation.Plan(
+        scenario=record.scenario,
+        events=events,
+        rate=record.rate,
+        limit=record.limit,
+        embedded=record.stack == "embedded",
+        resumed=arguments.resume is not None,
+        # The command's own start: what was imported so far counts as well.
+        began=float(psutil.Process().create_time()),
+    )
+    write(f"Run directory: {root}")
+    console = open_console()
+    view = terminal.open_view(console, scenario.name, plain=arguments.plain, bootstrap=warm_up, drifts=truth.drifts)
+    interrupted, complete = True, False
+    try:
+        with simulation.Simulation(root, plan, settings, view) as running:
+            report = running.follow()
+            running.stop_processes()
+            view.close()
+            found = _conclude(root, record, report, truth, running.settings, console)
+            if arguments.keep and not report.interrupted:
+                _keep(running.settings)
+            interrupted, complete = report.interrupted, found.complete
+    except KeyboardInterrupt:
+        pass
+    finally:
+        view.close()
+    if interrupted:
+        complain(f"Interrupted; go on with `driftloop simulate --resume {root}`.")
+        return INTERRUPTED
+    return 0 if complete else 1
+
+
+def _conclude(
+    root: Path, record: runs.Record, report: simulation.Report, truth: Truth, settings: Settings, console: Console
+) -> summary.Summary:
+    """Write summary.json while the broker still runs, and show it."""
+    record = simulation.remember(root, record, report)
+    clock = summary.Clock(
+        seconds=record.seconds,
+        first_prediction_seconds=record.first_prediction_seconds,
+        first_promotion_seconds=record.first_promotion_seconds,
+        peak_memory_mb=record.peak_memory_mb,
+        restarts=report.restarts,
+        missing=report.missing,
+        software=simulation.software(),
+    )
+    found = summary.summarise(summary.collect(settings), truth, clock)
+    closing.show(found, summary.write(found, root), console)
+    return found
+
+
+def _run_record(arguments: argparse.Namespace) -> tuple[Path, runs.Record]:
+    """The run directory and what is to be run there: from the options, or from the directory to resume."""
+    if arguments.resume is not None:
+        root = Path(arguments.resume)
+        record = runs.read(root)
+        given = [n for n in ("scenario", "rate", "limit") if getattr(arguments, n) is not None]
+        if given:
+            raise DriftloopError(
+                f"A resumed run keeps its own {' and '.join(given)} ({root / runs.RECORD}): leave that out, or start a "
+                "new run without --resume."
+            )
+        return root, record
+    name = arguments.scenario or "tweets"
+    spec, _ = read_spec(name)  # an unknown scenario is said before anything is made
+    path = Path(name).expanduser()
+    record = runs.Record(
+        scenario=str(path.absolute()) if path.is_file() else name,
+        rate=arguments.rate or "",
+        limit=arguments.limit,
+        stack=_which_stack(arguments),
+        version=driftloop.__version__,
+        created_at=time.time(),
+    )
+    record.settings = runs.to_remember(load_settings(arguments), own_stack=record.stack == "own")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path(arguments.out or f"runs/{stamp}-{spec.name}"), record
+
+
+def _which_stack(arguments: argparse.Namespace) -> Literal["embedded", "own"]:
+    names = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS", "DRIFTLOOP_MLFLOW")
+    environ = environ_of(arguments)
+    own = [name for name in names if environ.get(name)]
+    if arguments.stack == "embedded" or (arguments.stack == "auto" and not own):
+        return "embedded"
+    if len(own) < len(names):
+        lacking = " and ".join(name for name in names if name not in own)
+        raise DriftloopError(f"A stack of your own needs {lacking} too: set all three, or pass --stack embedded.")
+    return "own"
+
+
+def _drifts_known(name: str) -> bool:
+    """Whether the scenario's file says where the drifts are, be it nowhere."""
+    spec, _ = read_spec(name)
+    return spec.drifts is not None or bool(spec.order or spec.mix or spec.label_mix or spec.typos)
+
+
+def _fit(settings: Settings, scenario: Scenario, record: runs.Record, root: Path) -> tuple[Settings, int, int]:
+    """The settings for this scenario, the events it will send, and how many of them the first model is trained on."""
+    retrain = settings.retrain
+    if scenario.bootstrap is not None:
+        retrain = replace(retrain, bootstrap=scenario.bootstrap)
+    events = min(len(scenario), record.limit or len(scenario))
+    warm_up = 0 if settings.model.classifier else retrain.bootstrap
+    if events < warm_up:
+        raise DriftloopError(
+            f"The scenario sends {events} events, fewer than the {warm_up} that the first model is trained on: raise "
+            "--limit, or lower DRIFTLOOP_RETRAIN__BOOTSTRAP."
+        )
+    work = settings.work or str(root.absolute() / "work")
+    return replace(settings, retrain=retrain, dataset=scenario.revision, work=work), events, warm_up
+
+
+def _keep(settings: Settings) -> None:
+    write(f"Still running: Kafka {settings.kafka}, Redis {settings.redis}, MLflow {settings.mlflow} (open it).")
+    write("Press Ctrl-C to stop them.")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,85 @@
+"""The whole loop as its users start it: one true drift that is answered, and the control in which nothing happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftloop import kafka, topics
+from driftloop.classifiers.bundle import load_bundle
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.messages import Outcome, Prediction
+from driftloop.registry import Registry
+from driftloop.settings import Settings
+
+pytestmark = [pytest.mark.e2e, pytest.mark.stack, pytest.mark.timeout(600)]
+
+QUICK = {"DRIFTLOOP_RETRAIN__TPOT_SECONDS": "15", "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS": "30"}
+
+
+def simulate(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Run `driftloop simulate` to its end and return its summary."""
+    command = [sys.executable, "-m", "driftloop", "simulate", *arguments, "--plain", "--out", str(folder)]
+    done = subprocess.run(command, env=os.environ | QUICK, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+@pytest.fixture(scope="module")
+def drifted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("drifted") / "run"
+    return folder, simulate(folder, "tweets-short", "--rate", "50")
+
+
+def test_every_event_is_predicted_once_and_the_drift_is_found(drifted: tuple[Path, dict[str, Any]]) -> None:
+    _, summary = drifted
+    assert summary["events"] == summary["predictions"] == 3500
+    assert summary["duplicates"] == summary["dead_letters"] == summary["false_alarms"] == 0
+    (drift,) = summary["drifts"]
+    assert drift["true_position"] == 1500
+    assert 1500 <= drift["detected_position"] < 2000
+
+
+def test_a_better_model_is_promoted_with_nobody_touching_anything(drifted: tuple[Path, dict[str, Any]]) -> None:
+    """Old and new model score the same events, those after the last promotion, which neither was trained on."""
+    folder, summary = drifted
+    promoted = [run for run in summary["retrainings"] if run["verdict"] == "promoted"]
+    assert promoted and summary["promotions"] >= 1
+    tried = {name for run in summary["retrainings"] for name in run["candidates"]}
+    assert tried == {"linear", "tpot", "finetune"}
+    with EmbeddedStack(folder) as stack:
+        settings = stack.settings(Settings())
+        registry = Registry(settings)
+        last = registry.champion()
+        assert last is not None and int(last) > 1
+        predicted = kafka.read_all(settings, topics.name(settings, topics.PREDICTIONS), Prediction)
+        seen = {p.event_id for p in predicted if p.model_version == last}
+        outcomes = kafka.read_all(settings, topics.name(settings, topics.OUTCOMES), Outcome)
+        after = [outcome for outcome in outcomes if outcome.event_id in seen]
+        assert len(after) >= 100, "the promotion came too late to compare anything"
+        accuracy = {}
+        for version in ("1", last):
+            bundle = registry.download(version, folder / "compared")
+            model = load_bundle(bundle, settings.signing_key, version=version)
+            said = model.predict([outcome.text for outcome in after]).labels
+            accuracy[version] = sum(a == o.label for a, o in zip(said, after, strict=True)) / len(after)
+        live = sum(outcome.correct for outcome in after) / len(after)
+        for version in registry.versions():
+            assert version.tags["verdict"] in {"promoted", "rejected"} and version.tags["reason"]
+            assert {"trigger", "first_offset", "last_offset", "parent_version", "digest"} <= version.tags.keys()
+    assert accuracy[last] > accuracy["1"] + 0.1, accuracy
+    assert abs(accuracy[last] - live) < 0.02, "what was live is not what the registry holds"
+
+
+def test_nothing_is_promoted_where_nothing_drifts(tmp_path: Path) -> None:
+    summary = simulate(tmp_path / "run", "tweets-stationary", "--limit", "3000", "--rate", "150")
+    assert summary["events"] == summary["predictions"] == 3000
+    assert summary["promotions"] == 0 and summary["retrainings"] == []
+    assert summary["false_alarms"] <= 1

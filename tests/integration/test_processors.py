@@ -1,0 +1,165 @@
+"""The scorer and the monitor as real processes on the real Kafka, Valkey and MLflow."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+
+import pytest
+
+from driftloop import topics
+from driftloop.store import Store
+from driftloop.topics import DEAD_LETTERS, DRIFT_ALERTS, EVENTS, LABELS, OUTCOMES, PREDICTIONS
+from tests.integration.conftest import World, text_and_label
+
+pytestmark = pytest.mark.stack
+
+
+def test_every_event_is_predicted_and_every_label_joined_once(world: World) -> None:
+    world.promote()
+    world.send(events=range(300), labels=range(100))  # labels that come before their predictions
+    world.start("monitor")
+    world.start("score")
+    world.until(lambda: world.count(PREDICTIONS) >= 300)
+    world.send(labels=range(100, 300))  # and labels that come after
+    world.until(lambda: world.count(OUTCOMES) >= 300)
+    predictions = world.read(PREDICTIONS)
+    assert Counter(p.event_id for p in predictions) == Counter(f"e{i}" for i in range(300))
+    assert [p.position for p in predictions] == list(range(300))
+    assert all(abs(sum(p.probabilities.values()) - 1) < 1e-3 and p.latency_ms > 0 for p in predictions)
+    outcomes = world.read(OUTCOMES)
+    assert Counter(o.event_id for o in outcomes) == Counter(f"e{i}" for i in range(300))
+    assert sum(o.correct for o in outcomes) / 300 > 0.9
+    assert all(o.label == text_and_label(o.position)[1] and o.correct == (o.predicted == o.label) for o in outcomes)
+    stored = Store(world.settings).predictions(["e0", "e299", "nobody"])
+    assert [body is not None for body in stored] == [True, True, False]
+
+
+def test_hostile_messages_become_dead_letters_and_hold_nothing_up(world: World) -> None:
+    world.promote()
+    hostile = {
+        b"undecodable": b"\xff\xfe not json",
+        b"no-text": b'{"event_id": "x", "occurred_at": 1}',
+        b"wrong-type": b'{"event_id": "x", "text": 5, "occurred_at": 1}',
+        b"huge": b'{"event_id": "x", "occurred_at": 1, "text": "' + b"a" * 10_000_000 + b'"}',
+        b"empty": b"",
+    }
+    world.send(events=range(5))
+    for key, value in hostile.items():
+        world.outbox.put("events", key, value)
+    world.outbox.put(
+        "events", b"odd", b'{"event_id": "odd", "occurred_at": 1, "text": "\\u0000\\u202e \xf0\x9f\x98\x80"}'
+    )
+    world.send(events=range(5, 10))
+    world.start("score")
+    world.until(lambda: world.count(PREDICTIONS) >= 11 and world.count(DEAD_LETTERS) >= 5)
+    assert {p.event_id for p in world.read(PREDICTIONS)} == {f"e{i}" for i in range(10)} | {"odd"}
+    letters = {letter.key: letter for letter in world.read(DEAD_LETTERS)}
+    assert letters.keys() == {key.decode() for key in hostile}
+    assert base64.b64decode(letters["undecodable"].value_base64) == hostile[b"undecodable"]
+    assert letters["huge"].size == len(hostile[b"huge"]) and "more than" in letters["huge"].error
+    assert "text" in letters["no-text"].error
+    assert all(letter.topic.endswith("events") and letter.offset >= 5 for letter in letters.values())
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_scorer_killed_in_the_middle_loses_nothing(world: World, comes_back: bool) -> None:
+    """The control: a scorer that does not come back leaves events without a prediction."""
+    world.promote()
+    world.send(events=range(1500))
+    scorer = world.start("score", restart=comes_back, DRIFTLOOP_SCORER__BATCH="32")
+    world.until(lambda: world.count(PREDICTIONS) >= 100)
+    scorer.kill()
+    killed_at = world.count(PREDICTIONS)
+    assert killed_at < 1500, "it was killed too late for this test to show anything"
+    if not comes_back:
+        world.until(lambda: scorer.poll() is not None)
+        assert len({p.event_id for p in world.read(PREDICTIONS)}) < 1500
+        return
+    world.until(lambda: len({p.event_id for p in world.read(PREDICTIONS)}) == 1500)
+    assert scorer.restarts == 1
+    said: dict[str, set[str]] = {}
+    for prediction in world.read(PREDICTIONS):
+        said.setdefault(prediction.event_id, set()).add(prediction.label)
+    assert all(len(labels) == 1 for labels in said.values()), "a redelivered event was answered differently"
+
+
+def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: World) -> None:
+    world.promote()
+    world.start("score")
+    world.send(events=range(1200))
+    world.until(lambda: world.count(PREDICTIONS) >= 1200)
+    world.send(labels=range(600))
+    monitor = world.start("monitor")
+    world.until(lambda: world.count(OUTCOMES) >= 50)
+    monitor.kill()
+    world.send(labels=range(600, 1200))
+    world.until(lambda: len({o.event_id for o in world.read(OUTCOMES)}) == 1200)
+    assert monitor.restarts == 1
+    import msgspec
+
+    from stream_processors.drift.watch import Saved
+    from stream_processors.monitor import STATE, _unsigned
+
+    def kept() -> list[int]:
+        body = Store(world.settings).state(STATE)
+        state = body and _unsigned(body, world.settings.signing_key)
+        return [s.position for s in msgspec.msgpack.decode(state.watch, type=Saved).labelled] if state else []
+
+    world.until(lambda: len(kept()) >= 1200)
+    assert sorted(kept()) == list(range(1200))
+
+
+def test_a_promotion_is_taken_over_between_two_batches_and_drift_is_declared(world: World) -> None:
+    first = world.promote()
+    world.start("score")
+    world.start("monitor")
+    world.send(events=range(400), labels=range(400))
+    world.until(lambda: world.count(OUTCOMES) >= 400)
+    second = world.promote(flipped=True)  # a model that is wrong on purpose: accuracy must fall
+    sent = 400
+    while sent < 1400 and world.count(DRIFT_ALERTS) == 0:
+        world.send(events=range(sent, sent + 50), labels=range(sent, sent + 50))
+        sent += 50
+        world.until(lambda wanted=sent: world.count(OUTCOMES) >= wanted)  # type: ignore[misc]
+    predictions = world.read(PREDICTIONS)
+    assert [p.position for p in predictions] == list(range(sent))
+    versions = [p.model_version for p in predictions]
+    assert versions == [first] * versions.count(first) + [second] * versions.count(second)
+    assert versions.count(second) > 0
+    alert = world.read(DRIFT_ALERTS)[0]
+    assert abs(alert.onset - versions.index(second)) <= 20
+    assert alert.model_version == second and alert.evidence["predicted_mix"][1].keys() == {"negative", "positive"}
+
+
+def test_a_tampered_bundle_is_refused_and_the_model_before_it_stays(world: World) -> None:
+    good = world.promote()
+    world.start("score")
+    world.send(events=range(10))
+    world.until(lambda: world.count(PREDICTIONS) >= 10)
+    world.promote(tampered=True)
+    world.until(lambda: world.count(DEAD_LETTERS) >= 1)
+    world.send(events=range(10, 20))
+    world.until(lambda: world.count(PREDICTIONS) >= 20)
+    assert {p.model_version for p in world.read(PREDICTIONS)} == {good}
+    letter = world.read(DEAD_LETTERS)[0]
+    assert letter.topic == topics.name(world.settings, topics.MODEL_UPDATES) and "not signed" in letter.error
+
+
+def test_a_scorer_whose_only_model_is_tampered_says_so_and_ends(world: World) -> None:
+    world.promote(tampered=True)
+    scorer = world.start("score", restart=False)
+    world.send(events=range(3))
+    world.until(lambda: scorer.poll() is not None)
+    assert scorer.exit_code == 2 and "not signed with this key" in scorer.last_words()
+    assert world.count(PREDICTIONS) == 0 and world.count(EVENTS) == 3
+
+
+def test_labels_that_cannot_be_read_are_buried(world: World) -> None:
+    world.promote()
+    world.start("monitor")
+    world.outbox.put("labels", b"bad", b"{")
+    world.outbox.flush()
+    world.until(lambda: world.count(DEAD_LETTERS) == 1)
+    letter = world.read(DEAD_LETTERS)[0]
+    assert letter.where == "monitor" and letter.topic == topics.name(world.settings, LABELS)

