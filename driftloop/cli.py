@@ -31,21 +31,11 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; a failure is one sentence on standard error."""
-    parser = cli_pages.build()
-    arguments = parser.parse_args(argv)
-    if arguments.version:
-        import driftloop
-
-        write(f"driftloop {driftloop.__version__}")
-        return 0
-    if arguments.verb is None:
-        parser.print_help(sys.stderr)
-        return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal without the character gets its number, not a failure.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = VERBS[arguments.verb](arguments)
+        status = _run(argv)
         sys.stdout.flush()
         return status
     except DriftloopError as error:
@@ -63,6 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         complain(sentence)
         return DriftloopError.exit_code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = cli_pages.build()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        import driftloop
+
+        write(f"driftloop {driftloop.__version__}")
+        return 0
+    if arguments.verb is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return VERBS[arguments.verb](arguments)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

@@ -7,9 +7,12 @@ knows it; it is carried along so that any topic can be read on its own.
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+
+Position = Annotated[int, msgspec.Meta(ge=-1, le=2**53 - 1)]
+"""Larger ones would neither survive other JSON readers nor fit the monitor's stored state."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +26,7 @@ class Event(Message, frozen=True, kw_only=True):
     text: str
     segment: str = ""
     occurred_at: float
-    position: int = -1
+    position: Position = -1
 
 
 class Prediction(Message, frozen=True, kw_only=True):
@@ -40,7 +43,7 @@ class Prediction(Message, frozen=True, kw_only=True):
     segment: str = ""
     occurred_at: float
     predicted_at: float
-    position: int = -1
+    position: Position = -1
     in_sample: bool = False
     """The model was trained on this event (the first champion scores its own first slice): not a test of it."""
 
@@ -52,7 +55,7 @@ class Label(Message, frozen=True, kw_only=True):
     label: str
     annotator: str = ""
     labelled_at: float
-    position: int = -1
+    position: Position = -1
 
 
 class Outcome(Message, frozen=True, kw_only=True):
@@ -62,7 +65,7 @@ class Outcome(Message, frozen=True, kw_only=True):
     text: str
     segment: str = ""
     occurred_at: float
-    position: int = -1
+    position: Position = -1
     predicted: str
     confidence: float
     label: str
@@ -166,6 +169,8 @@ def decode(kind: type[M], data: bytes) -> M:
         message: M = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error
+    except RecursionError as error:  # an unknown field is skipped, however deep it goes, on the interpreter's stack
+        raise ValueError("JSON is nested too deeply") from error
     return message
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from driftloop.classifiers import pyfunc
 from driftloop.classifiers.bundle import manifest_digest
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
@@ -20,7 +21,8 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 CHAMPION = "champion"
-BUNDLE = "bundle"
+MODEL = "model"
+"""Artifact folder of a run: MLflow's description of the model, and the bundle."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ class Registry:
             self.client.log_param(run_id, key, str(value)[:5000])
         for key, number in candidacy.metrics.items():
             self.client.log_metric(run_id, key, float(number))
-        self.client.log_artifacts(run_id, str(candidacy.bundle), BUNDLE)
+        with tempfile.TemporaryDirectory() as scratch:
+            pyfunc.write_description(Path(scratch) / "MLmodel")
+            self.client.log_artifacts(run_id, scratch, MODEL)
+        self.client.log_artifacts(run_id, str(candidacy.bundle), f"{MODEL}/{pyfunc.BUNDLE}")
         self.client.set_terminated(run_id)
         version = self.client.create_model_version(
             self._name,
-            source=f"runs:/{run_id}/{BUNDLE}",
+            source=f"runs:/{run_id}/{MODEL}",
             run_id=run_id,
             tags={**candidacy.tags, "digest": manifest_digest(candidacy.bundle)},
             description=candidacy.tags.get("reason", ""),
@@ -115,7 +120,7 @@ class Registry:
         try:
             run_id = self.client.get_model_version(self._name, version).run_id
             with tempfile.TemporaryDirectory(dir=into) as scratch:
-                found = self.client.download_artifacts(run_id, BUNDLE, scratch)
+                found = self.client.download_artifacts(run_id, f"{MODEL}/{pyfunc.BUNDLE}", scratch)
                 Path(found).rename(target)
         except self._failure as error:
             raise DriftloopError(

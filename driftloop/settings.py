@@ -73,6 +73,8 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     bootstrap: int = 500
     """Labelled events that the first champion is trained on."""
     candidates: tuple[str, ...] = ("linear", "tpot", "finetune")
+    search_rows: int = 300
+    """Labelled events since the drift from which TPOT and fine-tuning take part; before, the linear head is alone."""
     linear_seconds: float = 60.0
     tpot_seconds: float = 60.0
     finetune_seconds: float = 120.0

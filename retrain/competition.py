@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from threadpoolctl import threadpool_limits
 
 from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
@@ -19,7 +23,7 @@ from retrain.promotion import Diary, Promotions
 from retrain.window import Window
 
 
-@dataclass
+@dataclass(frozen=True)
 class Standing:
     """The champion of the moment and what it says about the held-out slice."""
 
@@ -54,23 +58,41 @@ class Competition:
         self._diary = diary
         self._scratch = scratch
 
-    def run(self, superseded: Callable[[], str | None]) -> bool:
-        """Let every candidate compete, cheapest first; True when one was promoted."""
-        standing = self._champion()
+    def run(self, superseded: Callable[[], str | None], search: bool = True) -> bool:
+        """Let the quick candidates compete, then, if ``search``, the slow ones; True when one was promoted.
+
+        ``superseded`` is asked several times a second, always in this thread; its reason ends what is under way.
+        """
+        self._standing = self._champion()
+        quick = {name: catalogue.find(name).quick for name in self._settings.retrain.candidates}
+        promoted = self._side_by_side([name for name in quick if quick[name]], superseded)
+        if search:
+            promoted |= self._side_by_side([name for name in quick if not quick[name]], superseded)
+        return promoted
+
+    def _side_by_side(self, names: Sequence[str], superseded: Callable[[], str | None]) -> bool:
+        """Fit candidates at the same time, a process for each, and judge each as soon as it is fitted."""
         promoted = False
-        for candidate in self._settings.retrain.candidates:
-            reason = superseded()
-            if reason is not None:
-                self._diary.write("rejected", reason, candidate=candidate)
-                continue
-            self._diary.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
-            fitted = sandbox.run(
-                candidate, self._train, self._task(candidate, standing), self._scratch / candidate, cancel=superseded
-            )
-            if fitted.bundle is None:
-                self._diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
-                continue
-            promoted |= self._judge(candidate, fitted, standing)
+        ended = superseded()
+        if ended is not None:
+            for name in names:
+                self._diary.write("rejected", ended, candidate=name)
+            return False
+        with ThreadPoolExecutor(max(len(names), 1), thread_name_prefix="fit") as pool:
+            running = {}
+            for name in names:
+                self._diary.write("searching", f"{name} on {len(self._train)} events", candidate=name)
+                fit = partial(sandbox.run, name, self._train, self._task(name), self._scratch / name)
+                running[pool.submit(fit, cancel=lambda: ended)] = name
+            try:
+                while running:
+                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        promoted |= self._judge(running.pop(future), future.result())
+                    ended = ended or superseded()
+            except BaseException:
+                ended = "the retraining failed"  # or the pool would wait for the fits' full time
+                raise
         return promoted
 
     def _champion(self) -> Standing:
@@ -80,16 +102,19 @@ class Competition:
         model = load_bundle(bundle, self._settings.signing_key, version=version, encoder=self._encoder)
         return Standing(version, self._answers(model))
 
-    def _judge(self, candidate: str, fitted: sandbox.Fitted, standing: Standing) -> bool:
+    def _judge(self, candidate: str, fitted: sandbox.Fitted) -> bool:
         """Compare, register, and promote where better; the standing then is the candidate's."""
-        assert fitted.bundle is not None  # noqa: S101 - for the type checker
+        standing = self._standing
+        if fitted.bundle is None:
+            self._diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
+            return False
         model = load_bundle(fitted.bundle, self._settings.signing_key, encoder=self._encoder)
         answers = self._answers(model)
         chosen = self._settings.retrain
         verdict = compare(self._held.labels, standing.labels, answers, confidence=chosen.confidence, seed=chosen.seed)
         scores = scores_of(verdict)
         self._diary.write("gated", verdict.reason, candidate=candidate, seconds=round(fitted.seconds, 2), scores=scores)
-        bundle = self._refitted(candidate, fitted.bundle, standing) if verdict.better else fitted.bundle
+        bundle = self._refitted(candidate, fitted.bundle) if verdict.better else fitted.bundle
         lineage = verify_bundle(bundle, self._settings.signing_key).lineage
         note = f"{verdict.reason}{'; ' + fitted.reason if fitted.reason else ''}"
         version = self._promotions.register(
@@ -98,24 +123,25 @@ class Competition:
         details = {"candidate": candidate, "version": version, "scores": scores, "seconds": round(fitted.seconds, 2)}
         if verdict.better:
             self._promotions.promote(version, bundle, note, self._past.trigger)
-            standing.version, standing.labels = version, answers
+            self._standing = Standing(version, answers)
             self._diary.write("promoted", note, **details)
         else:
             self._promotions.registry.reject(version, note)
             self._diary.write("rejected", note, **details)
         return verdict.better
 
-    def _refitted(self, candidate: str, bundle: Path, standing: Standing) -> Path:
+    def _refitted(self, candidate: str, bundle: Path) -> Path:
         """The winner with the held-out slice included, or as it is where that would take long."""
         out = self._scratch / f"{candidate}-refitted"
-        task = self._task(candidate, standing, rows=len(self._whole))
-        return out if catalogue.find(candidate).refit(self._whole, bundle, task, out) else bundle
+        task = self._task(candidate, rows=len(self._whole))
+        with threadpool_limits(1):  # threads of a BLAS spin, and cost more than they give
+            return out if catalogue.find(candidate).refit(self._whole, bundle, task, out) else bundle
 
     def _answers(self, model: BundleClassifier) -> list[str]:
         same = model.head is not None and model.encoder.digest == self._encoder.digest
         return model.predict(self._held.texts, self._held.embeddings if same else None).labels
 
-    def _task(self, candidate: str, standing: Standing, rows: int | None = None) -> Task:
+    def _task(self, candidate: str, rows: int | None = None) -> Task:
         chosen = self._settings.retrain
         seconds = {"linear": chosen.linear_seconds, "tpot": chosen.tpot_seconds, "finetune": chosen.finetune_seconds}
         lineage = Lineage(
@@ -127,7 +153,7 @@ class Competition:
             last_offset=self._whole.last_offset,
             rows=len(self._train) if rows is None else rows,
             trained_until=self._past.until_at,
-            parent_version=standing.version,
+            parent_version=self._standing.version,
         )
         budget = Budget(seconds.get(candidate, chosen.finetune_seconds), seed=chosen.seed)
         return Task(

@@ -102,10 +102,22 @@ class _Reader:
         self._context.__exit__(None, None, None)
 
 
+def unfinished(settings: Settings) -> list[Retraining]:
+    """The newest message of every retraining that the topic `retraining` knows no end of."""
+    newest: dict[str, Retraining] = {}
+    for message in _history(settings):
+        newest[message.run_id] = message
+        if message.state == "finished" or (message.state == "failed" and not message.candidate):
+            del newest[message.run_id]
+    return list(newest.values())
+
+
 def _finished(settings: Settings) -> list[Past]:
     """The retrainings that the topic `retraining` says are finished, oldest first."""
-    found = []
-    for message in kafka.read_all(settings, name(settings, RETRAINING), Retraining):
-        if message.stream == settings.stream and message.state == "finished" and "past" in message.scores:
-            found.append(msgspec.convert(message.scores["past"], Past))
-    return found
+    done = [message for message in _history(settings) if message.state == "finished" and "past" in message.scores]
+    return [msgspec.convert(message.scores["past"], Past) for message in done]
+
+
+def _history(settings: Settings) -> list[Retraining]:
+    found = kafka.read_all(settings, name(settings, RETRAINING), Retraining)
+    return [message for message in found if message.stream == settings.stream]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from driftloop.messages import DriftAlert, Outcome
@@ -51,6 +51,8 @@ class Retrain:
     """Alert id, or the policy's own word."""
     onset_at: float
     """`occurred_at` from which events belong to the concept to learn; `ALWAYS` for all of them."""
+    search: bool = True
+    """Whether the slow candidates compete as well."""
 
 
 ALWAYS = -1.0
@@ -99,9 +101,12 @@ class OnDrift:
 
     A drift is learnt in rounds: the first model after it has seen some dozens of labels, and one from several times
     as many is worth another look; where nothing was promoted, the next look comes sooner. ``follow_ups`` bounds it.
+    The slow candidates join from ``search_rows`` labelled events since the onset on: from fewer they learn no more
+    than the quick ones, and the next round would have to wait for them.
     """
 
     cooldown: int
+    search_rows: int = 300
     min_rows: int = 60
     growth: float = 6.0
     retry_growth: float = 2.0
@@ -126,7 +131,8 @@ class OnDrift:
         if since < self.cooldown:
             return Wait(f"cooling down: {since} of {self.cooldown} labelled events")
         what = f"follow-up {len(rounds)}" if rounds else episode.reason
-        return Retrain(f"{what}; {rows} labelled events since the onset", episode.trigger, episode.onset_at)
+        reason = f"{what}; {rows} labelled events since the onset"
+        return Retrain(reason, episode.trigger, episode.onset_at, search=rows >= self.search_rows)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class CostAware:
         saved = severity * self.horizon * self.cost_of_error
         if saved <= self.cost_of_retraining:
             return Wait(f"about {saved:.0f} would be saved, a retraining costs {self.cost_of_retraining:.0f}")
-        return Retrain(f"{answer.reason}; about {saved:.0f} saved", answer.trigger, answer.onset_at)
+        return replace(answer, reason=f"{answer.reason}; about {saved:.0f} saved")
 
 
 def newest_episode(alerts: Sequence[DriftAlert], past: Sequence[Past]) -> Retrain | None:
@@ -167,7 +173,7 @@ def newest_episode(alerts: Sequence[DriftAlert], past: Sequence[Past]) -> Retrai
 
 def make_policy(settings: RetrainSettings) -> Policy:
     """The configured policy."""
-    on_drift = OnDrift(settings.cooldown)
+    on_drift = OnDrift(settings.cooldown, settings.search_rows)
     policies: dict[str, Policy] = {
         "never": Never(),
         "periodic": Periodic(settings.period),

@@ -1,9 +1,9 @@
 """The retraining worker: waits for its policy's word, lets candidates compete, promotes what is better.
 
-One retraining at a time. Candidates are fitted in child processes with a hard limit, cheapest first, all on the same
-window and judged on the same newest held-out slice. A candidate that beats the champion is promoted at once, so the
-quick linear head can take over while the longer searches go on against it; a new drift ends searches that have
-become pointless.
+One retraining at a time. Candidates are fitted in child processes with a hard limit, the quick ones first and then the
+searches side by side, all on the same window and judged on the same newest held-out slice. A candidate that beats the
+champion is promoted at once, so the quick linear head can take over while the longer searches go on against it; a new
+drift ends searches that have become pointless.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from driftloop.settings import Settings
 from driftloop.store import Store
 from retrain.bootstrap import first_champion
 from retrain.competition import Competition
-from retrain.feed import Feed
+from retrain.feed import Feed, unfinished
 from retrain.history import build_window
 from retrain.policies import Past, Retrain, make_policy
 from retrain.promotion import Diary, Promotions
@@ -54,6 +54,7 @@ class Worker:
     def run(self) -> None:
         """Work until `stop` is called."""
         with tempfile.TemporaryDirectory(prefix="driftloop-retrain-", dir=self._settings.work or None) as folder:
+            self._close_cut_off()
             if self._promotions.registry.champion() is None:
                 self._bootstrap(Path(folder) / "first")
             if self._stop.is_set():
@@ -68,6 +69,12 @@ class Worker:
                         self._retrain(decision, feed, encoder, Path(folder))
             finally:
                 feed.close()
+
+    def _close_cut_off(self) -> None:
+        """Say of what an earlier worker left half done that it failed; the policy decides on it anew."""
+        for last in unfinished(self._settings):
+            diary = Diary(self._settings, self._outbox, last.run_id, last.trigger, last.position)
+            diary.write("failed", "the worker ended in the middle of it", seconds=last.seconds)
 
     def _bootstrap(self, folder: Path) -> None:
         diary = Diary(self._settings, self._outbox, f"bootstrap-{uuid.uuid4().hex[:8]}", "bootstrap", -1)
@@ -110,7 +117,7 @@ class Worker:
                 diary=diary,
                 scratch=scratch,
             )
-            promoted = competition.run(lambda: self._superseded(feed, past))
+            promoted = competition.run(lambda: self._superseded(feed, past), decision.search)
         except Exception as error:
             log.exception("the retraining failed")
             diary.write("failed", str(error)[:500])
@@ -120,6 +127,7 @@ class Worker:
         past = Past(**{**asdict(past), "promoted": promoted})
         feed.past.append(past)
         if self._stop.is_set():
+            diary.write("failed", "the worker was stopped")
             return
         verdict = "a better model was promoted" if promoted else "the champion stays"
         diary.write("finished", verdict, scores={"past": asdict(past)})

@@ -118,7 +118,9 @@ class Board:
         state = self.state
         newest = next(reversed(self.versions.values()), None)
         shown = "" if self.accuracy is None else f"  accuracy {self.accuracy:.3f}"
-        model = "" if newest is None or newest.accuracy is None else f" (v{newest.version} alone {newest.accuracy:.3f})"
+        model = ""
+        if newest is not None and newest.accuracy is not None:
+            model = f" (v{visible(newest.version, 40)} alone {newest.accuracy:.3f})"
         restarts = sum(child.restarts for child in state.children.values())
         parts = [
             f"{time.time() - state.began:6.1f} s  {state.phase}",
@@ -131,7 +133,7 @@ class Board:
 
     def timeline(self, width: int, ascii_only: bool = False) -> Timeline:
         """The accuracy over the stream, its marks, and each version's part of it, in ``width`` cells."""
-        last = max([self.state.total // STEP, *self._cells, 0])
+        last = max([(self.state.total - 1) // STEP, *self._cells, 0])
         merge = max(1, -(-(last + 1) // max(width, 1)))
         cells = _merged(self._cells, merge)
         shares = [right / n for n, right in cells.values()]

@@ -191,8 +191,10 @@ def summarise(found: Topics, truth: Truth, clock: Clock, max_delay: int = MAX_DE
     outcomes = _firsts(found.outcomes)
     counted = [o for o in outcomes if not (o.in_sample or 0 <= o.position < truth.bootstrap)]
     first = _firsts(found.predictions)
-    drifts, alerts = judge_alerts(found.alerts, truth, [o.position for o in outcomes], max_delay)
+    drifts, alerts = judge_alerts(_firsts(found.alerts, "alert_id"), truth, [o.position for o in outcomes], max_delay)
     retrainings = _retrainings(found.retraining)
+    # A run that was cut off before its first model tries again when it is resumed: what counts is the one that made it.
+    bootstraps = sorted((r for r in retrainings if r.trigger == BOOTSTRAP), key=lambda r: r.verdict == "promoted")
     promoted = {m.version for m in found.retraining if m.state == "promoted" and m.trigger != BOOTSTRAP}
     # `model-updates` is compacted, so its history may be short; `retraining` has all of it.
     promoted |= {m.version for m in found.updates if m.action == "promote" and m.trigger != BOOTSTRAP}
@@ -213,7 +215,7 @@ def summarise(found: Topics, truth: Truth, clock: Clock, max_delay: int = MAX_DE
         repeat_alerts=sum(alert.verdict == "repeat" for alert in alerts),
         alerts=alerts,
         retrainings=[run for run in retrainings if run.trigger != BOOTSTRAP],
-        bootstrap=next((run for run in retrainings if run.trigger == BOOTSTRAP), None),
+        bootstrap=bootstraps[-1] if bootstraps else None,
         promotions=len(promoted),
         rollbacks=sum(update.action == "rollback" for update in found.updates),
         latency=_latency([p.latency_ms for p in found.predictions]),
@@ -246,11 +248,11 @@ def write(summary: Summary, folder: Path) -> Path:
     return path
 
 
-def _firsts(items: Sequence[Any]) -> list[Any]:
-    """The first message of each event: a redelivered one counts once."""
+def _firsts(items: Sequence[Any], key: str = "event_id") -> list[Any]:
+    """The first message of each event (or alert): a redelivered one counts once."""
     out: dict[str, Any] = {}
     for item in items:
-        out.setdefault(item.event_id, item)
+        out.setdefault(getattr(item, key), item)
     return list(out.values())
 
 
@@ -282,7 +284,8 @@ def _retrainings(stream: Sequence[Retraining]) -> list[RetrainingRun]:
         if promoted:
             verdict = "promoted"
         elif ended:
-            verdict = "rejected" if any(m.state == "rejected" for m in steps) else "failed"
+            broken = any(m.state == "failed" and not m.candidate for m in ended)
+            verdict = "rejected" if not broken and any(m.state == "rejected" for m in steps) else "failed"
         seconds = ended[-1].seconds if ended and ended[-1].seconds else steps[-1].at - steps[0].at
         out.append(
             RetrainingRun(

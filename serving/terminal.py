@@ -160,7 +160,13 @@ def draw(board: Board, width: int, ascii_only: bool = False) -> Text:
     lines += [Text(line, style=_style(line)) for line in list(board.news)[-LINES:]]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
+        if ascii_only:
+            # Written out as \u25b2 a mark would make the line longer than the terminal is wide.
+            line.plain = "".join(c if c.isascii() else _ASCII.get(c, "?") for c in line.plain)
     return Text("\n", no_wrap=True).join(lines)
+
+
+_ASCII = {"▲": "^", "△": "'", "●": "o", "○": "o", "†": "+", "–": "-", "…": "~"}
 
 
 def _share(value: float | None) -> str:

@@ -24,6 +24,7 @@ class Quick:
     """Nothing wrong: a logistic regression that talks a lot on standard output."""
 
     name = "quick"
+    quick = True
     progress = staticmethod(lambda text: None)
 
     def fit(self, window: Window, task: Task, out: Path) -> None:
@@ -37,9 +38,14 @@ class Quick:
     def rescue(self, window: Window, task: Task, out: Path) -> bool:
         return False
 
+    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
+        return False
+
 
 class Sleeper(Quick):
     """Starts a child of its own, in another session, and never ends."""
+
+    quick = False
 
     def fit(self, window: Window, task: Task, out: Path) -> None:
         sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -84,6 +90,8 @@ class Quits(Quick):
 
 
 class Refuses(Quick):
+    quick = False
+
     def fit(self, window: Window, task: Task, out: Path) -> None:
         raise CannotFit("all 9 labels are 'a'")
 

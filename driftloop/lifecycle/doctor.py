@@ -80,7 +80,7 @@ def examine(environ: Mapping[str, str], folder: Path) -> Iterator[Finding]:
     if own and len(own) < len(OWN):
         lacking = ", ".join(name for name in OWN if name not in own)
         checks.append(
-            lambda: Finding("stack", "note", f"{', '.join(own)} is set, {lacking} is not", "set all three, or none")
+            lambda: Finding("stack", "missing", f"{', '.join(own)} is set, {lacking} is not", "set all three, or none")
         )
     checks += [
         lambda: _encoder(settings),
@@ -207,7 +207,7 @@ def _disk(what: str, folder: Path) -> Finding:
         where = where.parent
     free = shutil.disk_usage(where).free
     detail = f"{free / GIB:.1f} GB free for the {what} at {folder}"
-    if not os.access(where, os.W_OK):
+    if not where.is_dir() or not os.access(where, os.W_OK):
         return Finding(f"disk: {what}", "missing", f"{where} cannot be written", "choose another folder")
     if free < NEED_DISK:
         return Finding(f"disk: {what}", "missing", detail, f"make room: {NEED_DISK / GIB:.0f} GB is the least")
@@ -279,4 +279,4 @@ def _masked(name: str, value: str) -> str:
 
 
 def _without_password(value: str) -> str:
-    return re.sub(r"(://[^:/@]*:)[^@/]+@", rf"\g<1>{MASK}@", value)
+    return re.sub(r"(://[^:/@]*:)[^/]+@", rf"\g<1>{MASK}@", value)

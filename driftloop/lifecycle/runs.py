@@ -92,7 +92,7 @@ def read(root: Path) -> Record:
         raise DriftloopError(
             f"{root} holds no run ({RECORD}: {error.strerror}): give the folder that `driftloop simulate` named."
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DriftloopError(f"{root / RECORD} is damaged ({error}): start a new run.") from error
 
 
@@ -173,7 +173,8 @@ def _alive(path: Path) -> Running | None:
     try:
         running = msgspec.json.decode(path.read_bytes(), type=Running)
         alive = abs(psutil.Process(running.pid).create_time() - running.born) < 1.0
-    except (OSError, msgspec.DecodeError, psutil.Error):
+    # A damaged file may hold no UTF-8, or a process id below 0.
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError, psutil.Error):
         return None
     return running if alive and set(ADDRESSES) <= set(running.settings) else None
 

@@ -43,6 +43,8 @@ class Candidate(Protocol):
     """A way to learn. `tests/contracts/test_candidates.py` runs the same checks on each of them."""
 
     name: str
+    quick: bool
+    """Fitted in seconds: competes at once, before the searches begin."""
 
     def fit(self, window: Window, task: Task, out: Path) -> None:
         """Learn from the window and write a bundle into the folder ``out``, which does not exist yet.
@@ -54,4 +56,8 @@ class Candidate(Protocol):
 
     def rescue(self, window: Window, task: Task, out: Path) -> bool:
         """Write the best bundle so far from ``task.scratch`` after the fit was killed; False where there is none."""
+        ...
+
+    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
+        """Fit what ``fitted`` was chosen as on all of ``window``, where that takes a second; False where it does not."""
         ...

@@ -32,5 +32,5 @@ def find(name: str) -> Candidate:
             f"The candidate {name} cannot be used ({error}): install what it needs with `uv sync --extra retrain`."
         ) from error
     if not isinstance(candidate, Candidate):
-        raise DriftloopError(f"{name} is not a candidate: it needs a name, fit and rescue.")
+        raise DriftloopError(f"{name} is not a candidate: it needs a name, fit, rescue and refit.")
     return candidate

@@ -46,6 +46,7 @@ class LinearHead:
     """
 
     name = "linear"
+    quick = True
 
     def fit(self, window: Window, task: Task, out: Path) -> None:
         """Choose a recipe, fit it on the whole window and write the bundle; see `Candidate.fit`."""

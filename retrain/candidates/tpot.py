@@ -53,6 +53,7 @@ class TpotSearch:
     """
 
     name = "tpot"
+    quick = False
 
     def __init__(self, generations: int = GENERATIONS, population: int = POPULATION) -> None:
         self.generations = generations
@@ -80,6 +81,10 @@ class TpotSearch:
             return False
         _write(pipeline, parameters, window, float(parameters["old_share"]), task, out)
         return True
+
+    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
+        """It would take too long."""
+        return False
 
 
 @dataclass

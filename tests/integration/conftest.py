@@ -60,7 +60,11 @@ class World:
         self.outbox.flush()
 
     def start(self, verb: str, *, restart: bool = True, **environ: str) -> Child:
-        module = {"score": "stream_processors.scorer", "monitor": "stream_processors.monitor"}[verb]
+        module = {
+            "score": "stream_processors.scorer",
+            "monitor": "stream_processors.monitor",
+            "retrain": "retrain.worker",
+        }[verb]
         child = Child(
             verb,
             [sys.executable, "-c", f"from driftloop.settings import load; from {module} import run; run(load())"],

@@ -1,0 +1,215 @@
+"""The retraining worker as a real process on the real Kafka, Valkey and MLflow, on streams made by hand."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+
+from driftloop.messages import DriftAlert, Outcome
+from driftloop.registry import Registry
+from driftloop.topics import MODEL_UPDATES, RETRAINING
+from tests.integration.conftest import World, event, text_and_label
+
+pytestmark = pytest.mark.stack
+
+QUICK = {
+    "DRIFTLOOP_RETRAIN__CANDIDATES": "linear,tests.misbehaving:Refuses",
+    "DRIFTLOOP_RETRAIN__SEARCH_ROWS": "50",
+    "DRIFTLOOP_RETRAIN__BOOTSTRAP": "60",
+}
+ENDLESS = QUICK | {
+    "DRIFTLOOP_RETRAIN__CANDIDATES": "tests.misbehaving:Sleeper",
+    "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS": "600",
+}
+"""With a candidate that never ends by itself."""
+
+
+def outcome(i: int, predicted: str) -> Outcome:
+    text, label = text_and_label(i)
+    return Outcome(
+        event_id=f"e{i}",
+        text=text,
+        occurred_at=event(i).occurred_at,
+        position=i,
+        predicted=predicted,
+        confidence=0.9,
+        label=label,
+        correct=predicted == label,
+        model_version="1",
+        latency_ms=1.0,
+        labelled_at=2000.0 + i,
+    )
+
+
+def alert(onset: int, name: str = "an-alert") -> DriftAlert:
+    return DriftAlert(
+        alert_id=name,
+        stream="",
+        detector="adwin",
+        signal="error",
+        severity=0.5,
+        position=onset + 60,
+        onset=onset,
+        outcome_offset=onset + 60,
+        onset_at=event(onset).occurred_at,
+        window=60,
+        model_version="1",
+        detected_at=time.time(),
+    )
+
+
+def put(world: World, outcomes: range, alerts: list[DriftAlert]) -> None:
+    """Outcomes of a model that always says `negative`, and alerts of this stream."""
+    import msgspec
+
+    for i in outcomes:
+        world.outbox.put("outcomes", f"e{i}", outcome(i, "negative"))
+    for one in alerts:
+        world.outbox.put(
+            "drift-alerts", world.settings.stream, msgspec.structs.replace(one, stream=world.settings.stream)
+        )
+    world.outbox.flush()
+
+
+def states(world: World) -> list[tuple[str, str]]:
+    """(state, candidate) of every message on `retraining`."""
+    return [(message.state, message.candidate) for message in diary(world)]
+
+
+def diary(world: World) -> list[Any]:
+    return world.read(RETRAINING)
+
+
+def sleeping(world: World) -> list[psutil.Process]:
+    """The fit's processes of this world."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        command = " ".join(process.info["cmdline"] or ())
+        environ = process.info["environ"] or {}
+        if "retrain.sandbox" in command and environ.get("DRIFTLOOP_STREAM") == world.settings.stream:
+            found.append(process)
+    return found
+
+
+def test_the_first_model_comes_from_the_first_labelled_events(world: World) -> None:
+    world.start("retrain", **QUICK)
+    world.send(events=range(70), labels=range(40))
+    world.until(lambda: states(world) == [("queued", "")])
+    assert world.count(MODEL_UPDATES) == 0, "a first model from fewer labels than asked for"
+    world.send(labels=range(40, 70))
+    world.until(lambda: ("finished", "") in states(world))
+    assert states(world) == [("queued", ""), ("promoted", "linear"), ("finished", "")]
+    (update,) = world.read(MODEL_UPDATES)
+    registry = Registry(world.settings)
+    assert registry.champion() == update.version == "1" and update.trigger == "bootstrap"
+    (version,) = registry.versions()
+    assert version.tags["last_offset"] == "59" and version.tags["topic"].endswith("labels")
+
+
+def test_an_alert_retrains_registers_and_promotes_with_its_lineage(world: World) -> None:
+    world.promote(flipped=True)
+    put(world, range(200), [alert(20)])
+    world.start("retrain", **QUICK)
+    world.until(lambda: ("finished", "") in states(world), 90)
+    assert states(world) == [
+        ("queued", ""),
+        ("searching", "linear"),
+        ("gated", "linear"),
+        ("promoted", "linear"),
+        ("searching", "tests.misbehaving:Refuses"),
+        ("rejected", "tests.misbehaving:Refuses"),
+        ("finished", ""),
+    ]
+    rejected = diary(world)[5]
+    assert rejected.reason == "all 9 labels are 'a'", "the reason of a rejected candidate is kept"
+    registry = Registry(world.settings)
+    assert registry.champion() == "2" == world.read(MODEL_UPDATES)[-1].version
+    tags = registry.versions()[-1].tags
+    wanted = {
+        "candidate": "linear",
+        "trigger": "an-alert",
+        "topic": f"{world.settings.topic_prefix}outcomes",
+        "first_offset": "0",
+        "last_offset": "199",
+        "parent_version": "1",
+        "verdict": "promoted",
+    }
+    assert {key: tags[key] for key in wanted} == wanted
+    metrics = registry.client.get_run(registry.versions()[-1].run_id).data.metrics
+    assert metrics["accuracy"] > metrics["champion_accuracy"] and metrics["difference_low"] > 0
+
+
+def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: World) -> None:
+    """The control: the champion is right already, and the alert was a false one."""
+    good = world.promote()
+    put(world, range(200), [alert(20)])
+    world.start("retrain", **QUICK)
+    world.until(lambda: ("finished", "") in states(world), 90)
+    assert ("rejected", "linear") in states(world) and ("promoted", "linear") not in states(world)
+    registry = Registry(world.settings)
+    assert registry.champion() == good and world.count(MODEL_UPDATES) == 1
+    kept = registry.versions()[-1]
+    assert kept.version == "2" and kept.tags["verdict"] == "rejected" and "not better" in kept.tags["reason"]
+
+
+def test_no_alert_no_retraining(world: World) -> None:
+    world.promote(flipped=True)
+    put(world, range(300), [])
+    world.start("retrain", **QUICK)
+    put(world, range(0), [alert(20, "of-another-stream")])
+    world.until(lambda: ("finished", "") in states(world), 90)  # that alert shows that the worker was listening
+    assert {message.trigger for message in diary(world)} == {"of-another-stream"}
+
+
+def test_a_new_drift_ends_a_search_that_has_become_pointless(world: World) -> None:
+    world.promote()
+    put(world, range(200), [alert(20)])
+    world.start("retrain", **ENDLESS)
+    world.until(lambda: bool(sleeping(world)))
+    put(world, range(200, 220), [alert(210, "newer")])
+    world.until(lambda: ("finished", "") in states(world))
+    rejected = next(message for message in diary(world) if message.state == "rejected")
+    assert rejected.reason == "superseded by alert newer"
+    world.until(lambda: not sleeping(world))
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: World, how: str) -> None:
+    world.promote()
+    put(world, range(200), [alert(20)])
+    worker = world.start("retrain", restart=False, **ENDLESS)
+    world.until(lambda: bool(sleeping(world)))
+    if how == "kill":
+        worker.kill()
+        world.until(lambda: worker.poll() is not None)
+    else:
+        assert worker.stop() == 0
+    world.until(lambda: not sleeping(world))
+    assert ("failed" in dict(states(world))) == (how == "stop"), "a killed worker cannot write"
+    world.start("retrain", **QUICK)
+    world.until(lambda: ("finished", "") in states(world), 90)
+    runs = {message.run_id: message for message in diary(world)}
+    assert sorted(message.state for message in runs.values()) == ["failed", "finished"]
+    assert all(message.trigger == "an-alert" for message in runs.values())
+
+
+def test_mlflow_itself_loads_the_champion_and_knows_its_signature(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.promote()
+    monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", world.settings.signing_key)
+    mlflow.set_tracking_uri(world.settings.mlflow)
+    uri = f"models:/{world.settings.model_name}@champion"
+    signature = mlflow.models.get_model_info(uri).signature
+    assert signature.inputs.input_names() == ["text"]
+    assert signature.outputs.input_names() == ["label", "probability"]
+    answers = mlflow.pyfunc.load_model(uri).predict([{"text": text_and_label(i)[0]} for i in range(20)])
+    assert list(answers["label"]) == [text_and_label(i)[1] for i in range(20)]
+    assert answers["probability"].between(0.5, 1).all()
+    monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", "a stranger's key")
+    with pytest.raises(Exception, match="not signed with this key"):
+        mlflow.pyfunc.load_model(uri)
