@@ -22,7 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.embeddings import embed
-from driftloop.classifiers.base import Matrix
+from driftloop.classifiers.base import Matrix, Predictions
 from driftloop.classifiers.heads import Head
 from driftloop.messages import DriftAlert, Outcome, Prediction
 from driftloop.settings import RetrainSettings, Settings
@@ -183,7 +183,7 @@ class Loop:
             pass
         else:
             chosen = self.settings.retrain
-            said = [_labels(one, held) for one in (self._heads[-1], challenger)]
+            said = [_answers(one, held) for one in (self._heads[-1], challenger)]
             if compare(held.labels, said[0], said[1], confidence=chosen.confidence, seed=chosen.seed).better:
                 head = fit_head(window, recipe)
         past = Past(self._labelled, decision.onset_at, rows, newest, decision.trigger, head is not None)
@@ -211,8 +211,8 @@ class Loop:
         )
 
 
-def _labels(head: Head, rows: Window) -> list[str]:
-    return [head.classes[i] for i in head.predict_proba(rows.texts, rows.embeddings).argmax(axis=1)]
+def _answers(head: Head, rows: Window) -> Predictions:
+    return Predictions(head.classes, head.predict_proba(rows.texts, rows.embeddings), rows.embeddings, "head", 0.0)
 
 
 def measure(stream: Stream, policy: str, settings: Settings, seconds: float) -> Row:
@@ -253,7 +253,7 @@ def measure_all(options: argparse.Namespace) -> Iterator[Row]:
             stream = Stream(scenario, embed([row.text for row in scenario.sequence], Settings().model))
             for policy in options.policies:
                 word, _, period = policy.partition(":")
-                chosen = RetrainSettings(policy=word, **({"period": int(period)} if period else {}))
+                chosen = msgspec.convert({"policy": word, "period": int(period or 2000)}, RetrainSettings)
                 yield measure(stream, policy, Settings(retrain=chosen), options.seconds)
 
 

@@ -68,7 +68,7 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     policy: Literal["never", "periodic", "on-drift", "cost-aware"] = "on-drift"
     period: int = 2000
     """Labelled events between two retrainings of the periodic policy."""
-    cooldown: int = 200
+    cooldown: int = 100
     """Labelled events that must pass between two retrainings."""
     bootstrap: int = 500
     """Labelled events that the first champion is trained on."""

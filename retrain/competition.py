@@ -10,6 +10,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from driftloop.classifiers.base import Predictions
 from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
 from driftloop.settings import Settings
@@ -28,7 +29,7 @@ class Standing:
     """The champion of the moment and what it says about the held-out slice."""
 
     version: str
-    labels: list[str]
+    answers: Predictions
 
 
 class Competition:
@@ -111,7 +112,7 @@ class Competition:
         model = load_bundle(fitted.bundle, self._settings.signing_key, encoder=self._encoder)
         answers = self._answers(model)
         chosen = self._settings.retrain
-        verdict = compare(self._held.labels, standing.labels, answers, confidence=chosen.confidence, seed=chosen.seed)
+        verdict = compare(self._held.labels, standing.answers, answers, confidence=chosen.confidence, seed=chosen.seed)
         scores = scores_of(verdict)
         self._diary.write("gated", verdict.reason, candidate=candidate, seconds=round(fitted.seconds, 2), scores=scores)
         bundle = self._refitted(candidate, fitted.bundle) if verdict.better else fitted.bundle
@@ -137,9 +138,9 @@ class Competition:
         with threadpool_limits(1):  # threads of a BLAS spin, and cost more than they give
             return out if catalogue.find(candidate).refit(self._whole, bundle, task, out) else bundle
 
-    def _answers(self, model: BundleClassifier) -> list[str]:
+    def _answers(self, model: BundleClassifier) -> Predictions:
         same = model.head is not None and model.encoder.digest == self._encoder.digest
-        return model.predict(self._held.texts, self._held.embeddings if same else None).labels
+        return model.predict(self._held.texts, self._held.embeddings if same else None)
 
     def _task(self, candidate: str, rows: int | None = None) -> Task:
         chosen = self._settings.retrain
@@ -168,5 +169,7 @@ def scores_of(verdict: Verdict) -> dict[str, float]:
         "accuracy": round(verdict.challenger_accuracy, 4),
         "difference_low": round(verdict.low, 4),
         "difference_high": round(verdict.high, 4),
+        "brier_gain_low": round(verdict.brier_low, 4),
+        "brier_gain_high": round(verdict.brier_high, 4),
         "held_out": float(verdict.rows),
     }

@@ -59,5 +59,5 @@ class Candidate(Protocol):
         ...
 
     def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
-        """Fit what ``fitted`` was chosen as on all of ``window``, where that takes a second; False where it does not."""
+        """Fit the recipe that won with ``fitted`` on all of ``window``; False where that would take long."""
         ...

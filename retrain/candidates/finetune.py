@@ -159,18 +159,21 @@ def _load(window: Window, task: Task) -> tuple[Any, Any]:
             f"The encoder {task.model.encoder} could not be loaded for fine-tuning ({reason}): give a folder in the "
             "Hub's layout or a model the Hub has, in DRIFTLOOP_MODEL__ENCODER."
         ) from error
-    _freeze(encoder, torch.nn.ModuleList)
+    _freeze(encoder)
     return _network(encoder, len(window.classes)), tokenizer
 
 
-def _freeze(encoder: Any, stack: type) -> None:
+def _freeze(encoder: Any) -> None:
     """Leave the word vectors and the lower half of the layers as they are.
 
     Half of a small encoder's weights are its word vectors, and a few hundred rows touch few of them; lower layers
     change little in fine-tuning (Lee et al., "What Would Elsa Do?", 2019), and without them a step takes two thirds.
     """
+    import torch
+
     encoder.get_input_embeddings().requires_grad_(False)
-    layers = max((part for part in encoder.modules() if isinstance(part, stack)), key=len, default=())
+    stacks: list[Any] = [part for part in encoder.modules() if isinstance(part, torch.nn.ModuleList)]
+    layers: Sequence[Any] = max(stacks, key=len, default=())
     for layer in layers[: len(layers) // 2]:
         layer.requires_grad_(False)
 

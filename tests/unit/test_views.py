@@ -135,13 +135,9 @@ def test_every_kind_of_news_is_told_in_words() -> None:
     assert "the retraining failed: because" in news and "† dead letter from events: not an event" in news
 
 
-def test_a_promotion_is_told_by_its_update_only_and_shown_as_the_state_of_the_retraining() -> None:
-    board = fed(retraining("promoted"))
-    assert not board.news and board.retraining.startswith("linear promoted")
-
-
-def test_a_flood_of_dead_letters_is_told_five_times() -> None:
-    assert len(fed(*[letter()] * 50).news) == 5
+def test_a_promotion_is_told_by_its_update_only_and_a_flood_of_dead_letters_five_times() -> None:
+    board = fed(retraining("promoted"), *[letter()] * 50)
+    assert len(board.news) == 5 and board.retraining.startswith("linear promoted")
 
 
 def test_a_restart_is_told_once_with_its_last_words() -> None:
