@@ -41,7 +41,7 @@ integration: setup
 e2e: setup
 	$(RUN)python -m pytest tests/e2e
 
-bench-adaptation: setup ## policies compared in-process on the same stream
+bench-adaptation: setup ## policies compared in-process on the same streams
 	$(RUN)python -m benchmarks.adaptation $(ARGS)
 
 bench-throughput: setup ## the scorer through Kafka beside the bare scoring loop

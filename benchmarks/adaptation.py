@@ -178,14 +178,14 @@ class Loop:
         train, held = window.hold_out(self.settings.retrain.holdout)
         head: Head | None = None
         try:
-            challenger, recipe = learn(train)
+            challenger, old_weight = learn(train)
         except CannotFit:
             pass
         else:
             chosen = self.settings.retrain
             said = [_answers(one, held) for one in (self._heads[-1], challenger)]
             if compare(held.labels, said[0], said[1], confidence=chosen.confidence, seed=chosen.seed).better:
-                head = fit_head(window, recipe)
+                head = fit_head(window, old_weight)
         past = Past(self._labelled, decision.onset_at, rows, newest, decision.trigger, head is not None)
         self._pending = (tick + self.lag, head, past)
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from driftloop import cli_pages
 from driftloop.cli_options import (
@@ -25,6 +26,9 @@ from driftloop.cli_options import (
     write,
 )
 from driftloop.errors import DriftloopError
+
+if TYPE_CHECKING:
+    from driftloop.settings import Settings
 
 BROKEN_PIPE = 141
 
@@ -44,20 +48,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has seen enough (`driftloop watch … | head`); nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # The reader has seen enough (`driftloop watch … | head`).
+        _drop_output()
         return BROKEN_PIPE
     except Exception as error:
         sentence = _service_failure(error)
         if sentence is None:
             raise
         complain(sentence)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return DriftloopError.exit_code
+
+
+def _drop_output() -> None:
+    """Nothing more may be written, not even at exit, where what is left over would fail a second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(argv: Sequence[str] | None) -> int:
     parser = cli_pages.build()
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit:  # a page was shown, or refused: it fails here like everything else, and not at exit
+        sys.stdout.flush()
+        raise
     if arguments.version:
         import driftloop
 
@@ -95,23 +112,28 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
+    settings = _reach(arguments)
     from stream_processors import scorer
 
-    scorer.run(load_settings(arguments))
+    scorer.run(settings)
     return 0
 
 
 def _monitor(arguments: argparse.Namespace) -> int:
+    settings = _reach(arguments)
     from stream_processors import monitor
 
-    monitor.run(load_settings(arguments))
+    monitor.run(settings)
     return 0
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
+    settings = _reach(arguments)
+    from driftloop.registry import Registry
     from retrain import worker
 
-    worker.run(load_settings(arguments))
+    Registry(settings)  # no MLflow is said before the worker's log is set up, which would tell of every retry first
+    worker.run(settings)
     return 0
 
 
@@ -170,6 +192,21 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "watch": _watch,
     "doctor": _doctor,
 }
+
+
+def _reach(arguments: argparse.Namespace) -> Settings:
+    """The settings of a processor, its topics made: no broker or no Redis is said here, and not by Faust's traceback.
+
+    Raises:
+        DriftloopError: one of the two does not answer.
+    """
+    from driftloop import topics
+    from driftloop.store import Store
+
+    settings = load_settings(arguments)
+    Store(settings).check()
+    topics.create(settings)
+    return settings
 
 
 def _service_failure(error: Exception) -> str | None:

@@ -36,6 +36,8 @@ def simulate(arguments: argparse.Namespace) -> int:
     settings = load_settings(arguments, record.settings)
     scenario = load_scenario(record.scenario)
     settings, events, warm_up = _fit(settings, scenario, record, root)
+    if record.stack == "own":  # before the folder is made: a run that is refused is none to be resumed
+        simulation.check(settings, fresh=arguments.resume is None)
     if arguments.resume is None:
         runs.new(root, record)
     Path(settings.work).mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,6 @@ def simulate(arguments: argparse.Namespace) -> int:
         rate=record.rate,
         limit=record.limit,
         embedded=record.stack == "embedded",
-        resumed=arguments.resume is not None,
         # The command's own start: what was imported so far counts as well.
         began=float(psutil.Process().create_time()),
     )

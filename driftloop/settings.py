@@ -76,8 +76,8 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     search_rows: int = 300
     """Labelled events since the drift from which TPOT and fine-tuning take part; before, the linear head is alone."""
     linear_seconds: float = 60.0
-    tpot_seconds: float = 60.0
-    finetune_seconds: float = 120.0
+    tpot_seconds: float = 45.0
+    finetune_seconds: float = 60.0
     window: int = 3000
     """Most labelled events a candidate is trained on."""
     holdout: float = 0.2

@@ -34,6 +34,8 @@ from driftloop.topics import Topic
 
 TICK = 0.5
 """Seconds between two looks at the children, the end offsets and the memory."""
+PATIENCE_MS = 2000
+"""A broker that does not say its end offsets within that is away: this thread is the one that starts it again."""
 TOO_MANY_RESTARTS = 6
 RESTART_WINDOW = 90.0
 """Seconds: a process that was restarted `TOO_MANY_RESTARTS` times within them is given up."""
@@ -70,8 +72,7 @@ class Plan:
     rate: str = ""
     limit: int | None = None
     embedded: bool = True
-    """False: the addresses in the settings are a stack of the user's own."""
-    resumed: bool = False
+    """False: the addresses in the settings are a stack of the user's own, which `check` has seen."""
     began: float = field(default_factory=time.time)
     """Unix seconds from which the times to the first prediction and promotion count."""
 
@@ -125,9 +126,6 @@ class Simulation:
             DriftloopError: something could not be started; what was started is left to `stop`.
         """
         if self._stack is None:
-            Store(self.settings).check()
-            topics.create(self.settings)
-            self._refuse_foreign_events()
             self._start_children()
         else:
             self._note("Starting Kafka, Valkey and MLflow.")
@@ -212,21 +210,9 @@ class Simulation:
                 self.state.children[name] = ChildState(name)
                 child.start()
 
-    def _refuse_foreign_events(self) -> None:
-        """On a broker that others use, the counts mean something only on topics of one's own."""
-        if self._plan.resumed:
-            return
-        events = topics.name(self.settings, topics.EVENTS)
-        there = kafka.end_offsets(self.settings, [events])[events]
-        if there:
-            raise DriftloopError(
-                f"The topic {events} at {self.settings.kafka} holds {there} events already: go on with that run "
-                "(`--resume DIR`), or set DRIFTLOOP_STREAM and DRIFTLOOP_TOPIC_PREFIX to names of a new one."
-            )
-
     def _open(self) -> None:
         self._tally = Tally(self.state, topics.name(self.settings, topics.EVENTS))
-        self._client = kafka.consumer(self.settings, max_poll_records=5000)
+        self._client = kafka.consumer(self.settings, max_poll_records=5000, reconnect_backoff_max_ms=1000)
         self._kinds = {topics.name(self.settings, topic): topic for topic in FOLLOWED}
         assigned = [tp for name in self._kinds for tp in self._partitions(name)]
         self._client.assign(assigned)
@@ -272,7 +258,8 @@ class Simulation:
         try:
             for topic in (topics.EVENTS, topics.LABELS):
                 partitions = self._partitions(topics.name(self.settings, topic))
-                counts.append(sum(self._client.end_offsets(partitions).values()))
+                ends = self._client.end_offsets(partitions, timeout_ms=PATIENCE_MS)
+                counts.append(sum(ends.values()))
         except KafkaError:
             return False
         self._tally.ends(*counts)
@@ -312,6 +299,29 @@ class Simulation:
             interrupted=interrupted,
             missing=self._tally.missing if self._tally is not None else "nothing was read",
         )
+
+
+def check(settings: Settings, *, fresh: bool) -> None:
+    """See that a stack of the user's own answers and, for a ``fresh`` run, that its topics hold no events yet.
+
+    On a broker that others use, the counts mean something only on topics of one's own.
+
+    Raises:
+        DriftloopError: a service is away, or another run's events are there.
+    """
+    Store(settings).check()
+    topics.create(settings)
+    events = topics.name(settings, topics.EVENTS)
+    there = kafka.end_offsets(settings, [events])[events] if fresh else 0
+    if there:
+        raise DriftloopError(
+            f"The topic {events} at {settings.kafka} holds {there} events already: go on with that run "
+            "(`--resume DIR`), or set DRIFTLOOP_STREAM and DRIFTLOOP_TOPIC_PREFIX to names of a new one."
+        )
+    # Imported here: it loads the model's libraries, which take seconds. Without an MLflow, no first model ever comes.
+    from driftloop.registry import Registry
+
+    Registry(settings)
 
 
 def remember(root: Path, record: runs.Record, report: Report) -> runs.Record:

@@ -58,7 +58,7 @@ class FineTune:
         choice.check(window)
         task.scratch.mkdir(parents=True, exist_ok=True)
         network, tokenizer = _load(window, task)
-        old_share = choice.choose_old_share(window, MAX_ROWS, task.budget.seed)
+        old_share = choice.choose_old_weight(window)
         indices = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
         rows = window.take(indices.tolist())
         _probe(network, rows, window.classes)
@@ -89,7 +89,7 @@ class FineTune:
     ) -> dict[str, Any]:
         """Train ``network`` in place until the steps or the time are used up."""
         import torch
-        from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+        from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
         encoded = tokenizer(list(rows.texts), truncation=True, max_length=task.model.max_tokens)
         examples = [
@@ -127,6 +127,7 @@ class FineTune:
         trainer = Trainer(
             model=network, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[watch]
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         network.to("cpu").eval()
         return {
@@ -159,23 +160,9 @@ def _load(window: Window, task: Task) -> tuple[Any, Any]:
             f"The encoder {task.model.encoder} could not be loaded for fine-tuning ({reason}): give a folder in the "
             "Hub's layout or a model the Hub has, in DRIFTLOOP_MODEL__ENCODER."
         ) from error
-    _freeze(encoder)
-    return _network(encoder, len(window.classes)), tokenizer
-
-
-def _freeze(encoder: Any) -> None:
-    """Leave the word vectors and the lower half of the layers as they are.
-
-    Half of a small encoder's weights are its word vectors, and a few hundred rows touch few of them; lower layers
-    change little in fine-tuning (Lee et al., "What Would Elsa Do?", 2019), and without them a step takes two thirds.
-    """
-    import torch
-
+    # Half of a small encoder's weights are its word vectors; a few hundred rows touch few of them.
     encoder.get_input_embeddings().requires_grad_(False)
-    stacks: list[Any] = [part for part in encoder.modules() if isinstance(part, torch.nn.ModuleList)]
-    layers: Sequence[Any] = max(stacks, key=len, default=())
-    for layer in layers[: len(layers) // 2]:
-        layer.requires_grad_(False)
+    return _network(encoder, len(window.classes)), tokenizer
 
 
 def _network(encoder: Any, classes: int) -> Any:

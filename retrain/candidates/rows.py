@@ -17,11 +17,12 @@ Fold = tuple[Rows, Rows]
 """Indices to train on and, all of them later, indices to validate on."""
 
 MIN_ROWS = 20
-MIN_RECENT = 40
+MIN_RECENT = 16
 """With fewer rows after the onset, the newest half of the window stands in for them."""
 ONE_FOLD = 600
 """With so many rows after the onset, their newest quarter is validation enough."""
-OLD_SHARES = (0.0, 0.3, 1.0)
+OLD_WEIGHTS = (0.0, 0.05, 0.3, 1.0)
+"""What a row before the drift may count for, where a row after it counts for 1."""
 FLOOR = 1e-3
 """Least probability counted for the true label, so that one sure mistake does not decide a search."""
 
@@ -49,23 +50,37 @@ def forward_folds(labels: Sequence[str], onset: int) -> list[Fold]:
     return kept or [(np.arange(n), np.arange(quarters[3], n))]
 
 
-def choose_old_share(window: Window, limit: int, seed: int) -> float:
-    """The share of the rows before the onset that helps on the rows after it, by a quick linear model's log loss."""
+def choose_old_weight(window: Window) -> float:
+    """What the rows before the onset should count for: the least log loss on the rows after it, of a quick model.
+
+    After an abrupt drift that is little or nothing, after a false alarm 1. The quick model is a logistic regression on
+    the embeddings alone.
+    """
     if window.onset == 0 or len(window) - window.onset < MIN_RECENT:
         return 1.0
+    labels = np.asarray(window.labels)
+    folds = forward_folds(window.labels, window.onset)
 
-    def score(share: float) -> float:
-        rows = sample_rows(window, share, limit, seed)
-        part = window.take(rows.tolist(), onset=int((rows < window.onset).sum()))
-        return mean_loss(
-            lambda: LogisticRegression(max_iter=60),
-            part.embeddings,
-            np.asarray(part.labels),
-            forward_folds(part.labels, part.onset),
-        )
+    def loss(weight: float) -> float:
+        losses = []
+        for train, test in folds:
+            weights = row_weights(window, weight)[train]
+            kept = train[weights > 0]
+            if len(set(labels[kept])) < 2:
+                return float("inf")
+            model = LogisticRegression(C=3.0, max_iter=60, tol=1e-3)
+            model.fit(window.embeddings[kept], labels[kept], sample_weight=weights[weights > 0])
+            losses.append(log_loss(model.classes_, model.predict_proba(window.embeddings[test]), labels[test]))
+        return float(np.mean(losses))
 
-    shares = [share for share in OLD_SHARES if share or len(set(window.labels[window.onset :])) > 1]
-    return min(shares, key=score)
+    return min(reversed(OLD_WEIGHTS), key=loss)
+
+
+def row_weights(window: Window, old_weight: float) -> NDArray[np.float64]:
+    """Shape (n,): ``old_weight`` before the onset, 1 after it."""
+    weights = np.ones(len(window))
+    weights[: window.onset] = old_weight
+    return weights
 
 
 def sample_rows(window: Window, old_share: float, limit: int, seed: int) -> Rows:

@@ -107,7 +107,7 @@ class Search:
     @classmethod
     def over(cls, window: Window, task: Task, deadline: float, progress: Callable[[str], None]) -> Search:
         """Choose the rows and the folds, and compute the features once."""
-        old_share = choice.choose_old_share(window, MAX_ROWS, task.budget.seed)
+        old_share = choice.choose_old_weight(window)
         rows = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
         part = window.take(rows.tolist(), onset=int((rows < window.onset).sum()))
         _, columns, matrix = _features(part, task.budget.seed)

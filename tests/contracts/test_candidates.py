@@ -182,7 +182,7 @@ def test_sampled_rows_keep_the_newest_and_every_class() -> None:
     chosen = rows.sample_rows(window, 0.25, 150, 7)
     assert set(range(120, 200)) <= set(chosen.tolist())
     assert (np.diff(chosen) > 0).all()
-    assert len(chosen) <= 102
+    assert 110 <= len(chosen) <= 112  # all of the 80 new ones, a quarter of the 120 old ones, and the rare class
     assert {"rare", "a", "b"} == {window.labels[i] for i in chosen}
     assert rows.sample_rows(window, 1.0, 50, 7).tolist()[-50:] == list(range(150, 200))
 

@@ -11,7 +11,8 @@ import pytest
 
 from driftloop.messages import DriftAlert, Outcome
 from driftloop.registry import Registry
-from driftloop.topics import MODEL_UPDATES, RETRAINING
+from driftloop.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
+from tests import tiny
 from tests.integration.conftest import World, event, text_and_label
 
 pytestmark = pytest.mark.stack
@@ -108,6 +109,20 @@ def test_the_first_model_comes_from_the_first_labelled_events(world: World) -> N
     assert registry.champion() == update.version == "1" and update.trigger == "bootstrap"
     (version,) = registry.versions()
     assert version.tags["last_offset"] == "59" and version.tags["topic"].endswith("labels")
+
+
+def test_the_first_model_may_be_a_classifier_in_the_hubs_layout(world: World) -> None:
+    folder = str(tiny.classifier_folder())
+    world.start("retrain", DRIFTLOOP_MODEL__CLASSIFIER=folder, DRIFTLOOP_MODEL__MAX_TOKENS="24", **QUICK)
+    world.start("score")
+    world.send(events=range(30))
+    world.until(lambda: len(world.read(PREDICTIONS)) == 30, 90)
+    said = world.read(PREDICTIONS)
+    assert {prediction.route for prediction in said} == {"encoder"}
+    assert set(said[0].probabilities) == set(tiny.LABELS)
+    (version,) = Registry(world.settings).versions()
+    assert version.tags["candidate"] == "hub"
+    assert Registry(world.settings).client.get_run(version.run_id).data.params["source"] == folder
 
 
 def test_an_alert_retrains_registers_and_promotes_with_its_lineage(world: World) -> None:

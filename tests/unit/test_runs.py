@@ -99,8 +99,8 @@ def test_a_full_disk_is_one_sentence_and_the_old_record_stays(tmp_path: Path) ->
     (tmp_path / f".{runs.RECORD}.{os.getpid()}").symlink_to("/dev/full")
     with pytest.raises(DriftloopError, match=r"cannot be written: No space left on device; make room"):
         runs.save(tmp_path, Record(scenario="new"))
-    assert runs.read(tmp_path).scenario == "old"
     assert [path.name for path in tmp_path.iterdir()] == [runs.RECORD]
+    assert runs.read(tmp_path).scenario == "old"
 
 
 @pytest.mark.parametrize("own_stack", [True, False])

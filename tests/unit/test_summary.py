@@ -126,6 +126,12 @@ def test_accuracy_is_split_by_segment_by_version_and_by_500_events() -> None:
     assert found.per_version == {"1": 0.5, "2": round(60 / 70, 4)}
     blocks = [(block.start, block.end, block.labelled, block.accuracy) for block in found.per_500_events]
     assert blocks == [(0, 500, 100, 0.5), (500, 1000, 60, 1.0), (2000, 2500, 10, 0.0)]
+
+
+def test_the_accuracy_after_2000_begins_with_that_event() -> None:
+    found = of(outcomes=[outcome(i, i in (1999, 2000)) for i in range(1990, 2010)]).accuracy
+    assert (found.prequential, found.prequential_after_2000) == (0.1, 0.1)
+    found = of(outcomes=[outcome(i, i == 1999) for i in range(1990, 2010)]).accuracy
     assert found.prequential_after_2000 == 0.0
 
 
@@ -255,7 +261,8 @@ def test_a_full_disk_is_one_sentence_and_the_old_summary_stays(tmp_path: Path) -
     with pytest.raises(DriftloopError, match=r"cannot be written: No space left on device; make room") as caught:
         summary.write(of(), tmp_path)
     assert "\n" not in str(caught.value)
-    assert [file.read_text() for file in tmp_path.iterdir()] == ["of an earlier session"]
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+    assert (tmp_path / "summary.json").read_text() == "of an earlier session"
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
