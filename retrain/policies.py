@@ -107,8 +107,8 @@ class OnDrift:
 
     cooldown: int
     search_rows: int = 300
-    min_rows: int = 60
-    growth: float = 8.0
+    min_rows: int = 90
+    growth: float = 7.0
     retry_growth: float = 1.5
     follow_ups: int = 2
     name = "on-drift"

@@ -9,7 +9,6 @@ whoever started it starts it again: the batch is read once more.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
@@ -77,9 +76,18 @@ def run(
     """
     app = _app(role, settings, member)
     _agent(app, [name(settings, topic) for topic in topics], handler, batch, within)
-    worker = faust.Worker(app, loglevel="ERROR", redirect_stdouts=False, quiet=True)
-    with contextlib.suppress(SystemExit):
+    worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
+    worker.spinner = None  # it writes cursor codes, into logs as well
+    for library in ("faust", "mode", "aiokafka", "asyncio"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    try:
         worker.execute_from_commandline()
+    except SystemExit as end:
+        if end.code:
+            raise DriftloopError(
+                f"The {role} was ended by an error of Faust, which is in the lines above; nothing was acknowledged, "
+                "so start it again."
+            ) from end
 
 
 def _app(role: str, settings: Settings, member: str) -> faust.App:
