@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,9 @@ from producers.scenarios import Scenario, load_scenario, read_spec
 from serving import closing, summary, terminal
 from serving.judgement import Truth
 
+WORK = "work"
+"""Scratch files of the processes, in the run directory."""
+
 
 def simulate(arguments: argparse.Namespace) -> int:
     """Run the verb and return its exit status."""
@@ -40,6 +44,8 @@ def simulate(arguments: argparse.Namespace) -> int:
         simulation.check(settings, fresh=arguments.resume is None)
     if arguments.resume is None:
         runs.new(root, record)
+    if Path(settings.work) == root.absolute() / WORK:  # what a killed session left there is of no use to this one
+        shutil.rmtree(settings.work, ignore_errors=True)
     Path(settings.work).mkdir(parents=True, exist_ok=True)
     known = _drifts_known(record.scenario)
     truth = Truth(scenario.name, tuple(p for p in scenario.drifts if p < events), known, warm_up)
@@ -152,7 +158,7 @@ def _fit(settings: Settings, scenario: Scenario, record: runs.Record, root: Path
             f"The scenario sends {events} events, fewer than the {warm_up} that the first model is trained on: raise "
             "--limit, or lower DRIFTLOOP_RETRAIN__BOOTSTRAP."
         )
-    work = settings.work or str(root.absolute() / "work")
+    work = settings.work or str(root.absolute() / WORK)
     return replace(settings, retrain=retrain, dataset=scenario.revision, work=work), events, warm_up
 
 

@@ -24,7 +24,7 @@ def connection(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka.split(","),
         "bootstrap_timeout_ms": 15_000,
-        "reconnect_backoff_max_ms": 2_000,  # the default of 30 s would be waited out after a broker's restart
+        "reconnect_backoff_max_ms": 1_000,  # the default of 30 s would be waited out after a broker's restart
     }
     security = settings.security
     if security.protocol != "PLAINTEXT":

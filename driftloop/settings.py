@@ -10,13 +10,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from driftloop.errors import DriftloopError
 
 PREFIX = "DRIFTLOOP_"
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,20 +40,20 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A packaged encoder's distribution name, a local folder in the Hub's layout, or a Hub id."""
     classifier: str = ""
     """A Hub id or local folder of a text classifier to start with; empty: train one on the first labels."""
-    max_tokens: int = 64
+    max_tokens: Count = 64
     quantise: bool = True
 
 
 class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the scorer takes events off the stream."""
 
-    batch: int = 64
+    batch: Count = 64
     """Most events scored together."""
-    within: float = 0.1
+    within: Seconds = 0.1
     """Seconds to wait for a batch to fill."""
-    max_bytes: int = 65_536
+    max_bytes: Count = 65_536
     """Longest message scored; longer ones become dead letters."""
-    threads: int = 0
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """ONNX Runtime threads; 0: one for each core."""
     member: str = "scorer-0"
     """Static group membership: a restarted scorer with the same name gets its partitions back at once."""
@@ -66,23 +70,23 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """When to retrain, with what, and for how long."""
 
     policy: Literal["never", "periodic", "on-drift", "cost-aware"] = "on-drift"
-    period: int = 2000
+    period: Count = 2000
     """Labelled events between two retrainings of the periodic policy."""
-    cooldown: int = 100
+    cooldown: Annotated[int, msgspec.Meta(ge=0)] = 100
     """Labelled events that must pass between two retrainings."""
-    bootstrap: int = 500
+    bootstrap: Count = 500
     """Labelled events that the first champion is trained on."""
     candidates: tuple[str, ...] = ("linear", "tpot", "finetune")
-    search_rows: int = 300
+    search_rows: Count = 300
     """Labelled events since the drift from which TPOT and fine-tuning take part; before, the linear head is alone."""
-    linear_seconds: float = 60.0
-    tpot_seconds: float = 45.0
-    finetune_seconds: float = 60.0
-    window: int = 3000
+    linear_seconds: Seconds = 60.0
+    tpot_seconds: Seconds = 45.0
+    finetune_seconds: Seconds = 60.0
+    window: Count = 3000
     """Most labelled events a candidate is trained on."""
-    holdout: float = 0.2
+    holdout: Share = 0.2
     """Newest share of the events since the drift that candidates are compared on and never trained on."""
-    confidence: float = 0.9
+    confidence: Share = 0.9
     """Two-sided level of the gate's bootstrap interval."""
     seed: int = 7
 
@@ -96,8 +100,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stream: str = "default"
     """Stream id: the key of alerts and model updates, and the registered model's name in MLflow."""
     topic_prefix: str = ""
-    partitions: int = 1
-    replication: int = 1
+    partitions: Count = 1
+    replication: Count = 1
     signing_key: str = "driftloop-local-key"
     """Bundles are signed with it (HMAC-SHA256); set your own wherever others can write to the registry."""
     dataset: str = ""

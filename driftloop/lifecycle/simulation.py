@@ -212,7 +212,7 @@ class Simulation:
 
     def _open(self) -> None:
         self._tally = Tally(self.state, topics.name(self.settings, topics.EVENTS))
-        self._client = kafka.consumer(self.settings, max_poll_records=5000, reconnect_backoff_max_ms=1000)
+        self._client = kafka.consumer(self.settings, max_poll_records=5000)
         self._kinds = {topics.name(self.settings, topic): topic for topic in FOLLOWED}
         assigned = [tp for name in self._kinds for tp in self._partitions(name)]
         self._client.assign(assigned)
