@@ -103,6 +103,10 @@ class Registry:
         found = model.aliases.get(CHAMPION)
         return None if found is None else str(found)
 
+    def tags(self, version: str) -> dict[str, str]:
+        """What is written on a version: digest, candidate, trigger, offsets, parent, verdict, reason."""
+        return dict(self.client.get_model_version(self._name, version).tags)
+
     def versions(self) -> list[Any]:
         """Every registered version as MLflow describes it, oldest first."""
         found = self.client.search_model_versions(f"name='{self._name}'", max_results=1000)

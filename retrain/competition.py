@@ -58,27 +58,28 @@ class Competition:
         self._promotions = promotions
         self._diary = diary
         self._scratch = scratch
+        self.promoted = False
+        """Whether a candidate has been promoted so far."""
 
-    def run(self, superseded: Callable[[], str | None], search: bool = True) -> bool:
-        """Let the quick candidates compete, then, if ``search``, the slow ones; True when one was promoted.
+    def run(self, superseded: Callable[[bool], str | None], search: bool = True) -> None:
+        """Let the quick candidates compete, then, if ``search``, the slow ones.
 
-        ``superseded`` is asked several times a second, always in this thread; its reason ends what is under way.
+        ``superseded`` is asked several times a second, always in this thread, with whether the searches are under way;
+        its reason ends what is.
         """
         self._standing = self._champion()
         quick = {name: catalogue.find(name).quick for name in self._settings.retrain.candidates}
-        promoted = self._side_by_side([name for name in quick if quick[name]], superseded)
+        self._side_by_side([name for name in quick if quick[name]], lambda: superseded(False))
         if search:
-            promoted |= self._side_by_side([name for name in quick if not quick[name]], superseded)
-        return promoted
+            self._side_by_side([name for name in quick if not quick[name]], lambda: superseded(True))
 
-    def _side_by_side(self, names: Sequence[str], superseded: Callable[[], str | None]) -> bool:
+    def _side_by_side(self, names: Sequence[str], superseded: Callable[[], str | None]) -> None:
         """Fit candidates at the same time, a process for each, and judge each as soon as it is fitted."""
-        promoted = False
-        ended = superseded()
+        ended = superseded() if names else None
         if ended is not None:
             for name in names:
                 self._diary.write("rejected", ended, candidate=name)
-            return False
+            return
         with ThreadPoolExecutor(max(len(names), 1), thread_name_prefix="fit") as pool:
             running = {}
             for name in names:
@@ -89,12 +90,11 @@ class Competition:
                 while running:
                     done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:
-                        promoted |= self._judge(running.pop(future), future.result())
+                        self._judge(running.pop(future), future.result())
                     ended = ended or superseded()
             except BaseException:
                 ended = "the retraining failed"  # or the pool would wait for the fits' full time
                 raise
-        return promoted
 
     def _champion(self) -> Standing:
         """The champion, loaded from the registry, and its answers on the held-out slice."""
@@ -103,12 +103,12 @@ class Competition:
         model = load_bundle(bundle, self._settings.signing_key, version=version, encoder=self._encoder)
         return Standing(version, self._answers(model))
 
-    def _judge(self, candidate: str, fitted: sandbox.Fitted) -> bool:
+    def _judge(self, candidate: str, fitted: sandbox.Fitted) -> None:
         """Compare, register, and promote where better; the standing then is the candidate's."""
         standing = self._standing
         if fitted.bundle is None:
             self._diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
-            return False
+            return
         model = load_bundle(fitted.bundle, self._settings.signing_key, encoder=self._encoder)
         answers = self._answers(model)
         chosen = self._settings.retrain
@@ -123,13 +123,13 @@ class Competition:
         )
         details = {"candidate": candidate, "version": version, "scores": scores, "seconds": round(fitted.seconds, 2)}
         if verdict.better:
-            self._promotions.promote(version, bundle, note, self._past.trigger)
+            self._promotions.promote(version, note, self._past.trigger)
             self._standing = Standing(version, answers)
+            self.promoted = True
             self._diary.write("promoted", note, **details)
         else:
             self._promotions.registry.reject(version, note)
             self._diary.write("rejected", note, **details)
-        return verdict.better
 
     def _refitted(self, candidate: str, bundle: Path) -> Path:
         """The winner with the held-out slice included, or as it is where that would take long."""

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from driftloop.classifiers.bundle import Lineage, manifest_digest
+from driftloop import kafka
+from driftloop.classifiers.bundle import Lineage
 from driftloop.kafka import Outbox
 from driftloop.messages import ModelUpdate, Retraining
 from driftloop.registry import Candidacy, Registry
 from driftloop.settings import Settings
-from driftloop.topics import MODEL_UPDATES, RETRAINING
+from driftloop.topics import MODEL_UPDATES, RETRAINING, name
 
 
 class Promotions:
@@ -41,13 +42,25 @@ class Promotions:
         parameters: dict[str, Any] = {"candidate": name, "rows": lineage.rows, **lineage.parameters}
         return self.registry.register(Candidacy(name, bundle, metrics, parameters, everything))
 
-    def promote(self, version: str, bundle: Path, reason: str, trigger: str) -> None:
+    def promote(self, version: str, reason: str, trigger: str) -> None:
         """Make ``version`` the champion, for MLflow and for the stream."""
         self.registry.promote(version, reason)
+        self._announce(version, reason, trigger)
+
+    def announce_unannounced(self) -> None:
+        """Announce MLflow's champion where `model-updates` names another: a worker ended between the two steps."""
+        version = self.registry.champion()
+        topic = name(self._settings, MODEL_UPDATES)
+        updates = [u for u in kafka.read_all(self._settings, topic, ModelUpdate) if u.stream == self._settings.stream]
+        if version is not None and (not updates or updates[-1].version != version):
+            tags = self.registry.tags(version)
+            self._announce(version, tags.get("reason", ""), tags.get("trigger", ""))
+
+    def _announce(self, version: str, reason: str, trigger: str) -> None:
         update = ModelUpdate(
             stream=self._settings.stream,
             version=version,
-            digest=manifest_digest(bundle),
+            digest=self.registry.tags(version)["digest"],
             action="promote",
             reason=reason,
             trigger=trigger,

@@ -2,7 +2,8 @@
 
 The child is a session of its own, so that the whole group can be killed when the time is up, and runs niced, so
 that the scorer keeps its cores. It dies with its parent: its standard input is a pipe from the parent, and the end
-of that pipe ends the group. The task travels through the same pipe, so the signing key is never on disk or in argv.
+of that pipe ends the group. Its order travels through the same pipe, so the signing key is never on disk or in argv.
+A child that `prepare` started has its libraries loaded already, so that the answer to a drift does not wait for them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import msgspec
 import psutil
@@ -101,7 +102,7 @@ class _End:
 
 
 def _child(
-    verb: str,
+    verb: Literal["fit", "rescue"],
     name: str,
     task: Task,
     folder: Path,
@@ -110,6 +111,70 @@ def _child(
     cancel: Cancel | None = None,
 ) -> _End:
     """Run one child to its end or to ``limit`` seconds."""
+    answers: list[dict[str, Any]] = []
+    overran = False
+    cancelled: str | None = None
+    (folder / f"{verb}.log").write_bytes(b"")
+    process = _take_spare() or _start()
+    try:
+        assert process.stdin is not None  # noqa: S101 - for the type checker
+        pipe = process.stdin
+        reader = threading.Thread(target=_listen, args=(process.stdout, answers, progress), daemon=True)
+        with contextlib.suppress(BrokenPipeError):  # a child that died at once is told apart by its exit status
+            pipe.write(_encoder.encode(Order(verb, name, folder, task)) + b"\n")
+            pipe.flush()
+        reader.start()
+        cancelled = _wait(process, limit, cancel)
+    except subprocess.TimeoutExpired:
+        overran = True
+    finally:
+        _end_group(process)
+        reader.join(2.0)
+        with contextlib.suppress(OSError):
+            pipe.close()
+    if cancelled is not None:
+        return _End(False, cancelled, refused=True)
+    if overran:
+        return _End(False, f"stopped at its limit of {limit:.0f} s", overran=True)
+    answer = answers[-1] if answers else {}
+    if answer.get("ok") and process.returncode == 0:
+        return _End(True)
+    if "reason" in answer:
+        return _End(False, str(answer["reason"]), refused=bool(answer.get("refused")))
+    return _End(False, _describe(process.returncode, folder / f"{verb}.log"))
+
+
+def prepare() -> None:
+    """Start the child of the next fit now: its libraries take it seconds to load."""
+    global _spare
+    with _spare_lock:
+        if _spare is None or _spare.poll() is not None:
+            _spare = _start()
+
+
+def dismiss() -> None:
+    """End the child that `prepare` started, where no fit has taken it."""
+    spare = _take_spare()
+    if spare is not None:
+        _end_group(spare)
+        for stream in (spare.stdin, spare.stdout):
+            if stream is not None:
+                stream.close()
+
+
+_spare: subprocess.Popen[bytes] | None = None
+_spare_lock = threading.Lock()
+
+
+def _take_spare() -> subprocess.Popen[bytes] | None:
+    global _spare
+    with _spare_lock:
+        spare, _spare = _spare, None
+    return spare if spare is not None and spare.poll() is None else None
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """A child that waits for its `Order`."""
     root = Path(__file__).resolve().parent.parent
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     # Threads of a BLAS spin: beside a busy scorer, four of them fit a pipeline forty times slower than one. A
@@ -122,44 +187,13 @@ def _child(
         "OMP_WAIT_POLICY": "PASSIVE",
         **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")},
     }
-    answers: list[dict[str, Any]] = []
-    overran = False
-    cancelled: str | None = None
-    with (folder / f"{verb}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "retrain.sandbox", verb, name, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=environ,
-            start_new_session=True,
-        )
-        assert process.stdin is not None  # noqa: S101 - for the type checker
-        pipe = process.stdin
-        reader = threading.Thread(target=_listen, args=(process.stdout, answers, progress), daemon=True)
-        try:
-            with contextlib.suppress(BrokenPipeError):  # a child that died at once is told apart by its exit status
-                pipe.write(_encode(task) + b"\n")
-                pipe.flush()
-            reader.start()
-            cancelled = _wait(process, limit, cancel)
-        except subprocess.TimeoutExpired:
-            overran = True
-        finally:
-            _end_group(process)
-            reader.join(2.0)
-            with contextlib.suppress(OSError):
-                pipe.close()
-    if cancelled is not None:
-        return _End(False, cancelled, refused=True)
-    if overran:
-        return _End(False, f"stopped at its limit of {limit:.0f} s", overran=True)
-    answer = answers[-1] if answers else {}
-    if answer.get("ok") and process.returncode == 0:
-        return _End(True)
-    if "reason" in answer:
-        return _End(False, str(answer["reason"]), refused=bool(answer.get("refused")))
-    return _End(False, _describe(process.returncode, folder / f"{verb}.log"))
+    return subprocess.Popen(
+        [sys.executable, "-m", "retrain.sandbox"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environ,
+        start_new_session=True,
+    )
 
 
 def _wait(process: subprocess.Popen[bytes], limit: float, cancel: Cancel | None) -> str | None:
@@ -219,53 +253,66 @@ def _describe(status: int, log: Path) -> str:
     return f"its process ended with status {status}: {lines[-1][:300] if lines else 'it said nothing'}"
 
 
-def _encode(task: Task) -> bytes:
-    return msgspec.json.encode(task, enc_hook=str)
+class Order(msgspec.Struct, frozen=True):
+    """What a child is to do."""
+
+    verb: Literal["fit", "rescue"]
+    name: str
+    folder: Path
+    task: Task
 
 
-def _decode(line: bytes) -> Task:
-    return msgspec.json.decode(line, type=Task, dec_hook=lambda kind, value: kind(value))
+_encoder = msgspec.json.Encoder(enc_hook=str)
+_decoder = msgspec.json.Decoder(Order, dec_hook=lambda kind, value: kind(value))
 
 
 # The child's side.
 
 
-def main(verb: str, name: str, folder: Path) -> NoReturn:
-    """Fit or rescue in this process, and answer with one JSON line on standard output."""
+def main() -> NoReturn:
+    """Wait for an order, carry it out in this process, and answer with one JSON line on standard output."""
+    import retrain.candidates.linear  # noqa: F401 - the quick candidate is what is waited for
+
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a library that prints must not disturb the answers
-    line = sys.stdin.buffer.readline()
-    _die_with_parent()
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICENESS)
+    line = sys.stdin.buffer.readline()
+    if not line:  # the parent has ended
+        os._exit(0)
+    order = _decoder.decode(line)
+    _die_with_parent()
+    log = os.open(order.folder / f"{order.verb}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 2)
+    os.dup2(log, 1)
 
     def say(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")
         answers.flush()
 
-    answer = _work(verb, name, folder, _decode(line), lambda text: say({"progress": text}))
+    answer = _work(order, lambda text: say({"progress": text}))
     say(answer)
     sys.stderr.flush()
     os._exit(0 if answer["ok"] else 1)  # thread pools of the libraries can take seconds to end
 
 
-def _work(verb: str, name: str, folder: Path, task: Task, progress: Progress) -> dict[str, Any]:
+def _work(order: Order, progress: Progress) -> dict[str, Any]:
     from driftloop.errors import DriftloopError
     from retrain.candidates import catalogue
     from retrain.candidates.base import CannotFit
 
-    unfinished = folder / "unfinished"
+    unfinished = order.folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        candidate = catalogue.find(name)
+        candidate = catalogue.find(order.name)
         if hasattr(candidate, "progress"):
             candidate.progress = progress
-        window = Window.load(folder / "window")
-        if verb == "fit":
-            candidate.fit(window, task, unfinished)
-        elif not candidate.rescue(window, task, unfinished):
+        window = Window.load(order.folder / "window")
+        if order.verb == "fit":
+            candidate.fit(window, order.task, unfinished)
+        elif not candidate.rescue(window, order.task, unfinished):
             return {"ok": False, "reason": "there was nothing to rescue", "refused": True}
-        unfinished.rename(folder / "bundle")  # a bundle is whole or not there
+        unfinished.rename(order.folder / "bundle")  # a bundle is whole or not there
     except (CannotFit, DriftloopError) as error:
         return {"ok": False, "reason": str(error), "refused": True}
     except MemoryError:
@@ -303,4 +350,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main()

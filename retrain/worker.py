@@ -16,7 +16,8 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from driftloop.classifiers.bundle import verify_bundle
@@ -25,11 +26,12 @@ from driftloop.classifiers.onnx import exported_encoder
 from driftloop.kafka import Outbox
 from driftloop.settings import Settings
 from driftloop.store import Store
+from retrain import sandbox
 from retrain.bootstrap import first_champion
 from retrain.competition import Competition
 from retrain.feed import Feed, unfinished
 from retrain.history import build_window
-from retrain.policies import Past, Retrain, make_policy
+from retrain.policies import Now, Past, Retrain, make_policy
 from retrain.promotion import Diary, Promotions
 
 log = logging.getLogger(__name__)
@@ -54,11 +56,13 @@ class Worker:
     def run(self) -> None:
         """Work until `stop` is called."""
         with tempfile.TemporaryDirectory(prefix="driftloop-retrain-", dir=self._settings.work or None) as folder:
+            self._promotions.announce_unannounced()
             self._close_cut_off()
             if self._promotions.registry.champion() is None:
                 self._bootstrap(Path(folder) / "first")
             if self._stop.is_set():
                 return
+            sandbox.prepare()
             encoder = exported_encoder(self._settings.model, threads=2)
             feed = Feed(self._settings, self._settings.retrain.window)
             try:
@@ -67,7 +71,9 @@ class Worker:
                     decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)
                     if isinstance(decision, Retrain):
                         self._retrain(decision, feed, encoder, Path(folder))
+                        sandbox.prepare()
             finally:
+                sandbox.dismiss()
                 feed.close()
 
     def _close_cut_off(self) -> None:
@@ -88,7 +94,7 @@ class Worker:
         version = self._promotions.register(
             manifest.lineage.candidate, bundle, manifest.lineage, {"seconds": 0.0}, {"reason": reason}
         )
-        self._promotions.promote(version, bundle, reason, "bootstrap")
+        self._promotions.promote(version, reason, "bootstrap")
         diary.write("promoted", reason, candidate=manifest.lineage.candidate, version=version)
         diary.write("finished", reason, version=version)
 
@@ -107,6 +113,7 @@ class Worker:
             trigger=decision.trigger,
             promoted=False,
         )
+        competition: Competition | None = None
         try:
             competition = Competition(
                 self._settings,
@@ -117,28 +124,35 @@ class Worker:
                 diary=diary,
                 scratch=scratch,
             )
-            promoted = competition.run(lambda: self._superseded(feed, past), decision.search)
+            competition.run(partial(self._superseded, feed, past, competition), decision.search)
         except Exception as error:
             log.exception("the retraining failed")
             diary.write("failed", str(error)[:500])
-            promoted = False
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        past = Past(**{**asdict(past), "promoted": promoted})
+        past = replace(past, promoted=competition is not None and competition.promoted)
         feed.past.append(past)
         if self._stop.is_set():
             diary.write("failed", "the worker was stopped")
             return
-        verdict = "a better model was promoted" if promoted else "the champion stays"
+        verdict = "a better model was promoted" if past.promoted else "the champion stays"
         diary.write("finished", verdict, scores={"past": asdict(past)})
 
-    def _superseded(self, feed: Feed, past: Past) -> str | None:
-        """Why the search under way is pointless, None while it is not."""
+    def _superseded(self, feed: Feed, past: Past, competition: Competition, searching: bool) -> str | None:
+        """Why the fits under way are pointless, None while they are not.
+
+        A new drift ends all of them; a search ends as well when the policy would retrain again on what has come since.
+        """
         if self._stop.is_set():
             return "the worker was stopped"
         feed.poll(100)
         if feed.alerts and feed.alerts[-1].onset_at > past.until_at:
             return f"superseded by alert {feed.alerts[-1].alert_id}"
+        if searching:
+            so_far = (*feed.past, replace(past, promoted=competition.promoted))
+            answer = self._policy.decide(Now(feed.labelled, so_far), tuple(feed.alerts), feed.outcomes)
+            if isinstance(answer, Retrain):
+                return f"superseded by the next retraining: {answer.reason}"
         return None
 
 

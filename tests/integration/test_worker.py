@@ -86,12 +86,12 @@ def diary(world: World) -> list[Any]:
 
 
 def sleeping(world: World) -> list[psutil.Process]:
-    """The fit's processes of this world."""
+    """What the endless candidate has started in this world."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         command = " ".join(process.info["cmdline"] or ())
         environ = process.info["environ"] or {}
-        if "retrain.sandbox" in command and environ.get("DRIFTLOOP_STREAM") == world.settings.stream:
+        if "time.sleep(600)" in command and environ.get("DRIFTLOOP_STREAM") == world.settings.stream:
             found.append(process)
     return found
 
@@ -171,6 +171,18 @@ def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: World) ->
     assert kept.version == "2" and kept.tags["verdict"] == "rejected" and "not better" in kept.tags["reason"]
 
 
+def test_a_champion_that_was_never_announced_is_announced(world: World) -> None:
+    """As a worker leaves it that ends between MLflow's alias and the message on `model-updates`."""
+    world.promote()
+    registry = Registry(world.settings)
+    second = world.promote(flipped=True, announce=False)
+    assert registry.champion() == second and world.count(MODEL_UPDATES) == 1
+    world.start("retrain", **QUICK)
+    world.until(lambda: world.count(MODEL_UPDATES) == 2)
+    told = world.read(MODEL_UPDATES)[-1]
+    assert (told.version, told.digest) == (second, registry.tags(second)["digest"])
+
+
 def test_no_alert_no_retraining(world: World) -> None:
     world.promote(flipped=True)
     put(world, range(300), [])
@@ -190,6 +202,21 @@ def test_a_new_drift_ends_a_search_that_has_become_pointless(world: World) -> No
     rejected = next(message for message in diary(world) if message.state == "rejected")
     assert rejected.reason == "superseded by alert newer"
     world.until(lambda: not sleeping(world))
+
+
+def test_a_search_ends_when_the_policy_wants_a_newer_window(world: World) -> None:
+    """Nothing was promoted, so the next look is due with half as much again: the search is on too old a window."""
+    world.promote()
+    put(world, range(200), [alert(20)])
+    world.start("retrain", **ENDLESS)
+    world.until(lambda: bool(sleeping(world)))
+    put(world, range(200, 280), [])
+    time.sleep(1)  # fewer than half as much again: the search goes on
+    assert ("rejected", "tests.misbehaving:Sleeper") not in states(world)
+    put(world, range(280, 300), [])
+    world.until(lambda: ("finished", "") in states(world))
+    rejected = next(message for message in diary(world) if message.state == "rejected")
+    assert rejected.reason.startswith("superseded by the next retraining: follow-up 1; 2")
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])

@@ -96,7 +96,7 @@ def test_the_child_is_nice_and_its_progress_arrives(ends: dict[str, Fitted], pro
 def test_nothing_is_left_running(ends: dict[str, Fitted], root: Path) -> None:
     for name in ("Sleeper", "SleeperWithBest"):
         assert ends[name].overran
-        assert_gone([int(pid) for pid in (root / name / "scratch" / "pids").read_text().split()])
+        assert_gone(three(root / name / "scratch" / "pids"))
 
 
 def test_the_signing_key_is_not_on_disk(ends: dict[str, Fitted], root: Path) -> None:
@@ -129,7 +129,39 @@ def test_a_cancelled_fit_is_ended(tmp_path: Path) -> None:
         cancel=lambda: "the worker is stopping" if pids.exists() else None,
     )
     assert (end.bundle, end.reason, end.overran) == (None, "the worker is stopping", False)
-    assert_gone([int(pid) for pid in pids.read_text().split()])
+    assert_gone(three(pids))
+
+
+def test_a_prepared_child_is_the_one_that_fits_and_only_once(tmp_path: Path) -> None:
+    sandbox.prepare()
+    spare = sandbox._spare
+    sandbox.prepare()
+    assert spare is not None and sandbox._spare is spare, "one is enough"
+    end = sandbox.run("tests.misbehaving:Quick", tiny.window(30), task(tmp_path), tmp_path)
+    assert end.bundle is not None and spare.returncode == 0
+    assert sandbox._spare is None
+
+
+def test_a_spare_that_died_is_not_waited_for(tmp_path: Path) -> None:
+    sandbox.prepare()
+    assert sandbox._spare is not None
+    sandbox._spare.kill()
+    sandbox._spare.wait()
+    assert sandbox.run("tests.misbehaving:Quick", tiny.window(30), task(tmp_path), tmp_path).bundle is not None
+
+
+def test_a_spare_is_dismissed_and_ends_with_its_parent() -> None:
+    sandbox.prepare()
+    spare = sandbox._spare
+    sandbox.dismiss()
+    assert spare is not None and spare.poll() is not None and sandbox._spare is None
+    code = (
+        "import os; from retrain import sandbox; sandbox.prepare(); print(sandbox._spare.pid, flush=True); os._exit(1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert_gone([int(done.stdout)])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -155,12 +187,18 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, number: signal.Signals) 
     finally:
         parent.kill()
         parent.wait()
-    assert_gone([int(pid) for pid in pids.read_text().split()])
+    assert_gone(three(pids))
+
+
+def three(file: Path) -> list[int]:
+    """The process ids that the sleeper wrote: its own, and its two children's."""
+    pids = [int(pid) for pid in file.read_text().split()]
+    assert len(pids) == 3
+    return pids
 
 
 def assert_gone(pids: list[int]) -> None:
     """The processes end; they are given a while, because the system takes one."""
-    assert len(pids) == 3
     patience = time.monotonic() + 30
     while alive := [pid for pid in pids if _running(pid)]:
         assert time.monotonic() < patience, f"{alive} of {pids} are still running"
