@@ -93,10 +93,10 @@ class World:
             assert time.monotonic() < deadline, f"it did not happen within {seconds} s\n{words}"
             time.sleep(0.1)
 
-    def promote(self, flipped: bool = False, tampered: bool = False, announce: bool = True) -> str:
+    def promote(self, flipped: bool = False, tampered: bool = False, announce: bool = True, rows: int = 80) -> str:
         """Train, register and announce a champion; a flipped one says the opposite of the truth."""
         encoder = exported_encoder(self.settings.model)
-        pairs = [text_and_label(10_000 + i) for i in range(80)]
+        pairs = [text_and_label(10_000 + i) for i in range(rows)]
         other = {"negative": "positive", "positive": "negative"}
         texts = tuple(text for text, _ in pairs)
         window = Window(

@@ -159,8 +159,8 @@ def test_an_alert_retrains_registers_and_promotes_with_its_lineage(world: World)
 
 
 def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: World) -> None:
-    """The control: the champion is right already, and the alert was a false one."""
-    good = world.promote()
+    """The control: the champion is right already, from more events, and the alert was a false one."""
+    good = world.promote(rows=600)
     put(world, range(200), [alert(20)])
     world.start("retrain", **QUICK)
     world.until(lambda: ("finished", "") in states(world), 90)
