@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.embeddings import embed
 from driftloop.classifiers.base import Matrix, Predictions
 from driftloop.classifiers.heads import Head
-from driftloop.messages import DriftAlert, Outcome, Prediction
+from driftloop.messages import DriftAlert, Label, Outcome, Prediction
 from driftloop.settings import RetrainSettings, Settings
 from producers.labels import LabelSchedule
 from producers.scenarios import Scenario, load_scenario
@@ -35,6 +35,7 @@ from retrain.policies import Now, Past, Policy, Retrain, make_policy
 from retrain.window import Window
 from serving.judgement import Truth, judge_alerts
 from stream_processors.drift.watch import DriftWatch
+from stream_processors.joins import outcome as join_one
 
 COUNTED_FROM = 2000
 """Accuracy is taken over the events from here on, as in `summary.json`."""
@@ -144,23 +145,10 @@ class Loop:
 
     def _label(self, prediction: Prediction) -> None:
         position = prediction.position
-        label = self.stream.scenario.sequence[position].label
-        self.correct[position] = prediction.label == label
-        outcome = Outcome(
-            event_id=prediction.event_id,
-            text=prediction.text,
-            segment=prediction.segment,
-            occurred_at=prediction.occurred_at,
-            position=position,
-            predicted=prediction.label,
-            confidence=max(prediction.probabilities.values()),
-            label=label,
-            correct=prediction.label == label,
-            model_version=prediction.model_version,
-            latency_ms=0.0,
-            labelled_at=float(position),
-            in_sample=prediction.in_sample,
-        )
+        row = self.stream.scenario.sequence[position]
+        label = Label(event_id=prediction.event_id, label=row.label, labelled_at=float(position), position=position)
+        outcome = join_one(prediction, label)
+        self.correct[position] = outcome.correct
         self._outcomes.append(outcome)
         self._labelled += 1
         self.alerts += self._watch.labelled(outcome, self._labelled - 1)
