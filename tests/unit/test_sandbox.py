@@ -17,6 +17,7 @@ from driftloop.classifiers.bundle import Lineage, load_bundle
 from driftloop.settings import ModelSettings
 from retrain import sandbox
 from retrain.candidates.base import Budget, Task
+from retrain.fitting import NICENESS
 from retrain.sandbox import Fitted
 from tests import tiny
 
@@ -90,7 +91,7 @@ def test_only_the_sleepers_overran(ends: dict[str, Fitted]) -> None:
 
 def test_the_child_is_nice_and_its_progress_arrives(ends: dict[str, Fitted], progress: list[str]) -> None:
     assert ends["Quick"].bundle is not None
-    assert progress == [f"niceness {min(os.nice(0) + sandbox.NICENESS, 19)}"]
+    assert progress == [f"niceness {min(os.nice(0) + NICENESS, 19)}"]
 
 
 def test_nothing_is_left_running(ends: dict[str, Fitted], root: Path) -> None:
