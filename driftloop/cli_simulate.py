@@ -23,7 +23,7 @@ from driftloop.cli_options import (
     write,
 )
 from driftloop.errors import DriftloopError
-from driftloop.lifecycle import runs, simulation
+from driftloop.lifecycle import own_stack, runs, simulation
 from driftloop.settings import Settings
 from producers.scenarios import Scenario, load_scenario, read_spec
 from serving import closing, summary, terminal
@@ -41,7 +41,7 @@ def simulate(arguments: argparse.Namespace) -> int:
     scenario = load_scenario(record.scenario)
     settings, events, warm_up = _fit(settings, scenario, record, root)
     if record.stack == "own":  # before the folder is made: a run that is refused is none to be resumed
-        simulation.check(settings, fresh=arguments.resume is None)
+        own_stack.check(settings, fresh=arguments.resume is None)
     if arguments.resume is None:
         runs.new(root, record)
     if Path(settings.work) == root.absolute() / WORK:  # what a killed session left there is of no use to this one

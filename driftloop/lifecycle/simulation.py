@@ -29,7 +29,6 @@ from driftloop.lifecycle.supervisor import Child
 from driftloop.lifecycle.tally import FOLLOWED, ChildState, State, Tally
 from driftloop.messages import Message, decode
 from driftloop.settings import Settings, environment
-from driftloop.store import Store
 from driftloop.topics import Topic
 
 TICK = 0.5
@@ -72,7 +71,7 @@ class Plan:
     rate: str = ""
     limit: int | None = None
     embedded: bool = True
-    """False: the addresses in the settings are a stack of the user's own, which `check` has seen."""
+    """False: the addresses in the settings are a stack of the user's own, which `own_stack.check` has seen."""
     began: float = field(default_factory=time.time)
     """Unix seconds from which the times to the first prediction and promotion count."""
 
@@ -299,29 +298,6 @@ class Simulation:
             interrupted=interrupted,
             missing=self._tally.missing if self._tally is not None else "nothing was read",
         )
-
-
-def check(settings: Settings, *, fresh: bool) -> None:
-    """See that a stack of the user's own answers and, for a ``fresh`` run, that its topics hold no events yet.
-
-    On a broker that others use, the counts mean something only on topics of one's own.
-
-    Raises:
-        DriftloopError: a service is away, or another run's events are there.
-    """
-    Store(settings).check()
-    topics.create(settings)
-    events = topics.name(settings, topics.EVENTS)
-    there = kafka.end_offsets(settings, [events])[events] if fresh else 0
-    if there:
-        raise DriftloopError(
-            f"The topic {events} at {settings.kafka} holds {there} events already: go on with that run "
-            "(`--resume DIR`), or set DRIFTLOOP_STREAM and DRIFTLOOP_TOPIC_PREFIX to names of a new one."
-        )
-    # Imported here: it loads the model's libraries, which take seconds. Without an MLflow, no first model ever comes.
-    from driftloop.registry import Registry
-
-    Registry(settings)
 
 
 def remember(root: Path, record: runs.Record, report: Report) -> runs.Record:
