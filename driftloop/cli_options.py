@@ -47,12 +47,13 @@ def find_settings(arguments: argparse.Namespace) -> Settings:
 
 
 def terminate_as_interrupt() -> None:
-    """SIGTERM ends a command the way Ctrl-C does: in order."""
+    """SIGTERM ends a command the way Ctrl-C does: in order; so does SIGINT where a shell's `&` had it ignored."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
 
 
 def open_console() -> Console:

@@ -8,17 +8,22 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import multiprocessing
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder
 from driftloop.errors import DriftloopError
 from driftloop.settings import ModelSettings, cache_dir
+
+T = TypeVar("T")
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -59,16 +64,7 @@ def exported_encoder(model: ModelSettings, threads: int = 0) -> OnnxEncoder:
     source = find_weights(model.encoder)
     target = export_folder(model)
     if not (target / MODEL).is_file() or not (target / TOKENIZER).is_file():
-        _, transformers = _require_torch()
-        try:
-            network = transformers.AutoModel.from_pretrained(source, attn_implementation="eager")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            raise DriftloopError(
-                f"The encoder {model.encoder} could not be loaded ({_first_line(error)}): give a folder in the Hub's "
-                "layout or a model the Hub has, in DRIFTLOOP_MODEL__ENCODER."
-            ) from error
-        export(network, tokenizer, target, quantise=model.quantise)
+        _in_a_process(_export_encoder, source, target, model)
     try:
         return OnnxEncoder(target, model.max_tokens, threads)
     except Exception as error:  # onnxruntime raises its own types for a damaged graph
@@ -142,19 +138,48 @@ def export(network: Any, tokenizer: Any, target: Path, *, quantise: bool) -> Non
 
 def exported_classifier(name: str, target: Path, model: ModelSettings) -> tuple[OnnxEncoder, Sequence[str]]:
     """Export the text classifier ``name`` (Hub id or folder) into ``target``; the opened graph and its labels."""
-    source = find_weights(name)
+    labels = _in_a_process(_export_classifier, find_weights(name), target, model)
+    return OnnxEncoder(target, model.max_tokens), labels
+
+
+def _export_encoder(source: str, target: Path, model: ModelSettings) -> None:
     _, transformers = _require_torch()
+    network, tokenizer = _load(transformers.AutoModel, source, f"encoder {model.encoder}", "DRIFTLOOP_MODEL__ENCODER")
+    export(network, tokenizer, target, quantise=model.quantise)
+
+
+def _export_classifier(source: str, target: Path, model: ModelSettings) -> list[str]:
+    _, transformers = _require_torch()
+    network, tokenizer = _load(
+        transformers.AutoModelForSequenceClassification, source, f"classifier {source}", "DRIFTLOOP_MODEL__CLASSIFIER"
+    )
+    export(network, tokenizer, target, quantise=model.quantise)
+    return [str(network.config.id2label[i]).lower() for i in range(network.config.num_labels)]
+
+
+def _load(kind: Any, source: str, what: str, variable: str) -> tuple[Any, Any]:
+    """The network and its tokenizer from a folder or the Hub."""
+    from transformers import AutoTokenizer
+
     try:
-        network = transformers.AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        network = kind.from_pretrained(source, attn_implementation="eager")
+        return network, AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise DriftloopError(
-            f"The classifier {name} could not be loaded ({_first_line(error)}): give a folder in the Hub's layout or "
-            "a model the Hub has, in DRIFTLOOP_MODEL__CLASSIFIER."
+            f"The {what} could not be loaded ({_first_line(error)}): give a folder in the Hub's layout or a model the "
+            f"Hub has, in {variable}."
         ) from error
-    export(network, tokenizer, target, quantise=model.quantise)
-    labels = [str(network.config.id2label[i]).lower() for i in range(network.config.num_labels)]
-    return OnnxEncoder(target, model.max_tokens), labels
+
+
+def _in_a_process(work: Callable[..., T], *arguments: Any) -> T:
+    """Run ``work`` in a process of its own: torch would stay in this one, with more than a gigabyte, for good."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, *arguments).result()
+        except BrokenProcessPool as error:
+            raise DriftloopError(
+                "The process that exports the model was killed, probably for want of memory: free some and try again."
+            ) from error
 
 
 def _quantise(source: Path, target: Path) -> None:

@@ -126,7 +126,9 @@ class Simulated:
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             # Every process that it starts inherits the mark.
             env = {**self.env, "SIMULATED_BY_TEST": self.mark}
-            self.process = subprocess.Popen(argv, env=env, cwd=self.home, stdout=out, stderr=err)
+            # Started as a script's `&` starts it: with SIGINT ignored, which Python would leave so.
+            ignoring = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *map(str, argv)]
+            self.process = subprocess.Popen(ignoring, env=env, cwd=self.home, stdout=out, stderr=err)
         self.known: set[psutil.Process] = set()
 
     def until(self, true: Callable[[], object], seconds: float = 150) -> None:
