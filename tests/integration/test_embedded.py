@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -28,7 +29,9 @@ from kafka.errors import KafkaError
 from driftloop import kafka, messages, topics
 from driftloop.errors import DriftloopError
 from driftloop.lifecycle.embedded import console
+from driftloop.lifecycle.embedded import kafka as broker
 from driftloop.lifecycle.embedded.jars import kafka_classpath, read_pins
+from driftloop.lifecycle.embedded.java import find_java
 from driftloop.lifecycle.embedded.stack import PORTS, SERVICES, EmbeddedStack
 from driftloop.settings import Settings
 
@@ -228,6 +231,14 @@ def test_the_equivalent_command_can_be_typed() -> None:
         "bin/kafka-console-consumer.sh --bootstrap-server broker:9092 --topic driftloop.predictions --from-beginning "
         "--max-messages 5"
     )
+
+
+def test_a_cluster_id_is_never_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One random id in 64 begins with a dash."""
+    ids = iter([uuid.UUID(bytes=b"\xfb" + bytes(15)), uuid.UUID(bytes=b"\x00" + bytes(15))])
+    monkeypatch.setattr(uuid, "uuid4", lambda: next(ids))
+    broker.prepare(find_java(), kafka_classpath(print), tmp_path, tmp_path / "log", {"kafka": 1, "controller": 2})
+    assert "cluster.id=AAAA" in (tmp_path / "data" / "meta.properties").read_text()
 
 
 def test_the_jars_are_the_pinned_ones() -> None:

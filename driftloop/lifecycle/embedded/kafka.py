@@ -106,7 +106,9 @@ def ready(port: int) -> bool:
 
 
 def _format(java: Path, path: str, folder: Path, properties: str) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+    cluster = "-"
+    while cluster.startswith("-"):  # as Kafka's own random ids: the tool would take it for an option
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
     argv = [str(java), *JVM, "-cp", path, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
     try:
         done = subprocess.run(
