@@ -100,7 +100,8 @@ class OnDrift:
     """Answers an alert at once with what is labelled, and again when there is ``growth`` times as much.
 
     A drift is learnt in rounds: the first model after it has seen some dozens of labels, and one from several times
-    as many is worth another look; where nothing was promoted, the next look comes sooner. ``follow_ups`` bounds it.
+    as many is worth another look, ``follow_ups`` times; where nothing was promoted, the next look comes sooner and
+    does not count, until there were twice as many.
     The slow candidates join from ``search_rows`` labelled events since the onset on: from fewer they learn no more
     than the quick ones, and the next round would have to wait for them.
     """
@@ -120,7 +121,7 @@ class OnDrift:
             return Wait("no drift has been seen")
         rows = sum(outcome.occurred_at >= episode.onset_at for outcome in outcomes)
         rounds = [past for past in now.past if past.onset_at == episode.onset_at]
-        if len(rounds) > self.follow_ups:
+        if sum(past.promoted for past in rounds) > self.follow_ups or len(rounds) > 2 * self.follow_ups:
             return Wait("the last drift has been learnt")
         needed = self.min_rows
         if rounds:

@@ -94,6 +94,14 @@ def test_on_drift_tries_again_sooner_when_nothing_was_promoted() -> None:
     assert isinstance(policy.decide(Now(920, (failed,)), [alert(800.0)], outcomes(920)), Retrain)
 
 
+def test_a_look_that_promoted_nothing_uses_up_no_follow_up_but_there_is_an_end() -> None:
+    policy = OnDrift(cooldown=0, min_rows=60, growth=5, retry_growth=2, follow_ups=1)
+    rounds = (past(860, 800.0, 60), past(1100, 800.0, 300, promoted=False))
+    assert isinstance(policy.decide(Now(1400, rounds), [alert(800.0)], outcomes(1400)), Retrain)
+    ended = (*rounds, past(1400, 800.0, 600, promoted=False))
+    assert isinstance(policy.decide(Now(9000, ended), [alert(800.0)], outcomes(9000)), Wait)
+
+
 def test_a_late_alert_about_a_drift_already_learnt_is_not_a_new_one() -> None:
     policy = OnDrift(cooldown=0, min_rows=60, follow_ups=0)
     one = past(900, 800.0, 100)
