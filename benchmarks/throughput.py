@@ -21,17 +21,17 @@ import msgspec
 import psutil
 
 from driftloop import kafka, topics
-from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle, manifest_digest
+from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle
 from driftloop.classifiers.onnx import exported_encoder
 from driftloop.kafka import Outbox
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
-from driftloop.messages import Event, ModelUpdate
-from driftloop.registry import Candidacy, Registry
+from driftloop.messages import Event
 from driftloop.settings import Settings, environment
 from producers.scenarios import load_scenario
 from retrain.candidates.base import Budget, Task
 from retrain.candidates.linear import LinearHead
+from retrain.promotion import Promotions
 from retrain.window import Window
 
 TRAINED_ON = 500
@@ -113,20 +113,10 @@ def _promote(settings: Settings, folder: Path) -> BundleClassifier:
     bundle = folder / "bundle"
     task = Task(Budget(60.0), settings.model, Lineage(candidate="linear"), settings.signing_key, folder / "scratch")
     LinearHead().fit(window, task, bundle)
-    registry = Registry(settings)
-    version = registry.register(Candidacy("linear", bundle, {}, {}))
-    registry.promote(version, "benchmark")
-    update = ModelUpdate(
-        stream=settings.stream,
-        version=version,
-        digest=manifest_digest(bundle),
-        action="promote",
-        reason="benchmark",
-        published_at=time.time(),
-    )
     outbox = Outbox(settings)
-    outbox.put(topics.MODEL_UPDATES.name, settings.stream, update)
-    outbox.flush()
+    promotions = Promotions(settings, outbox)
+    version = promotions.register("linear", bundle, task.lineage, {}, {"reason": "benchmark"})
+    promotions.promote(version, "benchmark", "benchmark")
     outbox.close()
     return load_bundle(bundle, settings.signing_key, version=version)
 
