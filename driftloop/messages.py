@@ -130,6 +130,11 @@ class Retraining(Message, frozen=True, kw_only=True):
     seconds: float = 0.0
     scores: dict[str, Any] = {}
 
+    @property
+    def ends(self) -> bool:
+        """Whether the whole retraining is over with this, well or not; a candidate's own failure is not its end."""
+        return self.state == "finished" or (self.state == "failed" and not self.candidate)
+
 
 class DeadLetter(Message, frozen=True, kw_only=True):
     """A message that could not be processed, kept byte for byte."""

@@ -107,7 +107,7 @@ def unfinished(settings: Settings) -> list[Retraining]:
     newest: dict[str, Retraining] = {}
     for message in _history(settings):
         newest[message.run_id] = message
-        if message.state == "finished" or (message.state == "failed" and not message.candidate):
+        if message.ends:
             del newest[message.run_id]
     return list(newest.values())
 

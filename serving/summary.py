@@ -279,7 +279,7 @@ def _retrainings(stream: Sequence[Retraining]) -> list[RetrainingRun]:
     for run_id, steps in _grouped(stream, lambda m: m.run_id).items():
         named = [m for m in steps if m.candidate]
         promoted = [m for m in steps if m.state == "promoted"]
-        ended = [m for m in steps if m.state == "finished" or (m.state == "failed" and not m.candidate)]
+        ended = [m for m in steps if m.ends]
         verdict: Literal["promoted", "rejected", "failed", "unfinished"] = "unfinished"
         if promoted:
             verdict = "promoted"

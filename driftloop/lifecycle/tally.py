@@ -103,8 +103,7 @@ class Tally:
                     state.first_promotion_seconds, message.published_at - state.began
                 )
             case Retraining():
-                whole_run_failed = message.state == "failed" and not message.candidate
-                self._runs[message.run_id] = message.state == "finished" or whole_run_failed
+                self._runs[message.run_id] = message.ends
             case _:
                 pass
         self._refresh()
