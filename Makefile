@@ -5,7 +5,7 @@ UV = .uv/bin/uv
 RUN = .venv/bin/
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate test lint unit integration e2e bench-adaptation bench-throughput clean
+.PHONY: help setup simulate test lint unit integration e2e test-compose bench-adaptation bench-throughput bench-scaling images dist sbom clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -41,11 +41,30 @@ integration: setup
 e2e: setup
 	$(RUN)python -m pytest tests/e2e
 
+test-compose: setup ## docker-compose.yml run for real, with Docker or Podman; services are killed while it runs
+	$(RUN)python -m pytest tests/compose --capture=no
+
 bench-adaptation: setup ## policies compared in-process on the same streams
 	$(RUN)python -m benchmarks.adaptation $(ARGS)
 
 bench-throughput: setup ## the scorer through Kafka beside the bare scoring loop
 	$(RUN)python -m benchmarks.throughput $(ARGS)
+
+bench-scaling: setup ## several scorers on one topic, and what a change of their number loses
+	$(RUN)python -m benchmarks.scaling $(ARGS)
+
+images: ## the five container images, as docker-compose.yml names them
+	docker compose build
+
+dist: $(UV) ## the wheel and the source archive, in dist/; TAG=v1.2.3 must be the version in pyproject.toml
+	@test -z "$$TAG" || test "$$TAG" = "v$$($(UV) version --short)" \
+	  || { echo "The tag $$TAG is not v$$($(UV) version --short), the version in pyproject.toml: correct one of them." >&2; exit 1; }
+	$(UV) build --clear --out-dir dist
+
+sbom: $(UV) ## what a full installation brings along, as CycloneDX, in dist/; after dist, which empties that folder
+	@mkdir -p dist
+	$(UV) export --quiet --locked --no-dev --all-extras --preview-features sbom-export --format cyclonedx1.5 \
+	  --output-file dist/sbom.cdx.json >/dev/null
 
 clean: ## remove the environment and the runs
 	rm -rf .venv .uv runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
