@@ -72,7 +72,7 @@ def main() -> int:
 def measure(settings: Settings, folder: Path, texts: Sequence[str], burst: int) -> list[Row]:
     """Both ways over all texts, a burst each in turn; the first burst warms up and is not counted."""
     topics.create(settings)
-    model = _promote(settings, folder)
+    model = promote(settings, folder)
     live: list[tuple[float, float]] = []
     bare: list[tuple[float, float]] = []
     with _scorer(settings, folder) as process:
@@ -97,7 +97,7 @@ def _row(way: str, rounds: Sequence[tuple[float, float]]) -> Row:
     return Row(way=way, median=median(speeds), lowest=min(speeds), highest=max(speeds), cpu_seconds=cpu)
 
 
-def _promote(settings: Settings, folder: Path) -> BundleClassifier:
+def promote(settings: Settings, folder: Path) -> BundleClassifier:
     """Train a champion as the loop's first model is trained, announce it, and load it."""
     rows = load_scenario("tweets-stationary").sequence[:TRAINED_ON]
     encoder = exported_encoder(settings.model)

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,19 +94,26 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    from driftloop.health import Pulse, answering
     from producers import replay
     from producers.scenarios import load_scenario
 
     settings = load_settings(arguments)
     scenario = load_scenario(arguments.scenario)
     last = [float("-inf")]
+    pulse = Pulse(settings.health.patience)
 
     def progress(sent: int, total: int, rate: float) -> None:
+        line = f"{sent} of {total} events sent, {rate:.1f}/s"
+        pulse.beat(line)
         if sent == total or time.monotonic() - last[0] >= 5:
             last[0] = time.monotonic()
-            write(f"{sent} of {total} events sent, {rate:.1f}/s")
+            write(line)
 
-    report = replay.run(settings, scenario, rate=arguments.rate, limit=arguments.limit, progress=progress)
+    for page in settings.pages:
+        write(page)
+    with answering(settings.health, pulse):
+        report = replay.run(settings, scenario, rate=arguments.rate, limit=arguments.limit, progress=progress)
     resumed = f" after the {report.resumed_from} that were there" if report.resumed_from else ""
     write(f"{report.events} events{resumed} and {report.labels} labels sent in {report.seconds:.1f} s.")
     return 0 if report.complete else INTERRUPTED
@@ -129,11 +137,22 @@ def _monitor(arguments: argparse.Namespace) -> int:
 
 def _retrain(arguments: argparse.Namespace) -> int:
     settings = _reach(arguments)
+    from driftloop.health import Pulse, answering
     from driftloop.registry import Registry
     from retrain import worker
 
     Registry(settings)  # no MLflow is said before the worker's log is set up, which would tell of every retry first
-    worker.run(settings)
+    pulse = Pulse(settings.health.patience)
+    with answering(settings.health, pulse):
+        done = worker.run(settings, once=arguments.once, progress=partial(pulse.beat, "waiting or retraining"))
+    return 0 if done else INTERRUPTED
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = _reach(arguments)
+    from serving import api
+
+    api.run(settings)
     return 0
 
 
@@ -188,6 +207,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "score": _score,
     "monitor": _monitor,
     "retrain": _retrain,
+    "serve": _serve,
     "topics": _topics,
     "watch": _watch,
     "doctor": _doctor,

@@ -103,7 +103,7 @@ SCORE_MORE = """
 examples
   driftloop score --kafka broker:9092 --redis redis://cache:6379/0 --mlflow http://mlflow:5000
   DRIFTLOOP_SCORER__BATCH=128 driftloop score        larger batches
-  DRIFTLOOP_SCORER__MEMBER=scorer-1 driftloop score  a second one beside the first, with more than one partition
+  DRIFTLOOP_SCORER__MEMBER=second driftloop score    another one on the same machine: they share the partitions
 """
 
 MONITOR = """\
@@ -125,7 +125,8 @@ RETRAIN = """\
 Decides when to retrain (policy), builds the training window from outcomes, fits the candidates side by side under a
 hard time limit, compares each with the champion on the newest events that none has seen, and promotes only what is
 better beyond chance. Everything is registered in MLflow, rejected candidates with their reason. It also trains the
-first model, on the first labelled events.
+first model, on the first labelled events. It goes on until it is interrupted; with --once it does what is due by what
+is on the topics, and ends.
 
 reads   drift-alerts, outcomes; events and labels for the first model
 writes  retraining, model-updates; runs and model versions to MLflow
@@ -136,6 +137,24 @@ examples
   driftloop retrain --kafka broker:9092 --redis redis://cache:6379/0 --mlflow http://mlflow:5000
   DRIFTLOOP_RETRAIN__POLICY=periodic DRIFTLOOP_RETRAIN__PERIOD=1000 driftloop retrain
   DRIFTLOOP_RETRAIN__CANDIDATES=linear driftloop retrain       the quickest candidate only
+  DRIFTLOOP_RETRAIN__DASK=tcp://dask:8786 driftloop retrain    TPOT's search on the workers of a Dask cluster
+  driftloop retrain --once                                     as a batch job, from cron or a Kubernetes CronJob
+"""
+
+SERVE = """\
+Serves the live page at /, an API (the loop's status, a prediction by its event's id, the schema at /openapi.json), the
+loop's figures for Prometheus at /metrics, and /health. It listens on the loopback address unless told otherwise, and
+asks nobody who they are: put a proxy that does in front of it before others can reach it.
+
+reads   predictions, outcomes, drift-alerts, model-updates, retraining, dead-letters; predictions by id from Redis
+writes  nothing
+"""
+
+SERVE_MORE = """
+examples
+  driftloop serve --kafka broker:9092 --redis redis://cache:6379/0
+  DRIFTLOOP_API__PORT=8080 driftloop serve
+  curl http://127.0.0.1:8000/v1/status
 """
 
 TOPICS_PAGE = """\
@@ -218,7 +237,10 @@ def build() -> argparse.ArgumentParser:
 
     _verb(verbs, "score", "score events with the champion", SCORE, SCORE_MORE, stack)
     _verb(verbs, "monitor", "join labels, watch for drift", MONITOR, MONITOR_MORE, stack)
-    _verb(verbs, "retrain", "retrain, compare, promote", RETRAIN, RETRAIN_MORE, stack)
+    verb = _verb(verbs, "retrain", "retrain, compare, promote", RETRAIN, RETRAIN_MORE, stack)
+    verb.add_argument("--once", action="store_true", help="do what is due, then end")
+
+    _verb(verbs, "serve", "the live page, the API and the loop's metrics", SERVE, SERVE_MORE, stack)
 
     verb = _verb(
         verbs, "topics", "list and create the topics; read them with Kafka's tool", TOPICS_PAGE, TOPICS_MORE, stack

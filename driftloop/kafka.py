@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from driftloop.errors import DriftloopError
@@ -138,6 +139,30 @@ def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
         return out
     finally:
         client.close()
+
+
+def group(role: str, settings: Settings) -> str:
+    """The consumer group of the processes with ``role`` (scorer, monitor): their lag is looked up under this name."""
+    return f"driftloop-{role}-{settings.topic_prefix}{settings.stream}"
+
+
+def lag(client: KafkaConsumer, partitions: Iterable[TopicPartition]) -> int:
+    """Messages on ``partitions`` behind which the group of ``client`` has not committed an offset yet."""
+    wanted = list(partitions)
+    if not wanted:
+        return 0
+    ends, begins = client.end_offsets(wanted), client.beginning_offsets(wanted)
+    return sum(max(0, ends[tp] - max(begins[tp], client.committed(tp) or 0)) for tp in wanted)
+
+
+def leave_group(settings: Settings, group: str, member: str) -> None:
+    """Take a static member out of its group, so that the others need not wait until it counts as dead."""
+    with suppress(KafkaError):
+        client = KafkaAdminClient(**{**connection(settings), "bootstrap_timeout_ms": 2_000})
+        try:
+            client.remove_group_members(group, [MemberToRemove(group_instance_id=member)])
+        finally:
+            client.close()
 
 
 def _reach(settings: Settings, make: Callable[[], T]) -> T:

@@ -1,7 +1,8 @@
 """One typed settings tree, filled from environment variables that start with ``DRIFTLOOP_``.
 
 A nested field is reached with two underscores: ``DRIFTLOOP_SCORER__BATCH=64``. Three variables point the loop
-at a stack of your own: ``DRIFTLOOP_KAFKA``, ``DRIFTLOOP_REDIS`` and ``DRIFTLOOP_MLFLOW``.
+at a stack of your own: ``DRIFTLOOP_KAFKA``, ``DRIFTLOOP_REDIS`` and ``DRIFTLOOP_MLFLOW``. A secret may lie in a file
+that ``DRIFTLOOP_SIGNING_KEY_FILE``, ``DRIFTLOOP_REDIS_PASSWORD_FILE`` or ``DRIFTLOOP_SECURITY__PASSWORD_FILE`` names.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import msgspec
 from driftloop.errors import DriftloopError
 
 PREFIX = "DRIFTLOOP_"
+FILE = "_FILE"
+"""At the end of a secret's variable: it names a file that holds the secret, as container engines hand them out."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -55,15 +59,20 @@ class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Longest message scored; longer ones become dead letters."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """ONNX Runtime threads; 0: one for each core."""
-    member: str = "scorer-0"
-    """Static group membership: a restarted scorer with the same name gets its partitions back at once."""
+    member: str = "scorer-{host}"
+    """Static group membership: a restarted scorer with the same name gets its partitions back at once. Each scorer
+    needs a name of its own; `{host}` stands for the machine's, which in a container is the container's."""
+    floor_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 0.0
+    """Milliseconds that an event takes at least, waited out after scoring: a stand-in for a slower model in capacity
+    tests."""
 
 
 class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which detectors watch which signals. Each is ``signal:detector`` with optional River parameters."""
 
     detectors: tuple[str, ...] = ("error:adwin", "confidence:adwin", "mix:adwin")
-    member: str = "monitor-0"
+    member: str = "monitor-{host}"
+    """Static group membership, as for the scorer."""
 
 
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,6 +88,10 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     candidates: tuple[str, ...] = ("linear", "tpot", "finetune")
     search_rows: Count = 300
     """Labelled events since the drift from which TPOT and fine-tuning take part; before, the linear head is alone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where fine-tuning runs; auto: on a GPU where there is one."""
+    dask: str = ""
+    """Address of a Dask scheduler that TPOT spreads its search over, such as tcp://dask:8786; empty: this machine."""
     linear_seconds: Seconds = 60.0
     tpot_seconds: Seconds = 45.0
     finetune_seconds: Seconds = 60.0
@@ -91,11 +104,30 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     seed: int = 7
 
 
+class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a process answers for its health and its metrics."""
+
+    address: str = "127.0.0.1"
+    port: Port = 0
+    """/health and /metrics are there; 0: nowhere."""
+    patience: Seconds = 60.0
+    """Seconds without progress, while there is work, after which a process calls itself ill."""
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where `driftloop serve` listens."""
+
+    address: str = "127.0.0.1"
+    port: Port = 8000
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a process of driftloop needs to know."""
 
     kafka: str = "127.0.0.1:9092"
     redis: str = "redis://127.0.0.1:6379/0"
+    redis_password: str = ""
+    """Where it is not part of the address."""
     mlflow: str = "http://127.0.0.1:5000"
     stream: str = "default"
     """Stream id: the key of alerts and model updates, and the registered model's name in MLflow."""
@@ -108,11 +140,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Revision of the dataset behind the stream, written into the lineage of every model; `simulate` sets it."""
     work: str = ""
     """Folder for scratch files; empty: the system's temporary folder."""
+    pages: tuple[str, ...] = ()
+    """What `replay` says first about where to look, such as "the live page is at http://127.0.0.1:8000"."""
     security: KafkaSecurity = KafkaSecurity()
     model: ModelSettings = ModelSettings()
     scorer: ScorerSettings = ScorerSettings()
     monitor: MonitorSettings = MonitorSettings()
     retrain: RetrainSettings = RetrainSettings()
+    health: HealthSettings = HealthSettings()
+    api: ApiSettings = ApiSettings()
 
     @property
     def model_name(self) -> str:
@@ -131,6 +167,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     for name, value in source.items():
         if not name.startswith(PREFIX) or name in _OTHER_VARIABLES:
             continue
+        if name in _SECRET_FILES:
+            name, value = name.removesuffix(FILE), _read_secret(name, value)
         path = name[len(PREFIX) :].lower().split("__")
         node = tree
         for part in path[:-1]:
@@ -173,7 +211,21 @@ def cache_dir() -> Path:
 
 
 _OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE"})
-_LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates")})
+_LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates"), ("pages",)})
+_SECRET_FILES = frozenset(f"{PREFIX}{name}{FILE}" for name in ("SIGNING_KEY", "REDIS_PASSWORD", "SECURITY__PASSWORD"))
+
+
+def _read_secret(name: str, path: str) -> str:
+    """The text of a secret's file, without the end of its line."""
+    try:
+        secret = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        raise DriftloopError(
+            f"{name} names a file that cannot be read ({error}): give one that holds the secret."
+        ) from error
+    if not secret:
+        raise DriftloopError(f"{name} names an empty file ({path}): write the secret into it.")
+    return secret
 
 
 def _parse(path: list[str], value: str) -> Any:

@@ -25,8 +25,9 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self._url = settings.redis
         self._prefix = f"driftloop:{settings.stream}:"
+        options = {"password": settings.redis_password} if settings.redis_password else {}
         self.client: Any = redis.Redis.from_url(
-            settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
+            settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30, **options
         )
 
     def check(self) -> None:

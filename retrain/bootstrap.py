@@ -113,8 +113,9 @@ def _task(settings: Settings, folder: Path, window: Window, newest: float) -> Ta
         rows=len(window),
         trained_until=newest,
     )
-    budget = Budget(settings.retrain.linear_seconds, seed=settings.retrain.seed)
-    return Task(budget, settings.model, lineage, settings.signing_key, folder / "scratch")
+    chosen = settings.retrain
+    budget = Budget(chosen.linear_seconds, seed=chosen.seed)
+    return Task(budget, settings.model, lineage, settings.signing_key, folder / "scratch", chosen.device, chosen.dask)
 
 
 def _from_hub(settings: Settings, folder: Path) -> Path:

@@ -158,7 +158,13 @@ class Competition:
         )
         budget = Budget(seconds.get(candidate, chosen.finetune_seconds), seed=chosen.seed)
         return Task(
-            budget, self._settings.model, lineage, self._settings.signing_key, self._scratch / candidate / "scratch"
+            budget,
+            self._settings.model,
+            lineage,
+            self._settings.signing_key,
+            self._scratch / candidate / "scratch",
+            chosen.device,
+            chosen.dask,
         )
 
 

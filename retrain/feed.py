@@ -58,6 +58,12 @@ class Feed:
         for reader in self._readers:
             reader.poll(milliseconds // len(self._readers))
 
+    def catch_up(self, stopped: Callable[[], bool]) -> None:
+        """Take all that is on the topics at this moment, or less where ``stopped`` becomes true."""
+        ends = [reader.end() for reader in self._readers]
+        while not stopped() and any(reader.position() < end for reader, end in zip(self._readers, ends, strict=True)):
+            self.poll()
+
     def close(self) -> None:
         """Leave the broker."""
         for reader in self._readers:
@@ -97,6 +103,14 @@ class _Reader:
                     self._take(record.offset, record.value or b"")
                 except ValueError:
                     continue
+
+    def position(self) -> int:
+        """Offset of the next message that `poll` takes."""
+        return sum(self._client.position(partition) for partition in self._client.assignment())
+
+    def end(self) -> int:
+        """Offset that the next message on the topic will have."""
+        return sum(self._client.end_offsets(list(self._client.assignment())).values())
 
     def close(self) -> None:
         self._context.__exit__(None, None, None)

@@ -54,6 +54,8 @@ def main() -> NoReturn:
     if not line:  # the parent has ended
         os._exit(0)
     order = _decoder.decode(line)
+    if order.task.device == "cpu":  # torch's optimizers take hold of a GPU that they see, also for weights on the CPU
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     _die_with_parent()
     log = os.open(order.folder / f"{order.verb}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
@@ -72,7 +74,7 @@ def main() -> NoReturn:
 def _work(order: Order, progress: Progress) -> dict[str, Any]:
     from driftloop.errors import DriftloopError
     from retrain.candidates import catalogue
-    from retrain.candidates.base import CannotFit
+    from retrain.candidates.base import CannotFit, Interrupted
 
     unfinished = order.folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -88,6 +90,8 @@ def _work(order: Order, progress: Progress) -> dict[str, Any]:
         unfinished.rename(order.folder / "bundle")  # a bundle is whole or not there
     except (CannotFit, DriftloopError) as error:
         return {"ok": False, "reason": str(error), "refused": True}
+    except Interrupted as error:
+        return {"ok": False, "reason": str(error)}
     except MemoryError:
         return {"ok": False, "reason": "it ran out of memory"}
     except OSError as error:

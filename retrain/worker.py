@@ -23,6 +23,7 @@ from pathlib import Path
 from driftloop.classifiers.bundle import verify_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
 from driftloop.classifiers.onnx import exported_encoder
+from driftloop.errors import DriftloopError
 from driftloop.kafka import Outbox
 from driftloop.settings import Settings
 from driftloop.store import Store
@@ -41,8 +42,11 @@ class Worker:
     """The worker's life: the first champion, then one decision after the other."""
 
     def __init__(self, settings: Settings) -> None:
+        self.progress: Callable[[], None] = lambda: None
+        """Called several times a second while the worker goes on: a sign of life."""
         self._settings = settings
         self._stop = threading.Event()
+        self._failure = ""
         self._outbox = Outbox(settings)
         self._promotions = Promotions(settings, self._outbox)
         self._store = Store(settings)
@@ -53,28 +57,55 @@ class Worker:
         """End as soon as possible; a retraining under way is given up and said to have failed."""
         self._stop.set()
 
-    def run(self) -> None:
-        """Work until `stop` is called."""
+    def run(self, once: bool = False) -> bool:
+        """Work until `stop` is called; with ``once``, until the policy waits with all read that is on the topics.
+
+        Returns whether nothing was left undone: False where `stop` came before that with ``once``.
+
+        Raises:
+            DriftloopError: with ``once``, when a retraining failed.
+        """
         with tempfile.TemporaryDirectory(prefix="driftloop-retrain-", dir=self._settings.work or None) as folder:
             self._promotions.announce_unannounced()
             self._close_cut_off()
             if self._promotions.registry.champion() is None:
                 self._bootstrap(Path(folder) / "first")
-            if self._stop.is_set():
-                return
+            if self._stopped():
+                return not once
             sandbox.prepare()
             encoder = exported_encoder(self._settings.model, threads=2)
             feed = Feed(self._settings, self._settings.retrain.window)
             try:
-                while not self._stop.is_set():
-                    feed.poll()
+                feed.catch_up(self._stopped)  # or the first decision would be made on a part of what is known
+                while not self._stopped():
                     decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)
                     if isinstance(decision, Retrain):
                         self._retrain(decision, feed, encoder, Path(folder))
                         sandbox.prepare()
+                    elif once:
+                        self._complain()
+                        return True
+                    if once:
+                        feed.catch_up(self._stopped)
+                    else:
+                        feed.poll()
             finally:
                 sandbox.dismiss()
                 feed.close()
+        return not once
+
+    def _complain(self) -> None:
+        """Raise `DriftloopError` where a retraining failed: who runs one batch job shall hear of it."""
+        if self._failure:
+            raise DriftloopError(
+                f"A retraining failed ({self._failure}): mend that and run the same command again; the topic "
+                "`retraining` has the rest."
+            )
+
+    def _stopped(self) -> bool:
+        """Whether to end; whoever goes on asks often."""
+        self.progress()
+        return self._stop.is_set()
 
     def _close_cut_off(self) -> None:
         """Say of what an earlier worker left half done that it failed; the policy decides on it anew."""
@@ -85,7 +116,7 @@ class Worker:
     def _bootstrap(self, folder: Path) -> None:
         diary = Diary(self._settings, self._outbox, f"bootstrap-{uuid.uuid4().hex[:8]}", "bootstrap", -1)
         diary.write("queued", "the registry has no champion: the first labelled events make one")
-        bundle = first_champion(self._settings, folder, self._stop.is_set, _Changes(log.warning))
+        bundle = first_champion(self._settings, folder, self._stopped, _Changes(log.warning))
         if bundle is None:
             diary.write("failed", "stopped before there was a first model")
             return
@@ -127,7 +158,8 @@ class Worker:
             competition.run(partial(self._superseded, feed, past, competition), decision.search)
         except Exception as error:
             log.exception("the retraining failed")
-            diary.write("failed", str(error)[:500])
+            self._failure = str(error)[:500]
+            diary.write("failed", self._failure)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         past = replace(past, promoted=competition is not None and competition.promoted)
@@ -143,7 +175,7 @@ class Worker:
 
         A new drift ends all of them; a search ends as well when the policy would retrain again on what has come since.
         """
-        if self._stop.is_set():
+        if self._stopped():
             return "the worker was stopped"
         feed.poll(100)
         if feed.alerts and feed.alerts[-1].onset_at > past.until_at:
@@ -169,14 +201,18 @@ class _Changes:
             self._say(line)
 
 
-def run(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT.
+def run(settings: Settings, once: bool = False, progress: Callable[[], None] | None = None) -> bool:
+    """Run a worker until SIGTERM or SIGINT, or with ``once`` until nothing is owed; see `Worker.run`.
+
+    ``progress`` is called several times a second while the worker goes on.
 
     Raises:
         DriftloopError: Kafka, Redis or MLflow do not answer, or the configured model cannot be loaded.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(message)s")
     worker = Worker(settings)
+    if progress is not None:
+        worker.progress = progress
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
-    worker.run()
+    return worker.run(once)

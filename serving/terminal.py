@@ -137,11 +137,14 @@ def draw(board: Board, width: int, ascii_only: bool = False) -> Text:
     first = state.first_prediction_seconds
     clock = f"{time.time() - state.began:.0f} s"
     clock += "" if first is None else f", first prediction after {first:.1f} s"
-    lines.append(Text(f"{clock}, {state.memory_mb / 1024:.1f} GB", style="dim"))
-    lines.append(Text(f"events {state.events}/{state.total}   {board.rate:.1f}/s   lag {state.lag}"))
+    clock += f", {state.memory_mb / 1024:.1f} GB" if state.memory_mb else ""
+    lines.append(Text(clock, style="dim"))
+    of = f"/{state.total}" if state.total else ""
+    lines.append(Text(f"events {state.events}{of}   {board.rate:.1f}/s   lag {state.lag}"))
     dead = f"   dead letters {state.dead_letters}" if state.dead_letters else ""
     lines.append(Text(f"predicted {state.predictions}   labelled {state.outcomes}{dead}"))
-    lines.append(Text("processes  ").append_text(_processes(state)))
+    if state.children:
+        lines.append(Text("processes  ").append_text(_processes(state)))
     lines.append(Text())
     label = 24
     timeline = board.timeline(max(width - label - 1, 10) if width >= 60 else max(width - 8, 8), ascii_only)

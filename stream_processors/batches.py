@@ -4,19 +4,27 @@ Faust reads raw bytes and hands over batches without acknowledging them (`noack_
 a thread of its own and returns when everything it wrote has been confirmed by its store; only then are the events
 acknowledged and, later, their offsets committed. Any exception ends the process with nothing acknowledged, and
 whoever started it starts it again: the batch is read once more.
+
+Processes with the same role share the partitions. Before a partition changes hands the batch under way is finished and
+committed, and what was only buffered is dropped: its new owner reads it. A process that is told to stop leaves its
+group, so the others take over at once; one that dies is a static member, and gets its partitions back when it returns.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import faust
@@ -27,6 +35,14 @@ from driftloop.errors import DriftloopError
 from driftloop.messages import dead_letter
 from driftloop.settings import Settings
 from driftloop.topics import DEAD_LETTERS, Topic, name
+from stream_processors.progress import Progress
+
+SESSION = 20.0
+"""Seconds without a heartbeat after which a process counts as dead and its partitions go to the others."""
+HEARTBEAT = 1.0
+"""Seconds between two heartbeats; with their answers comes the word that partitions are to change hands."""
+HANDOVER = 30.0
+"""Most seconds that a rebalance waits for the batch under way."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Handler(Protocol):
     """What a processor does with a batch."""
 
     def open(self) -> None:
-        """Connect to what is needed; called once, in the worker thread."""
+        """Connect to what is needed, and wait until a batch can be handled; called once, in the worker thread."""
         ...
 
     def handle(self, records: Sequence[Record]) -> None:
@@ -52,7 +68,7 @@ class Handler(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop waiting for anything; called from another thread."""
+        """Stop waiting for anything: `open` raises `Stopped`; called from another thread."""
         ...
 
 
@@ -63,31 +79,34 @@ def bury(outbox: kafka.Outbox, record: Record, error: str, where: str) -> None:
 
 
 class Stopped(Exception):
-    """The processor was asked to stop while a batch was under way; the batch is not acknowledged."""
+    """The processor was asked to stop before it had handled a batch."""
 
 
 def run(
     role: str, settings: Settings, topics: Sequence[Topic], handler: Handler, *, member: str, batch: int, within: float
 ) -> None:
-    """Read ``topics`` as the consumer group ``driftloop-ROLE-STREAM`` until SIGTERM or SIGINT, then return.
+    """Read ``topics`` in the group of ``role`` until SIGTERM or SIGINT, then leave the group and return.
 
     A batch that fails ends the whole process at once with one line on standard error: status 2 for a
     `DriftloopError`, 1 for anything else. Start it again and the batch is read once more.
     """
+    member = member.replace("{host}", socket.gethostname())
     app = _app(role, settings, member)
-    _agent(app, [name(settings, topic) for topic in topics], handler, batch, within)
-    worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
-    worker.spinner = None  # it writes cursor codes, into logs as well
-    for library in ("faust", "mode", "aiokafka", "asyncio"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    try:
-        worker.execute_from_commandline()
-    except SystemExit as end:
-        if end.code:
-            raise DriftloopError(
-                f"The {role} was ended by an error of Faust, which is in the lines above; nothing was acknowledged, "
-                "so start it again."
-            ) from end
+    with Progress(role, settings, app.conf.id, lambda: None if app.rebalancing else app.consumer.assignment()) as seen:
+        _agent(app, [name(settings, topic) for topic in topics], handler, seen, batch, within)
+        worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
+        worker.spinner = None  # it writes cursor codes, into logs as well
+        for library in ("faust", "mode", "aiokafka", "asyncio"):
+            logging.getLogger(library).setLevel(logging.ERROR)
+        try:
+            worker.execute_from_commandline()
+        except SystemExit as end:
+            if end.code:
+                raise DriftloopError(
+                    f"The {role} was ended by an error of Faust, which is in the lines above; nothing was "
+                    "acknowledged, so start it again."
+                ) from end
+    kafka.leave_group(settings, app.conf.id, member)
 
 
 def _app(role: str, settings: Settings, member: str) -> faust.App:
@@ -98,10 +117,11 @@ def _app(role: str, settings: Settings, member: str) -> faust.App:
             mechanism=security.mechanism, username=security.username, password=security.password
         )
     return faust.App(
-        f"driftloop-{role}-{settings.topic_prefix}{settings.stream}",
+        kafka.group(role, settings),
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
         broker_credentials=credentials,
         store="memory://",
+        datadir=Path(settings.work or tempfile.gettempdir()) / f"driftloop-{role}",  # made by Faust, and left empty
         key_serializer="raw",
         value_serializer="raw",
         web_enabled=False,
@@ -113,44 +133,75 @@ def _app(role: str, settings: Settings, member: str) -> faust.App:
         consumer_group_instance_id=member,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=kafka.MAX_MESSAGE,
+        broker_session_timeout=SESSION,
+        broker_heartbeat_interval=HEARTBEAT,
         broker_commit_interval=1.0,
         broker_max_poll_interval=3600.0,
     )
 
 
-def _agent(app: faust.App, topics: Sequence[str], handler: Handler, batch: int, within: float) -> None:
+def _agent(
+    app: faust.App, topics: Sequence[str], handler: Handler, progress: Progress, batch: int, within: float
+) -> None:
     # One thread for the handler: batches never overlap, and the event loop keeps its heartbeats.
     pool = ThreadPoolExecutor(1, thread_name_prefix="handler")
-    opened = threading.Event()
-    # Held while a batch is under way; the shutdown takes it and keeps it, so no batch is cut in two.
+    # Held while a batch is under way. A rebalance waits for it; the shutdown takes it and keeps it.
     turn = asyncio.Lock()
+    opened = False
+    handed_over = -1
+    """Generation of the group whose partitions have been given back."""
+    reached: dict[Any, int] = {}
+    """Next offset of each partition. Faust commits every second, but forgets what is acknowledged and not committed
+    when a rebalance begins."""
 
-    def work(records: Sequence[Record]) -> None:
-        if not opened.is_set():
-            handler.open()
-            opened.set()
-        handler.handle(records)
+    def current(event: Any) -> bool:
+        """Whether the event's partition is still ours: if not, whoever owns it now reads the event again."""
+        return bool(app.consumer_generation_id == event.message.generation_id != handed_over)
 
     async def process(stream: Any) -> None:
-        async for events in stream.noack_take(batch, within=within):
-            messages = [event.message for event in events]
-            records = [Record(m.topic, m.partition, m.offset, m.key, m.value) for m in messages]
-            async with turn:
-                try:
-                    await asyncio.get_running_loop().run_in_executor(pool, work, records)
-                except Stopped:
-                    return
-                except Exception as error:
-                    _leave(error)
-                for event in events:
-                    await stream.ack(event)
+        nonlocal opened
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, pool)
+        async for taken in stream.noack_take(batch, within=within):
+            try:
+                if not opened:
+                    await in_thread(handler.open)
+                    opened = True
+                    progress.wait("")
+                async with turn:
+                    events = [event for event in taken if current(event)]
+                    messages = [event.message for event in events]
+                    records = [Record(m.topic, m.partition, m.offset, m.key, m.value) for m in messages]
+                    started = time.perf_counter()
+                    if records:
+                        await in_thread(handler.handle, records)
+                        progress.handled(len(records), time.perf_counter() - started)
+                    for event in events:
+                        await stream.ack(event)
+                        reached[event.message.tp] = event.message.offset + 1
+            except Stopped:
+                return
+            except Exception as error:
+                _leave(error)
 
     app.agent(app.topic(*topics, key_serializer="raw", value_serializer="raw"), concurrency=1)(process)
+
+    @app.on_partitions_revoked.connect(weak=False)  # type: ignore[untyped-decorator]
+    async def handing_over(_app: Any, _revoked: Any, **_: Any) -> None:
+        nonlocal handed_over
+        with contextlib.suppress(TimeoutError):  # then the batch is read a second time, by the partition's new owner
+            async with asyncio.timeout(HANDOVER), turn:
+                handed_over = app.consumer_generation_id
+                if reached:
+                    await app.consumer._commit(reached)
+                reached.clear()
 
     @app.on_before_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
     async def stopping(_app: Any, **_: Any) -> None:
         handler.close()
         await turn.acquire()
+        # Now, and not when Faust closes its consumer: by then the group may have begun a rebalance, and refuse.
+        if reached:
+            await app.consumer._commit(reached)
 
 
 def _leave(error: Exception) -> NoReturn:

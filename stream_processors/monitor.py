@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -59,7 +60,10 @@ class Monitor:
         """Nothing is waited for."""
 
     def handle(self, records: Sequence[Record]) -> None:
-        """Join a batch, publish its outcomes and alerts, then store the state."""
+        """Join a batch, publish its outcomes and alerts, then store the state.
+
+        The partitions of a topic come in turns of many messages, so what a batch holds is put into its order first.
+        """
         predictions: dict[str, Prediction] = {}
         labels: dict[str, Label] = {}
         for record in records:
@@ -70,12 +74,13 @@ class Monitor:
             self._decode(record, predictions, labels)
         joined = join(self._store, predictions, labels)
         alerts: list[DriftAlert] = []
-        for prediction in predictions.values():
+        for prediction in sorted(predictions.values(), key=attrgetter("occurred_at")):
             alerts += self._watch.predicted(prediction)
-        for outcome in joined.outcomes:
+        outcomes = sorted(joined.outcomes, key=attrgetter("occurred_at"))
+        for outcome in outcomes:
             self._outbox.put(OUTCOMES.name, outcome.event_id, outcome)
-        offsets = self._outbox.flush()[-len(joined.outcomes) :] if joined.outcomes else self._outbox.flush()
-        for outcome, offset in zip(joined.outcomes, offsets, strict=False):
+        offsets = self._outbox.flush()[-len(outcomes) :] if outcomes else self._outbox.flush()
+        for outcome, offset in zip(outcomes, offsets, strict=False):
             alerts += self._watch.labelled(outcome, offset)
         for alert in alerts:
             self._outbox.put(DRIFT_ALERTS.name, alert.stream, alert)
@@ -84,7 +89,7 @@ class Monitor:
         self._store.save_join(
             STATE,
             _signed(state, self._settings.signing_key),
-            joined=[outcome.event_id for outcome in joined.outcomes],
+            joined=[outcome.event_id for outcome in outcomes],
             parked=joined.parked,
             unparked=joined.unparked,
         )

@@ -32,11 +32,12 @@ class Scorer:
         self._champion = Champion(settings)
 
     def open(self) -> None:
-        """Connect to Redis and Kafka, and begin to follow the promotions."""
+        """Connect to Redis and Kafka, follow the promotions, and wait for the first."""
         self._store = Store(self._settings)
         self._store.check()
         self._outbox = Outbox(self._settings)
         self._champion.start()
+        self._champion.current()
 
     def close(self) -> None:
         """Stop waiting for a first model."""
@@ -58,6 +59,7 @@ class Scorer:
             for event_id, body in bodies.items():
                 self._outbox.put(PREDICTIONS.name, event_id, stored.get(event_id) or body)
         self._outbox.flush()
+        self._sit_out(len(records), started)
 
     def _decode(self, records: Sequence[Record]) -> dict[str, tuple[Record, Event]]:
         """The events by id; the rest is buried."""
@@ -117,6 +119,10 @@ class Scorer:
             for event, probabilities, _ in scored
         ]
         return predictions, np.stack([embedding for _, _, embedding in scored])
+
+    def _sit_out(self, events: int, started: float) -> None:
+        """Wait for the rest of what ``events`` are to take at least."""
+        time.sleep(max(0.0, events * self._settings.scorer.floor_ms / 1000 - (time.perf_counter() - started)))
 
     def _bury(self, record: Record, error: str) -> None:
         bury(self._outbox, record, error, "scorer")

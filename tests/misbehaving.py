@@ -16,7 +16,7 @@ from driftloop.classifiers.bundle import write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
 from driftloop.classifiers.heads import Head
 from driftloop.errors import DriftloopError
-from retrain.candidates.base import CannotFit, Task
+from retrain.candidates.base import CannotFit, Interrupted, Task
 from retrain.window import Window
 
 
@@ -40,6 +40,13 @@ class Quick:
 
     def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
         return False
+
+
+class Looks(Quick):
+    """Says which GPUs its process may use."""
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        raise CannotFit(f"it sees {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')!r}")
 
 
 class Sleeper(Quick):
@@ -97,6 +104,17 @@ class Refuses(Quick):
 
     def rescue(self, window: Window, task: Task, out: Path) -> bool:
         raise AssertionError("there is nothing to rescue after a refusal")
+
+
+class CutOff(Quick):
+    """Loses what it needs, with something to rescue."""
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        raise Interrupted("the cluster was lost")
+
+    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+        Quick.fit(self, window, task, out)
+        return True
 
 
 class Blunders(Quick):

@@ -8,33 +8,30 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import psutil
-from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 import driftloop
-from driftloop import kafka, topics
+from driftloop import topics
 from driftloop.errors import DriftloopError
+from driftloop.follow import Follower
 from driftloop.lifecycle import runs
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.lifecycle.tally import FOLLOWED, ChildState, State, Tally
-from driftloop.messages import Message, decode
+from driftloop.messages import Message
 from driftloop.settings import Settings, environment
 from driftloop.topics import Topic
 
 TICK = 0.5
 """Seconds between two looks at the children, the end offsets and the memory."""
-PATIENCE_MS = 2000
-"""A broker that does not say its end offsets within that is away: this thread is the one that starts it again."""
 TOO_MANY_RESTARTS = 6
 RESTART_WINDOW = 90.0
 """Seconds: a process that was restarted `TOO_MANY_RESTARTS` times within them is given up."""
@@ -113,7 +110,7 @@ class Simulation:
         self._restarted: dict[str, deque[float]] = {}
         self._watch = threading.Lock()
         self._launch = threading.Lock()
-        self._client: KafkaConsumer | None = None
+        self._follower: Follower | None = None
         self._tally: Tally | None = None
         self._announced: runs.Running | None = None
         self._ticked = 0.0
@@ -164,10 +161,9 @@ class Simulation:
         for name in STOP_ORDER:
             if name in self._children:
                 self._children[name].stop()
-        if self._client is not None:
-            with suppress(KafkaError):
-                self._client.close()
-            self._client = None
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
         if self._stack is not None:
             self._stack.stop()
 
@@ -211,31 +207,16 @@ class Simulation:
 
     def _open(self) -> None:
         self._tally = Tally(self.state, topics.name(self.settings, topics.EVENTS))
-        self._client = kafka.consumer(self.settings, max_poll_records=5000)
-        self._kinds = {topics.name(self.settings, topic): topic for topic in FOLLOWED}
-        assigned = [tp for name in self._kinds for tp in self._partitions(name)]
-        self._client.assign(assigned)
-        self._client.seek_to_beginning(*assigned)
-
-    def _partitions(self, name: str) -> list[TopicPartition]:
-        assert self._client is not None  # noqa: S101
-        return [TopicPartition(name, number) for number in sorted(self._client.partitions_for_topic(name) or ())]
+        self._follower = Follower(self.settings, FOLLOWED)
 
     def _step(self) -> bool:
         """Read what has come; True when the simulation is through."""
-        assert self._client is not None and self._tally is not None  # noqa: S101
-        try:
-            polled: Mapping[Any, Any] = self._client.poll(timeout_ms=200)
-        except KafkaError:  # the broker is away; the stack starts it again
-            polled = {}
+        assert self._follower is not None and self._tally is not None  # noqa: S101
+        polled = list(self._follower.poll())
         with self._watch:
-            for tp, records in polled.items():
-                topic = self._kinds[tp.topic]
-                for record in records:
-                    with suppress(ValueError):
-                        message = decode(topic.message, record.value or b"")
-                        self._tally.add(topic, message)
-                        self._observer.on_message(topic, message)
+            for topic, message in polled:
+                self._tally.add(topic, message)
+                self._observer.on_message(topic, message)
         if time.monotonic() - self._ticked < TICK:
             return False
         if self._stack is not None:
@@ -247,21 +228,17 @@ class Simulation:
 
     def _measure(self) -> bool:
         """Read the end offsets and the memory; False when the broker did not answer."""
-        assert self._client is not None and self._tally is not None  # noqa: S101
+        assert self._follower is not None and self._tally is not None  # noqa: S101
         state = self.state
         state.memory_mb = _memory_mb()
         state.peak_memory_mb = max(state.peak_memory_mb, state.memory_mb)
         if state.predictions:
             state.phase = "finishing" if self._children[REPLAY].exit_code == 0 else "running"
-        counts: list[int] = []
         try:
-            for topic in (topics.EVENTS, topics.LABELS):
-                partitions = self._partitions(topics.name(self.settings, topic))
-                ends = self._client.end_offsets(partitions, timeout_ms=PATIENCE_MS)
-                counts.append(sum(ends.values()))
+            events, labels = (self._follower.written(topic) for topic in (topics.EVENTS, topics.LABELS))
         except KafkaError:
             return False
-        self._tally.ends(*counts)
+        self._tally.ends(events, labels)
         return True
 
     def _look_at_children(self) -> None:

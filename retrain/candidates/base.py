@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from driftloop.classifiers.bundle import Lineage
 from driftloop.settings import ModelSettings
@@ -32,10 +32,18 @@ class Task:
     signing_key: str
     scratch: Path
     """A folder for checkpoints; what is in it when the budget ends is all that is kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where a network is trained; auto: on a GPU where there is one."""
+    dask: str = ""
+    """Address of the Dask scheduler whose workers compare pipelines; empty: this process does."""
 
 
 class CannotFit(Exception):
     """The window does not allow this candidate; the text says why, and becomes the reason of its rejection."""
+
+
+class Interrupted(Exception):
+    """Something outside ended the fit; the text says what. The best so far is rescued where there is one."""
 
 
 @runtime_checkable
@@ -51,6 +59,8 @@ class Candidate(Protocol):
 
         Raises:
             CannotFit: the window does not allow it (one class only, too few rows).
+            DriftloopError: the settings do not allow it (no such device, no scheduler at that address).
+            Interrupted: what it needed was lost in the middle.
         """
         ...
 

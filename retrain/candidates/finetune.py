@@ -18,10 +18,10 @@ import numpy as np
 
 from driftloop.classifiers.bundle import BundleClassifier, write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.onnx import export, find_weights
-from driftloop.errors import DriftloopError
+from driftloop.classifiers.onnx import export
 from retrain.candidates import rows as choice
-from retrain.candidates.base import CannotFit, Task
+from retrain.candidates.base import Task
+from retrain.candidates.network import choose_device, load_network, start_head
 from retrain.window import Window
 
 MAX_ROWS = 4000
@@ -57,13 +57,14 @@ class FineTune:
         started = time.monotonic()
         choice.check(window)
         task.scratch.mkdir(parents=True, exist_ok=True)
-        network, tokenizer = _load(window, task)
+        network, tokenizer = load_network(window, task)
+        device = choose_device(task.device)
         old_share = choice.choose_old_weight(window)
         indices = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
         rows = window.take(indices.tolist())
-        _probe(network, rows, window.classes)
+        start_head(network, rows, window.classes)
         deadline = started + task.budget.seconds - max(EXPORT_SECONDS, 1.5 * (time.monotonic() - started))
-        report = self._train(network, tokenizer, rows, window.classes, task, deadline)
+        report = self._train(network.to(device), tokenizer, rows, window.classes, task, deadline)
         parameters = {**report, "old_share": old_share, "rows": len(rows), "learning_rate": self.learning_rate}
         self.progress(f"finetune: {report['steps']} steps done, writing the graph")
         _write(network, tokenizer, window, parameters, task, out)
@@ -75,7 +76,7 @@ class FineTune:
         weights = task.scratch / WEIGHTS
         if not weights.is_file():
             return False
-        network, tokenizer = _load(window, task)
+        network, tokenizer = load_network(window, task)
         load_model(network, weights)
         _write(network, tokenizer, window, {"rescued": True}, task, out)
         return True
@@ -88,7 +89,6 @@ class FineTune:
         self, network: Any, tokenizer: Any, rows: Window, classes: Sequence[str], task: Task, deadline: float
     ) -> dict[str, Any]:
         """Train ``network`` in place until the steps or the time are used up."""
-        import torch
         from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
         encoded = tokenizer(list(rows.texts), truncation=True, max_length=task.model.max_tokens)
@@ -101,8 +101,8 @@ class FineTune:
             for i, label in enumerate(rows.labels)
         ]
         collate = DataCollatorWithPadding(tokenizer)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        seconds = _seconds_per_step(network.to(device), collate, examples, task.budget.seed)
+        device = network.classifier.weight.device.type
+        seconds = _seconds_per_step(network, collate, examples, task.budget.seed)
         affordable = max(1, int((deadline - time.monotonic()) / seconds))
         examples = examples[-affordable * BATCH :]  # where not all can be seen once, the newest are
         steps = min(self.epochs * -(-len(examples) // BATCH), affordable)
@@ -139,84 +139,6 @@ class FineTune:
         }
 
 
-def _load(window: Window, task: Task) -> tuple[Any, Any]:
-    """The network with a fresh head, and its tokenizer; torch takes the budget's cores."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise CannotFit(f"fine-tuning needs torch and transformers ({error})") from error
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    transformers.set_seed(task.budget.seed)
-    torch.set_num_threads(task.budget.cores)
-    source = find_weights(task.model.encoder)
-    try:
-        encoder = transformers.AutoModel.from_pretrained(source, attn_implementation="eager", dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise DriftloopError(
-            f"The encoder {task.model.encoder} could not be loaded for fine-tuning ({reason}): give a folder in the "
-            "Hub's layout or a model the Hub has, in DRIFTLOOP_MODEL__ENCODER."
-        ) from error
-    # Half of a small encoder's weights are its word vectors; a few hundred rows touch few of them.
-    encoder.get_input_embeddings().requires_grad_(False)
-    return _network(encoder, len(window.classes)), tokenizer
-
-
-def _network(encoder: Any, classes: int) -> Any:
-    """``encoder`` with a linear layer over its mean embedding of unit length: what `export` writes as a graph."""
-    import torch
-    from transformers.modeling_outputs import SequenceClassifierOutput
-
-    class MeanPooledClassifier(torch.nn.Module):  # type: ignore[misc]
-        base_model_prefix = "encoder"
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = encoder
-            self.config = encoder.config
-            self.classifier = torch.nn.Linear(encoder.config.hidden_size, classes)
-
-        def forward(
-            self,
-            input_ids: Any,
-            attention_mask: Any,
-            token_type_ids: Any = None,
-            labels: Any = None,
-            output_hidden_states: bool = False,
-        ) -> Any:
-            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-            if token_type_ids is not None:
-                feed["token_type_ids"] = token_type_ids
-            hidden = self.encoder(**feed).last_hidden_state
-            weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
-            logits = self.classifier(torch.nn.functional.normalize(mean, dim=1))
-            loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
-            return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,))
-
-    return MeanPooledClassifier()
-
-
-def _probe(network: Any, rows: Window, classes: Sequence[str]) -> None:
-    """Start the head as a logistic regression over the stored embeddings."""
-    import torch
-    from sklearn.linear_model import LogisticRegression
-
-    if rows.embeddings.shape[1] != network.classifier.in_features:
-        return  # embeddings of another encoder: the head starts at random
-    probe = LogisticRegression(C=2.0, max_iter=200).fit(rows.embeddings, np.asarray(rows.labels))
-    two = len(probe.classes_) == 2
-    weight = np.vstack([-probe.coef_ / 2, probe.coef_ / 2]) if two else probe.coef_
-    bias = np.concatenate([-probe.intercept_ / 2, probe.intercept_ / 2]) if two else probe.intercept_
-    lines = [list(classes).index(str(name)) for name in probe.classes_]
-    with torch.no_grad():
-        network.classifier.weight[lines] = torch.tensor(weight, dtype=torch.float32)
-        network.classifier.bias[lines] = torch.tensor(bias, dtype=torch.float32)
-
-
 def _seconds_per_step(network: Any, collate: Any, examples: list[dict[str, Any]], seed: int) -> float:
     """Median of three forward and backward passes that change nothing, after one that is not counted."""
     chosen = random.Random(seed)
@@ -225,7 +147,9 @@ def _seconds_per_step(network: Any, collate: Any, examples: list[dict[str, Any]]
     for _ in range(4):
         batch = collate(chosen.sample(examples, min(BATCH, len(examples))))
         started = time.perf_counter()
-        network(**{name: value.to(network.classifier.weight.device) for name, value in batch.items()}).loss.backward()
+        loss = network(**{name: value.to(network.classifier.weight.device) for name, value in batch.items()}).loss
+        loss.backward()
+        loss.item()  # waits for a GPU
         network.zero_grad()
         taken.append(time.perf_counter() - started)
     return max(float(np.median(taken[1:])), 1e-4)

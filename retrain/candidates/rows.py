@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -102,24 +103,30 @@ def sample_rows(window: Window, old_share: float, limit: int, seed: int) -> Rows
     return np.asarray(rows, dtype=np.int64)
 
 
-def mean_loss(
+def fold_losses(
     make: Callable[[], Any],
     features: Any,
     labels: NDArray[np.str_],
     folds: Sequence[Fold],
-    hopeless: float = float("inf"),
-) -> float:
-    """Mean log loss over the folds, in nats per row, of a fresh estimator from ``make`` for each.
+    hopeless: Sequence[float] = (),
+    deadline: float = float("inf"),
+) -> list[float]:
+    """Log loss on each fold, in nats per row, of a fresh estimator from ``make`` for each.
 
-    A fold with more than ``hopeless`` ends it: the rest of the folds is spared.
+    A loss above the fold's number in ``hopeless`` is the last: the rest of the folds is spared.
+
+    Raises:
+        TimeoutError: `time.monotonic` was past ``deadline`` before a fold.
     """
-    losses = []
-    for train, test in folds:
+    losses: list[float] = []
+    for (train, test), limit in zip(folds, hopeless or [float("inf")] * len(folds), strict=True):
+        if time.monotonic() > deadline:
+            raise TimeoutError("no time was left for the next fold")
         estimator = make().fit(features[train], labels[train])
         losses.append(log_loss(estimator.classes_, estimator.predict_proba(features[test]), labels[test]))
-        if losses[-1] > hopeless:
+        if losses[-1] > limit:
             break
-    return float(np.mean(losses))
+    return losses
 
 
 def log_loss(classes: Sequence[str], probabilities: NDArray[Any], labels: NDArray[np.str_]) -> float:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,17 @@ from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
+from tpot import TPOTEstimator
 
 from driftloop.classifiers.bundle import write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
 from driftloop.classifiers.heads import TRUSTED_PREFIXES, Head
+from retrain.candidates import cluster
 from retrain.candidates import rows as choice
 from retrain.candidates.base import CannotFit, Task
+from retrain.candidates.cluster import Ground
 from retrain.candidates.pipelines import search_space
 from retrain.window import Window
 
@@ -41,7 +45,7 @@ GENERATIONS = 40
 RESERVE = 0.15
 """Share of the budget that is kept for fitting the winner on all rows and writing the bundle."""
 HOPELESS = 1.5
-"""A pipeline whose loss on one fold is so many times the best mean is not tried on the others."""
+"""A pipeline that loses so many times as much on a fold as a plain logistic regression is not tried on the others."""
 BEST = "best.skops"
 BEST_SCORE = "best.json"
 
@@ -91,10 +95,7 @@ class TpotSearch:
 class Search:
     """What pipelines are compared on, and the best of them so far."""
 
-    features: Any
-    """Dense, shape (n, d + w)."""
-    labels: Any
-    folds: list[choice.Fold]
+    ground: Ground
     old_share: float
     deadline: float
     scratch: Path
@@ -102,7 +103,8 @@ class Search:
     best: Any = None
     best_loss: float = float("inf")
     evaluated: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
+    workers: int = 1
+    """Pipelines that could be compared at the same time when the search began."""
 
     @classmethod
     def over(cls, window: Window, task: Task, deadline: float, progress: Callable[[str], None]) -> Search:
@@ -111,27 +113,20 @@ class Search:
         rows = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
         part = window.take(rows.tolist(), onset=int((rows < window.onset).sum()))
         _, columns, matrix = _features(part, task.budget.seed)
-        return cls(
-            features=columns.fit_transform(matrix).astype(np.float32),
-            labels=np.asarray(part.labels),
-            folds=choice.forward_folds(part.labels, part.onset),
-            old_share=old_share,
-            deadline=deadline,
-            scratch=task.scratch,
-            progress=progress,
-        )
+        features = columns.fit_transform(matrix).astype(np.float32)
+        labels = np.asarray(part.labels)
+        folds = choice.forward_folds(part.labels, part.onset)
+        # Not measured by the best so far: so it does not matter in which order the workers answer, and a search is the
+        # same again on any number of them.
+        common = choice.fold_losses(lambda: LogisticRegression(C=3.0, max_iter=100, tol=1e-3), features, labels, folds)
+        ground = Ground(features, labels, folds, [HOPELESS * loss for loss in common])
+        return cls(ground, old_share, deadline, task.scratch, progress)
 
-    def evaluate(self, pipeline: Any) -> float:
-        """Minus the mean log loss of ``pipeline``, an unfitted estimator."""
-        if time.monotonic() > self.deadline:
-            raise TimeoutError("the search is over")
-        loss = choice.mean_loss(
-            lambda: clone(pipeline), self.features, self.labels, self.folds, HOPELESS * self.best_loss
-        )
+    def record(self, pipeline: Any, loss: float) -> None:
+        """Take note of the loss of an unfitted pipeline, in nats per row, and keep the best for a rescue."""
         self.evaluated += 1
-        if loss < self.best_loss:
+        if (loss, _in_words(pipeline)) < (self.best_loss, _in_words(self.best)):
             self._keep(pipeline, loss)
-        return -loss
 
     def parameters(self) -> dict[str, Any]:
         """What the lineage says about the search."""
@@ -139,9 +134,10 @@ class Search:
             "pipeline": _in_words(self.best),
             "validation_log_loss": round(self.best_loss, 4),
             "pipelines_compared": self.evaluated,
+            "workers": self.workers,
             "old_share": self.old_share,
-            "rows_compared_on": len(self.labels),
-            "folds": len(self.folds),
+            "rows_compared_on": len(self.ground.labels),
+            "folds": len(self.ground.folds),
         }
 
     def _keep(self, pipeline: Any, loss: float) -> None:
@@ -155,53 +151,22 @@ class Search:
         self.progress(f"tpot: pipeline {self.evaluated}, log loss {loss:.3f}, {_in_words(pipeline)}")
 
 
-@dataclass(frozen=True)
-class Objective:
-    """Names the search in this process that a pipeline is evaluated by.
-
-    Dask pickles what it runs, even in one process: the search itself must not be copied.
-    """
-
-    key: int
-
-    __name__ = "minus_log_loss"
-
-    def __call__(self, pipeline: Any) -> float:
-        """Minus the log loss; TPOT maximises it."""
-        return _searches[self.key].evaluate(pipeline)
-
-
-_searches: dict[int, Search] = {}
-
-
 def _evolve(search: Search, population: int, generations: int, task: Task) -> None:
-    """Run TPOT's evolution in threads of this process until the deadline."""
-    try:
-        from distributed import Client, LocalCluster
-        from tpot import TPOTEstimator
-    except ImportError as error:
-        raise CannotFit(f"TPOT is not installed ({error})") from error
-    from threadpoolctl import threadpool_limits
+    """Run TPOT's evolution until its end or the deadline, here or on the workers of the task's Dask cluster.
 
-    _searches[id(search)] = search
-    left = max(search.deadline - time.monotonic(), 1.0) / 60
-    with (
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address=None,
-            silence_logs=50,
-            memory_limit=None,
-        ) as cluster,
-        Client(cluster) as client,
-        threadpool_limits(1),  # threads of a BLAS spin, and cost more than they give on a few thousand rows
-    ):
+    Raises:
+        DriftloopError: the cluster cannot be used.
+        Interrupted: its scheduler was lost.
+    """
+    with cluster.workers(task.dask, search.ground, search.deadline, search.record) as workers:
+        search.workers = len(workers.workers)
+        left = max(search.deadline - time.monotonic(), 1.0) / 60
+        features, labels = search.ground.features, search.ground.labels
         estimator = TPOTEstimator(
-            search_space=search_space(len(search.labels), search.features.shape[1], task.budget.seed),
+            search_space=search_space(len(labels), features.shape[1], task.budget.seed),
             scorers=[],
             scorers_weights=[],
-            other_objective_functions=[Objective(id(search))],
+            other_objective_functions=[cluster.minus_log_loss],
             other_objective_functions_weights=[1],
             objective_function_names=["minus_log_loss"],
             classification=True,
@@ -211,14 +176,14 @@ def _evolve(search: Search, population: int, generations: int, task: Task) -> No
             generations=generations,
             max_time_mins=left,
             max_eval_time_mins=left,
-            client=client,
+            client=workers,
             random_state=task.budget.seed,
             verbose=0,
         )
         # TPOT's rows are only those of its last fit, which is not used: `Search` holds the data and the winner.
         with contextlib.suppress(Exception):
-            estimator.fit(search.features[:50], search.labels[:50])
-    del _searches[id(search)]
+            estimator.fit(features[:50], labels[:50])
+        workers.check()
 
 
 def _features(window: Window, seed: int) -> tuple[TfidfVectorizer | None, ColumnTransformer, Any]:

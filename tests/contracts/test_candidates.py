@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
 from driftloop.errors import DriftloopError
 from driftloop.settings import ModelSettings
 from retrain import sandbox
-from retrain.candidates import catalogue, rows
+from retrain.candidates import catalogue, cluster, rows
 from retrain.candidates.base import Budget, Candidate, CannotFit, Task
 from tests import tiny
 
@@ -175,6 +178,36 @@ def test_folds_validate_on_what_came_later() -> None:
         for train, test in folds:
             assert train.max() < test.min()
             assert test.min() >= min(onset, 80)
+
+
+def test_a_hopeless_pipeline_is_not_tried_on_the_other_folds() -> None:
+    window = tiny.window(160, onset=60)
+    folds = rows.forward_folds(window.labels, window.onset)
+    assert len(folds) == 3
+    dummy, labels = lambda: DummyClassifier(strategy="prior"), np.asarray(window.labels)
+    losses = rows.fold_losses(dummy, window.embeddings, labels, folds)
+    assert len(losses) == 3 and 0.9 < min(losses) < max(losses) < 1.4, "about log(3), as of no knowledge"
+    spared = rows.fold_losses(dummy, window.embeddings, labels, folds, [losses[0], losses[1] - 0.01, 0.0])
+    assert spared == losses[:2], "the second fold's limit is its own"
+    with pytest.raises(TimeoutError):
+        rows.fold_losses(dummy, window.embeddings, labels, folds, deadline=time.monotonic() - 1)
+
+
+def test_a_pipeline_is_compared_on_one_thread_within_its_seconds() -> None:
+    window = tiny.window(160, onset=60)
+    folds = rows.forward_folds(window.labels, window.onset)
+    ground = cluster.Ground(window.embeddings, np.asarray(window.labels), folds, [9.0] * len(folds))
+    with threadpool_limits(3):
+        assert blas_threads() == {3}
+        scores = cluster.minus_log_loss(LogisticRegression(), ground, 60.0)
+        assert blas_threads() == {1}
+    assert -1.0 < scores[0] < 0.0
+    assert cluster.minus_log_loss(LogisticRegression(), ground, -1.0) == ["INVALID"]
+    assert cluster.minus_log_loss(LogisticRegression(C=-1), ground, 60.0) == ["INVALID"]
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
 def test_sampled_rows_keep_the_newest_and_every_class() -> None:

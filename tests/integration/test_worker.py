@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
 import mlflow
+import msgspec
 import psutil
 import pytest
 
+from driftloop.lifecycle.supervisor import Child
 from driftloop.messages import DriftAlert, Outcome
 from driftloop.registry import Registry
+from driftloop.settings import RetrainSettings, environment
 from driftloop.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
+from retrain.worker import Worker
 from tests import tiny
 from tests.integration.conftest import World, event, text_and_label
 
@@ -65,8 +70,6 @@ def alert(onset: int, name: str = "an-alert") -> DriftAlert:
 
 def put(world: World, outcomes: range, alerts: list[DriftAlert]) -> None:
     """Outcomes of a model that always says `negative`, and alerts of this stream."""
-    import msgspec
-
     for i in outcomes:
         world.outbox.put("outcomes", f"e{i}", outcome(i, "negative"))
     for one in alerts:
@@ -237,6 +240,103 @@ def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: World,
     runs = {message.run_id: message for message in diary(world)}
     assert sorted(message.state for message in runs.values()) == ["failed", "finished"]
     assert all(message.trigger == "an-alert" for message in runs.values())
+
+
+@pytest.mark.parametrize("owed", [True, False])
+def test_once_does_what_is_owed_and_ends(world: World, owed: bool) -> None:
+    """With more outcomes than one poll takes: the decision is made on all of them."""
+    world.promote(flipped=True)
+    put(world, range(1200), [alert(900)] if owed else [])
+    worker = once(world, **QUICK)
+    world.until(lambda: worker.poll() is not None, 120)
+    assert worker.exit_code == 0, worker.last_words()
+    if not owed:
+        assert states(world) == [] and world.count(MODEL_UPDATES) == 1
+        return
+    found = states(world)
+    assert found.count(("queued", "")) == found.count(("finished", "")) == 1 and ("promoted", "linear") in found
+    assert diary(world)[0].reason.endswith("; 300 labelled events since the onset")
+    tags = Registry(world.settings).versions()[-1].tags
+    assert (tags["first_offset"], tags["last_offset"]) == ("0", "1199")
+
+
+def test_once_makes_the_first_model_and_then_does_what_is_owed(world: World) -> None:
+    put(world, range(200), [alert(20)])
+    worker = once(world, **QUICK)
+    world.until(lambda: states(world) == [("queued", "")])
+    world.send(events=range(60), labels=range(60))
+    world.until(lambda: worker.poll() is not None, 120)
+    assert worker.exit_code == 0, worker.last_words()
+    assert [message.trigger for message in diary(world) if message.state == "finished"] == ["bootstrap", "an-alert"]
+
+
+def test_once_says_that_it_was_interrupted_or_that_a_retraining_failed(world: World) -> None:
+    world.promote(flipped=True)
+    put(world, range(200), [alert(20)])
+    worker = once(world, **ENDLESS)
+    world.until(lambda: bool(sleeping(world)))
+    assert worker.stop() == 128 - 130, "130, which the supervisor takes for a signal as a shell does"
+    worker = once(world, **QUICK, DRIFTLOOP_SIGNING_KEY="another key than the champion's")
+    world.until(lambda: worker.poll() is not None, 120)
+    assert worker.exit_code == 2
+    assert (
+        "driftloop: A retraining failed (" in worker.last_words() and "not signed with this key" in worker.last_words()
+    )
+
+
+def once(world: World, **environ: str) -> Child:
+    """`driftloop retrain --once`, as a batch job runs it."""
+    child = Child(
+        "once",
+        [sys.executable, "-m", "driftloop", "retrain", "--once"],
+        env=environment(world.settings) | environ,
+        log=world.folder / "once.log",
+    )
+    child.start()
+    world.children.append(child)
+    return child
+
+
+def test_what_a_search_cannot_have_is_its_reason_and_the_worker_goes_on(world: World) -> None:
+    """No GPU where one is asked for, and no Dask cluster at the address given."""
+    world.promote(flipped=True)
+    put(world, range(200), [alert(20)])
+    wishes = {
+        "DRIFTLOOP_RETRAIN__CANDIDATES": "linear,tpot,finetune",
+        "DRIFTLOOP_RETRAIN__DEVICE": "cuda",
+        "DRIFTLOOP_RETRAIN__DASK": "tcp://127.0.0.1:1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    worker = world.start("retrain", **QUICK | wishes)
+    world.until(lambda: ("finished", "") in states(world), 120)
+    reasons = {message.candidate: message.reason for message in diary(world) if message.state == "rejected"}
+    assert reasons["finetune"].startswith("DRIFTLOOP_RETRAIN__DEVICE is cuda and torch finds no CUDA device")
+    assert reasons["tpot"].startswith("No Dask scheduler answers at tcp://127.0.0.1:1 (")
+    assert ("promoted", "linear") in states(world)
+    assert worker.poll() is None and worker.restarts == 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("where", ["waiting for the first labels", "waiting for the policy", "during a competition"])
+def test_it_gives_a_sign_of_life(world: World, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stopped by what is called: the test would not end where no sign came."""
+    monkeypatch.setenv("DRIFTLOOP_STREAM", world.settings.stream)
+    chosen = RetrainSettings(candidates=("tests.misbehaving:Sleeper",), search_rows=50, finetune_seconds=600.0)
+    if where != "waiting for the first labels":
+        world.promote()
+    if where == "during a competition":
+        put(world, range(200), [alert(20)])
+    worker = Worker(msgspec.structs.replace(world.settings, retrain=chosen))
+    signs: list[bool] = []
+
+    def progress() -> None:
+        signs.append(where != "during a competition" or bool(sleeping(world)))
+        if sum(signs) == 10:
+            worker.stop()
+
+    worker.progress = progress
+    assert worker.run()
+    assert sum(signs) >= 10
 
 
 def test_mlflow_itself_loads_the_champion_and_knows_its_signature(

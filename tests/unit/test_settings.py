@@ -102,6 +102,84 @@ def test_a_whole_and_its_parts_cannot_both_be_set() -> None:
         settings.load({"DRIFTLOOP_SCORER": "1", "DRIFTLOOP_SCORER__BATCH": "1"})
 
 
+SECRET_FILES = {
+    "DRIFTLOOP_SIGNING_KEY_FILE": lambda chosen: chosen.signing_key,
+    "DRIFTLOOP_REDIS_PASSWORD_FILE": lambda chosen: chosen.redis_password,
+    "DRIFTLOOP_SECURITY__PASSWORD_FILE": lambda chosen: chosen.security.password,
+}
+
+
+@pytest.fixture(params=SECRET_FILES)
+def secret_file(request: pytest.FixtureRequest) -> str:
+    """A variable that names a secret's file."""
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    ("written", "secret"),
+    [
+        ("tiger", "tiger"),
+        ("tiger\n", "tiger"),
+        ("tiger\r\n", "tiger"),
+        (" tiger, two\nlines [1] é\t\n", " tiger, two\nlines [1] é\t"),
+    ],
+)
+def test_a_secret_is_read_from_the_file_that_a_variable_names_without_the_lines_end(
+    tmp_path: Path, secret_file: str, written: str, secret: str
+) -> None:
+    (tmp_path / "secret").write_bytes(written.encode())
+    chosen = settings.load({secret_file: str(tmp_path / "secret")})
+    assert SECRET_FILES[secret_file](chosen) == secret
+    others = [found(chosen) for name, found in SECRET_FILES.items() if name != secret_file]
+    assert others == [found(Settings()) for name, found in SECRET_FILES.items() if name != secret_file]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\r\n", b"\xff\xfe tiger", "folder", "no path"])
+def test_a_secrets_file_without_a_secret_is_one_sentence_that_names_the_variable_and_tells_no_secret(
+    tmp_path: Path, secret_file: str, content: bytes | str | None
+) -> None:
+    path = tmp_path / "secret"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "folder":
+        path.mkdir()
+    with pytest.raises(DriftloopError, match=f"^{secret_file} names an? (empty )?file ") as caught:
+        settings.load({secret_file: "" if content == "no path" else str(path)})
+    text = str(caught.value)
+    assert "\n" not in text and text.endswith(".") and "tiger" not in text
+
+
+def test_the_environment_of_settings_with_secrets_from_files_gives_them_back(tmp_path: Path, secret_file: str) -> None:
+    (tmp_path / "secret").write_text("tiger, [1]\n")
+    given = {secret_file: str(tmp_path / "secret"), "DRIFTLOOP_STREAM": "mine"}
+    chosen = settings.load(given)
+    variables = settings.environment(chosen)
+    assert variables[secret_file.removesuffix("_FILE")] == "tiger, [1]" and secret_file not in variables
+    assert settings.load(variables) == chosen
+    assert settings.load({**given, **variables}) == chosen, "a child has its parent's variables, too"
+
+
+@pytest.mark.parametrize("name", ["DRIFTLOOP_KAFKA_FILE", "DRIFTLOOP_SECURITY__USERNAME_FILE"])
+def test_what_is_no_secret_has_no_file(name: str) -> None:
+    with pytest.raises(DriftloopError, match=r"unknown field `.*_file`"):
+        settings.load({name: "/etc/hostname"})
+
+
+@pytest.mark.parametrize("name", ["DRIFTLOOP_API__PORT", "DRIFTLOOP_HEALTH__PORT"])
+@pytest.mark.parametrize("value", ["-1", "65536", "http"])
+def test_a_port_is_between_0_and_65535(name: str, value: str) -> None:
+    path = name.removeprefix("DRIFTLOOP_").lower().replace("__", r"\.")
+    with pytest.raises(DriftloopError, match=rf"at `\$\.{path}`"):
+        settings.load({name: value})
+    assert settings.load({name: "65535"}) != Settings()
+
+
+def test_pages_are_a_list_too() -> None:
+    assert settings.load({"DRIFTLOOP_PAGES": "here, there"}).pages == ("here", "there")
+    chosen = Settings(pages=("one, and two", "three"))
+    assert settings.load(settings.environment(chosen)) == chosen
+
+
 def test_the_cache_is_where_a_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("DRIFTLOOP_CACHE", raising=False)

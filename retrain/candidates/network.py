@@ -1,0 +1,111 @@
+"""The network that fine-tuning trains: the encoder with a linear head, its first weights, and its device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from driftloop.classifiers.onnx import find_weights
+from driftloop.errors import DriftloopError
+from retrain.candidates.base import CannotFit, Task
+from retrain.window import Window
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """Where to train: what is wanted, or, for `auto`, a GPU where torch finds one.
+
+    Raises:
+        DriftloopError: a GPU is wanted and torch finds none.
+    """
+    import torch
+
+    if wanted == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise DriftloopError(
+            "DRIFTLOOP_RETRAIN__DEVICE is cuda and torch finds no CUDA device: set it to auto or cpu, or run "
+            "`driftloop retrain` where there is a GPU, its driver, and a torch that was built for it."
+        )
+    return "cpu"
+
+
+def load_network(window: Window, task: Task) -> tuple[Any, Any]:
+    """The network with a fresh head, and its tokenizer; torch takes the budget's cores."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise CannotFit(f"fine-tuning needs torch and transformers ({error})") from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    transformers.set_seed(task.budget.seed)
+    torch.set_num_threads(task.budget.cores)
+    source = find_weights(task.model.encoder)
+    try:
+        encoder = transformers.AutoModel.from_pretrained(source, attn_implementation="eager", dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise DriftloopError(
+            f"The encoder {task.model.encoder} could not be loaded for fine-tuning ({reason}): give a folder in the "
+            "Hub's layout or a model the Hub has, in DRIFTLOOP_MODEL__ENCODER."
+        ) from error
+    # Half of a small encoder's weights are its word vectors; a few hundred rows touch few of them.
+    encoder.get_input_embeddings().requires_grad_(False)
+    return _with_head(encoder, len(window.classes)), tokenizer
+
+
+def _with_head(encoder: Any, classes: int) -> Any:
+    """``encoder`` with a linear layer over its mean embedding of unit length: what `export` writes as a graph."""
+    import torch
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+    class MeanPooledClassifier(torch.nn.Module):  # type: ignore[misc]
+        base_model_prefix = "encoder"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+            self.config = encoder.config
+            self.classifier = torch.nn.Linear(encoder.config.hidden_size, classes)
+
+        def forward(
+            self,
+            input_ids: Any,
+            attention_mask: Any,
+            token_type_ids: Any = None,
+            labels: Any = None,
+            output_hidden_states: bool = False,
+        ) -> Any:
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if token_type_ids is not None:
+                feed["token_type_ids"] = token_type_ids
+            hidden = self.encoder(**feed).last_hidden_state
+            weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+            logits = self.classifier(torch.nn.functional.normalize(mean, dim=1))
+            loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+            return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,))
+
+    return MeanPooledClassifier()
+
+
+def start_head(network: Any, rows: Window, classes: Sequence[str]) -> None:
+    """Start the head as a logistic regression over the stored embeddings."""
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    if rows.embeddings.shape[1] != network.classifier.in_features:
+        return  # embeddings of another encoder: the head starts at random
+    found = LogisticRegression(C=2.0, max_iter=200).fit(rows.embeddings, np.asarray(rows.labels))
+    two = len(found.classes_) == 2
+    weight = np.vstack([-found.coef_ / 2, found.coef_ / 2]) if two else found.coef_
+    bias = np.concatenate([-found.intercept_ / 2, found.intercept_ / 2]) if two else found.intercept_
+    lines = [list(classes).index(str(name)) for name in found.classes_]
+    with torch.no_grad():
+        network.classifier.weight[lines] = torch.tensor(weight, dtype=torch.float32)
+        network.classifier.bias[lines] = torch.tensor(bias, dtype=torch.float32)

@@ -1,0 +1,122 @@
+"""The loop as it is now, followed from its topics by a thread: what the API, the page and the metrics show."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from typing import Any
+
+from kafka.errors import KafkaError
+
+from driftloop import kafka, topics
+from driftloop.follow import Follower
+from driftloop.health import Pulse
+from driftloop.lifecycle.tally import FOLLOWED, State
+from driftloop.messages import DriftAlert, Message, ModelUpdate, Retraining
+from driftloop.settings import Settings
+from serving.board import Board
+
+log = logging.getLogger(__name__)
+
+NEWEST = 20_000
+"""Messages of each partition that are read at the start: what is older only counts."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the offsets."""
+
+
+class Live:
+    """Use as a context manager; everything it shows is read under `lock`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.lock = threading.Lock()
+        self.pulse = Pulse(settings.health.patience)
+        self._settings = settings
+        self._state = State(began=time.time())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True, name="live")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing has been read: what has been is read again from here on, and must not count twice."""
+        self.board = Board(self._settings.stream, self._settings.retrain.bootstrap)
+        self.alerts: Counter[str] = Counter()
+        """Drift alerts by signal."""
+        self.retrainings: Counter[str] = Counter()
+        """Retrainings that have ended, by how: promoted, kept (the champion stays), failed."""
+        self.champion = ""
+        """The version that was promoted last; empty before the first."""
+        self.complete = False
+        """Whether everything that was on the topics at the beginning is counted."""
+        self._promoting: set[str] = set()
+
+    def __enter__(self) -> Live:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(5)
+
+    def _follow(self) -> None:
+        """Until the end; where the broker stays away, `pulse` says so after a while."""
+        while not self._stop.is_set():
+            try:
+                self._read()
+            except Exception as error:
+                log.warning("the topics cannot be followed (%s); trying again", error)
+                self._stop.wait(1.0)
+
+    def _read(self) -> None:
+        group = kafka.group("scorer", self._settings)
+        with (
+            closing(Follower(self._settings, FOLLOWED, NEWEST)) as follower,
+            closing(kafka.consumer(self._settings, group_id=group)) as members,
+        ):
+            with self.lock:
+                self._begin()
+            looked = float("-inf")
+            while not self._stop.is_set():
+                arrived = list(follower.poll())
+                with self.lock:
+                    for _, message in arrived:
+                        self._take(message)
+                if time.monotonic() - looked >= LOOK_EVERY:
+                    looked = time.monotonic()
+                    with suppress(KafkaError):  # no beat: a broker that stays away makes the process ill
+                        self._look(follower, members)
+
+    def _look(self, follower: Follower, members: Any) -> None:
+        """Count what is on the topics; raises where the broker does not answer."""
+        written = {topic.name: follower.written(topic) for topic in topics.ALL}
+        lag = kafka.lag(members, follower.partitions(topics.EVENTS))
+        complete = follower.caught_up
+        with self.lock:
+            self.complete = complete
+            state = self._state
+            state.events, state.labels = written["events"], written["labels"]
+            state.predictions, state.outcomes = written["predictions"], written["outcomes"]
+            state.dead_letters, state.lag = written["dead-letters"], lag
+            state.phase = "running" if self.champion else "waiting for the first model"
+            self.board.tick(state)
+        self.pulse.beat(f"following {state.events} events")
+
+    def _take(self, message: Message) -> None:
+        if getattr(message, "stream", self._settings.stream) != self._settings.stream:
+            return  # another stream's, on the same topics
+        self.board.take(message)
+        match message:
+            case DriftAlert():
+                self.alerts[message.signal] += 1
+            case ModelUpdate():
+                self.champion = message.version
+            case Retraining(state="promoted"):
+                self._promoting.add(message.run_id)
+            case Retraining() if message.ends:
+                won = message.run_id in self._promoting
+                self._promoting.discard(message.run_id)
+                self.retrainings["promoted" if won else "kept" if message.state == "finished" else "failed"] += 1
+            case _:
+                pass

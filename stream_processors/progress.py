@@ -1,0 +1,103 @@
+"""Whether a processor gets on: what it has handled, what still waits, and its answer to a health check."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+from kafka import TopicPartition
+from prometheus_client import Counter, Gauge, Histogram
+
+from driftloop import kafka
+from driftloop.health import Pulse, answering
+from driftloop.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 3.0
+"""Seconds between two looks at the lag."""
+
+RECORDS = Counter("driftloop_records", "Messages taken off the topics and answered for.", ["role"])
+BATCH_SECONDS = Histogram(
+    "driftloop_batch_seconds",
+    "Time from a batch's start until all its results are confirmed.",
+    ["role"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+LAG = Gauge("driftloop_lag_records", "Messages on this process's partitions that are not committed yet.", ["role"])
+PARTITIONS = Gauge("driftloop_partitions", "Partitions that this process reads.", ["role"])
+
+
+class Progress:
+    """Use as a context manager: while it is open, `/health` and `/metrics` are served where the settings want them.
+
+    The lag is read from the broker, not from the processor: one that has stopped asking for messages shows it.
+
+    Args:
+        role: scorer or monitor; the label of its metrics.
+        group: the consumer group whose committed offsets count.
+        assignment: the partitions that are this process's own, None during a rebalance.
+    """
+
+    def __init__(
+        self, role: str, settings: Settings, group: str, assignment: Callable[[], Iterable[Any] | None]
+    ) -> None:
+        self._role = role
+        self._settings = settings
+        self._group = group
+        self._assignment = assignment
+        self._pulse = Pulse(settings.health.patience)
+        self._records = 0
+        self._seen = 0
+        self._waiting = "waiting for its first batch, and what that needs"
+        self._stop = threading.Event()
+        self._open = ExitStack()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
+
+    def wait(self, reason: str) -> None:
+        """The processor waits for something outside, in words; empty when that is over."""
+        self._waiting = reason
+
+    def handled(self, records: int, seconds: float) -> None:
+        """A batch is through, everything it wrote is confirmed."""
+        self._records += records
+        RECORDS.labels(self._role).inc(records)
+        BATCH_SECONDS.labels(self._role).observe(seconds)
+
+    def __enter__(self) -> Progress:
+        if self._open.enter_context(answering(self._settings.health, self._pulse)):
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._open.close()
+
+    def _watch(self) -> None:
+        client: Any = None
+        while not self._stop.wait(LOOK_EVERY):
+            try:
+                client = client or kafka.consumer(self._settings, group_id=self._group)
+                self._look(client)
+            except Exception as error:  # no beat: a broker that stays away makes the process ill
+                log.debug("the lag cannot be read (%s)", error)
+
+    def _look(self, client: Any) -> None:
+        owned = self._assignment()
+        if owned is None:
+            return
+        partitions = [TopicPartition(tp.topic, tp.partition) for tp in owned]
+        PARTITIONS.labels(self._role).set(len(partitions))
+        lag = kafka.lag(client, partitions)
+        LAG.labels(self._role).set(lag)
+        moved, self._seen = self._records > self._seen, self._records
+        if self._waiting and not moved:
+            self._pulse.beat(self._waiting)
+        elif moved or not lag:
+            share = (
+                f"{len(partitions)} partitions" if partitions else "no partition: there are more processes than those"
+            )
+            self._pulse.beat(f"{self._records} messages handled, {lag} waiting, {share}")

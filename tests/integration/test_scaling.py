@@ -1,0 +1,110 @@
+"""Scorers that share the partitions: what comes and goes while events flow, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka.errors import CoordinatorNotAvailableError
+from msgspec.structs import replace
+
+from driftloop import kafka, topics
+from driftloop.settings import Settings
+from driftloop.topics import EVENTS, PREDICTIONS
+from tests.integration.conftest import World
+
+pytestmark = pytest.mark.stack
+
+PARTITIONS = 6
+
+
+@pytest.fixture
+def wide(settings: Settings, tmp_path: Path) -> Iterator[World]:
+    """A world with a champion whose topics have six partitions, and in which every event takes a scorer 10 ms."""
+    client = kafka.admin(settings)
+    client.create_partitions({topics.name(settings, topic): PARTITIONS for topic in (EVENTS, PREDICTIONS)})
+    client.close()
+    made = World(replace(settings, scorer=replace(settings.scorer, floor_ms=10.0)), tmp_path)
+    made.promote()
+    yield made
+    for child in made.children:
+        child.stop()
+    made.outbox.close()
+
+
+def members(world: World) -> set[str]:
+    """The names of the scorers that are in the group, once it has settled."""
+    client = kafka.admin(world.settings)
+    group = kafka.group("scorer", world.settings)
+    try:
+        found = client.describe_groups([group])[group]
+        return (
+            {member["group_instance_id"] for member in found["members"]} if found["group_state"] == "Stable" else set()
+        )
+    except CoordinatorNotAvailableError:  # nobody has asked for the group yet
+        return set()
+    finally:
+        client.close()
+
+
+class Load:
+    """Sends a few events every 50 ms from a thread of its own, until it is stopped."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.sent = 0
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.05):
+            self._world.send(events=range(self.sent, self.sent + 3))
+            self.sent += 3
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide: World) -> None:
+    wide.start("score", DRIFTLOOP_SCORER__MEMBER="a")
+    wide.until(lambda: members(wide) == {"a"})
+    with Load(wide) as load:
+        time.sleep(2)
+        more = [wide.start("score", DRIFTLOOP_SCORER__MEMBER=name, restart=False) for name in ("b", "c")]
+        wide.until(lambda: members(wide) == {"a", "b", "c"})
+        time.sleep(3)
+        for child in more:
+            child.stop()
+        wide.until(lambda: members(wide) == {"a"}, 15)  # they have left: nobody waits until they count as dead
+        time.sleep(2)
+    wide.until(lambda: wide.count(PREDICTIONS) >= load.sent)
+    time.sleep(1)
+    assert Counter(p.event_id for p in wide.read(PREDICTIONS)) == Counter(f"e{i}" for i in range(load.sent))
+
+
+def test_the_control_a_killed_one_repeats_what_it_had_not_committed(wide: World) -> None:
+    """What the test before would see if the hand-over did not work: messages beyond one for each event."""
+    wide.start("score", DRIFTLOOP_SCORER__MEMBER="a")
+    other = wide.start("score", DRIFTLOOP_SCORER__MEMBER="b", restart=False)
+    wide.until(lambda: members(wide) == {"a", "b"})
+    with Load(wide) as load:
+        wide.until(lambda: load.sent > 150)
+        other.kill()
+        wide.until(lambda: load.sent > 300)
+        other.poll()
+        again = wide.start("score", DRIFTLOOP_SCORER__MEMBER="b")  # it has its partitions back at once
+    wide.until(lambda: {p.event_id for p in wide.read(PREDICTIONS)} == {f"e{i}" for i in range(load.sent)})
+    again.stop()
+    said = wide.read(PREDICTIONS)
+    assert len(said) > load.sent
+    first: dict[str, object] = {}
+    assert all(first.setdefault(p.event_id, p) == p for p in said)  # and a repetition says what was said before
