@@ -21,6 +21,9 @@ PREFIX = "DRIFTLOOP_"
 FILE = "_FILE"
 """At the end of a secret's variable: it names a file that holds the secret, as container engines hand them out."""
 
+SECRETS = frozenset(f"{PREFIX}{name}" for name in ("SIGNING_KEY", "REDIS_PASSWORD", "SECURITY__PASSWORD"))
+"""The variables whose values are never shown or stored; each may name a file instead."""
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
@@ -168,6 +171,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if not name.startswith(PREFIX) or name in _OTHER_VARIABLES:
             continue
         if name in _SECRET_FILES:
+            if name.removesuffix(FILE) in source:
+                continue  # the variable itself counts: a child has its parent's, and then what it was given
             name, value = name.removesuffix(FILE), _read_secret(name, value)
         path = name[len(PREFIX) :].lower().split("__")
         node = tree
@@ -212,7 +217,7 @@ def cache_dir() -> Path:
 
 _OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE"})
 _LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates"), ("pages",)})
-_SECRET_FILES = frozenset(f"{PREFIX}{name}{FILE}" for name in ("SIGNING_KEY", "REDIS_PASSWORD", "SECURITY__PASSWORD"))
+_SECRET_FILES = frozenset(f"{name}{FILE}" for name in SECRETS)
 
 
 def _read_secret(name: str, path: str) -> str:

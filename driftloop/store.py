@@ -14,6 +14,7 @@ import redis
 from driftloop.classifiers.base import Matrix
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
+from driftloop.text import without_password
 
 DAY = 24 * 3600
 KEEP = 2 * DAY
@@ -23,7 +24,7 @@ class Store:
     """Redis (or Valkey) for one stream."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.redis
+        self._url = without_password(settings.redis)
         self._prefix = f"driftloop:{settings.stream}:"
         options = {"password": settings.redis_password} if settings.redis_password else {}
         self.client: Any = redis.Redis.from_url(
@@ -31,9 +32,14 @@ class Store:
         )
 
     def check(self) -> None:
-        """Raise a `DriftloopError` when the server does not answer."""
+        """Raise a `DriftloopError` when the server does not answer, or wants another password."""
         try:
             self.client.ping()
+        except redis.AuthenticationError as error:
+            raise DriftloopError(
+                f"Redis at {self._url} does not take the password ({str(error).rstrip('.')}): set "
+                "DRIFTLOOP_REDIS_PASSWORD, or DRIFTLOOP_REDIS_PASSWORD_FILE, to its own."
+            ) from error
         except redis.RedisError as error:
             raise DriftloopError(
                 f"No Redis answers at {self._url} ({error}): start one, or set DRIFTLOOP_REDIS to redis://host:port/0."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+MASK = "••••••"
 _KEPT = frozenset({"\u200d"})
 """The joiner inside emoji; harmless."""
 _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -20,6 +22,11 @@ def visible(text: str, limit: int | None = None) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_shown(character) for character in text)
+
+
+def without_password(address: str) -> str:
+    """An address with its password, where it has one, masked."""
+    return re.sub(r"(://[^:/@]*:)[^/]+@", rf"\g<1>{MASK}@", address)
 
 
 def _shown(character: str) -> str:

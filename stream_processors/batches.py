@@ -92,7 +92,7 @@ def run(
     """
     member = member.replace("{host}", socket.gethostname())
     app = _app(role, settings, member)
-    with Progress(role, settings, app.conf.id, lambda: None if app.rebalancing else app.consumer.assignment()) as seen:
+    with Progress(role, settings, app.conf.id) as seen:
         _agent(app, [name(settings, topic) for topic in topics], handler, seen, batch, within)
         worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
         worker.spinner = None  # it writes cursor codes, into logs as well
@@ -188,12 +188,18 @@ def _agent(
     @app.on_partitions_revoked.connect(weak=False)  # type: ignore[untyped-decorator]
     async def handing_over(_app: Any, _revoked: Any, **_: Any) -> None:
         nonlocal handed_over
+        progress.owns(None)
         with contextlib.suppress(TimeoutError):  # then the batch is read a second time, by the partition's new owner
             async with asyncio.timeout(HANDOVER), turn:
                 handed_over = app.consumer_generation_id
                 if reached:
                     await app.consumer._commit(reached)
                 reached.clear()
+
+    # Told by Faust, not asked of it: its consumer, touched first from another thread, would be made there, and broken.
+    @app.on_partitions_assigned.connect(weak=False)  # type: ignore[untyped-decorator]
+    async def taken_over(_app: Any, assigned: Any, **_: Any) -> None:
+        progress.owns(assigned)
 
     @app.on_before_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
     async def stopping(_app: Any, **_: Any) -> None:

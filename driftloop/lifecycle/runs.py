@@ -20,7 +20,6 @@ from driftloop.errors import DriftloopError
 from driftloop.settings import Settings, cache_dir
 
 RECORD, RUNNING = "run.json", "running.json"
-SECRETS = frozenset({"DRIFTLOOP_SIGNING_KEY", "DRIFTLOOP_SECURITY__PASSWORD"})
 ADDRESSES = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS", "DRIFTLOOP_MLFLOW", "DRIFTLOOP_STREAM", "DRIFTLOOP_TOPIC_PREFIX")
 
 
@@ -99,7 +98,7 @@ def read(root: Path) -> Record:
 def to_remember(settings: Settings, *, own_stack: bool) -> dict[str, str]:
     """The variables worth storing in a record: no secrets, and addresses only of a stack of the user's own."""
     variables = tree.environment(settings)
-    hidden = set(SECRETS)
+    hidden = set(tree.SECRETS)
     if not own_stack:
         hidden |= set(ADDRESSES[:3])
     hidden |= {name for name, value in variables.items() if "@" in value and "://" in value}

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-import msgspec
 import psutil
 from kafka.errors import KafkaError
+from msgspec.structs import replace
 
 import driftloop
 from driftloop import topics
@@ -27,7 +27,7 @@ from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.lifecycle.tally import FOLLOWED, ChildState, State, Tally
 from driftloop.messages import Message
-from driftloop.settings import Settings, environment
+from driftloop.settings import HealthSettings, Settings, environment
 from driftloop.topics import Topic
 
 TICK = 0.5
@@ -191,7 +191,8 @@ class Simulation:
             if self._stack is not None:
                 self.settings = self._stack.settings(self.settings)
                 topics.create(self.settings)
-            variables = {**environment(self.settings), **_import_path()}
+            # One port for health cannot be shared by four processes, and this one sees how they are.
+            variables = {**environment(replace(self.settings, health=HealthSettings())), **_import_path()}
             logs = self.root / "logs"
             replay = [REPLAY, self._plan.scenario]
             replay += ["--rate", self._plan.rate] if self._plan.rate else []
@@ -284,7 +285,7 @@ def remember(root: Path, record: runs.Record, report: Report) -> runs.Record:
     def earliest(known: float | None, fresh: float | None) -> float | None:
         return known if known is not None or fresh is None else before + fresh
 
-    updated = msgspec.structs.replace(
+    updated = replace(
         record,
         sessions=record.sessions + 1,
         seconds=before + report.seconds,

@@ -33,7 +33,8 @@ from driftloop.lifecycle.embedded import kafka as broker
 from driftloop.lifecycle.embedded.jars import kafka_classpath, read_pins
 from driftloop.lifecycle.embedded.java import find_java
 from driftloop.lifecycle.embedded.stack import PORTS, SERVICES, EmbeddedStack
-from driftloop.settings import Settings
+from driftloop.settings import KafkaSecurity, Settings
+from driftloop.store import Store
 
 pytestmark = pytest.mark.stack
 
@@ -90,6 +91,14 @@ def test_the_services_are_children_on_the_loopback_address(stack: EmbeddedStack)
         assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}, name
         assert stack.ports[name] in {address.port for address in listening}
     assert {folder.name for folder in stack.root.iterdir() if folder.is_dir()} == {"kafka", "valkey", "mlflow", "logs"}
+
+
+def test_its_settings_have_no_passwords_of_another_stack(stack: EmbeddedStack) -> None:
+    own = KafkaSecurity(protocol="SASL_PLAINTEXT", username="me", password="theirs")
+    found = stack.settings(Settings(redis_password="theirs", security=own))
+    assert "theirs" not in str(found)
+    Store(found).check()
+    topics.create(found)
 
 
 def test_a_fresh_stream_has_its_topics(settings: Settings) -> None:

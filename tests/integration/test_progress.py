@@ -13,12 +13,18 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from kafka import TopicPartition
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from driftloop import kafka
+from driftloop.errors import DriftloopError
 from driftloop.lifecycle.embedded.ports import HOST, free_port, is_free
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.settings import environment
+from driftloop.lifecycle.supervisor import Child
+from driftloop.settings import HealthSettings, Settings, environment
 from driftloop.topics import EVENTS, LABELS, PREDICTIONS
+from stream_processors import progress
 from tests.integration.conftest import World, text_and_label
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
@@ -100,6 +106,28 @@ def test_a_scorer_that_does_not_get_on_is_ill_and_says_so(world: World) -> None:
     scorer.kill()  # it would finish the batch first
 
 
+SLOW = """
+import time, faust
+from driftloop.settings import load
+from stream_processors import progress, scorer
+progress.LOOK_EVERY, start = 0.01, faust.Worker.__init__
+faust.Worker.__init__ = lambda *args, **options: (time.sleep(1), start(*args, **options))[1]
+scorer.run(load())
+"""
+
+
+def test_a_scorer_that_is_slow_to_start_is_not_broken_by_being_watched_meanwhile(world: World) -> None:
+    health = Health()
+    world.promote()
+    world.send(events=range(5))
+    environ = environment(world.settings) | health.environ
+    child = Child("score", [sys.executable, "-c", SLOW], env=environ, log=world.folder / "slow.log")
+    world.children.append(child)
+    child.start()
+    world.until(lambda: health.says(200, "5 messages handled, 0 waiting") or child.poll() is not None)
+    assert child.exit_code is None, child.last_words()
+
+
 def test_a_scorer_whose_broker_stays_away_is_ill_until_it_is_back(world: World, stack: EmbeddedStack) -> None:
     health = Health()
     world.promote()
@@ -115,6 +143,25 @@ def test_a_scorer_whose_broker_stays_away_is_ill_until_it_is_back(world: World, 
     world.until(lambda: health.look()[0] == 200)
     world.send(events=range(5, 10))
     world.until(lambda: health.says(200, "10 messages handled, 0 waiting"))
+
+
+def test_a_lag_that_cannot_be_read_is_no_sign_of_life(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def away(*_: object, **__: object) -> None:
+        asked.append(time.monotonic())
+        raise DriftloopError("No Kafka broker answers.")
+
+    monkeypatch.setattr(kafka, "consumer", away)
+    monkeypatch.setattr(progress, "LOOK_EVERY", 0.05)
+    health = Health()
+    chosen = replace(settings, health=HealthSettings(port=health.port, patience=0.5))
+    with progress.Progress("scorer", chosen, "group") as watched:
+        watched.owns([TopicPartition("events", 0)])
+        deadline = time.monotonic() + 20
+        while not (health.says(503, "last seen starting") and len(asked) > 10):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_replay_says_first_where_to_look_and_then_over_http_what_it_has_sent(world: World, tmp_path: Path) -> None:

@@ -395,7 +395,14 @@ def _answers(store: Store) -> bool:
 def test_a_redis_that_wants_another_password_is_one_sentence(world: World, locked: Child, given: str) -> None:
     world.until(lambda: _answers(Store(replace(world.settings, redis=at(locked), redis_password=PASSWORD))))
     sentence = refused(replace(world.settings, redis=at(locked), redis_password=given))
-    assert at(locked) in sentence and "simsalabim" not in sentence
+    assert f"Redis at {at(locked)} does not take the password" in sentence and "simsalabim" not in sentence
+    assert "DRIFTLOOP_REDIS_PASSWORD" in sentence and "start one" not in sentence
+
+
+def test_a_password_in_the_address_is_not_shown(settings: Settings) -> None:
+    port = free_port()
+    sentence = refused(replace(settings, redis=f"redis://:{PASSWORD}@{HOST}:{port}/0"))
+    assert f"@{HOST}:{port}/0" in sentence and PASSWORD not in sentence
 
 
 def test_no_redis_is_one_sentence(settings: Settings) -> None:

@@ -167,7 +167,7 @@ def test_the_list_of_settings_has_every_variable_with_its_value_default_and_mean
 
 
 def test_the_list_of_settings_never_shows_a_secret() -> None:
-    chosen = Settings(signing_key=SECRET, security=KafkaSecurity(username="me", password=SECRET))
+    chosen = Settings(signing_key=SECRET, redis_password=SECRET, security=KafkaSecurity(username="me", password=SECRET))
     shown = {setting.variable: setting for setting in list_settings(chosen)}
     assert SECRET not in str(shown) and Settings().signing_key not in str(shown)
     assert shown["DRIFTLOOP_SIGNING_KEY"].value == shown["DRIFTLOOP_SECURITY__PASSWORD"].value == MASK

@@ -109,6 +109,7 @@ def test_secrets_are_never_stored(tmp_path: Path, own_stack: bool) -> None:
         kafka="broker:9092",
         redis=f"redis://:{SECRET}@cache:6379/0",
         mlflow=f"https://me:{SECRET}@mlflow",
+        redis_password=SECRET,
         signing_key=SECRET,
         security=KafkaSecurity(username="me", password=SECRET),
     )

@@ -159,6 +159,16 @@ def test_the_environment_of_settings_with_secrets_from_files_gives_them_back(tmp
     assert settings.load({**given, **variables}) == chosen, "a child has its parent's variables, too"
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_where_both_are_given_the_variable_counts_and_not_the_file(
+    tmp_path: Path, secret_file: str, first: bool
+) -> None:
+    (tmp_path / "secret").write_text("of the file")
+    given = [(secret_file, str(tmp_path / "secret")), (secret_file.removesuffix("_FILE"), "of the variable")]
+    chosen = settings.load(dict(given if first else reversed(given)))
+    assert SECRET_FILES[secret_file](chosen) == "of the variable"
+
+
 @pytest.mark.parametrize("name", ["DRIFTLOOP_KAFKA_FILE", "DRIFTLOOP_SECURITY__USERNAME_FILE"])
 def test_what_is_no_secret_has_no_file(name: str) -> None:
     with pytest.raises(DriftloopError, match=r"unknown field `.*_file`"):

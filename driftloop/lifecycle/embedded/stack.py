@@ -24,7 +24,7 @@ from driftloop.lifecycle.embedded.jars import Progress, kafka_classpath
 from driftloop.lifecycle.embedded.java import find_java
 from driftloop.lifecycle.embedded.ports import HOST, choose, is_free
 from driftloop.lifecycle.supervisor import Child
-from driftloop.settings import Settings
+from driftloop.settings import KafkaSecurity, Settings
 
 SERVICES = ("kafka", "valkey", "mlflow")
 PORTS = ("kafka", "controller", "valkey", "mlflow")
@@ -87,12 +87,14 @@ class EmbeddedStack:
         return {name: service.seconds for name, service in self._services.items()}
 
     def settings(self, base: Settings) -> Settings:
-        """``base`` with the addresses of this stack."""
+        """``base`` with the addresses of this stack, which asks nobody for a password."""
         return msgspec.structs.replace(
             base,
             kafka=f"{HOST}:{self.ports['kafka']}",
             redis=f"redis://{HOST}:{self.ports['valkey']}/0",
             mlflow=f"http://{HOST}:{self.ports['mlflow']}",
+            redis_password="",
+            security=KafkaSecurity(),
         )
 
     def start(self) -> None:
