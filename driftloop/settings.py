@@ -132,6 +132,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_password: str = ""
     """Where it is not part of the address."""
     mlflow: str = "http://127.0.0.1:5000"
+    keep_hours: Annotated[float, msgspec.Meta(gt=0, le=100_000)] = 48.0
+    """Hours that predictions, their embeddings, and labels that wait for theirs are kept in Redis."""
     stream: str = "default"
     """Stream id: the key of alerts and model updates, and the registered model's name in MLflow."""
     topic_prefix: str = ""

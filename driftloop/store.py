@@ -16,9 +16,6 @@ from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 from driftloop.text import without_password
 
-DAY = 24 * 3600
-KEEP = 2 * DAY
-
 
 class Store:
     """Redis (or Valkey) for one stream."""
@@ -26,6 +23,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self._url = without_password(settings.redis)
         self._prefix = f"driftloop:{settings.stream}:"
+        self._keep = max(1, int(settings.keep_hours * 3600))
         options = {"password": settings.redis_password} if settings.redis_password else {}
         self.client: Any = redis.Redis.from_url(
             settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30, **options
@@ -59,10 +57,10 @@ class Store:
         """
         pipe = self.client.pipeline(transaction=False)
         for event_id, body in predictions.items():
-            pipe.set(self.key("prediction", event_id), body, ex=KEEP, nx=True)
+            pipe.set(self.key("prediction", event_id), body, ex=self._keep, nx=True)
         if embeddings is not None:
             for event_id, row in zip(predictions, embeddings.astype(np.float16), strict=True):
-                pipe.set(self.key("embedding", encoder[:16], event_id), row.tobytes(), ex=KEEP)
+                pipe.set(self.key("embedding", encoder[:16], event_id), row.tobytes(), ex=self._keep)
         return [bool(done) for done in pipe.execute()[: len(predictions)]]
 
     def predictions(self, event_ids: Sequence[str]) -> list[bytes | None]:
@@ -90,9 +88,9 @@ class Store:
         pipe = self.client.pipeline(transaction=True)
         pipe.set(self.key("state", name), state)
         for event_id in joined:
-            pipe.set(self.key("joined", event_id), b"1", ex=KEEP)
+            pipe.set(self.key("joined", event_id), b"1", ex=self._keep)
         for event_id, body in parked.items():
-            pipe.set(self.key("label", event_id), body, ex=KEEP)
+            pipe.set(self.key("label", event_id), body, ex=self._keep)
         for event_id in unparked:
             pipe.delete(self.key("label", event_id))
         pipe.execute()

@@ -84,7 +84,7 @@ def make(settings: Settings, live: Live) -> FastAPI:
 
     @app.get("/v1/predictions/{event_id:path}", tags=["loop"])
     def prediction(event_id: str) -> dict[str, Any]:
-        """What was said about an event; it is kept for two days."""
+        """What was said about an event, while it is kept (DRIFTLOOP_KEEP_HOURS)."""
         try:
             body = store.predictions([event_id])[0]
         except redis.RedisError as error:
