@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,8 +92,11 @@ def run(
     `DriftloopError`, 1 for anything else. Start it again and the batch is read once more.
     """
     member = member.replace("{host}", socket.gethostname())
-    app = _app(role, settings, member)
-    with Progress(role, settings, app.conf.id) as seen:
+    with ExitStack() as stack:
+        # Faust wants a folder, and puts nothing into it.
+        empty = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"driftloop-{role}-", dir=settings.work or None))
+        app = _app(role, settings, member, Path(empty))
+        seen = stack.enter_context(Progress(role, settings, app.conf.id))
         _agent(app, [name(settings, topic) for topic in topics], handler, seen, batch, within)
         worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
         worker.spinner = None  # it writes cursor codes, into logs as well
@@ -109,7 +113,7 @@ def run(
     kafka.leave_group(settings, app.conf.id, member)
 
 
-def _app(role: str, settings: Settings, member: str) -> faust.App:
+def _app(role: str, settings: Settings, member: str, folder: Path) -> faust.App:
     security = settings.security
     credentials = None
     if security.protocol.startswith("SASL"):
@@ -121,7 +125,7 @@ def _app(role: str, settings: Settings, member: str) -> faust.App:
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
         broker_credentials=credentials,
         store="memory://",
-        datadir=Path(settings.work or tempfile.gettempdir()) / f"driftloop-{role}",  # made by Faust, and left empty
+        datadir=folder,
         key_serializer="raw",
         value_serializer="raw",
         web_enabled=False,
