@@ -278,6 +278,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Be
     with ExitStack() as stack:
         first = stack.enter_context(simulated(homes[0] / "run", slow, "--out", homes[0] / "run", env=env))
         first.until(lambda: runs.find(first.root))
+        first.until(lambda: kafka.end_offsets(first.settings, [topics.EVENTS.name])[topics.EVENTS.name])
         # While it waits for its first model; `watch` waits with it.
         asked = [
             started("simulate", "--resume", first.root, "--plain", env=env, cwd=homes[1]),
