@@ -46,6 +46,8 @@ class Prediction(Message, frozen=True, kw_only=True):
     position: Position = -1
     in_sample: bool = False
     """The model was trained on this event (the first champion scores its own first slice): not a test of it."""
+    encoder: str = ""
+    """Beginning of the digest of the encoder whose embedding of the text is in the store; empty: none is."""
 
 
 class Label(Message, frozen=True, kw_only=True):
@@ -75,6 +77,10 @@ class Outcome(Message, frozen=True, kw_only=True):
     labelled_at: float
     in_sample: bool = False
     """Copied from the prediction: such an outcome says nothing about the model's accuracy."""
+    probabilities: dict[str, float] = {}
+    """Copied from the prediction."""
+    annotator: str = ""
+    """Who gave the label, where that is known."""
 
 
 class DriftAlert(Message, frozen=True, kw_only=True):

@@ -65,4 +65,6 @@ def outcome(prediction: Prediction, label: Label) -> Outcome:
         latency_ms=prediction.latency_ms,
         labelled_at=label.labelled_at,
         in_sample=prediction.in_sample,
+        probabilities=prediction.probabilities,
+        annotator=label.annotator,
     )

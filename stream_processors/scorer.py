@@ -115,6 +115,7 @@ class Scorer:
                 predicted_at=now,
                 position=event.position,
                 in_sample=event.occurred_at <= model.trained_until,
+                encoder=model.encoder.digest[:16],
             )
             for event, probabilities, _ in scored
         ]
