@@ -1,6 +1,7 @@
 """Labelled texts from anything `datasets.load_dataset` reads, and the tweets that come with driftloop.
 
-Sources: a CSV, TSV, JSON lines or Parquet file, a local folder in the Hub's layout, a Hub id, or a packaged name.
+Sources: a CSV, TSV, JSON lines or Parquet file, a local folder in the Hub's layout, a Hub id, a packaged name, or
+texts made up from word distributions.
 Importing `datasets` costs seconds, so the rows of a local file are kept in the user cache under the file's digest.
 """
 
@@ -21,28 +22,22 @@ import msgspec
 
 from driftloop.errors import DriftloopError
 from driftloop.settings import cache_dir
+from producers import synthetic
 from producers.packaged import PACKAGED, locate
 from producers.schema import DatasetSpec
+from producers.table import Table
 
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".ndjson": "json", ".parquet": "parquet"}
+_TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_FORMATS = {
+    **dict.fromkeys(_TABLES, "csv"),
+    ".jsonl": "json",
+    ".json": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
 _OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _CACHE_FORMAT = "rows-1"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR}
-
-
-class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows with a label, in the order of the source; all four columns have the same length."""
-
-    texts: list[str]
-    labels: list[str]
-    segments: list[str]
-    """Empty strings where the source has no segment column."""
-    rows: list[int]
-    """0-based row in the split, counted with the skipped rows."""
-    revision: str
-    """SHA-256 of the file, or of the three columns where there is not one file."""
-    skipped: int
-    """Rows left out because they had no label."""
 
 
 def load(spec: DatasetSpec, base: Path) -> Table:
@@ -51,8 +46,10 @@ def load(spec: DatasetSpec, base: Path) -> Table:
     Raises:
         DriftloopError: the source is missing, unreachable, empty, has another digest or not the named columns.
     """
-    if sum(map(bool, (spec.path, spec.packaged, spec.hub))) != 1:
-        raise DriftloopError("The [dataset] table needs exactly one of `path`, `packaged` and `hub`.")
+    if sum(map(bool, (spec.path, spec.packaged, spec.hub, spec.synthetic))) != 1:
+        raise DriftloopError("The [dataset] table needs exactly one of `path`, `packaged`, `hub` and `synthetic`.")
+    if spec.synthetic:
+        return synthetic.make(spec.synthetic)
     if spec.packaged:
         return _load_packaged(spec)
     if spec.hub:
@@ -70,6 +67,8 @@ def _load_packaged(spec: DatasetSpec) -> Table:
         raise DriftloopError(f"The packaged dataset {spec.packaged!r} fixes its own columns: set nothing but its name.")
     packaged = PACKAGED[spec.packaged]
     table = _load_file(packaged.spec, locate(packaged))
+    if not packaged.segments:
+        return table
     source = [""] * (max(table.rows) + 1)
     for name, ranges in packaged.segments.items():
         for start, end in ranges:
@@ -125,7 +124,7 @@ def _file(spec: DatasetSpec, path: Path) -> Any:
         raise _no_rows(str(path))
     options: dict[str, Any] = {}
     if kind == "csv":
-        separator = "\t" if ".tsv" in suffixes else ","
+        separator = next(_TABLES[suffix] for suffix in reversed(suffixes) if suffix in _TABLES)
         columns = _header(path, suffixes[-1], spec.encoding, separator)
         _require(spec, columns, str(path))
         # Everything is text: a column of numbers with gaps must not become 1.0, nor the word "null" be lost.
@@ -146,7 +145,8 @@ def _header(path: Path, suffix: str, encoding: str, separator: str) -> list[str]
         raise _unreadable(str(path), error) from error
     if not header:
         raise _no_rows(str(path))
-    return header
+    # A table saved with its index has a column without a name; this is what pandas, which reads it, calls it.
+    return [name or f"Unnamed: {at}" for at, name in enumerate(header)]
 
 
 def _folder(spec: DatasetSpec, path: Path) -> Any:

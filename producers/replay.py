@@ -23,6 +23,7 @@ from driftloop import kafka, messages, topics
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 from producers import resume
+from producers.annotators import first_sent
 from producers.labels import LabelSchedule
 from producers.scenarios import Scenario, parse_rate
 
@@ -86,7 +87,8 @@ def run(
             for position in labels.gaps:
                 sender.label(position)
             sender.settle()
-            complete = _send_rest(sender, clock, schedule, events.last + 1, labels.last + 1)
+            next_label = first_sent(scenario.annotations, labels.last + 1, total)
+            complete = _send_rest(sender, clock, schedule, events.last + 1, next_label)
     return ReplayReport(sender.events, sender.labels, time.monotonic() - began, events.last + 1, complete)
 
 
@@ -203,14 +205,13 @@ class _Sender:
         self.events += 1
 
     def label(self, position: int) -> None:
-        """Send the label of the event at ``position``."""
+        """Send what the annotator says of the event at ``position``, unless that label never comes."""
+        annotator, given = self._scenario.annotations[position]
+        if given is None:
+            return
         event_id = self._scenario.event_ids[position]
         label = messages.Label(
-            event_id=event_id,
-            label=self._scenario.sequence[position].label,
-            annotator="dataset",
-            labelled_at=time.time(),
-            position=position,
+            event_id=event_id, label=given, annotator=annotator, labelled_at=time.time(), position=position
         )
         self._send(topics.LABELS, position, event_id, label)
         self.labels += 1

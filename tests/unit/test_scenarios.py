@@ -129,6 +129,36 @@ def test_label_shift_moves_the_labels_and_not_the_texts_of_a_label():
     assert airlines == pytest.approx([9178 / 16186] * 3, abs=0.05)
 
 
+def test_injections_leave_what_comes_before_them_as_it_was():
+    whole = load_scenario("tweets-stationary").sequence
+    for name in ("prior", "swap", "relabel", "vocabulary", "noise"):
+        scenario = load_scenario(f"tweets-{name}")
+        (truth,) = scenario.injected
+        assert truth.onset == scenario.drifts[0] == 3000
+        before = [row._replace(segment="all") for row in scenario.sequence[:3000]]
+        assert before == list(whole[:3000]), name
+        assert {row.segment for row in scenario.sequence} == set(SOURCES), "a part's name would give the drift away"
+
+
+def test_borders_of_order_label_mix_and_typos_are_injections_too():
+    tweets = load_scenario("tweets")
+    assert [(one.kind, one.onset) for one in tweets.injected] == [("order", at) for at in tweets.drifts]
+    assert tweets.injected[0].segments == ("airlines", "driverless-cars")
+    assert [one.width for one in load_scenario("tweets-gradual").injected] == [1000] * 5
+    first, second = load_scenario("tweets-label-shift").injected
+    assert (first.kind, first.onset, first.classes) == ("prior", 4000, ("negative", "neutral", "positive"))
+    assert (second.onset, second.classes[:2]) == (8000, ("negative", "positive"))
+    (typos,) = load_scenario("tweets-typos").injected
+    assert (typos.kind, typos.onset, typos.end) == ("noise", 8000, None)
+    assert load_scenario("tweets-stationary").injected == ()
+
+
+def test_annotations_are_the_truth_unless_annotators_are_named():
+    scenario = load_scenario("tweets-short")
+    assert [one.label for one in scenario.annotations] == [row.label for row in scenario.sequence]
+    assert {one.annotator for one in scenario.annotations} == {"dataset"}
+
+
 def source_of_rows():
     from producers.datasets import load
     from producers.schema import DatasetSpec
@@ -218,11 +248,32 @@ def test_rows_without_label_are_counted_and_empty_texts_kept(tmp_path):
     assert [(row.text, row.row) for row in scenario.rows()] == [("", 0), ("x", 1), ("z", 3)]
 
 
+def test_injected_drifts_come_on_top_of_those_listed(tmp_path):
+    body = 'drifts = [10]\n[[inject]]\nkind = "label-swap"\nstart = 15\nend = 20\nswap = ["good", "bad"]\n'
+    scenario = load_scenario(own(tmp_path, body))
+    assert (scenario.drifts, scenario.drifts_known) == ((10, 15, 20), True)
+    plain = [("good", "bad")[row.row % 2] for row in scenario.sequence]
+    changed = [at for at, row in enumerate(scenario.sequence) if row.label != plain[at]]
+    assert changed == list(range(15, 20))
+    assert not load_scenario(own(tmp_path, body.removeprefix("drifts = [10]"))).drifts_known
+
+
+def test_synthetic_data_in_a_scenario(tmp_path):
+    body = 'order = ["food", "travel"]\n[dataset]\nsynthetic = { classes = 4, topics = 2, events = 800 }\n'
+    scenario = load_scenario(own(tmp_path, body))
+    assert (len(scenario), scenario.drifts, len(scenario.labels)) == (800, (400,), 4)
+
+
 def test_replay_id_follows_what_decides_the_stream(tmp_path):
     first = load_scenario(own(tmp_path, 'order = ["a", "b"]\nrate = 10')).replay_id
     same = load_scenario(own(tmp_path, 'order = ["a", "b"]\nrate = "max"\nlabel_delay = 3\nlimit = 12')).replay_id
     assert same == first, "the same stream at another pace must be resumed, not doubled"
     assert load_scenario(own(tmp_path, 'order = ["b", "a"]')).replay_id != first
+    words = 'order = ["a", "b"]\n[[inject]]\nkind = "vocabulary"\nstart = 1\ncount = 1\n'
+    two = [load_scenario(own(tmp_path, f"limit = {limit}\n{words}")).replay_id for limit in (12, 13)]
+    assert two[0] != two[1], "the words are chosen from what the limit leaves"
+    flipped = '[[annotators]]\nname = "x"\nshare = 0.5\nflipped = 0.5\n'
+    assert load_scenario(own(tmp_path, f'order = ["a", "b"]\n{flipped}')).replay_id != first, "other labels are sent"
     assert load_scenario(own(tmp_path, 'order = ["a", "b"]', CSV + "x,good,c\n")).replay_id != first
 
 
@@ -254,6 +305,39 @@ def test_replay_id_follows_what_decides_the_stream(tmp_path):
         ('[dataset]\npath = "data/none.csv"\n', ("There is no dataset at", "none.csv")),
         ('[dataset]\npath = "data/reviews.csv"\ntext = "body"\n', ("no column 'body'", "'text', 'label', 'shop'")),
         ('[dataset]\npath = "data/reviews.csv"\nlable = "x"\n', ("unknown field `lable`",)),
+        ('[[inject]]\nkind = "swap"\nstart = 3\n', ("'swap'", "label-swap", "vocabulary")),
+        ("[[inject]]\nstart = 3\n", ("`kind`", "label-swap")),
+        ('[[inject]]\nkind = "noise"\nstart = 3\nspeed = 1\n', ("unknown field `speed`",)),
+        ('[[inject]]\nkind = "noise"\nstart = 30\n', ("beyond the end", "30 events")),
+        ('[[inject]]\nkind = "noise"\nstart = 10\nend = 10\n', ("`end` to 11",)),
+        ('[[inject]]\nkind = "noise"\nstart = 10\nend = 15\nwidth = 8\n', ("`end` to 18",)),
+        ('[[inject]]\nkind = "noise"\nstart = 1\nsegment = "z"\n', ("segment 'z'", "'a', 'b', 'c'")),
+        ('[[inject]]\nkind = "label-swap"\nstart = 1\n', ("either `swap`", "`relabel`")),
+        ('[[inject]]\nkind = "label-swap"\nstart = 1\nswap = ["good"]\n', ("two different labels",)),
+        ('[[inject]]\nkind = "label-swap"\nstart = 1\nrelabel = { good = "ugly" }\n', ("'ugly'", "'bad', 'good'")),
+        ('[[inject]]\nkind = "vocabulary"\nstart = 1\n', ("20 words", "lower `count`")),
+        ('[[inject]]\nkind = "topic"\nstart = 1\n', ("a `segment`, a `label`",)),
+        ('[[inject]]\nkind = "topic"\nstart = 1\nsegment = "z"\n', ("segment 'z'", "'a', 'b', 'c'")),
+        ('[[inject]]\nkind = "topic"\nstart = 1\nlabel = "ugly"\n', ("label 'ugly'",)),
+        ('[[inject]]\nkind = "topic"\nstart = 25\nsegment = "c"\n', ("a whole part", "`mix = true`")),
+        ('mix = true\n[[inject]]\nkind = "topic"\nstart = 25\nsegment = "c"\n', ("beyond the end", "20 events")),
+        ('[[inject]]\nkind = "vocabulary"\nstart = 5\nwords = { sofa = "chair" }\n', ("'sofa'", "position 5")),
+        ('[[inject]]\nkind = "prior"\nstart = 1\nshares = { good = 0.6 }\n', ("add up to 0.6",)),
+        ('[[inject]]\nkind = "prior"\nstart = 1\nshares = { ugly = 1.0 }\n', ("'ugly'", "'bad', 'good'")),
+        (
+            'mix = true\nlimit = 29\n[[inject]]\nkind = "prior"\nstart = 1\nshares = { good = 0.9, bad = 0.1 }\n',
+            ("'prior'", "before the `limit` of 29"),
+        ),
+        (
+            "limit = 9\n[[label_mix]]\nstart = 0\nshares = { good = 0.5, bad = 0.5 }\n"
+            '[[inject]]\nkind = "topic"\nstart = 1\nsegment = "a"\n',
+            ("both `label_mix` and",),
+        ),
+        ('[[annotators]]\nname = "x"\nshare = 1.2\n', ("$.annotators[0].share",)),
+        ('[[annotators]]\nname = "x"\nshare = 0.7\n[[annotators]]\nname = "y"\nshare = 0.7\n', ("1.4", "1 or less")),
+        ('[[annotators]]\nname = "x"\nshare = 0.1\n[[annotators]]\nname = "x"\nshare = 0.1\n', ("name of its own",)),
+        ('[[annotators]]\nname = "x"\nshare = 0.7\nto = "ugly"\n', ("'ugly'", "'bad', 'good'")),
+        ('[[annotators]]\nname = "x"\nshare = 0.7\nstart = 30\n', ("beyond the end",)),
     ],
 )
 def test_bad_scenarios_get_one_clear_sentence(tmp_path, body, words):
@@ -288,6 +372,8 @@ def test_ids_do_not_change_from_one_version_to_the_next():
     # A replay that an older version began must be gone on with. Change this only with a note in the changelog.
     assert load_scenario("tweets-short").replay_id == "tweets-short-a1381317c4ca"
     assert load_scenario("tweets-short").event_ids[0] == "aaa97724e8621becb855c7f59d4367cf"
+    assert load_scenario("tweets-typos").replay_id == "tweets-typos-59be2c25095a"
+    assert load_scenario("tweets-label-shift").replay_id == "tweets-label-shift-b67495d9e453"
 
 
 def test_rates():
