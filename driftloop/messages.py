@@ -15,6 +15,10 @@ Position = Annotated[int, msgspec.Meta(ge=-1, le=2**53 - 1)]
 """Larger ones would neither survive other JSON readers nor fit the monitor's stored state."""
 
 
+Kind = Literal["answer", "refresh", "search"]
+"""What a retraining is: the first answer to a drift, a refresh of what was learnt since, or a search by all."""
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A message; unknown fields are ignored, so that a newer producer does not break an older reader."""
 
@@ -89,7 +93,8 @@ class DriftAlert(Message, frozen=True, kw_only=True):
     alert_id: str
     stream: str
     detector: str
-    signal: Literal["error", "confidence", "mix"]
+    signal: Literal["error", "loss", "confidence", "mix", "embedding", "vocabulary"]
+    """The one that was watched; of several fused ones the one with the strongest evidence."""
     severity: float
     """Mean of the signal after the change minus the mean before it, for the mix the total variation distance."""
     position: int
@@ -105,6 +110,14 @@ class DriftAlert(Message, frozen=True, kw_only=True):
     model_version: str
     detected_at: float
     evidence: dict[str, Any] = {}
+    """What moved, each with its value before and after the onset; see `stream_processors.drift.evidence`."""
+    kind: Literal["covariate", "label", "concept", "unknown"] = "unknown"
+    """What likely changed: the texts, the mix of labels, or what a text's label is."""
+    onset_low: int = -1
+    onset_high: int = -1
+    """Stream positions between which the change likely began; -1 where the detector does not say."""
+    fired: dict[str, float] = {}
+    """The signals behind the alarm with the share of each in the evidence, largest first."""
 
 
 class ModelUpdate(Message, frozen=True, kw_only=True):
@@ -125,7 +138,9 @@ class Retraining(Message, frozen=True, kw_only=True):
 
     run_id: str
     stream: str
-    state: Literal["queued", "searching", "gated", "promoted", "rejected", "failed", "finished"]
+    state: Literal[
+        "queued", "searching", "gated", "shadow", "waiting", "promoted", "rejected", "rolled-back", "failed", "finished"
+    ]
     trigger: str
     """Alert id, `bootstrap`, or the policy's own word."""
     reason: str
@@ -135,6 +150,7 @@ class Retraining(Message, frozen=True, kw_only=True):
     version: str = ""
     seconds: float = 0.0
     scores: dict[str, Any] = {}
+    kind: Kind = "search"
 
     @property
     def ends(self) -> bool:

@@ -28,6 +28,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Limit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,11 +72,36 @@ class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which detectors watch which signals. Each is ``signal:detector`` with optional River parameters."""
+    """Which detectors watch the stream."""
 
-    detectors: tuple[str, ...] = ("error:adwin", "confidence:adwin", "mix:adwin")
+    detectors: tuple[str, ...] = ("fused",)
+    """``fused`` (``fused?rate=0.1``: false alarms per 10,000 events; ``fused?signals=error+loss``), or single ones as
+    ``signal:detector`` with optional parameters, such as ``error:adwin?delta=0.002``; each raises its own alarms."""
     member: str = "monitor-{host}"
     """Static group membership, as for the scorer."""
+
+
+class GateLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a challenger may not do, however much better it is on the whole. A limit of 1 turns its check off."""
+
+    minimum_gain: Limit = 0.0
+    """Least gain in accuracy on the newest events."""
+    max_recall_drop: Limit = 0.1
+    """Most that any class's recall may fall where the class is also told apart less well."""
+    max_segment_drop: Limit = 0.1
+    """Most that any segment's accuracy may fall."""
+    max_overconfidence_rise: Limit = 0.1
+    """Most that mean confidence minus accuracy may rise."""
+    max_regression_drop: Limit = 0.05
+    """Most that the accuracy on the frozen regression set may fall."""
+    max_forgetting: Limit = 0.1
+    """Most accuracy lost on events from before the drift while the champion is as good as it was."""
+    min_rows: Annotated[int, msgspec.Meta(ge=1)] = 20
+    """Rows of a class, segment or slice below which its check says "too few to tell"."""
+    max_latency_ms: Annotated[float, msgspec.Meta(gt=0)] = 250.0
+    """Milliseconds per event."""
+    max_latency_factor: Annotated[float, msgspec.Meta(ge=1)] = 10.0
+    """Times the champion's milliseconds per event."""
 
 
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +130,23 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Newest share of the events since the drift that candidates are compared on and never trained on."""
     confidence: Share = 0.9
     """Two-sided level of the gate's bootstrap interval."""
+    gate: GateLimits = GateLimits()
+    regression: str = ""
+    """CSV file with the columns text and label: frozen events on which no promotion may lose; empty: none."""
+    shadow: Count = 600
+    """Most labelled live events that a slow candidate answers in shadow before it is decided on."""
+    probation: Annotated[int, msgspec.Meta(ge=0)] = 300
+    """Labelled events after a promotion in which the predecessor is kept and, where it is better, restored."""
+    per_day: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Most retrainings in 24 hours of the stream's time, refreshes not counted; 0: no limit."""
+    approval: Literal["auto", "manual"] = "auto"
+    """manual: a winner waits for `driftloop approve`."""
+    memory: Annotated[int, msgspec.Meta(ge=0)] = 5
+    """Past champions that are tried on a new drift before anything is trained."""
+    cost_of_error: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """What a wrong prediction costs, in any unit of money; for the policy cost-aware."""
+    cost_of_second: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """What a second of retraining costs, in the same unit."""
     seed: int = 7
 
 

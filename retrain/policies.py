@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
-from driftloop.messages import DriftAlert, Outcome
+from driftloop.messages import DriftAlert, Kind, Outcome
 from driftloop.settings import RetrainSettings
 
 
@@ -24,6 +25,9 @@ class Past:
     """`occurred_at` of the newest event that it saw."""
     trigger: str
     promoted: bool
+    kind: Kind = "answer"
+    seconds: float = 0.0
+    """Wall-clock seconds that it took."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,13 @@ class Retrain:
     """Alert id, or the policy's own word."""
     onset_at: float
     """`occurred_at` from which events belong to the concept to learn; `ALWAYS` for all of them."""
-    search: bool = True
-    """Whether the slow candidates compete as well."""
+    kind: Kind = "search"
+    """Whether it is the first answer to a drift, a refresh of what was learnt, or a search by all candidates."""
 
 
 ALWAYS = -1.0
 """An onset before every event."""
+DAY = 86_400.0
 
 
 @runtime_checkable
@@ -97,69 +102,107 @@ class Periodic:
 
 @dataclass(frozen=True)
 class OnDrift:
-    """Answers an alert at once with what is labelled, and again when there is ``growth`` times as much.
+    """Answers an alert with what is labelled, then learns the concept in rounds as its labels come in.
 
-    A drift is learnt in rounds: the first model after it has seen some dozens of labels, and one from several times
-    as many is worth another look, ``follow_ups`` times; where nothing was promoted, the next look comes sooner and
-    does not count, until there were twice as many.
-    The slow candidates join from ``search_rows`` labelled events since the onset on: from fewer they learn no more
-    than the quick ones, and the next round would have to wait for them.
+    The first round is the answer: a model from some dozens of labels, or an archived one. Each time there are
+    ``growth`` times as many labels since the onset, a refresh fits the same recipe on all of them, until ``window``
+    holds no more. One of the rounds, from ``search_rows`` labels on, is the search, in which the slow candidates
+    compete; from fewer they learn no more than the quick ones. Where an answer promoted nothing, the next round is an
+    answer again, and after ``attempts`` of them the alert is taken for a false one.
     """
 
     cooldown: int
     search_rows: int = 300
-    min_rows: int = 90
-    growth: float = 7.0
-    retry_growth: float = 1.5
-    follow_ups: int = 2
+    window: int = 3000
+    min_rows: int = 60
+    growth: float = 1.5
+    attempts: int = 4
     name = "on-drift"
 
     def decide(self, now: Now, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
-        """Retrain on a new alert once ``min_rows`` of the new concept are labelled, then follow up."""
+        """Retrain on a new alert once ``min_rows`` of the new concept are labelled, then in rounds."""
         episode = newest_episode(alerts, now.past)
         if episode is None:
             return Wait("no drift has been seen")
         rows = sum(outcome.occurred_at >= episode.onset_at for outcome in outcomes)
         rounds = [past for past in now.past if past.onset_at == episode.onset_at]
-        if sum(past.promoted for past in rounds) > self.follow_ups or len(rounds) > 2 * self.follow_ups:
+        answered = any(past.promoted for past in rounds)
+        if len(rounds) >= self.attempts and not answered:
+            return Wait("no model was better after the last alert: it is taken for a false one")
+        needed = int(rounds[-1].rows * self.growth) if rounds else self.min_rows
+        if needed > self.window:
             return Wait("the last drift has been learnt")
-        needed = self.min_rows
-        if rounds:
-            needed = int(rounds[-1].rows * (self.growth if rounds[-1].promoted else self.retry_growth))
         if rows < needed:
             return Wait(f"{rows} of {needed} labelled events since the onset")
         since = now.labelled - now.past[-1].labelled if now.past else self.cooldown
-        if since < self.cooldown:
+        if not rounds and since < self.cooldown:
             return Wait(f"cooling down: {since} of {self.cooldown} labelled events")
-        what = f"follow-up {len(rounds)}" if rounds else episode.reason
-        reason = f"{what}; {rows} labelled events since the onset"
-        return Retrain(reason, episode.trigger, episode.onset_at, search=rows >= self.search_rows)
+        kind: Kind = "refresh" if answered else "answer"
+        if rows >= self.search_rows and not any(past.kind == "search" for past in rounds):
+            kind = "search"
+        what = f"round {len(rounds) + 1} of the drift" if rounds else episode.reason
+        return replace(episode, reason=f"{what}; {rows} labelled events since the onset", kind=kind)
 
 
 @dataclass(frozen=True)
 class CostAware:
     """On drift, and only where the errors that a retraining may save outweigh its price.
 
-    Expects the drop that the alert measured to last ``horizon`` labelled events: retrains when
-    ``severity * horizon * cost_of_error > cost_of_retraining``.
+    Expects the drop that the alert measured to last until the next drift, ``horizon`` labelled events where fewer
+    than two drifts are known and the median distance between them after that. It retrains when
+    ``severity * horizon * cost_of_error > seconds * cost_of_second``, with the seconds that the retrainings so far took
+    on average, ``seconds`` before the first. After CARA (Mahadevan and Mathioudakis, arXiv 2310.04216), which weighs
+    the staleness of a model against the cost of retraining it.
     """
 
     base: OnDrift
     horizon: int = 2000
     cost_of_error: float = 1.0
-    cost_of_retraining: float = 200.0
+    cost_of_second: float = 1.0
+    seconds: float = 120.0
     name = "cost-aware"
 
     def decide(self, now: Now, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
-        """Ask the on-drift policy first, then weigh."""
+        """Ask the on-drift policy first, then weigh; a drift that was answered is followed to its end."""
         answer = self.base.decide(now, alerts, outcomes)
-        if isinstance(answer, Wait):
+        if isinstance(answer, Wait) or answer.kind == "refresh":
             return answer
-        severity = max(abs(a.severity) for a in alerts if a.onset_at == answer.onset_at)
-        saved = severity * self.horizon * self.cost_of_error
-        if saved <= self.cost_of_retraining:
-            return Wait(f"about {saved:.0f} would be saved, a retraining costs {self.cost_of_retraining:.0f}")
-        return replace(answer, reason=f"{answer.reason}; about {saved:.0f} saved")
+        severity = max((abs(a.severity) for a in alerts if a.onset_at == answer.onset_at), default=1.0)
+        onsets = sorted({past.onset_at: past.labelled for past in now.past if past.onset_at > ALWAYS}.values())
+        gaps = sorted(later - earlier for earlier, later in pairwise(onsets))
+        horizon = gaps[len(gaps) // 2] if gaps else self.horizon
+        taken = [past.seconds for past in now.past if past.seconds > 0]
+        seconds = sum(taken) / len(taken) if taken else self.seconds
+        saved, price = severity * horizon * self.cost_of_error, seconds * self.cost_of_second
+        sums = f"{severity:.2f} x {horizon} events x {self.cost_of_error:g} = {saved:.0f} would be saved"
+        spent = f"{seconds:.0f} s x {self.cost_of_second:g} = {price:.0f} spent"
+        if saved <= price:
+            return Wait(f"{sums}, {spent}: it does not pay")
+        return replace(answer, reason=f"{answer.reason}; {sums}, {spent}")
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """Any policy, with at most ``per_day`` retrainings begun in 24 hours of the stream's own time; refreshes go on."""
+
+    base: Policy
+    per_day: int
+
+    @property
+    def name(self) -> str:
+        """The name of the policy inside."""
+        return self.base.name
+
+    def decide(self, now: Now, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
+        """Ask the policy inside, and wait where the day's retrainings are used up."""
+        answer = self.base.decide(now, alerts, outcomes)
+        if isinstance(answer, Wait) or answer.kind == "refresh":
+            return answer
+        newest = max(outcome.occurred_at for outcome in outcomes)
+        begun = sum(past.kind != "refresh" and past.until_at > newest - DAY for past in now.past)
+        if begun >= self.per_day:
+            return Wait(f"{begun} of {self.per_day} retrainings of the last 24 hours are used up: {answer.reason}")
+        return answer
 
 
 def newest_episode(alerts: Sequence[DriftAlert], past: Sequence[Past]) -> Retrain | None:
@@ -174,11 +217,12 @@ def newest_episode(alerts: Sequence[DriftAlert], past: Sequence[Past]) -> Retrai
 
 def make_policy(settings: RetrainSettings) -> Policy:
     """The configured policy."""
-    on_drift = OnDrift(settings.cooldown, settings.search_rows)
+    on_drift = OnDrift(settings.cooldown, settings.search_rows, settings.window)
     policies: dict[str, Policy] = {
         "never": Never(),
         "periodic": Periodic(settings.period),
         "on-drift": on_drift,
-        "cost-aware": CostAware(on_drift),
+        "cost-aware": CostAware(on_drift, cost_of_error=settings.cost_of_error, cost_of_second=settings.cost_of_second),
     }
-    return policies[settings.policy]
+    chosen = policies[settings.policy]
+    return Budgeted(chosen, settings.per_day) if settings.per_day else chosen

@@ -13,6 +13,10 @@ from driftloop.classifiers.base import Matrix
 
 MIN_HOLDOUT = 30
 MAX_HOLDOUT = 600
+BEFORE_EVERY = 5
+MAX_BEFORE = 200
+"""Of the rows before the drift, one in so many, and no more than so many, are kept aside."""
+PER_ROW = ("segments", "annotators", "weights", "gate_weights")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,14 @@ class Window:
     first_offset: int = -1
     last_offset: int = -1
     """Offsets in `outcomes` (for the first champion, in `labels`), both inclusive."""
+    segments: tuple[str, ...] = ()
+    """Shape (n,) or empty: the part of the stream that each event comes from."""
+    annotators: tuple[str, ...] = ()
+    """Shape (n,) or empty: who gave each label."""
+    weights: tuple[float, ...] = ()
+    """Shape (n,) or empty for ones: how far each label is trusted where a model learns from it."""
+    gate_weights: tuple[float, ...] = ()
+    """Shape (n,) or empty for ones: how far each label is trusted where models are compared."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -52,14 +64,26 @@ class Window:
             onset=self.onset if onset is None else onset,
             first_offset=self.first_offset,
             last_offset=self.last_offset,
+            **{name: tuple(part[i] for i in index) if (part := getattr(self, name)) else () for name in PER_ROW},
         )
 
-    def hold_out(self, share: float) -> tuple[Window, Window]:
-        """Older rows to learn from, and the newest ``share`` of the rows since the onset to compare models on."""
+    def hold_out(self, share: float) -> tuple[Window, Window, Window]:
+        """Rows to learn from, and two slices that no candidate learns from before it is judged on them.
+
+        The first is the newest ``share`` of the rows since the onset; the second, from before the drift, is every
+        fifth of the newest older rows, and empty where no drift is known.
+        """
         since = len(self) - self.onset
         kept = min(max(int(since * share), MIN_HOLDOUT), MAX_HOLDOUT, len(self) // 2)
         cut = len(self) - kept
-        return self.take(slice(0, cut), min(self.onset, cut)), self.take(slice(cut, None), 0)
+        onset = min(self.onset, cut)
+        before = np.arange(onset)[::-BEFORE_EVERY][:MAX_BEFORE][::-1]
+        train = np.setdiff1d(np.arange(cut), before)
+        return (
+            self.take(train.tolist(), onset - len(before)),
+            self.take(slice(cut, None), 0),
+            self.take(before.tolist(), 0),
+        )
 
     def save(self, folder: Path) -> None:
         """Write the window into ``folder``, for a child process."""
@@ -73,6 +97,7 @@ class Window:
             "onset": self.onset,
             "first_offset": self.first_offset,
             "last_offset": self.last_offset,
+            **{name: getattr(self, name) for name in PER_ROW},
         }
         (folder / "window.json").write_text(json.dumps(rest), encoding="utf-8")
 
@@ -80,6 +105,6 @@ class Window:
     def load(cls, folder: Path) -> Window:
         """Read what `save` wrote."""
         rest = json.loads((folder / "window.json").read_text(encoding="utf-8"))
-        for name in ("event_ids", "texts", "labels"):
+        for name in ("event_ids", "texts", "labels", *PER_ROW):
             rest[name] = tuple(rest[name])
         return cls(**{**rest, "encoder": Path(rest["encoder"])}, embeddings=np.load(folder / "embeddings.npy"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 import msgspec
 
 from driftloop import messages
+from driftloop.classifiers.base import Matrix
 from driftloop.kafka import Outbox
 from driftloop.messages import DriftAlert, Label, Prediction
 from driftloop.settings import Settings
@@ -74,8 +76,9 @@ class Monitor:
             self._decode(record, predictions, labels)
         joined = join(self._store, predictions, labels)
         alerts: list[DriftAlert] = []
+        embeddings = self._embeddings(predictions.values())
         for prediction in sorted(predictions.values(), key=attrgetter("occurred_at")):
-            alerts += self._watch.predicted(prediction)
+            alerts += self._watch.predicted(prediction, embeddings.get(prediction.event_id))
         outcomes = sorted(joined.outcomes, key=attrgetter("occurred_at"))
         for outcome in outcomes:
             self._outbox.put(OUTCOMES.name, outcome.event_id, outcome)
@@ -93,6 +96,18 @@ class Monitor:
             parked=joined.parked,
             unparked=joined.unparked,
         )
+
+    def _embeddings(self, predictions: Iterable[Prediction]) -> dict[str, Matrix]:
+        """Embeddings by event id, each of shape (d,), in one request for each encoder; expired ones are left out."""
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for prediction in predictions:
+            if prediction.encoder:
+                wanted[prediction.encoder].append(prediction.event_id)
+        found: dict[str, Matrix] = {}
+        for encoder, event_ids in wanted.items():
+            rows = zip(event_ids, self._store.embeddings(event_ids, encoder), strict=True)
+            found.update((event_id, row) for event_id, row in rows if row is not None)
+        return found
 
     def _decode(self, record: Record, predictions: dict[str, Prediction], labels: dict[str, Label]) -> None:
         try:

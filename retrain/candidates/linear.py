@@ -64,7 +64,7 @@ def fit_head(window: Window, old_weight: float, seed: int = 7) -> Head:
     rows = window.take(kept.tolist())
     if len(rows.classes) < 2:
         kept, rows = np.arange(len(window)), window
-        weights = np.ones(len(window))
+        weights = np.maximum(choice.row_weights(window, 1.0), 1e-3)
     vectorizer: TfidfVectorizer | None = TfidfVectorizer(
         ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode", dtype=np.float32
     )

@@ -78,9 +78,9 @@ def choose_old_weight(window: Window) -> float:
 
 
 def row_weights(window: Window, old_weight: float) -> NDArray[np.float64]:
-    """Shape (n,): ``old_weight`` before the onset, 1 after it."""
-    weights = np.ones(len(window))
-    weights[: window.onset] = old_weight
+    """Shape (n,): ``old_weight`` before the onset, 1 after it, times how far each label is trusted."""
+    weights = np.asarray(window.weights, dtype=np.float64) if window.weights else np.ones(len(window))
+    weights[: window.onset] *= old_weight
     return weights
 
 

@@ -11,6 +11,7 @@ from river import drift
 from river.drift import binary
 
 from driftloop.errors import DriftloopError
+from stream_processors.drift.stepd import STEPD
 
 
 class State(Enum):
@@ -54,7 +55,7 @@ class RiverDetector:
     def reset(self) -> None:
         """Forget everything."""
         self._river = self._make()
-        self._binary = type(self._river).__module__.startswith("river.drift.binary")
+        self._binary = type(self._river).__module__.startswith("river.drift.binary") or self._river.__class__ is STEPD
 
     def dump(self) -> bytes:
         """Everything the detector has learnt, for `restore`."""
@@ -73,8 +74,9 @@ FAMILIES: dict[str, tuple[type[Any], frozenset[str]]] = {
     "eddm": (binary.EDDM, frozenset({"error"})),
     "hddm-a": (binary.HDDMA, frozenset({"error"})),
     "hddm-w": (binary.HDDMW, frozenset({"error"})),
+    "stepd": (STEPD, frozenset({"error"})),
 }
-"""River's detectors by name, and the signals that each can watch; the binary ones need a 0/1 error."""
+"""River's detectors, and STEPD, by name, and the signals that each can watch; the binary ones need a 0/1 error."""
 
 
 def make_detector(text: str) -> tuple[str, RiverDetector]:

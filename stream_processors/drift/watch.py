@@ -1,63 +1,37 @@
 """Where a drift is declared: signals in, alerts out.
 
-A `DriftWatch` sees every prediction and every outcome of a stream, feeds each configured detector, and turns an
-alarm into a `DriftAlert` that says when the change began and what moved. The live monitor and the in-process
-benchmark run this same class.
+A `DriftWatch` sees every prediction and every outcome of a stream, feeds the fused detector or each configured single
+one, and turns an alarm into a `DriftAlert` that says when the change began and what moved. The live monitor and the
+in-process benchmarks run this same class.
 """
 
 from __future__ import annotations
 
 import hashlib
+import pickle
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any
 
 import msgspec
 
+from driftloop.classifiers.base import Matrix
 from driftloop.messages import DriftAlert, Outcome, Prediction
-from stream_processors.drift.detectors import RiverDetector, State, make_detector
-from stream_processors.drift.evidence import Seen, change_point, evidence, mean, mix_distance
-
-KEPT = 2000
-"""Observations kept for the change point and for the evidence."""
-MIN_BEFORE = 30
-"""Observations needed before the onset for a change to be a change from something."""
-
-SignalName = Literal["error", "confidence", "mix"]
-
-
-@dataclass
-class Track:
-    """One signal under one detector; for the mix, one detector for each class."""
-
-    signal: SignalName
-    text: str
-    detectors: dict[str, RiverDetector] = field(default_factory=dict)
-    begin: float = float("-inf")
-    """`occurred_at` of the concept's first observation: older ones are no "before" of the next change."""
-
-    def update(self, seen: Seen) -> bool:
-        """Feed the detectors; True when one of them alarms."""
-        if self.signal == "mix":
-            self._meet(seen.predicted)
-            alarms = [self._feed(name, float(seen.predicted == name)) for name in self.detectors]
-            return any(alarms)
-        self._meet("")
-        return self._feed("", seen.value(self.signal))
-
-    def reset(self) -> None:
-        """Forget everything the detectors have learnt."""
-        self.detectors.clear()
-        self.begin = float("-inf")
-
-    def _feed(self, name: str, value: float) -> bool:
-        return self.detectors[name].update(value) is State.DRIFT
-
-    def _meet(self, name: str) -> None:
-        if name not in self.detectors:
-            self.detectors[name] = make_detector(self.text)[1]
+from stream_processors.drift.estimate import AccuracyEstimate, Block
+from stream_processors.drift.evidence import (
+    MIN_BEFORE,
+    Seen,
+    change_point,
+    evidence,
+    mean,
+    mix_distance,
+    moved_words,
+    movements,
+)
+from stream_processors.drift.fusion import Finding, Fusion, make_fusion
+from stream_processors.drift.signals import KEPT
+from stream_processors.drift.single import Track, make_track
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -68,20 +42,34 @@ class Saved(msgspec.Struct, frozen=True):
     predicted: list[Seen]
     detectors: dict[str, dict[str, bytes]]
     begins: dict[str, float]
+    fused: dict[str, bytes] = {}
+    estimate: bytes = b""
+    blocks: list[Block] = []
+    """Estimated accuracy of each block of predictions, and the realised one once its labels have come."""
 
 
 class DriftWatch:
-    """Watches one stream with the detectors of ``specs`` (`signal:detector?parameter=value`)."""
+    """Watches one stream with the detectors of ``specs``: ``fused``, or ``signal:detector?parameter=value``."""
 
     def __init__(self, specs: Sequence[str], stream: str) -> None:
         self._stream = stream
         self._version = ""
-        self._tracks = [Track(cast(SignalName, make_detector(text)[0]), text) for text in specs]
+        fused = [text for text in specs if text.partition("?")[0] == "fused"]
+        self._fused: dict[str, Fusion] = {text: make_fusion(text) for text in fused}
+        self._tracks: list[Track] = [make_track(text) for text in specs if text not in fused]
+        self._begins = dict.fromkeys(specs, float("-inf"))
+        """`occurred_at` of the concept's first observation: older ones are no "before" of the next change."""
         self._labelled: deque[Seen] = deque(maxlen=KEPT)
         self._predicted: deque[Seen] = deque(maxlen=KEPT)
+        self._estimate = AccuracyEstimate()
 
-    def predicted(self, prediction: Prediction) -> list[DriftAlert]:
-        """Take a prediction: confidence and the mix of predicted labels need no true label."""
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The accuracy estimated for each block of predictions, oldest first."""
+        return self._estimate.blocks
+
+    def predicted(self, prediction: Prediction, embedding: Matrix | None = None) -> list[DriftAlert]:
+        """Take a prediction, and the embedding of its text, shape (d,), where there is one. No label is needed."""
         if prediction.in_sample or not self._same_model(prediction.model_version):
             return []
         seen = Seen(
@@ -90,12 +78,21 @@ class DriftWatch:
             predicted=prediction.label,
             confidence=max(prediction.probabilities.values(), default=0.0),
             text=prediction.text,
+            event_id=prediction.event_id,
+            segment=prediction.segment,
+            version=prediction.model_version,
         )
         self._predicted.append(seen)
-        return self._feed(("confidence", "mix"), seen, self._predicted, self._version, -1)
+        self._estimate.predicted(seen.confidence, seen.version, seen.position, seen.occurred_at)
+        alerts = self._feed(("confidence", "mix"), seen, self._version, -1)
+        for text, fusion in self._fused.items():
+            found = fusion.predicted(prediction, embedding)
+            if found is not None:
+                alerts.append(self._declare_fused(text, found, seen, -1))
+        return alerts
 
     def labelled(self, outcome: Outcome, offset: int) -> list[DriftAlert]:
-        """Take an outcome and its offset on the topic `outcomes`: the error needs true labels.
+        """Take an outcome and its offset on the topic `outcomes`: error and log loss need true labels.
 
         The error is followed across promotions: a drift that falls together with one would otherwise look like a
         model that has always been bad.
@@ -109,87 +106,143 @@ class DriftWatch:
             confidence=outcome.confidence,
             text=outcome.text,
             label=outcome.label,
+            event_id=outcome.event_id,
+            segment=outcome.segment,
+            version=outcome.model_version,
         )
         self._labelled.append(seen)
-        return self._feed(("error",), seen, self._labelled, outcome.model_version, offset)
+        correct = seen.predicted == seen.label
+        self._estimate.labelled(seen.confidence, correct, seen.version, seen.occurred_at)
+        alerts = self._feed(("error",), seen, outcome.model_version, offset)
+        for text, fusion in self._fused.items():
+            found = fusion.labelled(outcome)
+            if found is not None:
+                alerts.append(self._declare_fused(text, found, seen, offset))
+        return alerts
 
     def save(self) -> bytes:
         """The state of every detector and the kept observations, as MessagePack."""
-        detectors = {
-            track.text: {name: detector.dump() for name, detector in track.detectors.items()} for track in self._tracks
-        }
-        begins = {track.text: track.begin for track in self._tracks}
         return msgspec.msgpack.encode(
-            Saved(self._version, list(self._labelled), list(self._predicted), detectors, begins)
+            Saved(
+                self._version,
+                list(self._labelled),
+                list(self._predicted),
+                {track.text: track.dump() for track in self._tracks},
+                self._begins,
+                {text: pickle.dumps(fusion) for text, fusion in self._fused.items()},
+                pickle.dumps(self._estimate),
+                list(self.blocks),
+            )
         )
 
     def restore(self, body: bytes) -> None:
-        """Take over what `save` wrote; detectors that are no longer configured are dropped."""
+        """Take over what `save` wrote; detectors that are no longer configured are dropped.
+
+        The caller has checked that the bytes are its own: detectors are pickled.
+        """
         saved = msgspec.msgpack.decode(body, type=Saved)
         self._version = saved.version
         self._labelled = deque(saved.labelled, maxlen=KEPT)
         self._predicted = deque(saved.predicted, maxlen=KEPT)
+        self._begins.update({text: at for text, at in saved.begins.items() if text in self._begins})
         for track in self._tracks:
-            track.begin = saved.begins.get(track.text, track.begin)
-            for name, state in saved.detectors.get(track.text, {}).items():
-                track.detectors[name] = make_detector(track.text)[1]
-                track.detectors[name].restore(state)
+            track.restore(saved.detectors.get(track.text, {}))
+        for text in self._fused.keys() & saved.fused.keys():
+            self._fused[text] = pickle.loads(saved.fused[text])  # noqa: S301 - signed by the monitor
+        if saved.estimate:
+            self._estimate = pickle.loads(saved.estimate)  # noqa: S301 - signed by the monitor
 
     def _same_model(self, version: str) -> bool:
-        """False for what an older model said. With a newer one confidence and mix start afresh: it has its own."""
+        """False for what an older model said. With a newer one, what depends on the model starts afresh."""
         if version == self._version:
             return True
         if _number(version) < _number(self._version):
             return False
         self._version = version
-        self._predicted.clear()
         for track in self._tracks:
             if track.signal != "error":
                 track.reset()
+        for fusion in self._fused.values():
+            fusion.new_model(version)
         return True
 
-    def _feed(
-        self, signals: tuple[str, ...], seen: Seen, kept: deque[Seen], version: str, offset: int
-    ) -> list[DriftAlert]:
+    def _feed(self, signals: tuple[str, ...], seen: Seen, version: str, offset: int) -> list[DriftAlert]:
         alerts = []
         for track in self._tracks:
             if track.signal in signals and track.update(seen):
-                alert = self._declare(track, kept, version, offset)
+                alert = self._declare(track, version, offset)
                 if alert is not None:
                     alerts.append(alert)
         return alerts
 
-    def _declare(self, track: Track, kept: deque[Seen], version: str, offset: int) -> DriftAlert | None:
+    def _declare(self, track: Track, version: str, offset: int) -> DriftAlert | None:
         """The alert, unless the signal moved for the better or there is too little before the change."""
-        rows = [seen for seen in kept if seen.occurred_at >= track.begin]
+        kept = self._labelled if track.signal == "error" else self._predicted
+        same = track.signal == "error"
+        rows = [row for row in kept if row.occurred_at >= self._begins[track.text] and (same or row.version == version)]
         cut = change_point(rows, track.signal)
         before, after = rows[:cut], rows[cut:]
         if len(before) < MIN_BEFORE:
             return None
-        track.begin = after[0].occurred_at
-        if track.signal == "mix":
-            severity = mix_distance(before, after)
-        else:
-            severity = mean(after, track.signal) - mean(before, track.signal)
-            worse = severity > 0 if track.signal == "error" else severity < 0
-            if not worse:
-                return None
-        key = f"{self._stream} {track.text} {version} {after[-1].position} {after[-1].occurred_at} {offset}"
+        self._begins[track.text] = after[0].occurred_at
+        severity = _severity(track.signal, before, after)
+        if (track.signal == "confidence" and severity >= 0) or (track.signal == "error" and severity <= 0):
+            return None
+        return self._alert(
+            track.text, track.text.partition(":")[2], track.signal, after, version, offset,
+            severity=severity, onset=after[0].position, onset_at=after[0].occurred_at,
+            window=len(after), evidence=evidence(before, after), fired={track.signal: 1.0},
+        )  # fmt: skip
+
+    def _declare_fused(self, text: str, found: Finding, seen: Seen, offset: int) -> DriftAlert:
+        """The alert for a finding of the fused detector, with what moved in predictions and in outcomes."""
+        begin, at = self._begins[text], found.onset_at
+        predicted, labelled = (
+            (
+                [row for row in kept if begin <= row.occurred_at < at],
+                [row for row in kept if row.occurred_at >= at],
+            )
+            for kept in (self._predicted, self._labelled)
+        )
+        self._begins[text] = at
+        before, after = labelled if seen.label else predicted
+        shown = evidence(before, after)
+        ranked = movements(predicted, labelled)
+        shown["moved"] = [*ranked, *moved_words(*(labelled if seen.label else predicted))]
+        estimated = [block for block in self.blocks if block.estimate is not None][-4:]
+        shown["estimated_accuracy"] = [
+            {"start": one.start, "end": one.end, "estimate": one.estimate, "low": one.low, "high": one.high}
+            for one in estimated
+        ]
+        return self._alert(
+            text, text, found.signal, after or [seen], seen.version, offset,
+            severity=found.severity, onset=found.onset, onset_at=at,
+            window=found.window, evidence=msgspec.to_builtins(shown), fired=found.shares,
+            kind=found.kind, onset_low=found.onset_low, onset_high=found.onset_high,
+        )  # fmt: skip
+
+    def _alert(
+        self, text: str, detector: str, signal: Any, after: Sequence[Seen], version: str, offset: int, *,
+        severity: float, **known: Any,
+    ) -> DriftAlert:  # fmt: skip
+        last = after[-1]
+        key = f"{self._stream} {text} {version} {last.position} {last.occurred_at} {offset}"
         return DriftAlert(
             alert_id=hashlib.sha256(key.encode()).hexdigest()[:16],
             stream=self._stream,
-            detector=track.text.partition(":")[2],
-            signal=track.signal,
+            detector=detector,
+            signal=signal,
             severity=round(severity, 4),
-            position=after[-1].position,
-            onset=after[0].position,
-            onset_at=after[0].occurred_at,
+            position=last.position,
             outcome_offset=offset,
-            window=len(after),
             model_version=version,
             detected_at=time.time(),
-            evidence=evidence(before, after),
+            **known,
         )
+
+
+def _severity(signal: str, before: Sequence[Seen], after: Sequence[Seen]) -> float:
+    return mix_distance(before, after) if signal == "mix" else mean(after, signal) - mean(before, signal)
 
 
 def _number(version: str) -> int:

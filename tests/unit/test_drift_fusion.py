@@ -1,0 +1,173 @@
+"""The fused detector: its false alarms, what it finds, and what it takes for the same change."""
+
+import numpy as np
+import pytest
+
+from driftloop.errors import DriftloopError
+from driftloop.messages import DriftAlert, Label, Prediction
+from stream_processors.drift.edetector import EDetector, tie_breaker
+from stream_processors.drift.evidence import Seen, change_interval, movements
+from stream_processors.drift.fusion import make_fusion
+from stream_processors.drift.watch import DriftWatch
+from stream_processors.joins import outcome as join_one
+
+
+class Stream:
+    """Predictions with their labels at once: an accuracy, a share of class a, and a pool of words."""
+
+    def __init__(self, seed: int = 1, lines: tuple[str, ...] = ("fused",)) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.watch = DriftWatch(lines, "s")
+        self.at = 0
+
+    def play(
+        self, n: int, accuracy: float = 0.8, share: float = 0.5, topic: str = "x", version: str = "1"
+    ) -> list[DriftAlert]:
+        alerts: list[DriftAlert] = []
+        for _ in range(n):
+            said = "a" if self.rng.random() < share else "b"
+            other = "b" if said == "a" else "a"
+            truth = said if self.rng.random() < accuracy else other
+            sure = float(self.rng.uniform(0.6, 1.0))
+            text = " ".join(f"{topic}word{i}" for i in self.rng.integers(0, 40, 6))
+            prediction = Prediction(
+                event_id=str(self.at), label=said, probabilities={said: sure, other: 1 - sure}, model_version=version,
+                route="", latency_ms=0.0, text=text, segment=topic, occurred_at=float(self.at),
+                predicted_at=float(self.at), position=self.at,
+            )  # fmt: skip
+            alerts += self.watch.predicted(prediction)
+            label = Label(event_id=str(self.at), label=truth, labelled_at=float(self.at), position=self.at)
+            alerts += self.watch.labelled(join_one(prediction, label), self.at)
+            self.at += 1
+        return alerts
+
+
+def test_the_mean_of_the_sum_grows_as_the_guarantee_says() -> None:
+    # E[R_n] = n under exchangeability; the sum is heavy-tailed, so its mean over many runs is bounded only loosely.
+    ends = []
+    for seed in range(300):
+        rng, detector = np.random.default_rng(seed), EDetector()
+        for _ in range(100):
+            detector.update(float(rng.random() ** 2), float(rng.random()))
+        ends.append(detector.value)
+    assert 40 < np.mean(ends) < 250
+
+
+def test_p_values_are_uniform_even_where_all_scores_are_equal() -> None:
+    detector = EDetector()
+    p = [detector.update(0.0, tie_breaker(str(i), "error")) for i in range(2000)]
+    assert abs(np.mean(p) - 0.5) < 0.03 and abs(np.mean(np.array(p) < 0.1) - 0.1) < 0.03
+
+
+def test_nothing_is_raised_where_nothing_drifts() -> None:
+    assert Stream().play(4000) == []
+
+
+@pytest.mark.parametrize(
+    ("moved", "kind"),
+    [
+        ({"accuracy": 0.3}, "concept"),
+        ({"share": 0.9}, "label"),
+        ({"topic": "y"}, "covariate"),
+    ],
+)
+def test_each_kind_of_change_is_told_once_by_its_name(moved: dict[str, float], kind: str) -> None:
+    stream = Stream()
+    assert stream.play(1000) == []
+    alerts = stream.play(1000, **moved)  # type: ignore[arg-type]
+    assert [alert.kind for alert in alerts] == [kind]
+    alert = alerts[0]
+    assert 1000 <= alert.position < 1120 and alert.onset_low <= 1003 and alert.onset_high >= 997
+    assert alert.onset_low <= alert.onset <= alert.onset_high
+    assert sum(alert.fired.values()) == pytest.approx(1, abs=1e-3) and next(iter(alert.fired)) == alert.signal
+
+
+def test_a_second_drift_soon_after_the_first_is_found_as_well() -> None:
+    stream = Stream()
+    stream.play(1000)
+    first = stream.play(250, accuracy=0.5, topic="y")
+    second = stream.play(400, accuracy=0.5, topic="z")
+    assert len(first) == 1 and len(second) == 1 and abs(second[0].onset - 1250) < 20
+
+
+def test_a_model_that_learns_raises_nothing_and_its_own_fall_is_seen_against_its_new_level() -> None:
+    stream = Stream(lines=("fused?signals=error+loss+confidence+mix",))
+    stream.play(1000, accuracy=0.5)
+    assert stream.play(1000, accuracy=0.95, version="2") == []
+    assert len(stream.play(150, accuracy=0.6, version="2")) == 1
+
+
+def test_what_moved_is_ranked_with_examples() -> None:
+    stream = Stream()
+    stream.play(1000)
+    moved = stream.play(300, topic="y")[0].evidence["moved"]
+    assert {one["name"] for one in moved[:3]} >= {"x", "y"}
+    new = next(one for one in moved if one["name"] == "y")
+    assert new["before"] == 0.0 and new["after"] > 0.9 and all("yword" in text for text in new["texts"])
+    assert all(int(one) >= 1000 for one in new["event_ids"]) and len(new["event_ids"]) == 3
+
+
+def test_a_restored_watch_alarms_at_the_same_event() -> None:
+    one, other = Stream(), Stream()
+    one.play(700)
+    other.play(700)
+    fresh = DriftWatch(["fused"], "s")
+    fresh.restore(other.watch.save())
+    other.watch = fresh
+    first, second = one.play(300, accuracy=0.3), other.play(300, accuracy=0.3)
+    assert first and [a.alert_id for a in first] == [a.alert_id for a in second]
+    empty = Stream()
+    empty.play(700)
+    empty.watch = DriftWatch(["fused"], "s")
+    assert empty.play(300, accuracy=0.3) == [], "the state made no difference, so this test shows nothing"
+
+
+def test_embeddings_of_a_new_cluster_are_found_without_words_or_labels() -> None:
+    rng = np.random.default_rng(3)
+    watch = DriftWatch(["fused"], "s")
+    found = []
+    for i in range(900):
+        vector = rng.standard_normal(100).astype(np.float32) + (2.0 if i >= 800 else 0.0) * (np.arange(100) < 20)
+        prediction = Prediction(
+            event_id=str(i), label="ab"[i % 2], probabilities={"ab"[i % 2]: 0.9}, model_version="1", route="",
+            latency_ms=0.0, text="", occurred_at=float(i), predicted_at=float(i), position=i,
+        )  # fmt: skip
+        found += watch.predicted(prediction, np.asarray(vector, dtype=np.float32))
+    assert [alert.signal for alert in found] == ["embedding"] and abs(found[0].onset - 800) < 10
+
+
+def test_the_onset_interval_holds_the_true_onset_in_most_streams() -> None:
+    held = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        values = np.concatenate([rng.random(200) < 0.2, rng.random(60) < 0.6]).astype(float)[:, None]
+        best, low, high = change_interval(values)
+        assert low <= best <= high
+        held += low <= 200 <= high
+    assert held >= 48
+
+
+def test_a_class_whose_error_rose_is_named_before_the_others() -> None:
+    def seen(i: int, label: str, predicted: str) -> Seen:
+        return Seen(
+            position=i, occurred_at=i, predicted=predicted, confidence=0.9, text="", label=label, event_id=str(i)
+        )
+
+    before = [seen(i, "abcd"[i % 4], "abcd"[i % 4]) for i in range(200)]
+    after = [seen(i, "abcd"[i % 4], "a" if i % 4 == 2 else "abcd"[i % 4]) for i in range(200, 300)]
+    first = movements(([], []), (before, after))[0]
+    assert (first.name, first.measure, first.before, first.after) == ("c", "error", 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("fused?rate=0", "above 0"),
+        ("fused?rate=x", "not a number"),
+        ("fused?signals=mood", "no signal"),
+        ("fused?a=1", "takes"),
+    ],
+)
+def test_a_bad_line_says_what_is_wrong(line: str, says: str) -> None:
+    with pytest.raises(DriftloopError, match=says):
+        make_fusion(line)
