@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -213,7 +214,7 @@ class Loop:
     def _compete(self, window: Window, decision: Retrain, tick: int) -> Model | None:
         """The archived models, then the linear head: the live competition's order."""
         chosen = self.settings.retrain
-        judging = {"limits": chosen.gate, "confidence": chosen.confidence, "seed": chosen.seed}
+        judging: dict[str, Any] = {"limits": chosen.gate, "confidence": chosen.confidence, "seed": chosen.seed}
         standing = self.model
         first = standing.trigger != decision.trigger
         if decision.kind == "answer" and decision.onset_at > ALWAYS:

@@ -86,16 +86,21 @@ class Registry:
 
     def reject(self, version: str, reason: str) -> None:
         """Mark a version as rejected; it is kept, with its reason."""
-        self.client.set_model_version_tag(self._name, version, "verdict", "rejected")
-        self.client.set_model_version_tag(self._name, version, "reason", reason)
-        self.client.update_model_version(self._name, version, description=reason)
+        self._mark(version, "rejected", reason)
+
+    def wait(self, version: str, reason: str) -> None:
+        """Mark a version as one that waits for a person's word."""
+        self._mark(version, "waiting", reason)
 
     def promote(self, version: str, reason: str) -> None:
         """Point the alias `champion` at ``version``; servers with webhooks tell their subscribers."""
-        self.client.set_model_version_tag(self._name, version, "verdict", "promoted")
-        self.client.set_model_version_tag(self._name, version, "reason", reason)
-        self.client.update_model_version(self._name, version, description=reason)
+        self._mark(version, "promoted", reason)
         self.client.set_registered_model_alias(self._name, CHAMPION, version)
+
+    def _mark(self, version: str, verdict: str, reason: str) -> None:
+        self.client.set_model_version_tag(self._name, version, "verdict", verdict)
+        self.client.set_model_version_tag(self._name, version, "reason", reason[:5000])
+        self.client.update_model_version(self._name, version, description=reason[:5000])
 
     def champion(self) -> str | None:
         """The version that the alias points at, None before the first promotion."""

@@ -1,42 +1,56 @@
-"""Where candidates compete: fitted on one window, judged on one held-out slice, promoted where better."""
+"""One retraining: quick candidates first, then the slow ones in shadow; each is promoted where it proves better."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from driftloop.classifiers.base import Predictions
-from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
-from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.bundle import BundleClassifier, Lineage, verify_bundle
+from driftloop.messages import Outcome
 from driftloop.settings import Settings
 from driftloop.topics import OUTCOMES, name
 from retrain import sandbox
 from retrain.candidates import catalogue
 from retrain.candidates.base import Budget, Task
-from retrain.gate import Verdict, compare
-from retrain.policies import Past
-from retrain.promotion import Diary, Promotions
+from retrain.champions import Champions
+from retrain.evaluation import Evaluation
+from retrain.gate import Verdict
+from retrain.policies import ALWAYS, Past
+from retrain.promotion import Diary
+from retrain.search import Search
+from retrain.shadow import Answer, Shadow
 from retrain.window import Window
 
+IDLE = 10.0
+"""Seconds without a new labelled event after which a shadow is decided on with what it has."""
+UNDECIDED = "undecided"
 
-@dataclass(frozen=True)
-class Standing:
-    """The champion of the moment and what it says about the held-out slice."""
+Ended = Callable[[], str | None]
+"""Asked often, always in the worker's thread: the reason to end what is under way, None while there is none."""
 
-    version: str
-    answers: Predictions
+
+@dataclass
+class Contender:
+    """A slow candidate that is fitted and answers live events in shadow."""
+
+    candidate: str
+    fitted: sandbox.Fitted
+    model: BundleClassifier
+    shadow: Shadow
+    heard: float = field(default_factory=time.monotonic)
+    """When it was last given an event."""
 
 
 class Competition:
-    """One retraining's candidates against the champion.
+    """The candidates of one retraining against the champion of the moment.
 
-    A candidate never sees the held-out slice before it is judged on it. A winner that can be refitted cheaply is
-    then fitted once more with the slice included, under the settings it won with.
+    No candidate sees a slice that it is judged on. A quick winner is fitted once more with the held-out slices
+    included, under the settings it won with; a slow one is judged on the held-out slice and on all that came after it.
     """
 
     def __init__(
@@ -45,116 +59,212 @@ class Competition:
         window: Window,
         past: Past,
         *,
-        encoder: OnnxEncoder,
-        promotions: Promotions,
+        evaluation: Evaluation,
+        champions: Champions,
         diary: Diary,
         scratch: Path,
     ) -> None:
         self._settings = settings
-        self._encoder = encoder
+        self._evaluation = evaluation
         self._whole = window
-        self._train, self._held = window.hold_out(settings.retrain.holdout)
-        self._past = past
-        self._promotions = promotions
-        self._diary = diary
-        self._scratch = scratch
+        self._train, self._held, self._before = window.hold_out(settings.retrain.holdout)
+        self.past = past
+        self._champions = champions
+        self.diary = diary
+        self.scratch = scratch
+        self._search: Search | None = None
+        self._contenders: list[Contender] = []
         self.promoted = False
         """Whether a candidate has been promoted so far."""
 
-    def run(self, superseded: Callable[[bool], str | None], search: bool = True) -> None:
-        """Let the quick candidates compete, then, if ``search``, the slow ones.
+    @property
+    def running(self) -> bool:
+        """Whether a slow candidate is still being fitted, or in shadow."""
+        return self._search is not None or bool(self._contenders)
 
-        ``superseded`` is asked several times a second, always in this thread, with whether the searches are under way;
-        its reason ends what is.
+    def answer(self, ended: Ended) -> None:
+        """What can be said within seconds: a model of the memory, then the quick candidates."""
+        champion = self._champions.current()
+        known = self._champions.known(champion.version)
+        first = known.trigger != self.past.trigger
+        if first and self.past.onset_at > ALWAYS:
+            self._remember()
+        for candidate in (one for one in self._settings.retrain.candidates if catalogue.find(one).quick):
+            reason = ended()
+            if reason is not None:
+                self.diary.write("rejected", reason, candidate=candidate)
+                continue
+            self.diary.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
+            task = self._task(candidate)
+            fitted = sandbox.run(candidate, self._train, task, self.scratch / candidate, cancel=ended)
+            if fitted.bundle is None:
+                self.diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
+                continue
+            champion = self._champions.current()
+            known = self._champions.known(champion.version)
+            verdict = self._evaluation.verdict(
+                self._held,
+                champion,
+                self._champions.load(fitted.bundle),
+                before=self._before if known.trigger != self.past.trigger else None,
+                refresh=(known.trigger, known.candidate) == (self.past.trigger, candidate),
+            )
+            bundle = self._refitted(candidate, fitted.bundle) if verdict.better else fitted.bundle
+            self._settle(candidate, bundle, verdict, fitted)
+
+    def search(self) -> None:
+        """Start the slow candidates, each in a process of its own; `follow` goes on with them."""
+        names = [one for one in self._settings.retrain.candidates if not catalogue.find(one).quick]
+        for candidate in names:
+            self.diary.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
+        if names:
+            self._search = Search(names, self._train, self._task, self.scratch)
+
+    def follow(self, fresh: Sequence[Outcome], known: Sequence[Outcome], answer: Answer) -> None:
+        """Take what has come since the last call: fits that have ended, and labelled events for those in shadow.
+
+        ``known`` are all labelled events that are kept, for a candidate that begins.
         """
-        self._standing = self._champion()
-        quick = {name: catalogue.find(name).quick for name in self._settings.retrain.candidates}
-        self._side_by_side([name for name in quick if quick[name]], lambda: superseded(False))
-        if search:
-            self._side_by_side([name for name in quick if not quick[name]], lambda: superseded(True))
+        for contender in self._contenders:
+            contender.shadow.offer(fresh)
+            if fresh:
+                contender.heard = time.monotonic()
+        if self._search is not None:
+            for candidate, fitted in self._search.collect():
+                self._enter(candidate, fitted, known)
+            if not self._search.running:
+                self._search.close()
+                self._search = None
+        for contender in list(self._contenders):
+            self._look_at(contender, known, answer)
 
-    def _side_by_side(self, names: Sequence[str], superseded: Callable[[], str | None]) -> None:
-        """Fit candidates at the same time, a process for each, and judge each as soon as it is fitted."""
-        ended = superseded() if names else None
-        if ended is not None:
-            for name in names:
-                self._diary.write("rejected", ended, candidate=name)
+    def cancel(self, reason: str) -> None:
+        """End the fits and the shadows: each is rejected with this reason."""
+        for contender in self._contenders:
+            self.diary.write("rejected", reason, candidate=contender.candidate)
+        self._contenders.clear()
+        if self._search is not None:
+            self._search.cancel(reason)
+            self._search.close()
+            for candidate, fitted in self._search.collect():
+                self.diary.write("rejected", fitted.reason or reason, candidate=candidate)
+            self._search = None
+
+    def _remember(self) -> None:
+        """Try the champions of concepts seen before on the rows since the onset, which none of them has seen."""
+        since = self._whole.take(slice(self._whole.onset, None), 0)
+        found = self._evaluation.recall(since, self._champions.current(), self._champions.archived())
+        if found is None:
             return
-        with ThreadPoolExecutor(max(len(names), 1), thread_name_prefix="fit") as pool:
-            running = {}
-            for name in names:
-                self._diary.write("searching", f"{name} on {len(self._train)} events", candidate=name)
-                fit = partial(sandbox.run, name, self._train, self._task(name), self._scratch / name)
-                running[pool.submit(fit, cancel=lambda: ended)] = name
-            try:
-                while running:
-                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        self._judge(running.pop(future), future.result())
-                    ended = ended or superseded()
-            except BaseException:
-                ended = "the retraining failed"  # or the pool would wait for the fits' full time
-                raise
-
-    def _champion(self) -> Standing:
-        """The champion, loaded from the registry, and its answers on the held-out slice."""
-        version = self._promotions.registry.champion() or ""
-        bundle = self._promotions.registry.download(version, self._scratch / "champion")
-        model = load_bundle(bundle, self._settings.signing_key, version=version, encoder=self._encoder)
-        return Standing(version, self._answers(model))
-
-    def _judge(self, candidate: str, fitted: sandbox.Fitted) -> None:
-        """Compare, register, and promote where better; the standing then is the candidate's."""
-        standing = self._standing
-        if fitted.bundle is None:
-            self._diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
-            return
-        model = load_bundle(fitted.bundle, self._settings.signing_key, encoder=self._encoder)
-        answers = self._answers(model)
-        chosen = self._settings.retrain
-        verdict = compare(self._held.labels, standing.answers, answers, confidence=chosen.confidence, seed=chosen.seed)
+        version, verdict = found
         scores = scores_of(verdict)
-        self._diary.write("gated", verdict.reason, candidate=candidate, seconds=round(fitted.seconds, 2), scores=scores)
-        bundle = self._refitted(candidate, fitted.bundle) if verdict.better else fitted.bundle
-        lineage = verify_bundle(bundle, self._settings.signing_key).lineage
-        note = f"{verdict.reason}{'; ' + fitted.reason if fitted.reason else ''}"
-        version = self._promotions.register(
-            candidate, bundle, lineage, {**scores, "seconds": fitted.seconds}, {"reason": note}
-        )
-        details = {"candidate": candidate, "version": version, "scores": scores, "seconds": round(fitted.seconds, 2)}
+        said = f"version {version} of an earlier concept: {verdict.reason}"
+        self.diary.write("gated", said, candidate="archive", scores=scores)
         if verdict.better:
-            self._promotions.promote(version, note, self._past.trigger)
-            self._standing = Standing(version, answers)
+            restored = self._champions.restore(version, said, "promote", self.past.trigger)
             self.promoted = True
-            self._diary.write("promoted", note, **details)
+            self.diary.write("promoted", said, candidate="archive", version=restored, scores=scores)
         else:
-            self._promotions.registry.reject(version, note)
-            self._diary.write("rejected", note, **details)
+            self.diary.write("rejected", said, candidate="archive", scores=scores)
+
+    def _enter(self, candidate: str, fitted: sandbox.Fitted, known: Sequence[Outcome]) -> None:
+        """A fit has ended: put its model in shadow of the champion."""
+        if fitted.bundle is None:
+            self.diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
+            return
+        model = self._champions.load(fitted.bundle)
+        self.diary.write("shadow", "answers live events beside the champion", candidate=candidate)
+        self._contenders.append(Contender(candidate, fitted, model, self._shadow(model, known)))
+
+    def _shadow(self, model: BundleClassifier, known: Sequence[Outcome]) -> Shadow:
+        champion = self._champions.current()
+        chosen = self._settings.retrain
+        since = max(champion.trained_until, self.past.until_at)
+        shadow = Shadow(model, champion.version, since, chosen.shadow, 1 - chosen.confidence)
+        shadow.offer(known)
+        return shadow
+
+    def _look_at(self, contender: Contender, known: Sequence[Outcome], answer: Answer) -> None:
+        """Go on with one in shadow, and decide on it where that can be done."""
+        champion = self._champions.current()
+        if contender.shadow.champion != champion.version:  # another opponent: from the beginning
+            contender.shadow = self._shadow(contender.model, known)
+        shadow = contender.shadow
+        found = shadow.work(answer)
+        if found == UNDECIDED and (shadow.waiting or time.monotonic() - contender.heard < IDLE):
+            return
+        self._contenders.remove(contender)
+        words = shadow.test.words()
+        if found == "champion":
+            bundle = self._bundle(contender)
+            self._reject(contender.candidate, bundle, f"in shadow, {words}", {}, contender.fitted)
+            return
+        if len(shadow.rows) >= len(self._held):
+            said = shadow.answers()
+            rows = self._champions.window(shadow.rows)
+            verdict = self._evaluation.verdict(rows, champion, contender.model, said=said)
+        else:  # too little has come since: the slice that was kept aside decides
+            verdict = self._evaluation.verdict(self._held, champion, contender.model)
+        self._settle(contender.candidate, self._bundle(contender), verdict, contender.fitted, f"in shadow, {words}")
+
+    @staticmethod
+    def _bundle(contender: Contender) -> Path:
+        if contender.fitted.bundle is None:
+            raise ValueError("a contender has a bundle")
+        return contender.fitted.bundle
+
+    def _settle(self, candidate: str, bundle: Path, verdict: Verdict, fitted: sandbox.Fitted, before: str = "") -> None:
+        """Register, and promote where better."""
+        scores = scores_of(verdict)
+        seconds = round(fitted.seconds, 2)
+        note = "; ".join(part for part in (verdict.reason, before, fitted.reason) if part)
+        self.diary.write("gated", note, candidate=candidate, seconds=seconds, scores=scores)
+        if not verdict.better:
+            self._reject(candidate, bundle, note, scores, fitted)
+            return
+        version = self._register(candidate, bundle, note, scores, fitted)
+        details = {"candidate": candidate, "version": version, "scores": scores, "seconds": seconds}
+        if self._settings.retrain.approval == "manual":
+            self._champions.wait(version, note)
+            self.diary.write("waiting", f"waits for `driftloop approve {version}`: {note}", **details)
+            return
+        self._champions.promote(version, note, self.past.trigger)
+        self.promoted = True
+        self.diary.write("promoted", note, **details)
+
+    def _reject(self, candidate: str, bundle: Path, note: str, scores: dict[str, Any], fitted: sandbox.Fitted) -> None:
+        version = self._register(candidate, bundle, note, scores, fitted)
+        self._champions.reject(version, note)
+        seconds = round(fitted.seconds, 2)
+        self.diary.write("rejected", note, candidate=candidate, version=version, scores=scores, seconds=seconds)
+
+    def _register(self, candidate: str, bundle: Path, note: str, scores: dict[str, Any], fitted: sandbox.Fitted) -> str:
+        lineage = verify_bundle(bundle, self._settings.signing_key).lineage
+        numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
+        return self._champions.register(
+            candidate, bundle, lineage, {**numbers, "seconds": fitted.seconds}, {"reason": note}
+        )
 
     def _refitted(self, candidate: str, bundle: Path) -> Path:
-        """The winner with the held-out slice included, or as it is where that would take long."""
-        out = self._scratch / f"{candidate}-refitted"
+        """The winner with the held-out slices included, or as it is where that would take long."""
+        out = self.scratch / f"{candidate}-refitted"
         task = self._task(candidate, rows=len(self._whole))
         with threadpool_limits(1):  # threads of a BLAS spin, and cost more than they give
             return out if catalogue.find(candidate).refit(self._whole, bundle, task, out) else bundle
-
-    def _answers(self, model: BundleClassifier) -> Predictions:
-        same = model.head is not None and model.encoder.digest == self._encoder.digest
-        return model.predict(self._held.texts, self._held.embeddings if same else None)
 
     def _task(self, candidate: str, rows: int | None = None) -> Task:
         chosen = self._settings.retrain
         seconds = {"linear": chosen.linear_seconds, "tpot": chosen.tpot_seconds, "finetune": chosen.finetune_seconds}
         lineage = Lineage(
             candidate=candidate,
-            trigger=self._past.trigger,
+            trigger=self.past.trigger,
             dataset_revision=self._settings.dataset,
             topic=name(self._settings, OUTCOMES),
             first_offset=self._whole.first_offset,
             last_offset=self._whole.last_offset,
             rows=len(self._train) if rows is None else rows,
-            trained_until=self._past.until_at,
-            parent_version=self._standing.version,
+            trained_until=self.past.until_at,
+            parent_version=self._champions.current().version,
         )
         budget = Budget(seconds.get(candidate, chosen.finetune_seconds), seed=chosen.seed)
         return Task(
@@ -162,14 +272,14 @@ class Competition:
             self._settings.model,
             lineage,
             self._settings.signing_key,
-            self._scratch / candidate / "scratch",
+            self.scratch / candidate / "scratch",
             chosen.device,
             chosen.dask,
         )
 
 
-def scores_of(verdict: Verdict) -> dict[str, float]:
-    """The verdict's numbers under the names that MLflow and the topic `retraining` use."""
+def scores_of(verdict: Verdict) -> dict[str, Any]:
+    """The verdict under the names that MLflow and the topic `retraining` use, its checks and groups included."""
     return {
         "champion_accuracy": round(verdict.champion_accuracy, 4),
         "accuracy": round(verdict.challenger_accuracy, 4),
@@ -178,4 +288,5 @@ def scores_of(verdict: Verdict) -> dict[str, float]:
         "brier_gain_low": round(verdict.brier_low, 4),
         "brier_gain_high": round(verdict.brier_high, 4),
         "held_out": float(verdict.rows),
+        **{key: part for key, part in verdict.as_json().items() if key in ("checks", "segments", "classes")},
     }

@@ -29,6 +29,7 @@ class Feed:
         self._known: set[str] = set()
         self.alerts: deque[DriftAlert] = deque(maxlen=ALERTS_KEPT)
         self._alert_ids: set[str] = set()
+        self._fresh: list[Outcome] = []
         self.labelled = 0
         """Labelled events so far."""
         self.past = _finished(settings)
@@ -47,6 +48,11 @@ class Feed:
     def outcomes(self) -> list[Outcome]:
         """The newest outcomes, oldest first."""
         return [outcome for _, outcome in self._outcomes]
+
+    def take_fresh(self) -> list[Outcome]:
+        """The outcomes that have come since the last call, oldest first."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
 
     @property
     def offsets(self) -> tuple[int, int]:
@@ -78,6 +84,7 @@ class Feed:
             self._known.discard(self._outcomes[0][1].event_id)
         self._known.add(outcome.event_id)
         self._outcomes.append((offset, outcome))
+        self._fresh.append(outcome)
 
     def _alert(self, offset: int, body: bytes) -> None:
         alert = messages.decode(DriftAlert, body)

@@ -37,4 +37,6 @@ def build_window(
         onset=0 if onset == len(rows) else onset,
         first_offset=offsets[0],
         last_offset=offsets[1],
+        segments=tuple(row.segment for row in rows),
+        annotators=tuple(row.annotator for row in rows),
     )

@@ -181,17 +181,15 @@ class CostAware:
         return replace(answer, reason=f"{answer.reason}; {sums}, {spent}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Budgeted:
     """Any policy, with at most ``per_day`` retrainings begun in 24 hours of the stream's own time; refreshes go on."""
 
     base: Policy
     per_day: int
 
-    @property
-    def name(self) -> str:
-        """The name of the policy inside."""
-        return self.base.name
+    def __post_init__(self) -> None:
+        self.name = self.base.name
 
     def decide(self, now: Now, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
         """Ask the policy inside, and wait where the day's retrainings are used up."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from driftloop import kafka
 from driftloop.classifiers.bundle import Lineage
 from driftloop.kafka import Outbox
-from driftloop.messages import ModelUpdate, Retraining
+from driftloop.messages import Kind, ModelUpdate, Retraining
 from driftloop.registry import Candidacy, Registry
 from driftloop.settings import Settings
 from driftloop.topics import MODEL_UPDATES, RETRAINING, name
@@ -42,10 +42,12 @@ class Promotions:
         parameters: dict[str, Any] = {"candidate": name, "rows": lineage.rows, **lineage.parameters}
         return self.registry.register(Candidacy(name, bundle, metrics, parameters, everything))
 
-    def promote(self, version: str, reason: str, trigger: str) -> None:
+    def promote(
+        self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"
+    ) -> None:
         """Make ``version`` the champion, for MLflow and for the stream."""
         self.registry.promote(version, reason)
-        self._announce(version, reason, trigger)
+        self._announce(version, reason, trigger, action)
 
     def announce_unannounced(self) -> None:
         """Announce MLflow's champion where `model-updates` names another: a worker ended between the two steps."""
@@ -56,12 +58,14 @@ class Promotions:
             tags = self.registry.tags(version)
             self._announce(version, tags.get("reason", ""), tags.get("trigger", ""))
 
-    def _announce(self, version: str, reason: str, trigger: str) -> None:
+    def _announce(
+        self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"
+    ) -> None:
         update = ModelUpdate(
             stream=self._settings.stream,
             version=version,
             digest=self.registry.tags(version)["digest"],
-            action="promote",
+            action=action,
             reason=reason,
             trigger=trigger,
             published_at=time.time(),
@@ -73,12 +77,15 @@ class Promotions:
 class Diary:
     """The state changes of one retraining on the topic `retraining`."""
 
-    def __init__(self, settings: Settings, outbox: Outbox, run_id: str, trigger: str, position: int) -> None:
+    def __init__(
+        self, settings: Settings, outbox: Outbox, run_id: str, trigger: str, position: int, kind: Kind = "search"
+    ) -> None:
         self._settings = settings
         self._outbox = outbox
         self._run_id = run_id
         self._trigger = trigger
         self._position = position
+        self._kind = kind
         self._started = time.time()
 
     def write(self, state: Any, reason: str, **details: Any) -> None:
@@ -92,6 +99,7 @@ class Diary:
             reason=reason,
             at=time.time(),
             position=self._position,
+            kind=self._kind,
             **details,
         )
         self._outbox.put(RETRAINING.name, self._settings.stream, message)

@@ -1,9 +1,9 @@
 """The retraining worker: waits for its policy's word, lets candidates compete, promotes what is better.
 
-One retraining at a time. Candidates are fitted in child processes with a hard limit, the quick ones first and then the
-searches side by side, all on the same window and judged on the same newest held-out slice. A candidate that beats the
-champion is promoted at once, so the quick linear head can take over while the longer searches go on against it; a new
-drift ends searches that have become pointless.
+A retraining's quick part, an archived model or a linear head, takes seconds and is waited for. The slow candidates are
+fitted in child processes beside the loop and then answer live events in shadow of the champion, while the policy's next
+rounds go on. A replaced champion stays in shadow of its successor for a while and comes back where it was better. A
+new drift ends what has become pointless.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from driftloop.classifiers.bundle import verify_bundle
@@ -25,17 +25,33 @@ from driftloop.classifiers.encoder import OnnxEncoder
 from driftloop.classifiers.onnx import exported_encoder
 from driftloop.errors import DriftloopError
 from driftloop.kafka import Outbox
+from driftloop.messages import Outcome
 from driftloop.settings import Settings
 from driftloop.store import Store
 from retrain import sandbox
 from retrain.bootstrap import first_champion
+from retrain.champions import Champions
 from retrain.competition import Competition
+from retrain.evaluation import Evaluation
 from retrain.feed import Feed, unfinished
 from retrain.history import build_window
-from retrain.policies import Now, Past, Retrain, make_policy
+from retrain.policies import Past, Retrain, make_policy
 from retrain.promotion import Diary, Promotions
+from retrain.shadow import Shadow
+from retrain.trust import weigh
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Desk:
+    """What a worker works with once there is a first champion."""
+
+    feed: Feed
+    encoder: OnnxEncoder
+    champions: Champions
+    evaluation: Evaluation
+    folder: Path
 
 
 class Worker:
@@ -52,6 +68,9 @@ class Worker:
         self._store = Store(settings)
         self._store.check()
         self._policy = make_policy(settings.retrain)
+        self._open: list[Competition] = []
+        """Retrainings whose slow candidates are at work or in shadow."""
+        self._probation: Shadow | None = None
 
     def stop(self) -> None:
         """End as soon as possible; a retraining under way is given up and said to have failed."""
@@ -75,23 +94,37 @@ class Worker:
             sandbox.prepare()
             encoder = exported_encoder(self._settings.model, threads=2)
             feed = Feed(self._settings, self._settings.retrain.window)
+            champions = Champions(self._settings, self._promotions, encoder, self._store, Path(folder) / "versions")
+            desk = Desk(feed, encoder, champions, Evaluation(self._settings, encoder), Path(folder))
             try:
                 feed.catch_up(self._stopped)  # or the first decision would be made on a part of what is known
-                while not self._stopped():
-                    decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)
-                    if isinstance(decision, Retrain):
-                        self._retrain(decision, feed, encoder, Path(folder))
-                        sandbox.prepare()
-                    elif once:
-                        self._complain()
-                        return True
-                    if once:
-                        feed.catch_up(self._stopped)
-                    else:
-                        feed.poll()
+                feed.take_fresh()
+                done = self._work(desk, once)
             finally:
+                for competition in self._open:
+                    competition.cancel("the worker was stopped")
+                    competition.diary.write("failed", "the worker was stopped")
                 sandbox.dismiss()
                 feed.close()
+        if once and done:
+            self._complain()
+        return done
+
+    def _work(self, desk: Desk, once: bool) -> bool:
+        """The loop; True where nothing was left undone, which only ``once`` can say."""
+        feed = desk.feed
+        while not self._stopped():
+            decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)
+            if isinstance(decision, Retrain):
+                self._retrain(decision, desk)
+                sandbox.prepare()
+            elif once and not self._open:
+                return True
+            if once and not self._open:
+                feed.catch_up(self._stopped)
+            else:
+                feed.poll()
+            self._look_after(desk)
         return not once
 
     def _complain(self) -> None:
@@ -129,13 +162,13 @@ class Worker:
         diary.write("promoted", reason, candidate=manifest.lineage.candidate, version=version)
         diary.write("finished", reason, version=version)
 
-    def _retrain(self, decision: Retrain, feed: Feed, encoder: OnnxEncoder, folder: Path) -> None:
-        """One retraining, from the decision to the word that it is finished."""
+    def _retrain(self, decision: Retrain, desk: Desk) -> None:
+        """One retraining: its quick part from beginning to end, and the start of its slow one."""
+        feed = desk.feed
+        began = time.monotonic()
         run_id = uuid.uuid4().hex[:12]
         position = feed.outcomes[-1].position if feed.outcomes else -1
-        diary = Diary(self._settings, self._outbox, run_id, decision.trigger, position)
-        diary.write("queued", decision.reason)
-        scratch = folder / run_id
+        diary = Diary(self._settings, self._outbox, run_id, decision.trigger, position, decision.kind)
         past = Past(
             labelled=feed.labelled,
             onset_at=decision.onset_at,
@@ -143,48 +176,125 @@ class Worker:
             until_at=max(outcome.occurred_at for outcome in feed.outcomes),
             trigger=decision.trigger,
             promoted=False,
+            kind=decision.kind,
         )
+        first, last = feed.offsets
+        inputs = {
+            "onset_at": past.onset_at,
+            "first_offset": first,
+            "last_offset": last,
+            "labelled": past.labelled,
+            "rows": past.rows,
+        }
+        diary.write("queued", decision.reason, scores=inputs)
+        if decision.kind != "refresh":
+            self._supersede(decision.trigger)
         competition: Competition | None = None
         try:
+            window = build_window(feed.outcomes, feed.offsets, decision.onset_at, self._store, desk.encoder)
             competition = Competition(
                 self._settings,
-                build_window(feed.outcomes, feed.offsets, decision.onset_at, self._store, encoder),
+                weigh(window, self._settings.retrain.seed),
                 past,
-                encoder=encoder,
-                promotions=self._promotions,
+                evaluation=desk.evaluation,
+                champions=desk.champions,
                 diary=diary,
-                scratch=scratch,
+                scratch=desk.folder / run_id,
             )
-            competition.run(partial(self._superseded, feed, past, competition), decision.search)
+            competition.answer(lambda: self._superseded(feed, past))
+            if decision.kind == "search" and not self._stop.is_set():
+                competition.search()
         except Exception as error:
             log.exception("the retraining failed")
             self._failure = str(error)[:500]
             diary.write("failed", self._failure)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        past = replace(past, promoted=competition is not None and competition.promoted)
-        feed.past.append(past)
+        promoted = competition is not None and competition.promoted
+        feed.past.append(replace(past, promoted=promoted, seconds=round(time.monotonic() - began, 2)))
+        if competition is not None and competition.running:
+            self._open.append(competition)
+        else:
+            self._close(diary, feed.past[-1], desk.folder / run_id)
+
+    def _close(self, diary: Diary, past: Past, scratch: Path) -> None:
+        """Say how a retraining ended, and remove its files."""
+        shutil.rmtree(scratch, ignore_errors=True)
         if self._stop.is_set():
             diary.write("failed", "the worker was stopped")
+        else:
+            verdict = "a better model was promoted" if past.promoted else "the champion stays"
+            diary.write("finished", verdict, scores={"past": asdict(past)})
+
+    def _look_after(self, desk: Desk) -> None:
+        """Give what has come to the searches and to all in shadow, and close what has ended."""
+        fresh = desk.feed.take_fresh()
+        newest = desk.feed.alerts[-1] if desk.feed.alerts else None
+        for competition in list(self._open):
+            if newest is not None and newest.onset_at > competition.past.until_at:
+                self._give_up(competition, f"superseded by alert {newest.alert_id}")
+                continue
+            try:
+                competition.follow(fresh, desk.feed.outcomes, desk.champions.answers)
+            except Exception as error:
+                log.exception("the retraining failed")
+                self._failure = str(error)[:500]
+                competition.cancel(self._failure)
+                competition.diary.write("failed", self._failure)
+                self._open.remove(competition)
+                continue
+            if not competition.running:
+                self._open.remove(competition)
+                past = replace(competition.past, promoted=competition.promoted)
+                self._close(competition.diary, past, competition.scratch)
+        self._watch_promotion(desk, fresh)
+
+    def _watch_promotion(self, desk: Desk, fresh: list[Outcome]) -> None:
+        """The predecessor of a new champion answers in its shadow, and comes back where it is better beyond chance."""
+        champions = desk.champions
+        chosen = self._settings.retrain
+        if champions.replaced is not None:
+            replaced, champions.replaced = champions.replaced, None
+            since = champions.current().trained_until
+            self._probation = Shadow(
+                replaced.predecessor, replaced.version, since, chosen.probation, 1 - chosen.confidence
+            )
+            fresh = desk.feed.outcomes
+        if self._probation is None or not chosen.probation:
             return
-        verdict = "a better model was promoted" if past.promoted else "the champion stays"
-        diary.write("finished", verdict, scores={"past": asdict(past)})
+        self._probation.offer(fresh)
+        found = self._probation.work(champions.answers)
+        if found == "challenger" and self._probation.champion == champions.current().version:
+            version = self._probation.model.version
+            reason = self._probation.test.words("the promoted model", f"its predecessor {version}")
+            diary = Diary(
+                self._settings,
+                self._outbox,
+                f"probation-{uuid.uuid4().hex[:8]}",
+                "probation",
+                fresh[-1].position if fresh else -1,
+            )
+            restored = champions.restore(version, reason, "rollback", champions.known(version).trigger)
+            diary.write("rolled-back", reason, version=restored)
+            diary.write("finished", reason, version=restored)
+        if found != "undecided":
+            self._probation = None
 
-    def _superseded(self, feed: Feed, past: Past, competition: Competition, searching: bool) -> str | None:
-        """Why the fits under way are pointless, None while they are not.
+    def _supersede(self, trigger: str) -> None:
+        """End the searches and shadows of another drift, or of the policy's last round."""
+        for competition in list(self._open):
+            self._give_up(competition, f"superseded by the next retraining ({trigger})")
 
-        A new drift ends all of them; a search ends as well when the policy would retrain again on what has come since.
-        """
+    def _give_up(self, competition: Competition, reason: str) -> None:
+        competition.cancel(reason)
+        self._open.remove(competition)
+        self._close(competition.diary, replace(competition.past, promoted=competition.promoted), competition.scratch)
+
+    def _superseded(self, feed: Feed, past: Past) -> str | None:
+        """Why the quick fits under way are pointless, None while they are not: an end, or a new drift."""
         if self._stopped():
             return "the worker was stopped"
         feed.poll(100)
         if feed.alerts and feed.alerts[-1].onset_at > past.until_at:
             return f"superseded by alert {feed.alerts[-1].alert_id}"
-        if searching:
-            so_far = (*feed.past, replace(past, promoted=competition.promoted))
-            answer = self._policy.decide(Now(feed.labelled, so_far), tuple(feed.alerts), feed.outcomes)
-            if isinstance(answer, Retrain):
-                return f"superseded by the next retraining: {answer.reason}"
         return None
 
 

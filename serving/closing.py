@@ -56,7 +56,11 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         rows.append(("alerts", f"{len(summary.alerts)}; the scenario does not say where its drifts are"))
     rolled = f", {summary.rollbacks} rolled back" if summary.rollbacks else ""
     rows += [
-        ("models", f"{len(summary.retrainings)} retrainings, {summary.promotions} promoted{rolled}"),
+        (
+            "models",
+            f"{len(summary.retrainings)} retrainings and {len(summary.refreshes)} refreshes, "
+            f"{summary.promotions} promoted{rolled}",
+        ),
         ("dead letters", f"{summary.dead_letters}; duplicates {summary.duplicates}"),
         ("latency", f"p50 {_ms(latency.p50)}, p95 {_ms(latency.p95)}, p99 {_ms(latency.p99)}"),
         ("speed", f"{summary.events_per_second:.1f} events/s over {summary.seconds:.0f} s in all"),

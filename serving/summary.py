@@ -17,13 +17,15 @@ import numpy as np
 
 from driftloop import kafka, topics
 from driftloop.errors import DriftloopError
-from driftloop.messages import DeadLetter, DriftAlert, ModelUpdate, Outcome, Prediction, Retraining
+from driftloop.messages import DeadLetter, DriftAlert, Kind, ModelUpdate, Outcome, Prediction, Retraining
 from driftloop.settings import Settings
 from serving.judgement import MAX_DELAY, Alert, Drift, Truth, judge_alerts
 
 BLOCK = 500
 AFTER = 2000
 BOOTSTRAP = "bootstrap"
+NO_RETRAINING = ("probation-", "manual-")
+"""How the ids begin of what else the topic `retraining` tells: a predecessor came back, or a person did something."""
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +76,8 @@ class RetrainingRun(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Literal["promoted", "rejected", "failed", "unfinished"]
     version: str
     """The promoted version; empty where none was."""
+    kind: Kind = "search"
+    """The first answer to a drift, a refresh of what was learnt since, or a search by all candidates."""
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +123,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Further alerts inside them, after the one that counts as the detection."""
     alerts: list[Alert]
     retrainings: list[RetrainingRun]
+    """Answers and searches; refreshes are apart."""
+    refreshes: list[RetrainingRun] = []
     """Without the training of the first model, which is `bootstrap`."""
     bootstrap: RetrainingRun | None
     promotions: int
@@ -198,6 +204,8 @@ def summarise(found: Topics, truth: Truth, clock: Clock, max_delay: int = MAX_DE
     promoted = {m.version for m in found.retraining if m.state == "promoted" and m.trigger != BOOTSTRAP}
     # `model-updates` is compacted, so its history may be short; `retraining` has all of it.
     promoted |= {m.version for m in found.updates if m.action == "promote" and m.trigger != BOOTSTRAP}
+    restored = {m.version for m in found.retraining if m.state == "rolled-back"}
+    restored |= {m.version for m in found.updates if m.action == "rollback"}
     times = [p.predicted_at for p in found.predictions]
     span = max(times) - min(times) if times else 0.0
     return Summary(
@@ -214,10 +222,11 @@ def summarise(found: Topics, truth: Truth, clock: Clock, max_delay: int = MAX_DE
         false_alarms=sum(alert.verdict == "false alarm" for alert in alerts),
         repeat_alerts=sum(alert.verdict == "repeat" for alert in alerts),
         alerts=alerts,
-        retrainings=[run for run in retrainings if run.trigger != BOOTSTRAP],
+        retrainings=[run for run in retrainings if run.trigger != BOOTSTRAP and run.kind != "refresh"],
+        refreshes=[run for run in retrainings if run.kind == "refresh"],
         bootstrap=bootstraps[-1] if bootstraps else None,
         promotions=len(promoted),
-        rollbacks=sum(update.action == "rollback" for update in found.updates),
+        rollbacks=len(restored),
         latency=_latency([p.latency_ms for p in found.predictions]),
         events_per_second=round(len(first) / span, 2) if span > 0 else 0.0,
         seconds=round(clock.seconds, 2),
@@ -277,6 +286,8 @@ def _retrainings(stream: Sequence[Retraining]) -> list[RetrainingRun]:
     """One entry for each run id, in the order in which they were queued."""
     out: list[RetrainingRun] = []
     for run_id, steps in _grouped(stream, lambda m: m.run_id).items():
+        if run_id.startswith(NO_RETRAINING):
+            continue
         named = [m for m in steps if m.candidate]
         promoted = [m for m in steps if m.state == "promoted"]
         ended = [m for m in steps if m.ends]
@@ -299,6 +310,7 @@ def _retrainings(stream: Sequence[Retraining]) -> list[RetrainingRun]:
                 seconds=round(seconds, 2),
                 verdict=verdict,
                 version=promoted[-1].version if promoted else "",
+                kind=steps[0].kind,
             )
         )
     return out

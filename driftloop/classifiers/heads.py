@@ -5,8 +5,9 @@ A head is stored with skops, and only types on `TRUSTED` are loaded: a file cann
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,42 @@ def load_head(path: Path) -> Head:
         raise ValueError(f"the head names types that are not trusted: {', '.join(sorted(strange))}")
     found = skops.io.load(path, trusted=untrusted)
     return Head(found["estimator"], found["vectorizer"])
+
+
+def weights_digest(head: Head) -> str:
+    """SHA-256 over all that a head has learnt and its settings: two fits of the same are equal, wherever stored.
+
+    The file cannot be compared: skops names its members by addresses in memory, and a zip carries the time of day.
+    """
+    digest = hashlib.sha256()
+    for part in _parts({"estimator": head.estimator, "vectorizer": head.vectorizer}):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    """What makes up a value, in an order that does not depend on how it came to be."""
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "OUS":
+        yield f"{value.dtype.str}{value.shape}".encode()
+        yield value.tobytes()
+    elif isinstance(value, np.ndarray | np.generic):
+        yield from _parts(value.tolist())
+    elif sp.issparse(value):
+        rows = value.tocsr()
+        yield from _parts([rows.shape, rows.data, rows.indices, rows.indptr])
+    elif isinstance(value, dict):
+        yield f"{len(value)} pairs".encode()
+        for key in sorted(value, key=str):
+            yield from _parts(str(key))
+            yield from _parts(value[key])
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)} items".encode()
+        for item in value:
+            yield from _parts(item)
+    elif value is None or isinstance(value, str | bytes | int | float | type):
+        yield repr(value).encode()
+        yield b";"
+    else:
+        kind = type(value)
+        yield f"{kind.__module__}.{kind.__qualname__}".encode()
+        yield from _parts(vars(value) if hasattr(value, "__dict__") else value.__getstate__())

@@ -117,8 +117,8 @@ class Tally:
 
     @property
     def retraining(self) -> bool:
-        """Whether the newest retraining has not finished; an older one that never did was cut off."""
-        return bool(self._runs) and not list(self._runs.values())[-1]
+        """Whether a retraining has not ended; one that was cut off is closed by the next worker's first words."""
+        return not all(self._runs.values())
 
     @property
     def missing(self) -> str:

@@ -1,10 +1,24 @@
 """The same checks on every policy, then what each of them is for."""
 
+from dataclasses import replace
+
 import pytest
 
 from driftloop.messages import DriftAlert, Outcome
 from driftloop.settings import RetrainSettings
-from retrain.policies import ALWAYS, CostAware, Now, OnDrift, Past, Periodic, Policy, Retrain, Wait, make_policy
+from retrain.policies import (
+    ALWAYS,
+    Budgeted,
+    CostAware,
+    Now,
+    OnDrift,
+    Past,
+    Periodic,
+    Policy,
+    Retrain,
+    Wait,
+    make_policy,
+)
 
 NAMES = ("never", "periodic", "on-drift", "cost-aware")
 
@@ -77,33 +91,42 @@ def test_on_drift_waits_for_labels_of_the_new_concept() -> None:
     assert (answer.trigger, answer.onset_at) == ("alarm", 800.0)
 
 
-def test_on_drift_follows_up_when_there_is_several_times_as_much_and_then_stops() -> None:
-    policy = OnDrift(cooldown=0, min_rows=60, growth=5, retry_growth=2, follow_ups=1)
+def test_on_drift_learns_a_drift_in_rounds_until_the_window_holds_no_more() -> None:
+    policy = OnDrift(cooldown=0, min_rows=60, growth=1.5, window=200, search_rows=1000)
+    rounds: tuple[Past, ...] = ()
+    kinds, sizes = [], []
+    for labelled in range(800, 2000):
+        answer = policy.decide(Now(labelled, rounds), [alert(800.0)], outcomes(labelled))
+        if isinstance(answer, Retrain):
+            kinds.append(answer.kind)
+            sizes.append(labelled - 800)
+            rounds = (*rounds, past(labelled, 800.0, labelled - 800))
+    assert sizes == [60, 90, 135], "each round has half as many again, and the next would have more than 200"
+    assert kinds == ["answer", "refresh", "refresh"]
+    assert isinstance(answer, Wait) and "learnt" in answer.reason
+
+
+def test_the_slow_candidates_join_one_round_once_there_are_rows_for_them() -> None:
+    policy = OnDrift(cooldown=0, min_rows=60, search_rows=100, growth=2)
     one = past(860, 800.0, 60)
-    assert isinstance(policy.decide(Now(1099, (one,)), [alert(800.0)], outcomes(1099)), Wait)
-    assert isinstance(policy.decide(Now(1100, (one,)), [alert(800.0)], outcomes(1100)), Retrain)
-    two = past(1100, 800.0, 300)
-    done = policy.decide(Now(9000, (one, two)), [alert(800.0)], outcomes(9000))
-    assert isinstance(done, Wait) and "learnt" in done.reason
+    search = policy.decide(Now(920, (one,)), [alert(800.0)], outcomes(920))
+    assert isinstance(search, Retrain) and search.kind == "search"
+    two = replace(past(920, 800.0, 120), kind="search")
+    after = policy.decide(Now(1040, (one, two)), [alert(800.0)], outcomes(1040))
+    assert isinstance(after, Retrain) and after.kind == "refresh"
 
 
-def test_on_drift_tries_again_sooner_when_nothing_was_promoted() -> None:
-    policy = OnDrift(cooldown=0, min_rows=60, growth=5, retry_growth=2)
-    failed = past(860, 800.0, 60, promoted=False)
-    assert isinstance(policy.decide(Now(919, (failed,)), [alert(800.0)], outcomes(919)), Wait)
-    assert isinstance(policy.decide(Now(920, (failed,)), [alert(800.0)], outcomes(920)), Retrain)
-
-
-def test_a_look_that_promoted_nothing_uses_up_no_follow_up_but_there_is_an_end() -> None:
-    policy = OnDrift(cooldown=0, min_rows=60, growth=5, retry_growth=2, follow_ups=1)
-    rounds = (past(860, 800.0, 60), past(1100, 800.0, 300, promoted=False))
-    assert isinstance(policy.decide(Now(1400, rounds), [alert(800.0)], outcomes(1400)), Retrain)
-    ended = (*rounds, past(1400, 800.0, 600, promoted=False))
-    assert isinstance(policy.decide(Now(9000, ended), [alert(800.0)], outcomes(9000)), Wait)
+def test_an_alert_that_no_model_answers_is_taken_for_a_false_one_in_the_end() -> None:
+    policy = OnDrift(cooldown=0, min_rows=60, growth=2, attempts=2)
+    one = past(860, 800.0, 60, promoted=False)
+    again = policy.decide(Now(920, (one,)), [alert(800.0)], outcomes(920))
+    assert isinstance(again, Retrain) and again.kind == "answer"
+    ended = policy.decide(Now(5000, (one, past(920, 800.0, 120, False))), [alert(800.0)], outcomes(5000))
+    assert isinstance(ended, Wait) and "false" in ended.reason
 
 
 def test_a_late_alert_about_a_drift_already_learnt_is_not_a_new_one() -> None:
-    policy = OnDrift(cooldown=0, min_rows=60, follow_ups=0)
+    policy = OnDrift(cooldown=0, min_rows=60, window=140, search_rows=1000)
     one = past(900, 800.0, 100)
     echo = policy.decide(Now(1500, (one,)), [alert(800.0), alert(830.0, "echo")], outcomes(1500))
     assert isinstance(echo, Wait)
@@ -119,8 +142,29 @@ def test_the_cooldown_holds_back_a_second_drift() -> None:
     assert isinstance(policy.decide(Now(1300, (one,)), [alert(1000.0, "second")], outcomes(1300)), Retrain)
 
 
-def test_cost_aware_leaves_a_small_drop_alone() -> None:
-    policy = CostAware(OnDrift(0, 60), horizon=1000, cost_of_error=1.0, cost_of_retraining=200.0)
+def test_cost_aware_leaves_a_small_drop_alone_and_says_its_sums() -> None:
+    policy = CostAware(OnDrift(0), horizon=1000, cost_of_error=1.0, cost_of_second=2.0, seconds=100.0)
     small = policy.decide(Now(1000), [alert(800.0, severity=0.1)], outcomes(1000))
-    assert isinstance(small, Wait) and "costs" in small.reason
+    assert isinstance(small, Wait)
+    assert small.reason == "0.10 x 1000 events x 1 = 100 would be saved, 100 s x 2 = 200 spent: it does not pay"
     assert isinstance(policy.decide(Now(1000), [alert(800.0, severity=0.3)], outcomes(1000)), Retrain)
+
+
+def test_cost_aware_learns_how_long_a_concept_lasts_and_what_a_retraining_takes() -> None:
+    policy = CostAware(OnDrift(0), horizon=100_000)
+    known = tuple(replace(past(at, at - 60.0, 60), seconds=30.0) for at in (100, 300, 500))
+    answer = policy.decide(Now(860, known), [alert(800.0, severity=0.1)], outcomes(860))
+    assert isinstance(answer, Wait), "the drifts came every 200 events: 20 errors do not pay for 30 s"
+    assert "0.10 x 200 events" in answer.reason and "30 s" in answer.reason
+
+
+def test_a_budget_holds_back_what_begins_and_not_what_goes_on() -> None:
+    policy = Budgeted(OnDrift(cooldown=0, min_rows=60, growth=1.5, search_rows=1000), per_day=1)
+    assert policy.name == "on-drift" and isinstance(policy, Policy)
+    one = past(500, 400.0, 100)
+    second = policy.decide(Now(860, (one,)), [alert(800.0)], outcomes(860))
+    assert isinstance(second, Wait) and "1 of 1" in second.reason
+    refresh = policy.decide(Now(860, (one,)), [alert(400.0)], outcomes(860))
+    assert isinstance(refresh, Retrain) and refresh.kind == "refresh"
+    next_day = replace(one, until_at=859.0 - 86_400 - 1)
+    assert isinstance(policy.decide(Now(860, (next_day,)), [alert(800.0)], outcomes(860)), Retrain)

@@ -207,19 +207,20 @@ def test_a_new_drift_ends_a_search_that_has_become_pointless(world: World) -> No
     world.until(lambda: not sleeping(world))
 
 
-def test_a_search_ends_when_the_policy_wants_a_newer_window(world: World) -> None:
-    """Nothing was promoted, so the next look is due with half as much again: the search is on too old a window."""
-    world.promote()
+def test_refreshes_go_on_beside_a_search(world: World) -> None:
+    """With half as many labels again the quick candidate is fitted anew, and the search is left in peace."""
+    world.promote(flipped=True)
     put(world, range(200), [alert(20)])
-    world.start("retrain", **ENDLESS)
+    world.start("retrain", **ENDLESS | {"DRIFTLOOP_RETRAIN__CANDIDATES": "linear,tests.misbehaving:Sleeper"})
     world.until(lambda: bool(sleeping(world)))
     put(world, range(200, 280), [])
-    time.sleep(1)  # fewer than half as much again: the search goes on
-    assert ("rejected", "tests.misbehaving:Sleeper") not in states(world)
+    time.sleep(1)  # fewer than half as much again
+    assert [message.kind for message in diary(world) if message.state == "queued"] == ["search"]
     put(world, range(280, 300), [])
-    world.until(lambda: ("finished", "") in states(world))
-    rejected = next(message for message in diary(world) if message.state == "rejected")
-    assert rejected.reason.startswith("superseded by the next retraining: follow-up 1; 2")
+    world.until(lambda: [m.kind for m in diary(world) if m.state == "finished"] == ["refresh"])
+    assert sleeping(world) and ("rejected", "tests.misbehaving:Sleeper") not in states(world)
+    refresh = next(message for message in diary(world) if message.kind == "refresh")
+    assert refresh.reason.startswith("round 2 of the drift; 2") and refresh.trigger == "an-alert"
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])

@@ -228,11 +228,12 @@ def test_what_is_missing_is_said_in_words() -> None:
     [
         ([("r", "queued", "")], True), ([("r", "failed", "linear")], True), ([("r", "promoted", "linear")], True),
         ([("r", "finished", "")], False), ([("r", "failed", "")], False),
-        ([("cut off", "queued", ""), ("r", "finished", "")], False),
+        ([("cut off", "queued", ""), ("cut off", "failed", ""), ("r", "finished", "")], False),
+            ([("search", "queued", ""), ("refresh", "queued", ""), ("refresh", "finished", "")], True),
         ([("r", "finished", ""), ("s", "queued", "")], True),
     ],
 )  # fmt: skip
-def test_a_retraining_is_under_way_until_the_newest_one_ends(
+def test_a_retraining_is_under_way_until_all_have_ended(
     steps: list[tuple[str, str, str]], under_way: bool
 ) -> None:
     said = [made(Retraining, run_id=run, state=state, candidate=candidate) for run, state, candidate in steps]

@@ -258,7 +258,7 @@ ACCURACY = Accuracy(
 SUMMARY = Summary(
     scenario=f"tweets{HOSTILE}", complete=True, missing="", events=3500, predictions=3510, dead_letters=3,
     duplicates=11, accuracy=ACCURACY, drifts=DRIFTS, drifts_known=True, false_alarms=4, repeat_alerts=5, alerts=[],
-    retrainings=[RUN], bootstrap=None, promotions=1, rollbacks=2, latency=Latency(p50=10.0, p95=20.0, p99=None),
+    retrainings=[RUN], refreshes=[RUN, RUN], bootstrap=None, promotions=1, rollbacks=2, latency=Latency(p50=10.0, p95=20.0, p99=None),
     events_per_second=39.5, seconds=95.0, first_prediction_seconds=7.5, first_promotion_seconds=None,
     peak_memory_mb=2048.0, versions=[], restarts={"score": 1, "monitor": 0}, software={},
 )  # fmt: skip
@@ -266,7 +266,7 @@ TOLD = (
     "3499 of 3500 events predicted, prequential accuracy 0.812",
     "3000 labelled events; 500 of the warm-up are left out",
     "1 of 2 detected within 2000 labelled events, 4 false alarms, 5 repeats",
-    "1 retrainings, 1 promoted, 2 rolled back", "3; duplicates 11", "p50 10 ms, p95 20 ms, p99 –",
+    "1 retrainings and 2 refreshes, 1 promoted, 2 rolled back", "3; duplicates 11", "p50 10 ms, p95 20 ms, p99 –",
     "39.5 events/s over 95 s in all", "after 7.5 s", "2.00 GB", "score 1", "cars", "90 labelled", "promoted v2",
     "All of it: runs/one/summary.json",
 )  # fmt: skip

@@ -1,0 +1,244 @@
+"""What people do with the models of a stream: approve, reject, go back; and how an old model comes into office again.
+
+Everything goes the way of an automatic promotion: MLflow first, then `model-updates`, then a line on `retraining` that
+says who did it and why.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from driftloop.classifiers.bundle import verify_bundle
+from driftloop.errors import DriftloopError
+from driftloop.kafka import Outbox
+from driftloop.registry import Registry
+from driftloop.settings import Settings
+from retrain.promotion import Diary, Promotions
+
+Action = Literal["promote", "rollback"]
+LONGEST = 5000
+"""Characters of a tag that every MLflow store takes."""
+
+
+def restore(
+    promotions: Promotions, version: str, reason: str, action: Action = "rollback", trigger: str = "manual"
+) -> str:
+    """Make the model of an old ``version`` the champion again, under a new version's number, which is returned.
+
+    The monitor takes a smaller number than the champion's for a late message of a model that has been replaced, so the
+    number has to be new; the bundle is the same, byte for byte. The new version keeps lineage and figures, and its tag
+    `restores` names the version that the bundle was first registered as. With ``action`` `rollback` the champion that
+    is replaced gets the verdict `rolled-back`.
+
+    Raises:
+        DriftloopError: there is no such version, it cannot be fetched, or its model is in office already.
+        BundleError: the bundle was altered, or is not signed with this stream's key.
+    """
+    registry, settings = promotions.registry, promotions._settings
+    known = {str(one.version): one for one in registry.versions()}
+    old, champion = _of(known, version), known.get(registry.champion() or "")
+    if champion is not None and champion.tags.get("digest") == old.tags.get("digest"):
+        raise DriftloopError(f"Version {champion.version} is that very model and the champion: nothing was changed.")
+    original = old.tags.get("restores", version)
+    with tempfile.TemporaryDirectory(prefix="driftloop-restore-", dir=settings.work or None) as folder:
+        bundle = registry.download(version, Path(folder))
+        lineage = verify_bundle(bundle, settings.signing_key).lineage
+        metrics = registry.client.get_run(old.run_id).data.metrics
+        kept = {key: text for key, text in old.tags.items() if key not in ("digest", "verdict")}
+        tags = {**kept, "trigger": trigger, "restores": original, "reason": reason[:LONGEST]}
+        fresh = promotions.register(lineage.candidate, bundle, lineage, metrics, tags)
+    if action == "rollback" and champion is not None:
+        _mark(registry, champion, "rolled-back", reason)
+    promotions.promote(fresh, f"version {fresh} is version {original} again: {reason}", trigger, action)
+    return fresh
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered version, for people."""
+
+    version: str
+    champion: bool
+    candidate: str
+    trigger: str
+    verdict: str
+    """promoted, rejected, waiting, rolled-back; empty where nothing was decided."""
+    accuracy: float | None
+    """On the events that it was compared on; None where it never was."""
+    parent: str
+    """The champion that it was compared with."""
+    restores: str
+    reason: str
+
+
+def models(settings: Settings) -> list[Model]:
+    """Every registered version of the stream's model, oldest first.
+
+    Raises:
+        DriftloopError: no MLflow answers.
+    """
+    registry = Registry(settings)
+    champion = registry.champion()
+    found = []
+    for one in registry.versions():
+        accuracy = registry.client.get_run(one.run_id).data.metrics.get("accuracy") if one.run_id else None
+        found.append(
+            Model(
+                version=str(one.version),
+                champion=str(one.version) == champion,
+                candidate=one.tags.get("candidate", ""),
+                trigger=one.tags.get("trigger", ""),
+                verdict=one.tags.get("verdict", ""),
+                accuracy=None if accuracy is None else round(float(accuracy), 4),
+                parent=one.tags.get("parent_version", ""),
+                restores=one.tags.get("restores", ""),
+                reason=one.tags.get("reason", ""),
+            )
+        )
+    return found
+
+
+def approve(settings: Settings, version: str, by: str, reason: str = "") -> str:
+    """Promote a winner that waits, or a candidate that the gate rejected; returns what was done, as a sentence.
+
+    Raises:
+        DriftloopError: there is no such version, or it neither waits nor was rejected.
+    """
+    with _desk(settings) as desk:
+        chosen = desk.find(version)
+        verdict = chosen.tags.get("verdict", "")
+        if verdict not in ("waiting", "rejected"):
+            raise DriftloopError(
+                f"Version {version} {_standing(verdict)}, and only one that waits or was rejected can be approved: "
+                f"`driftloop rollback {version}` brings a former champion back."
+            )
+        desk.check(version)
+        trigger, champion = chosen.tags.get("trigger", ""), desk.promotions.registry.champion()
+        words = _words("approved", by, reason or f"the gate had said: {chosen.tags.get('reason', 'nothing')}")
+        if champion is not None and int(champion) > int(version):
+            number = restore(desk.promotions, version, words, "promote", trigger)
+            _mark(desk.promotions.registry, chosen, "promoted", f"as version {number}: {words}")
+        else:
+            number = version
+            desk.promotions.promote(version, words, trigger, "promote")
+        desk.write("promoted", words, trigger, number, chosen.tags.get("candidate", ""))
+    again = "" if number == version else f", as version {number}"
+    return f"Version {version} was {words}; it is the champion now{again}."
+
+
+def reject(settings: Settings, version: str, by: str, reason: str) -> str:
+    """Turn down a winner that waits for approval; returns what was done, as a sentence.
+
+    Raises:
+        DriftloopError: there is no such version, or it does not wait.
+    """
+    with _desk(settings) as desk:
+        chosen = desk.find(version)
+        verdict = chosen.tags.get("verdict", "")
+        if verdict != "waiting":
+            raise DriftloopError(f"Version {version} {_standing(verdict)}: only one that waits can be rejected.")
+        words = _words("rejected", by, reason)
+        desk.promotions.registry.reject(version, words)
+        desk.write("rejected", words, chosen.tags.get("trigger", ""), version, chosen.tags.get("candidate", ""))
+    return f"Version {version} was {words}."
+
+
+def rollback(settings: Settings, version: str, by: str, reason: str = "") -> str:
+    """Bring ``version`` back, empty for the champion's predecessor; returns what was done, as a sentence.
+
+    Raises:
+        DriftloopError: there is no champion or no such version, it is the champion, or it never was one.
+    """
+    with _desk(settings) as desk:
+        champion = desk.promotions.registry.champion()
+        if champion is None:
+            raise DriftloopError("There is no champion yet, and nothing to go back to.")
+        version = version or desk.predecessor(champion)
+        chosen = desk.find(version)
+        verdict = chosen.tags.get("verdict", "")
+        if verdict not in ("promoted", "rolled-back"):
+            raise DriftloopError(
+                f"Version {version} {_standing(verdict)} and was never the champion: `driftloop approve {version}` "
+                "promotes it."
+            )
+        trigger = desk.find(champion).tags.get("trigger", "")
+        words = _words("rolled back", by, reason or "no reason was given")
+        number = restore(desk.promotions, version, words, "rollback", chosen.tags.get("trigger", ""))
+        desk.write("rolled-back", words, trigger, number, chosen.tags.get("candidate", ""))
+    return f"Version {champion} was {words}; the champion is version {version} again, as version {number}."
+
+
+class _Desk:
+    """The registry and the two topics, for one act of a person."""
+
+    def __init__(self, settings: Settings, outbox: Outbox) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self.promotions = Promotions(settings, outbox)
+        self._known = {str(one.version): one for one in self.promotions.registry.versions()}
+
+    def find(self, version: str) -> Any:
+        """The version as MLflow describes it."""
+        return _of(self._known, version)
+
+    def check(self, version: str) -> None:
+        """Raise `BundleError` where the bundle of the version must not be loaded."""
+        with tempfile.TemporaryDirectory(prefix="driftloop-check-", dir=self._settings.work or None) as folder:
+            verify_bundle(self.promotions.registry.download(version, Path(folder)), self._settings.signing_key)
+
+    def predecessor(self, champion: str) -> str:
+        """The champion that this one was compared with."""
+        parent = str(self.find(champion).tags.get("parent_version", ""))
+        if parent not in self._known:
+            raise DriftloopError(f"Version {champion} has no predecessor: give the version to go back to.")
+        return parent
+
+    def write(self, state: str, words: str, trigger: str, version: str, candidate: str) -> None:
+        """The two lines on `retraining`: what was done, and that it is over."""
+        run_id = f"manual-{uuid.uuid4().hex[:8]}"
+        diary = Diary(self._settings, self._outbox, run_id, trigger or "manual", -1)
+        diary.write(state, words, version=version, candidate=candidate)
+        diary.write("finished", words, version=version)
+
+
+@contextmanager
+def _desk(settings: Settings) -> Iterator[_Desk]:
+    outbox = Outbox(settings)
+    try:
+        yield _Desk(settings, outbox)
+    finally:
+        outbox.close()
+
+
+def _of(known: dict[str, Any], version: str) -> Any:
+    if version not in known:
+        there = f"there is {', '.join(known)}" if known else "none is registered yet"
+        raise DriftloopError(f"There is no version {version!r} of this stream's model: {there}.")
+    return known[version]
+
+
+def _mark(registry: Registry, version: Any, verdict: str, reason: str) -> None:
+    """Write a verdict and its reason on a version."""
+    for key, text in (("verdict", verdict), ("reason", reason[:LONGEST])):
+        registry.client.set_model_version_tag(version.name, version.version, key, text)
+    registry.client.update_model_version(version.name, version.version, description=reason[:LONGEST])
+
+
+def _standing(verdict: str) -> str:
+    words = {
+        "promoted": "was promoted already",
+        "rejected": "was rejected",
+        "waiting": "waits for approval",
+        "rolled-back": "was rolled back",
+    }
+    return words.get(verdict, "has no verdict")
+
+
+def _words(done: str, by: str, reason: str) -> str:
+    return f"{done} by {by}: {reason}"
