@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from driftloop.classifiers import pyfunc
-from driftloop.classifiers.bundle import manifest_digest
+from driftloop.classifiers.bundle import ENCODER, link, manifest_digest
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 
@@ -64,16 +67,22 @@ class Registry:
 
     def register(self, candidacy: Candidacy) -> str:
         """Log a candidate as a run with its bundle, register it, and return the new version's number."""
+        from mlflow.entities import Metric, Param
+
         run = self.client.create_run(self._experiment, run_name=candidacy.name, tags=dict(candidacy.tags))
-        run_id = run.info.run_id
-        for key, value in candidacy.parameters.items():
-            self.client.log_param(run_id, key, str(value)[:5000])
-        for key, number in candidacy.metrics.items():
-            self.client.log_metric(run_id, key, float(number))
+        run_id, now = run.info.run_id, int(time.time() * 1000)
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(key, float(number), now, 0) for key, number in candidacy.metrics.items()],
+            params=[Param(key, str(value)[:5000]) for key, value in candidacy.parameters.items()],
+        )
         with tempfile.TemporaryDirectory() as scratch:
             pyfunc.write_description(Path(scratch) / "MLmodel")
+            shutil.copytree(
+                candidacy.bundle, Path(scratch) / pyfunc.BUNDLE, ignore=lambda *_: [ENCODER], copy_function=link
+            )
+            pyfunc.write_reference(Path(scratch), self._encoder_run(candidacy.bundle / ENCODER))
             self.client.log_artifacts(run_id, scratch, MODEL)
-        self.client.log_artifacts(run_id, str(candidacy.bundle), f"{MODEL}/{pyfunc.BUNDLE}")
         self.client.set_terminated(run_id)
         version = self.client.create_model_version(
             self._name,
@@ -83,6 +92,21 @@ class Registry:
             description=candidacy.tags.get("reason", ""),
         )
         return str(version.version)
+
+    def _encoder_run(self, folder: Path) -> str:
+        """The run that holds this encoder: most models of a stream share one, of 20 MB and more."""
+        digest = hashlib.sha256()
+        for path in sorted(folder.iterdir()):
+            digest.update(path.name.encode() + path.read_bytes())
+        tag = f"encoder-{digest.hexdigest()[:24]}"
+        known = self.client.get_registered_model(self._name).tags.get(tag)
+        if known is not None:
+            return str(known)
+        run = self.client.create_run(self._experiment, run_name="encoder", tags={"encoder": tag})
+        self.client.log_artifacts(run.info.run_id, str(folder), ENCODER)
+        self.client.set_terminated(run.info.run_id)
+        self.client.set_registered_model_tag(self._name, tag, run.info.run_id)
+        return str(run.info.run_id)
 
     def reject(self, version: str, reason: str) -> None:
         """Mark a version as rejected; it is kept, with its reason."""
@@ -120,7 +144,7 @@ class Registry:
     def download(self, version: str, into: Path) -> Path:
         """Fetch the bundle of ``version`` into the folder ``into`` and return the bundle's folder.
 
-        A bundle already there is not fetched again; a download cut short leaves nothing behind.
+        A bundle or an encoder that is there already is not fetched again; a download cut short leaves nothing behind.
         """
         target = into / f"v{version}"
         if target.is_dir():
@@ -129,11 +153,21 @@ class Registry:
         try:
             run_id = self.client.get_model_version(self._name, version).run_id
             with tempfile.TemporaryDirectory(dir=into) as scratch:
-                found = self.client.download_artifacts(run_id, f"{MODEL}/{pyfunc.BUNDLE}", scratch)
-                Path(found).rename(target)
+                model = Path(self.client.download_artifacts(run_id, MODEL, scratch))
+                encoder = self._encoder(pyfunc.read_reference(model), into)
+                shutil.copytree(encoder, model / pyfunc.BUNDLE / ENCODER, copy_function=link)
+                (model / pyfunc.BUNDLE).rename(target)
         except self._failure as error:
             raise DriftloopError(
                 f"Version {version} of {self._name} could not be fetched from {self._uri}: "
                 f"{str(error).splitlines()[0][:160]}."
             ) from error
+        return target
+
+    def _encoder(self, run_id: str, into: Path) -> Path:
+        """The encoder that a run holds, fetched once into ``into``."""
+        target = into / f"encoder-{run_id}"
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=into) as scratch:
+                Path(self.client.download_artifacts(run_id, ENCODER, scratch)).rename(target)
         return target

@@ -24,7 +24,7 @@ from retrain.policies import ALWAYS, Past
 from retrain.promotion import Diary
 from retrain.search import Search
 from retrain.shadow import Answer, Shadow
-from retrain.window import Window
+from retrain.window import MIN_HOLDOUT, Window
 
 IDLE = 10.0
 """Seconds without a new labelled event after which a shadow is decided on with what it has."""
@@ -199,12 +199,16 @@ class Competition:
             bundle = self._bundle(contender)
             self._reject(contender.candidate, bundle, f"in shadow, {words}", {}, contender.fitted)
             return
-        if len(shadow.rows) >= len(self._held):
+        if shadow.rows and len(shadow.rows) >= MIN_HOLDOUT:
             said = shadow.answers()
             rows = self._champions.window(shadow.rows)
             verdict = self._evaluation.verdict(rows, champion, contender.model, said=said)
-        else:  # too little has come since: the slice that was kept aside decides
+        elif champion.trained_until < self.past.until_at:  # the slice that was kept aside decides
             verdict = self._evaluation.verdict(self._held, champion, contender.model)
+        else:
+            few = f"the champion has learnt the held-out events, and only {len(shadow.rows)} have come since"
+            self._reject(contender.candidate, self._bundle(contender), few, {}, contender.fitted)
+            return
         self._settle(contender.candidate, self._bundle(contender), verdict, contender.fitted, f"in shadow, {words}")
 
     @staticmethod

@@ -139,7 +139,7 @@ def write_bundle(
     """
     (folder / ENCODER).mkdir(parents=True)
     for name in (MODEL, TOKENIZER):
-        _link(encoder.folder / name, folder / ENCODER / name)
+        link(encoder.folder / name, folder / ENCODER / name)
     if head is not None:
         head.save(folder / HEAD)
     said = BundleClassifier(encoder, head, labels).predict(list(canary_texts)).probabilities
@@ -235,9 +235,10 @@ def _softmax(logits: Matrix | None, rows: int, classes: int) -> Matrix:
     return np.asarray(exps / exps.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path | str, target: Path | str) -> None:
+    """Make ``target`` the same file as ``source``, or a copy where the file system has no hard links."""
     try:
-        target.hardlink_to(source)
+        Path(target).hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
 

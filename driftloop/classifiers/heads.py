@@ -88,7 +88,9 @@ def weights_digest(head: Head) -> str:
 
 def _parts(value: Any) -> Iterator[bytes]:
     """What makes up a value, in an order that does not depend on how it came to be."""
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "OUS":
+    if isinstance(value, np.ndarray) and value.dtype.names:  # a tree's nodes, with arbitrary bytes between the fields
+        yield from _parts({name: value[name] for name in value.dtype.names})
+    elif isinstance(value, np.ndarray) and value.dtype.kind not in "OUS":
         yield f"{value.dtype.str}{value.shape}".encode()
         yield value.tobytes()
     elif isinstance(value, np.ndarray | np.generic):

@@ -6,6 +6,8 @@ its manual on custom flavours asks for.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from typing import Any
 import numpy as np
 
 import driftloop
-from driftloop.classifiers.bundle import BundleClassifier, load_bundle
+from driftloop.classifiers.bundle import ENCODER, BundleClassifier, link, load_bundle
 from driftloop.settings import load
 
 BUNDLE = "bundle"
+REFERENCE = "encoder.run"
+"""File beside the bundle: the id of the run that holds its encoder, which other models share."""
 TEXT = "text"
 
 
@@ -51,6 +55,24 @@ class Answers:
         return pandas.DataFrame({"label": said.labels, "probability": best.astype(np.float64)})
 
 
+def write_reference(model: Path, run_id: str) -> None:
+    """Write into the folder ``model`` which run holds the encoder of its bundle."""
+    (model / REFERENCE).write_text(run_id + "\n", encoding="ascii")
+
+
+def read_reference(model: Path) -> str:
+    """The run that `write_reference` named."""
+    return (model / REFERENCE).read_text(encoding="ascii").strip()
+
+
 def _load_pyfunc(path: str) -> Answers:
-    """The bundle at ``path``, verified with the signing key of the settings."""
-    return Answers(load_bundle(Path(path), load().signing_key))
+    """The bundle at ``path`` with its encoder, verified with the signing key of the settings."""
+    import mlflow
+
+    bundle = Path(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / BUNDLE
+        shutil.copytree(bundle, whole, copy_function=link)
+        run_id = read_reference(bundle.parent)
+        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=ENCODER, dst_path=str(whole))
+        return Answers(load_bundle(whole, load().signing_key))
