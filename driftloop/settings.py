@@ -124,7 +124,7 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     linear_seconds: Seconds = 60.0
     tpot_seconds: Seconds = 45.0
     finetune_seconds: Seconds = 60.0
-    window: Count = 3000
+    window: Count = 6000
     """Most labelled events a candidate is trained on."""
     holdout: Share = 0.2
     """Newest share of the events since the drift that candidates are compared on and never trained on."""

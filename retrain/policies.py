@@ -113,10 +113,10 @@ class OnDrift:
 
     cooldown: int
     search_rows: int = 300
-    window: int = 3000
-    min_rows: int = 60
-    growth: float = 1.5
-    attempts: int = 4
+    window: int = 6000
+    min_rows: int = 40
+    growth: float = 1.25
+    attempts: int = 6
     name = "on-drift"
 
     def decide(self, now: Now, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:

@@ -187,8 +187,7 @@ class Worker:
             "rows": past.rows,
         }
         diary.write("queued", decision.reason, scores=inputs)
-        if decision.kind != "refresh":
-            self._supersede(decision.trigger)
+        self._supersede(decision)
         competition: Competition | None = None
         try:
             window = build_window(feed.outcomes, feed.offsets, decision.onset_at, self._store, desk.encoder)
@@ -278,10 +277,11 @@ class Worker:
         if found != "undecided":
             self._probation = None
 
-    def _supersede(self, trigger: str) -> None:
-        """End the searches and shadows of another drift, or of the policy's last round."""
+    def _supersede(self, decision: Retrain) -> None:
+        """End the searches and shadows of another drift; a search ends those before it too."""
         for competition in list(self._open):
-            self._give_up(competition, f"superseded by the next retraining ({trigger})")
+            if decision.kind == "search" or decision.trigger != competition.past.trigger:
+                self._give_up(competition, f"superseded by the next retraining ({decision.trigger})")
 
     def _give_up(self, competition: Competition, reason: str) -> None:
         competition.cancel(reason)

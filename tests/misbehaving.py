@@ -42,6 +42,12 @@ class Quick:
         return False
 
 
+class Slow(Quick):
+    """Nothing wrong, and not among the quick ones."""
+
+    quick = False
+
+
 class Looks(Quick):
     """Says which GPUs its process may use."""
 

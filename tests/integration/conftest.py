@@ -93,7 +93,14 @@ class World:
             assert time.monotonic() < deadline, f"it did not happen within {seconds} s\n{words}"
             time.sleep(0.1)
 
-    def promote(self, flipped: bool = False, tampered: bool = False, announce: bool = True, rows: int = 80) -> str:
+    def promote(
+        self,
+        flipped: bool = False,
+        tampered: bool = False,
+        announce: bool = True,
+        rows: int = 80,
+        trigger: str = "",
+    ) -> str:
         """Train, register and announce a champion; a flipped one says the opposite of the truth."""
         encoder = exported_encoder(self.settings.model)
         pairs = [text_and_label(10_000 + i) for i in range(rows)]
@@ -118,7 +125,7 @@ class World:
             key="a stranger's key" if tampered else self.settings.signing_key,
         )
         registry = Registry(self.settings)
-        version = registry.register(Candidacy("linear", bundle, {}, {}))
+        version = registry.register(Candidacy("linear", bundle, {}, {}, {"trigger": trigger}))
         registry.promote(version, "test")
         if not announce:
             return version
