@@ -5,7 +5,7 @@ UV = .uv/bin/uv
 RUN = .venv/bin/
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate test lint unit integration e2e test-compose bench-adaptation bench-throughput bench-scaling images dist sbom clean
+.PHONY: help setup simulate test lint unit integration e2e test-compose bench-adaptation bench-tables bench-detection bench-throughput bench-scaling images dist sbom clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -44,8 +44,18 @@ e2e: setup
 test-compose: setup ## docker-compose.yml run for real, with Docker or Podman; services are killed while it runs
 	$(RUN)python -m pytest tests/compose --capture=no
 
-bench-adaptation: setup ## policies compared in-process on the same streams
-	$(RUN)python -m benchmarks.adaptation $(ARGS)
+bench-adaptation: setup ## policies, detectors and references on the same streams, in-process; ARGS=--full for all
+	$(RUN)driftloop bench adaptation $(ARGS)
+
+bench-tables: setup ## the tables and pictures of docs/adaptation.md measured anew: two hours on one core
+	$(RUN)driftloop bench adaptation --seeds 7 8 9 10 11 --out runs/adaptation/kinds.json \
+	  --systems never periodic:1000 on-drift error:adwin oracle online:softmax iid
+	$(RUN)driftloop bench adaptation --full --scenarios tweets --out runs/adaptation/full.json
+	$(RUN)driftloop bench adaptation --read runs/adaptation/full.json runs/adaptation/kinds.json \
+	  --tables docs/adaptation.md --plots docs/adaptation
+
+bench-detection: setup ## detectors on streams with known drift; accuracy estimated without labels
+	$(RUN)driftloop bench detection $(ARGS)
 
 bench-throughput: setup ## the scorer through Kafka beside the bare scoring loop
 	$(RUN)python -m benchmarks.throughput $(ARGS)

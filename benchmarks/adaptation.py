@@ -1,299 +1,292 @@
-"""Policies compared in-process on the same stream, with the very watch, policies, candidate and gate of the live loop.
+"""What adapting is worth: policies, detectors and references played over streams with known drift, in one table.
 
-Without Kafka and on cached embeddings a stream of 24,000 events takes a minute instead of ten. What is left out: TPOT
-and fine-tuning (the linear head alone competes), and the time model is simple: a retraining's model takes over so many
-seconds after the decision, at the scenario's rate.
+The loop is the live one without Kafka (`benchmarks.loop`), on cached embeddings. Labels come late and as they are sent,
+faults included; what is scored is the truth.
 
-    python -m benchmarks.adaptation --scenarios tweets tweets-stationary --policies never on-drift --seeds 7 8
+    driftloop bench adaptation                                # six kinds of drift, few systems, some minutes
+    driftloop bench adaptation --full --seeds 7 8 9 10 11     # everything, some hours
+    driftloop bench adaptation --csv reviews.csv --text review --label stars --systems never on-drift iid
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import sys
+import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
-import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks import plots, references
 from benchmarks.embeddings import embed
-from driftloop.classifiers.base import Matrix, Predictions
-from driftloop.classifiers.heads import Head
-from driftloop.messages import DriftAlert, Label, Outcome, Prediction
-from driftloop.settings import RetrainSettings, Settings
-from producers.labels import LabelSchedule
+from benchmarks.loop import Loop, Stream
+from benchmarks.references import Cara, Flags, Told, with_detectors
+from benchmarks.tables import BLOCK, Measured, Row, key, make_tables, put_into, read, write
+from driftloop.errors import DriftloopError
+from driftloop.messages import DriftAlert
+from driftloop.settings import Settings
 from producers.scenarios import Scenario, load_scenario
 from retrain.candidates.base import CannotFit
-from retrain.candidates.linear import fit_head, learn
-from retrain.gate import compare
-from retrain.policies import Now, Past, Policy, Retrain, make_policy
-from retrain.window import Window
-from serving.judgement import Truth, judge_alerts
-from stream_processors.drift.watch import DriftWatch
-from stream_processors.joins import outcome as join_one
+from retrain.policies import Never, Policy, make_policy
+from serving.judgement import MAX_DELAY, Truth, judge_alerts
+from stream_processors.drift.detectors import FAMILIES, make_detector
 
 COUNTED_FROM = 2000
-"""Accuracy is taken over the events from here on, as in `summary.json`."""
-DECIDE_EVERY = 8
-"""Labels between two looks of the policy: what the live worker sees in its 0.2 s at 40 events/s."""
-BLOCK = 250
-ENCODER = Path("encoder")
-"""Stands for the encoder's folder: the linear head is fitted without it."""
+"""Accuracy is taken over the events from here on, as in `summary.json`; from half of a shorter stream on."""
+
+KINDS = ("tweets", "tweets-gradual", "tweets-recurring", "tweets-label-shift", "tweets-typos", "tweets-stationary")
+"""Abrupt, gradual, recurring, label shift, covariates only, and the control."""
+OTHERS = ("prior", "topic", "swap", "relabel", "vocabulary", "noise", "liar")
+"""One drift of a kind put into the stationary stream; in the last one an annotator who lies."""
+QUICK = ("never", "periodic:2000", "on-drift", "oracle", "online:softmax", "iid")
+SYSTEMS = (
+    "never", *(f"periodic:{period}" for period in (5000, 2000, 1000, 500, 250, 125)), "on-drift", "cost-aware",
+    *(f"error:{name}" for name in FAMILIES), "oracle", "always-fire", "never-fire", "cara",
+    *(f"online:{name}" for name in references.ONLINE), "iid", "iid-concepts",
+)  # fmt: skip
+"""What a row can be: a policy, a detector alone under the on-drift policy (any `signal:detector`), or a reference."""
+NEED_DRIFTS = frozenset({"oracle", "iid-concepts"})
+"""Systems that are told where the drifts are: left out where nobody knows."""
 
 
-@dataclass
-class Stream:
-    """A scenario with the embeddings of its texts, shape (n, d)."""
+def measure(stream: Stream, system: str, settings: Settings, seconds: float) -> Measured:
+    """Play one stream under one system.
 
-    scenario: Scenario
-    embeddings: Matrix
+    ``seconds`` is the time from a decision to the new model's first prediction, at the scenario's rate.
 
-    def __len__(self) -> int:
-        return len(self.scenario)
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table, and of the JSON file."""
-
-    scenario: str
-    seed: int
-    policy: str
-    accuracy: float
-    """Prequential, from event `COUNTED_FROM` on."""
-    retrainings: int
-    promotions: int
-    detected: int
-    drifts: int
-    mean_delay: float | None
-    """Labelled events, over the detected drifts."""
-    false_alarms: int
-    repeats: int
-    cpu_seconds: float
-    promoted_at: list[int]
-    alerts_at: list[tuple[int, str, str]]
-    """Position, signal and verdict of each alert."""
-
-
-@dataclass
-class Loop:
-    """The loop at work on one stream: scorer, monitor and retraining job in turn, by the clock of the positions."""
-
-    stream: Stream
-    policy: Policy
-    settings: Settings
-    lag: int
-    """Events between a decision and the first prediction of the model that came of it."""
-    alerts: list[DriftAlert] = field(default_factory=list)
-    past: list[Past] = field(default_factory=list)
-    promoted_at: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._watch = DriftWatch(self.settings.monitor.detectors, "bench")
-        self._outcomes: deque[Outcome] = deque(maxlen=self.settings.retrain.window)
-        self._bootstrap = self.settings.retrain.bootstrap
-        self._heads: list[Head] = []
-        self._block: tuple[int, list[str], Matrix] = (0, [], np.zeros((0, 0), dtype=np.float32))
-        self._pending: tuple[int, Head | None, Past] | None = None
-        self._labelled = 0
-        self.correct = np.zeros(len(self.stream), dtype=bool)
-
-    def run(self) -> None:
-        """Play the stream from its first event to its last label."""
-        head, _ = learn(self._window(range(self._bootstrap), 0))
-        self._heads.append(head)
-        schedule = LabelSchedule(len(self.stream), self.stream.scenario.label_delay, self._bootstrap)
-        waiting: dict[int, Prediction] = {}
-        for tick in range(schedule.ticks):
-            self._take_over(tick)
-            if tick < len(self.stream):
-                waiting[tick] = self._predict(tick)
-                self.alerts += self._watch.predicted(waiting[tick])
-            for position in schedule.due(tick):
-                self._label(waiting.pop(position))
-
-    def _predict(self, position: int) -> Prediction:
-        start, labels, probabilities = self._block
-        if not start <= position < start + len(labels):
-            span = slice(position, min(position + BLOCK, len(self.stream)))
-            texts = [row.text for row in self.stream.scenario.sequence[span]]
-            head = self._heads[-1]
-            probabilities = head.predict_proba(texts, self.stream.embeddings[span])
-            labels = [head.classes[i] for i in probabilities.argmax(axis=1)]
-            start = position
-            self._block = (start, labels, probabilities)
-        row = self.stream.scenario.sequence[position]
-        at = position - start
-        return Prediction(
-            event_id=str(position),
-            label=labels[at],
-            probabilities={labels[at]: float(probabilities[at].max())},
-            model_version=str(len(self._heads)),
-            route="",
-            latency_ms=0.0,
-            text=row.text,
-            segment=row.segment,
-            occurred_at=float(position),
-            predicted_at=float(position),
-            position=position,
-            in_sample=position < self._bootstrap,
-        )
-
-    def _label(self, prediction: Prediction) -> None:
-        position = prediction.position
-        row = self.stream.scenario.sequence[position]
-        label = Label(event_id=prediction.event_id, label=row.label, labelled_at=float(position), position=position)
-        outcome = join_one(prediction, label)
-        self.correct[position] = outcome.correct
-        self._outcomes.append(outcome)
-        self._labelled += 1
-        self.alerts += self._watch.labelled(outcome, self._labelled - 1)
-        if self._pending is None and self._labelled % DECIDE_EVERY == 0:
-            decision = self.policy.decide(Now(self._labelled, tuple(self.past)), self.alerts[-200:], self._outcomes)
-            if isinstance(decision, Retrain):
-                self._retrain(decision, position + self.stream.scenario.label_delay)
-
-    def _retrain(self, decision: Retrain, tick: int) -> None:
-        rows = sum(outcome.occurred_at >= decision.onset_at for outcome in self._outcomes)
-        newest = self._outcomes[-1].occurred_at
-        positions = [outcome.position for outcome in self._outcomes]
-        onset = sum(outcome.occurred_at < decision.onset_at for outcome in self._outcomes)
-        window = self._window(positions, 0 if onset == len(positions) else onset)
-        train, held = window.hold_out(self.settings.retrain.holdout)
-        head: Head | None = None
-        try:
-            challenger, old_weight = learn(train)
-        except CannotFit:
-            pass
-        else:
-            chosen = self.settings.retrain
-            said = [_answers(one, held) for one in (self._heads[-1], challenger)]
-            if compare(held.labels, said[0], said[1], confidence=chosen.confidence, seed=chosen.seed).better:
-                head = fit_head(window, old_weight)
-        past = Past(self._labelled, decision.onset_at, rows, newest, decision.trigger, head is not None)
-        self._pending = (tick + self.lag, head, past)
-
-    def _take_over(self, tick: int) -> None:
-        if self._pending is not None and tick >= self._pending[0]:
-            _, head, past = self._pending
-            self._pending = None
-            self.past.append(past)
-            if head is not None:
-                self._heads.append(head)
-                self._block = (0, [], self._block[2])
-                self.promoted_at.append(tick)
-
-    def _window(self, positions: Sequence[int], onset: int) -> Window:
-        rows = [self.stream.scenario.sequence[position] for position in positions]
-        return Window(
-            event_ids=tuple(map(str, positions)),
-            texts=tuple(row.text for row in rows),
-            labels=tuple(row.label for row in rows),
-            embeddings=self.stream.embeddings[list(positions)],
-            encoder=ENCODER,
-            onset=onset,
-        )
-
-
-def _answers(head: Head, rows: Window) -> Predictions:
-    return Predictions(head.classes, head.predict_proba(rows.texts, rows.embeddings), rows.embeddings, "head", 0.0)
-
-
-def measure(stream: Stream, policy: str, settings: Settings, seconds: float) -> Row:
-    """Run one policy over one stream."""
-    scenario = stream.scenario
-    loop = Loop(stream, make_policy(settings.retrain), settings, round(seconds * min(scenario.rate, 1000.0)))
+    Raises:
+        DriftloopError: no such system, or a first model that cannot be fitted.
+    """
+    settings = _fitting(settings, stream.scenario)
     began = time.process_time()
     with threadpool_limits(1):  # as the sandbox of the live loop does
+        if system.startswith("online:"):
+            row = _measure_online(stream, system, settings)
+            cpu = {"watch": 0.0, "retrain": time.process_time() - began}
+        elif system in ("iid", "iid-concepts"):
+            borders = stream.scenario.drifts if system == "iid-concepts" else ()
+            correct = references.cross_validate(stream, settings.retrain.seed, borders)
+            row = _row(stream, system, correct, settings, fits=references.FOLDS)
+            cpu = {"watch": 0.0, "retrain": time.process_time() - began}
+        else:
+            row, cpu = _measure_loop(stream, system, settings, seconds)
+    cpu = {name: round(spent, 2) for name, spent in {**cpu, "whole": time.process_time() - began}.items()}
+    return Measured(row, cpu)
+
+
+def _fitting(settings: Settings, scenario: Scenario) -> Settings:
+    """On a short stream the first model learns from a quarter of it at most."""
+    bootstrap = scenario.bootstrap or min(settings.retrain.bootstrap, max(1, len(scenario) // 4))
+    return msgspec.structs.replace(settings, retrain=msgspec.structs.replace(settings.retrain, bootstrap=bootstrap))
+
+
+def _measure_online(stream: Stream, system: str, settings: Settings) -> Row:
+    name = system.partition(":")[2]
+    if name not in references.ONLINE:
+        raise DriftloopError(f"There is no online learner {name!r}: choose one of {', '.join(references.ONLINE)}.")
+    retrain = settings.retrain
+    correct, learnt = references.learn_online(stream, name, retrain.bootstrap, retrain.seed)
+    return _row(stream, system, correct, settings, fits=learnt)
+
+
+def _measure_loop(stream: Stream, system: str, settings: Settings, seconds: float) -> tuple[Row, dict[str, float]]:
+    lag = round(seconds * min(stream.scenario.rate, 1000.0))
+    began = time.process_time()
+    policy, settings = _system(stream, system, settings, lag)
+    chosen = time.process_time() - began
+    loop = Loop(stream, policy, settings, lag)
+    try:
         loop.run()
-    cpu = time.process_time() - began
-    truth = Truth(scenario.name, scenario.drifts, True, settings.retrain.bootstrap)
-    drifts, judged = judge_alerts(loop.alerts, truth, range(len(stream)))
-    delays = [drift.delay for drift in drifts if drift.delay is not None]
-    start = min(COUNTED_FROM, len(stream) // 2)
+    except CannotFit as error:
+        raise DriftloopError(
+            f"The first model of {stream.scenario.name} cannot be fitted on {settings.retrain.bootstrap} events "
+            f"({error}): set `bootstrap` in the scenario higher."
+        ) from error
+    alerts: Sequence[DriftAlert] | None = loop.alerts if settings.monitor.detectors else None
+    if isinstance(policy, Told) and system != "oracle":
+        alerts = policy.alerts
+    return _row(stream, system, loop.correct, settings, alerts, loop), {
+        "watch": loop.cpu["watch"],
+        "retrain": loop.cpu["retrain"] + chosen,
+    }
+
+
+def _system(stream: Stream, system: str, settings: Settings, lag: int) -> tuple[Policy, Settings]:
+    """The policy that a name stands for, and the settings with its detectors."""
+    word, _, rest = system.partition(":")
+    on_drift = make_policy(msgspec.structs.replace(settings.retrain, policy="on-drift"))
+    quiet = with_detectors(settings)
+    told = {
+        "oracle": references.oracle_alerts(stream.scenario),
+        "always-fire": references.dummy_alerts(stream.scenario, settings.retrain.bootstrap),
+        "never-fire": (),
+    }
+    if system == "never":
+        return Never(), settings
+    if system in ("on-drift", "cost-aware"):
+        return make_policy(msgspec.structs.replace(settings.retrain, policy=word)), settings
+    if word == "periodic" and rest.isdigit() and int(rest) > 0:
+        return make_policy(msgspec.structs.replace(settings.retrain, policy=word, period=int(rest))), quiet
+    if system in told:
+        return Told(on_drift, told[system]), quiet
+    if system == "cara":
+        rows = _counted_from(stream, settings)
+        return Cara(references.choose_threshold(stream, settings, lag, rows)), quiet
+    if word in ("error", "confidence", "mix") or system.startswith("fused"):
+        if not system.startswith("fused"):
+            make_detector(system)
+        return on_drift, with_detectors(settings, system)
+    raise DriftloopError(
+        f"There is no system {system!r}: choose of {', '.join(SYSTEMS)}, periodic:EVENTS, or a detector such as "
+        "error:adwin?delta=0.01."
+    )
+
+
+def _counted_from(stream: Stream, settings: Settings) -> int:
+    return max(min(COUNTED_FROM, len(stream) // 2), settings.retrain.bootstrap)
+
+
+def _row(
+    stream: Stream, system: str, correct: Flags, settings: Settings,
+    alerts: Sequence[DriftAlert] | None = None, loop: Loop | None = None, fits: int = 0,
+) -> Row:  # fmt: skip
+    scenario, start = stream.scenario, _counted_from(stream, settings)
+    known = scenario.drifts_known
+    truth = Truth(scenario.name, scenario.drifts, known, settings.retrain.bootstrap)
+    found, judged = judge_alerts(alerts or (), truth, range(len(stream)))
+    ends = [*scenario.drifts[1:], len(stream)][: len(scenario.drifts)]
+    busy = sum(min(end - at, MAX_DELAY) for at, end in zip(scenario.drifts, ends, strict=True))
+    past = loop.past if loop else []
+    refreshes = sum(one.kind == "refresh" for one in past)
+    watched = alerts is not None and known
     return Row(
         scenario=scenario.name,
         seed=scenario.seed,
-        policy=policy,
-        accuracy=round(float(loop.correct[start:].mean()), 4),
-        retrainings=len(loop.past),
-        promotions=len(loop.promoted_at),
-        detected=len(delays),
-        drifts=len(drifts),
-        mean_delay=round(float(np.mean(delays)), 1) if delays else None,
-        false_alarms=sum(alert.verdict == "false alarm" for alert in judged),
-        repeats=sum(alert.verdict == "repeat" for alert in judged),
-        cpu_seconds=round(cpu, 1),
-        promoted_at=loop.promoted_at,
-        alerts_at=[(alert.position, alert.signal, alert.verdict) for alert in judged],
+        system=system,
+        events=len(stream),
+        counted_from=start,
+        accuracy=round(float(correct[start:].mean()), 4),
+        blocks=[round(float(correct[at : at + BLOCK].mean()), 4) for at in range(0, len(correct), BLOCK)],
+        retrainings=len(past) - refreshes,
+        refreshes=refreshes,
+        fits=len(past) if loop else fits,
+        swaps=len(loop.promoted) - 1 if loop else 0,
+        rollbacks=len(loop.rollbacks) if loop else 0,
+        drifts=list(scenario.drifts) if known else None,
+        detected=sum(one.delay is not None for one in found) if watched else None,
+        delays=[one.delay for one in found if one.delay is not None] if watched else [],
+        false_alarms=sum(one.verdict == "false alarm" for one in judged) if watched else None,
+        repeats=sum(one.verdict == "repeat" for one in judged) if watched else None,
+        quiet_events=max(0, len(stream) - settings.retrain.bootstrap - busy),
+        alerts=[(one.position, one.signal, one.verdict) for one in judged],
+        swapped_at=[at for at, _ in loop.promoted[1:]] if loop else [],
     )
 
 
-def measure_all(options: argparse.Namespace) -> Iterator[Row]:
-    """One row for each scenario, seed and policy, in this order."""
-    for name in options.scenarios:
-        for seed in options.seeds:
-            scenario = load_scenario(name, seed=seed)
-            stream = Stream(scenario, embed([row.text for row in scenario.sequence], Settings().model))
-            for policy in options.policies:
-                word, _, period = policy.partition(":")
-                chosen = msgspec.convert({"policy": word, "period": int(period or 2000)}, RetrainSettings)
-                yield measure(stream, policy, Settings(retrain=chosen), options.seconds)
+def streams(options: argparse.Namespace, settings: Settings) -> Iterator[Stream]:
+    """Each scenario with each seed, its texts embedded."""
+    with tempfile.TemporaryDirectory() as folder:
+        names = [_own(options, Path(folder))] if options.csv else options.scenarios
+        for name, seed in itertools.product(names, options.seeds):
+            scenario = load_scenario(str(name), seed=seed)
+            yield Stream(scenario, embed([row.text for row in scenario.sequence], settings.model))
 
 
-def main() -> int:
-    """Print one table, and write the rows as JSON."""
-    parser = argparse.ArgumentParser(prog="benchmarks.adaptation", description=__doc__.split("\n")[0])
-    parser.add_argument("--scenarios", nargs="+", default=["tweets", "tweets-stationary"], metavar="NAME")
-    parser.add_argument(
-        "--policies",
-        nargs="+",
-        default=["never", "periodic:2000", "periodic:1000", "on-drift", "cost-aware"],
-        metavar="POLICY",
-        help="never, periodic:PERIOD, on-drift, cost-aware",
+def _own(options: argparse.Namespace, folder: Path) -> Path:
+    """A scenario file for a CSV file: its rows as they stand."""
+    text = {"path": str(options.csv.resolve()), "text": options.text, "label": options.label}
+    if options.segment:
+        text["segment"] = options.segment
+    lines = [f"label_delay = {options.label_delay}"]
+    lines += [f"drifts = {json.dumps(options.drifts)}"] if options.drifts is not None else []
+    lines += ["[dataset]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in text.items())]
+    path = folder / f"{options.csv.name.split('.')[0] or 'csv'}.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one sentence, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise DriftloopError(f"{message}; see `{self.prog} --help`.")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, with the lists that stand for `--full` and for nothing said."""
+    parser = _Parser(
+        prog="driftloop bench adaptation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="built-in names or TOML files")
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help=f"of {', '.join(SYSTEMS)}, or signal:detector")
+    parser.add_argument("--full", action="store_true", help="all systems; without --scenarios all built-in ones too")
     parser.add_argument("--seeds", nargs="+", type=int, default=[7], metavar="N")
+    parser.add_argument("--seconds", type=float, default=2.0, help="from a decision to the new model (default: 2)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="a CSV file of your own, its rows as they stand")
+    parser.add_argument("--text", default="text", metavar="COLUMN")
+    parser.add_argument("--label", default="label", metavar="COLUMN")
+    parser.add_argument("--segment", default="", metavar="COLUMN")
+    parser.add_argument("--label-delay", type=int, default=200, metavar="EVENTS", help="with --csv (default: 200)")
+    parser.add_argument("--drifts", nargs="*", type=int, metavar="POSITION", help="with --csv: where they are known")
+    parser.add_argument("--cpu", action="store_true", help="print the columns of CPU seconds too")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON, after each one")
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="from a decision to the new model's first prediction"
+        "--read", nargs="+", type=Path, default=[], metavar="FILE", help="measure nothing: rows of such files"
     )
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    options = parser.parse_args()
-    line = "{:<18} {:>4} {:<14} {:>8} {:>11} {:>8} {:>9} {:>7} {:>6} {:>8} {:>6}"
-    heads = (
-        "scenario",
-        "seed",
-        "policy",
-        "accuracy",
-        "retrainings",
-        "promoted",
-        "detected",
-        "delay",
-        "false",
-        "repeats",
-    )
-    print(line.format(*heads, "cpu s"))
-    rows = []
-    for row in measure_all(options):
-        rows.append(row)
-        found = f"{row.detected}/{row.drifts}"
-        delay = "-" if row.mean_delay is None else f"{row.mean_delay:.0f}"
-        shown = (
-            row.scenario,
-            row.seed,
-            row.policy,
-            f"{row.accuracy:.4f}",
-            row.retrainings,
-            row.promotions,
-            found,
-            delay,
-        )
-        print(line.format(*shown, row.false_alarms, row.repeats, row.cpu_seconds), flush=True)
-    if options.out is not None:
-        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw accuracy over time and the frontier, as SVG")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="put the tables between a page's table marks")
+    options = parser.parse_args(argv)
+    if not options.scenarios:
+        options.scenarios = [*KINDS, *(f"tweets-{name}" for name in OTHERS if options.full)]
+    options.systems = options.systems or list(SYSTEMS if options.full else QUICK)
+    return options
+
+
+def measure_all(options: argparse.Namespace) -> Iterator[Measured]:
+    """A row for each stream and system, in this order."""
+    settings = Settings()
+    for stream in streams(options, settings):
+        for system in options.systems:
+            if system not in NEED_DRIFTS or stream.scenario.drifts_known:
+                yield measure(stream, system, settings, options.seconds)
+
+
+def run(argv: Sequence[str] | None = None) -> list[Measured]:
+    """Measure (or read), print a table for each scenario and a summary, write what was asked for.
+
+    Raises:
+        DriftloopError: a scenario, a system, a file or an option does not fit.
+    """
+    options = parse(argv)
+    measured = list({key(one.row): one for path in options.read for one in read(path)}.values())
+    for one in () if options.read else measure_all(options):
+        row = one.row
+        measured.append(one)
+        sys.stderr.write(f"{row.scenario} {row.seed} {row.system}: {row.accuracy:.4f}, {one.cpu['whole']:.0f} s\n")
+        if options.out is not None:
+            write(options.out, measured)
+    tables = make_tables(measured, cpu=options.cpu)
+    print("\n\n".join(tables.values()))
+    if options.tables is not None:
+        put_into(options.tables, tables)
+    if options.plots is not None:
+        plots.draw([one.row for one in measured], options.plots)
+    return measured
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, and say in one sentence what does not fit."""
+    try:
+        run(argv)
+    except DriftloopError as error:
+        print(f"driftloop: {error}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

@@ -11,31 +11,34 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.detection_corpora import LIMIT, corpus_scenario
+from benchmarks.detection_rows import Blocks
 from benchmarks.embeddings import embed
 from driftloop.classifiers.base import Matrix
 from driftloop.messages import DriftAlert, Label, Outcome, Prediction
 from driftloop.settings import Settings
-from producers.scenarios import Row, Scenario, load_scenario
-from stream_processors.drift.estimate import Block
+from producers.scenarios import Injection, Row, load_scenario
 from stream_processors.joins import outcome as join_one
 
 TRAINED = 500
 ROUNDS = (90, 400)
 """Labelled events since the onset after which the head is fitted anew, as the on-drift policy's rounds do."""
-SWAP = "label-swap"
-"""`tweets-stationary` with the two most frequent classes exchanged from its middle on: P(y|x) alone moves."""
+STATIONARY = "tweets-stationary"
 TEXT_SCENARIOS = (
     "tweets",
     "tweets-gradual",
     "tweets-recurring",
     "tweets-label-shift",
+    "tweets-prior",
+    "tweets-swap",
+    "tweets-relabel",
+    "tweets-topic",
+    "tweets-vocabulary",
+    "tweets-noise",
     "tweets-typos",
-    "tweets-stationary",
-    SWAP,
 )
-
-Blocks = list[tuple[Block, bool]]
-"""Blocks with both accuracies, and whether a drift began within them or in the 500 events before."""
+KINDS = {"prior": "label", "label-swap": "concept"}
+"""Kind of injection to kind of drift; all others move the texts and are covariate."""
 
 
 @dataclass
@@ -46,8 +49,29 @@ class TextStream:
     embeddings: Matrix
     drifts: tuple[int, ...]
     delay: int
-    moved: dict[int, set[str]]
-    """For each drift the segments or classes of which one has to be named; empty where neither moved."""
+    moved: dict[int, Moved]
+    """By drift; the end of an injection moves back what its onset moved."""
+    event_ids: Sequence[str]
+    """Other ones for each seed: they break ties, so with the same ones the seeds would not be independent."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What truly moved at a drift: the names one of which has to be among the first three, and the kind of drift."""
+
+    classes_and_segments: frozenset[str]
+    words: frozenset[str]
+    kind: str
+
+    @classmethod
+    def of(cls, injection: Injection) -> Moved:
+        """Of a prior shift only the class whose share moved most counts: all are in the injection's list."""
+        classes = injection.classes[:1] if injection.kind == "prior" else injection.classes
+        return cls(
+            frozenset([*classes, *injection.segments]),
+            frozenset([*injection.words, *injection.replacements]),
+            KINDS.get(injection.kind, "covariate"),
+        )
 
 
 @dataclass
@@ -60,39 +84,45 @@ class Played:
     seconds: float = 0.0
     """CPU time of the detector."""
 
-    def top3(self, max_delay: int) -> list[bool]:
-        """For each drift that was detected and moved a segment or class: whether it is among the first three."""
-        found = []
+    def explained(self, max_delay: int) -> tuple[list[bool], list[bool]]:
+        """For each detected drift whether what moved is among the first three of its sort; whether the kind is right.
+
+        Where the injection moved no class or segment the words count; where no words either, only the kind does.
+        """
+        top, kinds = [], []
         bounds = [*self.stream.drifts[1:], len(self.stream.rows)][: len(self.stream.drifts)]
         for drift, end in zip(self.stream.drifts, bounds, strict=True):
             first = next((one for one in self.alerts if drift <= one.position < min(end, drift + max_delay)), None)
-            ranked = first.evidence.get("moved", []) if first else []
-            if ranked and self.stream.moved.get(drift):
-                names = [one["name"] for one in ranked if one["what"] != "word"]
-                found.append(bool(self.stream.moved[drift] & set(names[:3])))
-        return found
+            if first is None or drift not in self.stream.moved or "moved" not in first.evidence:
+                continue
+            moved = self.stream.moved[drift]
+            kinds.append(first.kind == moved.kind)
+            sought = moved.classes_and_segments or moved.words
+            ranked = first.evidence.get("moved", [])
+            names = [one["name"] for one in ranked if (one["what"] == "word") == (not moved.classes_and_segments)]
+            if sought:
+                top.append(bool(sought & set(names[:3])))
+        return top, kinds
 
 
 def text_stream(name: str, seed: int) -> TextStream:
-    """A scenario by its name or TOML file, or `SWAP`."""
-    if name == SWAP:
-        return _swapped(load_scenario("tweets-stationary", seed=seed))
-    scenario = load_scenario(name, seed=seed)
-    moved: dict[int, set[str]] = {}
-    rows = scenario.sequence
-    named = {segment for segment, _, _ in scenario.segments}
-    for number, drift in enumerate(scenario.drifts):
-        end = [*scenario.drifts[1:], len(rows)][number]
-        start = [0, *scenario.drifts][number]
-        moved[drift] = _moved(rows[start:drift], rows[drift:end])
+    """A scenario by its name or TOML file, or ``corpus/drift`` (`benchmarks.detection_corpora`)."""
+    corpus = "/" in name and not name.endswith(".toml")
+    scenario = corpus_scenario(name, seed) if corpus else load_scenario(name, seed=seed)
+    rows = scenario.sequence[:LIMIT] if corpus else scenario.sequence
     if "label-shift" in name:  # its segments are the parts of the stream, which gives the drift away
         rows = tuple(row._replace(segment="") for row in rows)
-        moved = {drift: names - named for drift, names in moved.items()}
-    return TextStream(rows, _embedded(rows), scenario.drifts, scenario.label_delay, moved)
+    moved = {}
+    for one in scenario.injected:
+        moved[one.onset] = Moved.of(one)
+        if one.end is not None:
+            moved[one.end] = Moved.of(one)
+    embeddings = embed([row.text for row in rows], Settings().model)
+    return TextStream(rows, embeddings, scenario.drifts, scenario.label_delay, moved, scenario.event_ids)
 
 
-def play(stream: TextStream, watch: Any) -> Played:
-    """Predict, label late, fit anew after each alert."""
+def play(stream: TextStream, watch: Any, fits: bool = True) -> Played:
+    """Predict, label late, and, with ``fits``, fit anew after each alert."""
     played = Played(stream)
     head = _fit(stream, range(TRAINED))
     version, offset = 1, 0
@@ -120,7 +150,7 @@ def play(stream: TextStream, watch: Any) -> Played:
             offset += 1
         if alerts:
             played.alerts += alerts
-            onset_at, rounds = alerts[-1].onset_at, deque(ROUNDS)
+            onset_at, rounds = alerts[-1].onset_at, deque(ROUNDS if fits else ())
         if rounds:
             fresh = [outcome.position for outcome in history if outcome.occurred_at >= onset_at]
             if len(fresh) >= rounds[0] and len({stream.rows[i].label for i in fresh}) > 1:
@@ -144,7 +174,7 @@ def _predict(stream: TextStream, head: LogisticRegression, position: int, versio
     share /= share.sum()
     row = stream.rows[position]
     return Prediction(
-        event_id=str(position),
+        event_id=stream.event_ids[position],
         label=str(head.classes_[share.argmax()]),
         probabilities={str(name): float(p) for name, p in zip(head.classes_, share, strict=True)},
         model_version=str(version),
@@ -156,33 +186,3 @@ def _predict(stream: TextStream, head: LogisticRegression, position: int, versio
         predicted_at=float(position),
         position=position,
     )
-
-
-def _embedded(rows: Sequence[Row]) -> Matrix:
-    return embed([row.text for row in rows], Settings().model)
-
-
-def _swapped(scenario: Scenario) -> TextStream:
-    counts = {name: sum(row.label == name for row in scenario.sequence) for name in scenario.labels}
-    one, other = sorted(counts, key=lambda name: -counts[name])[:2]
-    middle = len(scenario) // 2
-    turn = {one: other, other: one}
-    rows = [
-        row._replace(label=turn.get(row.label, row.label)) if i >= middle else row
-        for i, row in enumerate(scenario.sequence)
-    ]
-    return TextStream(rows, _embedded(rows), (middle,), scenario.label_delay, {middle: {one, other}})
-
-
-def _moved(before: Sequence[Row], after: Sequence[Row]) -> set[str]:
-    """The segment and the class whose shares truly moved most."""
-    names = set()
-    for attribute in ("segment", "label"):
-        gaps = {}
-        for name in sorted({getattr(row, attribute) for row in [*before, *after]}):
-            old, new = (sum(getattr(row, attribute) == name for row in side) / len(side) for side in (before, after))
-            gaps[name] = abs(new - old)
-        best = max(gaps, key=lambda name: gaps[name])
-        if gaps[best] > 0.1:
-            names.add(best)
-    return names

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from river import feature_extraction, forest, linear_model, naive_bayes, optim, tree
 from sklearn.model_selection import KFold
 
-from benchmarks.loop import Loop, Model, Stream
+from benchmarks.loop import Loop, Stream
 from driftloop.messages import DriftAlert, Outcome
 from driftloop.settings import MonitorSettings, Settings
 from producers.labels import LabelSchedule
 from producers.scenarios import Scenario
 from retrain.candidates.linear import fit_head
-from retrain.policies import ALWAYS, Now, Policy, Retrain, Wait
+from retrain.policies import ALWAYS, Never, Now, Policy, Retrain, Wait
 
 DUMMY_EVERY = 100
 """Labelled events between two alerts of the dummy that always fires."""
@@ -40,7 +41,7 @@ class Told:
 
     base: Policy
     alerts: tuple[DriftAlert, ...]
-    name: str = "told"
+    name = "told"
 
     def decide(self, now: Now, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
         """Ask the policy inside."""
@@ -102,35 +103,35 @@ def choose_threshold(stream: Stream, settings: Settings, lag: int, rows: int) ->
     """The threshold of the least total cost on the first ``rows`` events.
 
     A wrong prediction costs ``cost_of_error`` and a retraining its seconds times ``cost_of_second``, the settings that
-    the cost-aware policy weighs too. The thresholds tried are powers of 2, and infinity, which is never to retrain.
+    the cost-aware policy weighs too. The thresholds tried are the powers of 2 from 8 on that the first model's wrong
+    predictions on the prefix reach: a higher one would not have been tried by it.
     """
     prefix = Stream(_cut(stream.scenario, rows), stream.embeddings[:rows])
     chosen = settings.retrain
     seconds = lag / min(stream.scenario.rate, 1000.0)
-    quiet = _with_detectors(settings)
-    costs: dict[float, float] = {}
-    for threshold in (math.inf, *(2.0**power for power in range(int(math.log2(max(2, rows))), 2, -1))):
-        loop = Loop(prefix, Cara(threshold), quiet, lag)
+    quiet = with_detectors(settings)
+
+    def play(policy: Policy) -> Loop:
+        loop = Loop(prefix, policy, quiet, lag)
         loop.run()
+        return loop
+
+    highest = int(math.log2(max(8, (~play(Never()).correct[chosen.bootstrap :]).sum())))
+    costs: dict[float, float] = {}
+    for threshold in (2.0**power for power in range(highest, 2, -1)):
+        loop = play(Cara(threshold))
         wrong = float((~loop.correct).sum()) * chosen.cost_of_error
         costs[threshold] = wrong + len(loop.past) * seconds * chosen.cost_of_second
     return min(costs, key=lambda threshold: costs[threshold])  # the highest, where several cost the same
 
 
 def _cut(scenario: Scenario, rows: int) -> Scenario:
-    from dataclasses import replace
-
     return replace(scenario, sequence=scenario.sequence[:rows], annotations=scenario.annotations[:rows])
 
 
-def _with_detectors(settings: Settings, *lines: str) -> Settings:
-    import msgspec
-
+def with_detectors(settings: Settings, *lines: str) -> Settings:
+    """The settings with other detectors; without any, nothing is watched."""
     return msgspec.structs.replace(settings, monitor=MonitorSettings(detectors=lines))
-
-
-def _softmax() -> Any:
-    return linear_model.SoftmaxRegression(optim.SGD(1.0))
 
 
 ONLINE: dict[str, Callable[[int], Any]] = {
@@ -139,5 +140,53 @@ ONLINE: dict[str, Callable[[int], Any]] = {
     "random-forest": lambda seed: forest.ARFClassifier(seed=seed),
     "naive-bayes": lambda seed: feature_extraction.BagOfWords(lowercase=True) | naive_bayes.MultinomialNB(),
 }
-"""River's learners by name; the last one reads words, the others embeddings."""
+"""River's learners by name, at their defaults but for the softmax head's learning rate (unit-length embeddings need a
+higher one than 0.01). The last reads words, the others embeddings."""
 READS_WORDS = frozenset({"naive-bayes"})
+
+
+def learn_online(stream: Stream, name: str, bootstrap: int, seed: int) -> tuple[Flags, int]:
+    """Whether each event was predicted right, shape (n,), and how many labels were learnt.
+
+    Labels are those that are sent, at the time when they are: those of the first ``bootstrap`` events at once. Answers
+    are compared with the truth.
+    """
+    model = ONLINE[name](seed)
+    rows, said = stream.scenario.sequence, stream.scenario.annotations
+    schedule = LabelSchedule(len(stream), stream.scenario.label_delay, bootstrap)
+    correct = np.zeros(len(stream), dtype=bool)
+    waiting: dict[int, Any] = {}
+    learnt = 0
+    for tick in range(schedule.ticks):
+        if tick < len(stream):
+            x = rows[tick].text if name in READS_WORDS else dict(enumerate(stream.embeddings[tick].tolist()))
+            waiting[tick] = x
+            correct[tick] = model.predict_one(x) == rows[tick].label
+        for position in schedule.due(tick):
+            label = said[position].label if said else rows[position].label
+            x = waiting.pop(position)
+            if label is not None:
+                model.learn_one(x, label)
+                learnt += 1
+    return correct, learnt
+
+
+def cross_validate(stream: Stream, seed: int, borders: Sequence[int] = ()) -> Flags:
+    """Whether each event is predicted right by a head fitted on the other folds, shape (n,); true labels throughout.
+
+    With ``borders`` each part between two of them has a head of its own: where texts change their label, a single one
+    for all the data cannot know which holds.
+    """
+    correct = np.zeros(len(stream), dtype=bool)
+    for start, end in pairwise([0, *borders, len(stream)]):
+        if end - start < FOLDS:
+            continue
+        for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(np.arange(end - start)):
+            rows, held = stream.window((train + start).tolist()), stream.window((test + start).tolist())
+            if len(rows.classes) < 2:
+                correct[test + start] = np.asarray(held.labels) == rows.labels[0]
+                continue
+            head = fit_head(rows, 1.0, seed)
+            best = head.predict_proba(held.texts, held.embeddings).argmax(axis=1)
+            correct[test + start] = np.asarray(head.classes)[best] == np.asarray(held.labels)
+    return correct

@@ -1,7 +1,7 @@
 """The command line: every verb of driftloop, wired to the room that does the work.
 
-This module and `cli_simulate` are the only ones of the kernel that know the rooms. Each room is imported where it is
-needed, so `--help` is quick.
+This module, `cli_simulate` and `cli_cases` are the only ones of the kernel that know the rooms. Each room is imported
+where it is needed, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -178,6 +178,20 @@ def _watch(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _cases(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_cases
+
+    return cli_cases.VERBS[arguments.verb](arguments)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    sys.argv = [f"driftloop bench {arguments.benchmark}", *arguments.rest]
+    status: int = import_module(f"benchmarks.{arguments.benchmark}").main()
+    return status
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from driftloop import settings as tree
     from driftloop.lifecycle import doctor
@@ -210,6 +224,13 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": _serve,
     "topics": _topics,
     "watch": _watch,
+    "case": _cases,
+    "models": _cases,
+    "approve": _cases,
+    "reject": _cases,
+    "rollback": _cases,
+    "ask": _cases,
+    "bench": _bench,
     "doctor": _doctor,
 }
 

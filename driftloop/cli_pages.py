@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import NoReturn
+
+from driftloop import cli_case_pages
 
 TOPICS = (
     "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "retraining", "dead-letters",
 )  # fmt: skip
+
+BENCHMARKS = ("adaptation", "detection", "throughput", "scaling")
 
 EXIT_CODES = """
 exit codes
@@ -192,6 +197,23 @@ examples
   driftloop watch retraining --json | jq .state        for programs
 """
 
+BENCH = """\
+Runs one of the benchmarks and prints its table. `adaptation` plays policies, detectors and references over streams
+with known drift, and `detection` scores the detectors: both in this process, without Kafka. `throughput` and `scaling`
+start a stack of their own. What stands after the name goes to the benchmark; `--help` there shows what it takes.
+
+reads   the scenarios' data; a CSV file of your own
+writes  what is asked for with the benchmark's own options; embeddings to the user cache
+"""
+
+BENCH_MORE = """
+examples
+  driftloop bench adaptation                                 six kinds of drift, few systems
+  driftloop bench adaptation --full --seeds 7 8 9 10 11      all scenarios and systems
+  driftloop bench adaptation --csv reviews.csv --text review --label stars
+  driftloop bench detection --help
+"""
+
 DOCTOR = """\
 Looks at everything `driftloop simulate` needs on this machine - Python, packages, Java, Kafka's jars, Valkey, the
 encoder, disk, memory, cores, ports - and says for what is missing how to get it. Where DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS
@@ -260,6 +282,19 @@ def build() -> argparse.ArgumentParser:
     verb.add_argument("--max", metavar="N", type=_count, help="end after N messages")
     verb.add_argument("--json", action="store_true", help="one JSON object on each line")
     _run(verb)
+
+    cli_case_pages.add(partial(_verb, verbs, stack=stack), _run)
+
+    verb = _verb(
+        verbs,
+        "bench",
+        "measure: adaptation, detection, throughput, scaling",
+        BENCH,
+        BENCH_MORE,
+        _Parser(add_help=False),
+    )
+    verb.add_argument("benchmark", metavar="NAME", choices=BENCHMARKS, help=f"one of {', '.join(BENCHMARKS)}")
+    verb.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own options")
 
     verb = _verb(verbs, "doctor", "say what is missing and how to get it", DOCTOR, DOCTOR_MORE, stack)
     verb.add_argument("--settings", action="store_true", help="show all settings instead")

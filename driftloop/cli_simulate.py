@@ -47,8 +47,8 @@ def simulate(arguments: argparse.Namespace) -> int:
     if Path(settings.work) == root.absolute() / WORK:  # what a killed session left there is of no use to this one
         shutil.rmtree(settings.work, ignore_errors=True)
     Path(settings.work).mkdir(parents=True, exist_ok=True)
-    known = _drifts_known(record.scenario)
-    truth = Truth(scenario.name, tuple(p for p in scenario.drifts if p < events), known, warm_up)
+    positions = tuple(position for position in scenario.drifts if position < events)
+    truth = Truth(scenario.name, positions, scenario.drifts_known, warm_up)
     plan = simulation.Plan(
         scenario=record.scenario,
         events=events,
@@ -138,12 +138,6 @@ def _which_stack(arguments: argparse.Namespace) -> Literal["embedded", "own"]:
         lacking = " and ".join(name for name in names if name not in own)
         raise DriftloopError(f"A stack of your own needs {lacking} too: set all three, or pass --stack embedded.")
     return "own"
-
-
-def _drifts_known(name: str) -> bool:
-    """Whether the scenario's file says where the drifts are, be it nowhere."""
-    spec, _ = read_spec(name)
-    return spec.drifts is not None or bool(spec.order or spec.mix or spec.label_mix or spec.typos)
 
 
 def _fit(settings: Settings, scenario: Scenario, record: runs.Record, root: Path) -> tuple[Settings, int, int]:

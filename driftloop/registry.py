@@ -110,18 +110,19 @@ class Registry:
 
     def reject(self, version: str, reason: str) -> None:
         """Mark a version as rejected; it is kept, with its reason."""
-        self._mark(version, "rejected", reason)
+        self.mark(version, "rejected", reason)
 
     def wait(self, version: str, reason: str) -> None:
         """Mark a version as one that waits for a person's word."""
-        self._mark(version, "waiting", reason)
+        self.mark(version, "waiting", reason)
 
     def promote(self, version: str, reason: str) -> None:
         """Point the alias `champion` at ``version``; servers with webhooks tell their subscribers."""
-        self._mark(version, "promoted", reason)
+        self.mark(version, "promoted", reason)
         self.client.set_registered_model_alias(self._name, CHAMPION, version)
 
-    def _mark(self, version: str, verdict: str, reason: str) -> None:
+    def mark(self, version: str, verdict: str, reason: str) -> None:
+        """Write on a version what became of it: promoted, rejected, waiting or rolled-back."""
         self.client.set_model_version_tag(self._name, version, "verdict", verdict)
         self.client.set_model_version_tag(self._name, version, "reason", reason[:5000])
         self.client.update_model_version(self._name, version, description=reason[:5000])

@@ -134,9 +134,9 @@ def unfinished(settings: Settings) -> list[Retraining]:
 
 
 def _finished(settings: Settings) -> list[Past]:
-    """The retrainings that the topic `retraining` says are finished, oldest first."""
+    """The retrainings that the topic `retraining` says are finished, in the order in which they began."""
     done = [message for message in _history(settings) if message.state == "finished" and "past" in message.scores]
-    return [msgspec.convert(message.scores["past"], Past) for message in done]
+    return sorted((msgspec.convert(message.scores["past"], Past) for message in done), key=lambda past: past.labelled)
 
 
 def _history(settings: Settings) -> list[Retraining]:

@@ -40,7 +40,7 @@ def restore(
         DriftloopError: there is no such version, it cannot be fetched, or its model is in office already.
         BundleError: the bundle was altered, or is not signed with this stream's key.
     """
-    registry, settings = promotions.registry, promotions._settings
+    registry, settings = promotions.registry, promotions.settings
     known = {str(one.version): one for one in registry.versions()}
     old, champion = _of(known, version), known.get(registry.champion() or "")
     if champion is not None and champion.tags.get("digest") == old.tags.get("digest"):
@@ -54,7 +54,7 @@ def restore(
         tags = {**kept, "trigger": trigger, "restores": original, "reason": reason[:LONGEST]}
         fresh = promotions.register(lineage.candidate, bundle, lineage, metrics, tags)
     if action == "rollback" and champion is not None:
-        _mark(registry, champion, "rolled-back", reason)
+        registry.mark(str(champion.version), "rolled-back", reason)
     promotions.promote(fresh, f"version {fresh} is version {original} again: {reason}", trigger, action)
     return fresh
 
@@ -123,7 +123,7 @@ def approve(settings: Settings, version: str, by: str, reason: str = "") -> str:
         words = _words("approved", by, reason or f"the gate had said: {chosen.tags.get('reason', 'nothing')}")
         if champion is not None and int(champion) > int(version):
             number = restore(desk.promotions, version, words, "promote", trigger)
-            _mark(desk.promotions.registry, chosen, "promoted", f"as version {number}: {words}")
+            desk.promotions.registry.mark(str(chosen.version), "promoted", f"as version {number}: {words}")
         else:
             number = version
             desk.promotions.promote(version, words, trigger, "promote")
@@ -221,13 +221,6 @@ def _of(known: dict[str, Any], version: str) -> Any:
         there = f"there is {', '.join(known)}" if known else "none is registered yet"
         raise DriftloopError(f"There is no version {version!r} of this stream's model: {there}.")
     return known[version]
-
-
-def _mark(registry: Registry, version: Any, verdict: str, reason: str) -> None:
-    """Write a verdict and its reason on a version."""
-    for key, text in (("verdict", verdict), ("reason", reason[:LONGEST])):
-        registry.client.set_model_version_tag(version.name, version.version, key, text)
-    registry.client.update_model_version(version.name, version.version, description=reason[:LONGEST])
 
 
 def _standing(verdict: str) -> str:

@@ -20,7 +20,7 @@ class Promotions:
     """Registers candidates and announces the ones that win."""
 
     def __init__(self, settings: Settings, outbox: Outbox) -> None:
-        self._settings = settings
+        self.settings = settings
         self._outbox = outbox
         self.registry = Registry(settings)
 
@@ -30,7 +30,7 @@ class Promotions:
         """Register a bundle with all that is known about it, and return its version."""
         everything = {
             "candidate": name,
-            "stream": self._settings.stream,
+            "stream": self.settings.stream,
             "trigger": lineage.trigger,
             "dataset_revision": lineage.dataset_revision,
             "topic": lineage.topic,
@@ -52,8 +52,8 @@ class Promotions:
     def announce_unannounced(self) -> None:
         """Announce MLflow's champion where `model-updates` names another: a worker ended between the two steps."""
         version = self.registry.champion()
-        topic = name(self._settings, MODEL_UPDATES)
-        updates = [u for u in kafka.read_all(self._settings, topic, ModelUpdate) if u.stream == self._settings.stream]
+        topic = name(self.settings, MODEL_UPDATES)
+        updates = [u for u in kafka.read_all(self.settings, topic, ModelUpdate) if u.stream == self.settings.stream]
         if version is not None and (not updates or updates[-1].version != version):
             tags = self.registry.tags(version)
             self._announce(version, tags.get("reason", ""), tags.get("trigger", ""))
@@ -62,7 +62,7 @@ class Promotions:
         self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"
     ) -> None:
         update = ModelUpdate(
-            stream=self._settings.stream,
+            stream=self.settings.stream,
             version=version,
             digest=self.registry.tags(version)["digest"],
             action=action,
@@ -70,7 +70,7 @@ class Promotions:
             trigger=trigger,
             published_at=time.time(),
         )
-        self._outbox.put(MODEL_UPDATES.name, self._settings.stream, update)
+        self._outbox.put(MODEL_UPDATES.name, self.settings.stream, update)
         self._outbox.flush()
 
 

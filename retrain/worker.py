@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from driftloop.classifiers.bundle import verify_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
 from driftloop.classifiers.onnx import exported_encoder
@@ -185,9 +187,10 @@ class Worker:
             "last_offset": last,
             "labelled": past.labelled,
             "rows": past.rows,
+            "settings": msgspec.to_builtins(self._settings.retrain),
         }
         diary.write("queued", decision.reason, scores=inputs)
-        self._supersede(decision)
+        self._supersede(decision, feed)
         competition: Competition | None = None
         try:
             window = build_window(feed.outcomes, feed.offsets, decision.onset_at, self._store, desk.encoder)
@@ -208,11 +211,20 @@ class Worker:
             self._failure = str(error)[:500]
             diary.write("failed", self._failure)
         promoted = competition is not None and competition.promoted
-        feed.past.append(replace(past, promoted=promoted, seconds=round(time.monotonic() - began, 2)))
+        past = replace(past, promoted=promoted, seconds=round(time.monotonic() - began, 2))
+        feed.past.append(past)
         if competition is not None and competition.running:
+            competition.past = past
             self._open.append(competition)
         else:
-            self._close(diary, feed.past[-1], desk.folder / run_id)
+            self._close(diary, past, desk.folder / run_id)
+
+    def _end(self, competition: Competition, feed: Feed) -> None:
+        """A retraining with slow candidates is over: the policy's memory of it, and its last word, are the same."""
+        self._open.remove(competition)
+        past = replace(competition.past, promoted=competition.promoted)
+        feed.past[feed.past.index(competition.past)] = past
+        self._close(competition.diary, past, competition.scratch)
 
     def _close(self, diary: Diary, past: Past, scratch: Path) -> None:
         """Say how a retraining ended, and remove its files."""
@@ -229,7 +241,7 @@ class Worker:
         newest = desk.feed.alerts[-1] if desk.feed.alerts else None
         for competition in list(self._open):
             if newest is not None and newest.onset_at > competition.past.until_at:
-                self._give_up(competition, f"superseded by alert {newest.alert_id}")
+                self._give_up(competition, desk.feed, f"superseded by alert {newest.alert_id}")
                 continue
             try:
                 competition.follow(fresh, desk.feed.outcomes, desk.champions.answers)
@@ -241,9 +253,7 @@ class Worker:
                 self._open.remove(competition)
                 continue
             if not competition.running:
-                self._open.remove(competition)
-                past = replace(competition.past, promoted=competition.promoted)
-                self._close(competition.diary, past, competition.scratch)
+                self._end(competition, desk.feed)
         self._watch_promotion(desk, fresh)
 
     def _watch_promotion(self, desk: Desk, fresh: list[Outcome]) -> None:
@@ -277,16 +287,15 @@ class Worker:
         if found != "undecided":
             self._probation = None
 
-    def _supersede(self, decision: Retrain) -> None:
+    def _supersede(self, decision: Retrain, feed: Feed) -> None:
         """End the searches and shadows of another drift; a search ends those before it too."""
         for competition in list(self._open):
             if decision.kind == "search" or decision.trigger != competition.past.trigger:
-                self._give_up(competition, f"superseded by the next retraining ({decision.trigger})")
+                self._give_up(competition, feed, f"superseded by the next retraining ({decision.trigger})")
 
-    def _give_up(self, competition: Competition, reason: str) -> None:
+    def _give_up(self, competition: Competition, feed: Feed, reason: str) -> None:
         competition.cancel(reason)
-        self._open.remove(competition)
-        self._close(competition.diary, replace(competition.past, promoted=competition.promoted), competition.scratch)
+        self._end(competition, feed)
 
     def _superseded(self, feed: Feed, past: Past) -> str | None:
         """Why the quick fits under way are pointless, None while they are not: an end, or a new drift."""

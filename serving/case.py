@@ -1,20 +1,18 @@
-"""A drift case: everything about one alert, from what moved to what came of it, put together from the topics.
+"""A drift case: everything about one alert, from what moved to what came of it.
 
-`Case` is the JSON of `driftloop case ID --json`; its fields are only ever added to.
+`Case` is the JSON of `driftloop case ID --json`; its fields are only ever added to. `serving.casebook` puts cases
+together from the topics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from driftloop import kafka, topics
 from driftloop.errors import DriftloopError
-from driftloop.messages import DriftAlert, Kind, Outcome, Retraining
-from driftloop.settings import Settings
+from driftloop.messages import Kind
 
 Verdict = Literal["promoted", "rolled back", "waiting", "rejected", "failed", "under way", "not retrained"]
 
@@ -154,32 +152,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     segments: list[Hurt]
     classes: list[Hurt]
     """Most right answers lost first."""
+    course: list[Share]
+    """The accuracy over the three stretches of `came_of_it` in equal parts, for a picture."""
     rounds: list[Round]
     swaps: list[Swap]
     came_of_it: CameOfIt
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the topics tell of one stream, in the order of arrival; a repeated alert or event is there once."""
-
-    alerts: Sequence[DriftAlert]
-    outcomes: Sequence[Outcome]
-    diary: Sequence[Retraining]
-
-
-def read(settings: Settings) -> Told:
-    """Read the three topics from their beginning to their present end."""
-
-    def all_of(topic: topics.Topic) -> list[Any]:
-        return kafka.read_all(settings, topics.name(settings, topic), topic.message)
-
-    alerts = {one.alert_id: one for one in reversed(all_of(topics.DRIFT_ALERTS)) if one.stream == settings.stream}
-    outcomes: dict[str, Outcome] = {}
-    for one in all_of(topics.OUTCOMES):
-        outcomes.setdefault(one.event_id, one)
-    diary = [line for line in all_of(topics.RETRAINING) if line.stream == settings.stream]
-    return Told(list(reversed(alerts.values())), list(outcomes.values()), diary)
 
 
 def find(cases: Sequence[Case], wanted: str) -> Case:
@@ -196,16 +173,3 @@ def find(cases: Sequence[Case], wanted: str) -> Case:
         raise DriftloopError(f"{len(found)} cases begin with {wanted!r}: give more of the id.")
     there = f"{len(cases)} cases: `driftloop case` lists them" if cases else "no case yet: no drift has been detected"
     raise DriftloopError(f"There is no case {wanted!r}; the stream has {there}.")
-
-
-def cases(told: Told) -> list[Case]:
-    """All cases of the stream, in the order of their alerts."""
-    outcomes = sorted((o for o in told.outcomes if not o.in_sample), key=lambda o: o.occurred_at)
-    began = _first_scored(outcomes)
-    swaps = {alert.alert_id: _swaps(told, alert.alert_id, began) for alert in told.alerts}
-    taken = {}
-    for case_id, made in swaps.items():
-        times = [began[swap.version][0] for swap in made if swap.version in began]
-        if times:
-            taken[case_id] = min(times)
-    return [_case(alert, told, outcomes, swaps[alert.alert_id], taken) for alert in told.alerts]

@@ -30,6 +30,8 @@ else:
         del sys.modules["torch"]
 
 TRUSTED_PREFIXES = ("sklearn.", "numpy.", "scipy.sparse.", "builtins.")
+ADDRESSES = frozenset({"_stop_words_id"})
+"""Attributes in which scikit-learn remembers where in memory something lay; they come with the first prediction."""
 
 
 @dataclass(frozen=True)
@@ -113,4 +115,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     else:
         kind = type(value)
         yield f"{kind.__module__}.{kind.__qualname__}".encode()
-        yield from _parts(vars(value) if hasattr(value, "__dict__") else value.__getstate__())
+        state = vars(value) if hasattr(value, "__dict__") else value.__getstate__()
+        if isinstance(state, dict):
+            state = {key: part for key, part in state.items() if key not in ADDRESSES}
+        yield from _parts(state)

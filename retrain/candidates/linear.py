@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from driftloop.classifiers.bundle import verify_bundle, write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.heads import Head
+from driftloop.classifiers.heads import Head, weights_digest
 from retrain.candidates import rows as choice
 from retrain.candidates.base import Task
 from retrain.window import Window
@@ -79,7 +79,7 @@ def fit_head(window: Window, old_weight: float, seed: int = 7) -> Head:
 
 
 def _write(head: Head, old_weight: float, window: Window, task: Task, out: Path) -> None:
-    parameters = {"old_weight": old_weight, "C": INVERSE_PENALTY}
+    parameters = {"old_weight": old_weight, "C": INVERSE_PENALTY, "weights": weights_digest(head)}
     write_bundle(
         out,
         encoder=OnnxEncoder(window.encoder, task.model.max_tokens, task.budget.cores),

@@ -126,7 +126,7 @@ def test_an_alert_that_no_model_answers_is_taken_for_a_false_one_in_the_end() ->
 
 
 def test_a_late_alert_about_a_drift_already_learnt_is_not_a_new_one() -> None:
-    policy = OnDrift(cooldown=0, min_rows=60, window=140, search_rows=1000)
+    policy = OnDrift(cooldown=0, min_rows=60, window=120, search_rows=1000)
     one = past(900, 800.0, 100)
     echo = policy.decide(Now(1500, (one,)), [alert(800.0), alert(830.0, "echo")], outcomes(1500))
     assert isinstance(echo, Wait)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from driftloop.errors import DriftloopError
-from driftloop.messages import DriftAlert, Label, Prediction
+from driftloop.messages import DriftAlert, Label, Outcome, Prediction
 from stream_processors.drift.edetector import EDetector, tie_breaker
 from stream_processors.drift.evidence import Seen, change_interval, movements
-from stream_processors.drift.fusion import make_fusion
+from stream_processors.drift.fusion import Finding, Fusion, make_fusion
 from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import outcome as join_one
 
@@ -95,6 +95,68 @@ def test_a_model_that_learns_raises_nothing_and_its_own_fall_is_seen_against_its
     stream.play(1000, accuracy=0.5)
     assert stream.play(1000, accuracy=0.95, version="2") == []
     assert len(stream.play(150, accuracy=0.6, version="2")) == 1
+
+
+def answered(fusion: Fusion, right: list[bool], start: int = 0) -> list[Finding]:
+    """Feed outcomes whose positions count from ``start``; what was found."""
+    found = []
+    for i, correct in enumerate(right, start):
+        label = "a" if correct else "b"
+        outcome = Outcome(
+            event_id=str(i), text="", occurred_at=float(i), position=i, predicted="a", confidence=0.9, label=label,
+            correct=correct, model_version="1", latency_ms=0.0, labelled_at=float(i),
+        )  # fmt: skip
+        found.append(fusion.labelled(outcome))
+    return [one for one in found if one is not None]
+
+
+def predicted(fusion: Fusion, start: int, end: int, label: str) -> list[Finding]:
+    """Feed predictions at positions from ``start`` to ``end``; what was found."""
+    found = []
+    for i in range(start, end):
+        prediction = Prediction(
+            event_id=str(i), label=label, probabilities={label: 0.9}, model_version="1", route="", latency_ms=0.0,
+            text="", occurred_at=float(i), predicted_at=float(i), position=i,
+        )  # fmt: skip
+        found.append(fusion.predicted(prediction))
+    return [one for one in found if one is not None]
+
+
+def rights(n: int, rate: float, seed: int = 5) -> list[bool]:
+    """Whether each of ``n`` answers is right."""
+    return list(np.random.default_rng(seed).random(n) < rate)
+
+
+@pytest.mark.parametrize(("after", "alerts"), [(0, 1), (4, 1), (150, 2)])
+def test_what_late_labels_say_of_a_told_change_is_silent_and_of_a_later_one_is_not(after: int, alerts: int) -> None:
+    # The mix tells at once that something began at 1,000. The labels of the events from there on come later: an error
+    # that rose at 1,000 is the same change; one that rose after the alert was raised is another.
+    fusion = Fusion(signals=("error", "mix"))
+    predicted(fusion, 0, 500, "a")
+    for i in range(500, 1000):
+        predicted(fusion, i, i + 1, "ab"[i % 2])
+    answered(fusion, rights(1000, 0.9))
+    found = predicted(fusion, 1000, 1400, "c")
+    assert len(found) == 1 and found[0].signal == "mix" and found[0].onset == 1000
+    told = found[0].onset + found[0].window
+    assert told < 1040
+    late = answered(fusion, rights(after, 0.9, 6) + rights(250, 0.2), 1000)
+    assert len(found + late) == alerts
+    assert not late or (late[0].signal == "error" and late[0].onset_low >= told)
+
+
+def test_the_reference_follows_an_error_that_fell_without_an_alert() -> None:
+    # Half of all answers are wrong, then one in twenty, then half again: a rise only against the new level.
+    fusion = Fusion(signals=("error",))
+    assert answered(fusion, rights(1000, 0.5)) == []
+    assert answered(fusion, rights(300, 0.95), 1000) == [], "a model that has learnt is no drift"
+    found = answered(fusion, rights(150, 0.5, 8), 1300)
+    assert len(found) == 1 and abs(found[0].onset - 1300) < 15 and found[0].severity > 0.2
+
+
+def test_false_alarms_are_as_rare_as_stated_with_the_resets_between_them() -> None:
+    alarms = sum(len(answered(Fusion(rate=10, signals=("error",)), rights(4000, 0.7, seed))) for seed in range(6))
+    assert 0 < alarms <= 34, "10 in 10,000 events are stated: 24 in these, and 34 with two standard deviations"
 
 
 def test_what_moved_is_ranked_with_examples() -> None:

@@ -233,9 +233,7 @@ def test_what_is_missing_is_said_in_words() -> None:
         ([("r", "finished", ""), ("s", "queued", "")], True),
     ],
 )  # fmt: skip
-def test_a_retraining_is_under_way_until_all_have_ended(
-    steps: list[tuple[str, str, str]], under_way: bool
-) -> None:
+def test_a_retraining_is_under_way_until_all_have_ended(steps: list[tuple[str, str, str]], under_way: bool) -> None:
     said = [made(Retraining, run_id=run, state=state, candidate=candidate) for run, state, candidate in steps]
     assert tallied(*said)[0].retraining is under_way
 

@@ -258,7 +258,8 @@ ACCURACY = Accuracy(
 SUMMARY = Summary(
     scenario=f"tweets{HOSTILE}", complete=True, missing="", events=3500, predictions=3510, dead_letters=3,
     duplicates=11, accuracy=ACCURACY, drifts=DRIFTS, drifts_known=True, false_alarms=4, repeat_alerts=5, alerts=[],
-    retrainings=[RUN], refreshes=[RUN, RUN], bootstrap=None, promotions=1, rollbacks=2, latency=Latency(p50=10.0, p95=20.0, p99=None),
+    retrainings=[RUN], refreshes=[RUN, RUN], bootstrap=None, promotions=1, rollbacks=2,
+    latency=Latency(p50=10.0, p95=20.0, p99=None),
     events_per_second=39.5, seconds=95.0, first_prediction_seconds=7.5, first_promotion_seconds=None,
     peak_memory_mb=2048.0, versions=[], restarts={"score": 1, "monitor": 0}, software={},
 )  # fmt: skip
