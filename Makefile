@@ -47,7 +47,7 @@ test-compose: setup ## docker-compose.yml run for real, with Docker or Podman; s
 bench-adaptation: setup ## policies, detectors and references on the same streams, in-process; ARGS=--full for all
 	$(RUN)driftloop bench adaptation $(ARGS)
 
-bench-tables: setup ## the tables and pictures of docs/adaptation.md measured anew: two hours on one core
+bench-tables: setup ## the tables and pictures of docs/adaptation.md measured anew: some hours on one core
 	$(RUN)driftloop bench adaptation --seeds 7 8 9 10 11 --out runs/adaptation/kinds.json \
 	  --systems never periodic:1000 on-drift error:adwin oracle online:softmax iid
 	$(RUN)driftloop bench adaptation --full --scenarios tweets --out runs/adaptation/full.json

@@ -82,7 +82,9 @@ def main() -> int:
 
     def texts_of(names: Sequence[str], detectors: Sequence[str]) -> list[Row]:
         found = list(measure_text(names, texts, detectors))
-        accuracy.extend((row.stream, row.seed, blocks) for row, blocks in found if row.detector == "fused")
+        accuracy.extend(
+            (row.stream, row.seed, blocks) for row, blocks in found if row.detector.startswith("fused") and row.drifts
+        )
         return [row for row, _ in found]
 
     with threadpool_limits(1):
@@ -109,8 +111,9 @@ def main() -> int:
             names = tuple(name for streams in corpora.values() for name in streams if "stationary" not in name)
             rows += (shown := texts_of(names, detectors))
             print_table(shown)
-        _title("Estimated accuracy", texts)
-        print_accuracy(accuracy)
+        if accuracy:
+            _title("Estimated accuracy", texts)
+            print_accuracy(accuracy)
     if options.out is not None:
         body: dict[str, Any] = {
             "rows": rows,

@@ -90,12 +90,13 @@ any that is labelled, and those of a segment that the newest alert says has move
 answers as messages on `labels`.
 
 reads   predictions, outcomes, drift-alerts; Redis
+writes  nothing
 """
 
 ASK_MORE = """
 examples
   driftloop ask                                   twenty events
-  driftloop ask --budget 200 --json > ask.json    for an annotation tool
+  driftloop ask --budget 200 --json               for an annotation tool
 """
 
 Add = Callable[[str, str, str, str], argparse.ArgumentParser]

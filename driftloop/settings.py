@@ -94,7 +94,7 @@ class GateLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Most that mean confidence minus accuracy may rise."""
     max_regression_drop: Limit = 0.05
     """Most that the accuracy on the frozen regression set may fall."""
-    max_forgetting: Limit = 0.1
+    max_forgetting: Limit = 0.2
     """Most accuracy lost on events from before the drift while the champion is as good as it was."""
     min_rows: Annotated[int, msgspec.Meta(ge=1)] = 20
     """Rows of a class, segment or slice below which its check says "too few to tell"."""

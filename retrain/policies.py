@@ -108,7 +108,8 @@ class OnDrift:
     ``growth`` times as many labels since the onset, a refresh fits the same recipe on all of them, until ``window``
     holds no more. One of the rounds, from ``search_rows`` labels on, is the search, in which the slow candidates
     compete; from fewer they learn no more than the quick ones. Where an answer promoted nothing, the next round is an
-    answer again, and after ``attempts`` of them the alert is taken for a false one.
+    answer again, with ``retry_growth`` times the labels: a small drift shows on many of them only. The window is the
+    end of that too.
     """
 
     cooldown: int
@@ -116,7 +117,7 @@ class OnDrift:
     window: int = 6000
     min_rows: int = 40
     growth: float = 1.25
-    attempts: int = 6
+    retry_growth: float = 1.5
     name = "on-drift"
 
     def decide(self, now: Now, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
@@ -127,11 +128,12 @@ class OnDrift:
         rows = sum(outcome.occurred_at >= episode.onset_at for outcome in outcomes)
         rounds = [past for past in now.past if past.onset_at == episode.onset_at]
         answered = any(past.promoted for past in rounds)
-        if len(rounds) >= self.attempts and not answered:
-            return Wait("no model was better after the last alert: it is taken for a false one")
-        needed = int(rounds[-1].rows * self.growth) if rounds else self.min_rows
+        needed = self.min_rows
+        if rounds:
+            needed = int(rounds[-1].rows * (self.growth if answered else self.retry_growth))
         if needed > self.window:
-            return Wait("the last drift has been learnt")
+            learnt = "the last drift has been learnt" if answered else "no model was better after the last alert"
+            return Wait(learnt)
         if rows < needed:
             return Wait(f"{rows} of {needed} labelled events since the onset")
         since = now.labelled - now.past[-1].labelled if now.past else self.cooldown

@@ -30,6 +30,7 @@ PER = 10_000
 RATE = 0.03
 """One in 333,000 events: in the 120,000 of five control streams more than one is raised with 5% at most (Poisson)."""
 CHANCE = 0.1
+"""How often a signal that has not moved may be named among those that have."""
 LABELLED_SHARE = 0.9
 """Share of the false alarms that the labelled signals may raise, the others the rest: a change of the texts shows
 within few events however sure one wants to be, a fall of accuracy is seldom as plain."""

@@ -116,13 +116,14 @@ def test_the_slow_candidates_join_one_round_once_there_are_rows_for_them() -> No
     assert isinstance(after, Retrain) and after.kind == "refresh"
 
 
-def test_an_alert_that_no_model_answers_is_taken_for_a_false_one_in_the_end() -> None:
-    policy = OnDrift(cooldown=0, min_rows=60, growth=2, attempts=2)
+def test_an_alert_that_no_model_answers_is_tried_again_on_more_and_more_until_the_window_is_full() -> None:
+    policy = OnDrift(cooldown=0, min_rows=60, growth=1.1, retry_growth=2, window=300, search_rows=1000)
     one = past(860, 800.0, 60, promoted=False)
+    assert isinstance(policy.decide(Now(919, (one,)), [alert(800.0)], outcomes(919)), Wait)
     again = policy.decide(Now(920, (one,)), [alert(800.0)], outcomes(920))
     assert isinstance(again, Retrain) and again.kind == "answer"
-    ended = policy.decide(Now(5000, (one, past(920, 800.0, 120, False))), [alert(800.0)], outcomes(5000))
-    assert isinstance(ended, Wait) and "false" in ended.reason
+    ended = policy.decide(Now(5000, (one, past(980, 800.0, 180, False))), [alert(800.0)], outcomes(5000))
+    assert isinstance(ended, Wait) and ended.reason == "no model was better after the last alert"
 
 
 def test_a_late_alert_about_a_drift_already_learnt_is_not_a_new_one() -> None:

@@ -123,6 +123,8 @@ def test_a_single_detector_is_scored_by_its_own_alerts(row_of):
     row = row_of("error:adwin")
     assert row.detected == 1
     assert 0 <= row.delays[0] < 400
+    assert {signal for _, signal, _ in row.alerts} == {"error"}
+    assert row.alerts[0] not in row_of("never").alerts, "the fused detector watches the model that stays"
     assert len(row.alerts) == row.detected + row.false_alarms + row.repeats
     assert row.accuracy > row_of("never").accuracy + 0.3
 
