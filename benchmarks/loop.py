@@ -152,7 +152,7 @@ class Loop:
         self.versions[position] = len(self.promoted)
         classes = self.model.head.classes
         return Prediction(
-            event_id=str(position),
+            event_id=self.stream.scenario.event_ids[position],
             label=labels[at],
             probabilities={name: float(p) for name, p in zip(classes, probabilities[at], strict=True)},
             model_version=str(len(self.promoted)),
@@ -235,7 +235,9 @@ class Loop:
         challenger = Model(head, decision.trigger, "linear")
         verdict = judge(
             slice_of(held, standing.answers(held), challenger.answers(held)),
-            before=slice_of(before, standing.answers(before), challenger.answers(before)) if first and len(before) else None,
+            before=slice_of(before, standing.answers(before), challenger.answers(before))
+            if first and len(before)
+            else None,
             refresh=(standing.trigger, standing.recipe) == (challenger.trigger, "linear"),
             **judging,
         )
