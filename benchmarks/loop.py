@@ -259,7 +259,7 @@ class Loop:
         """The predecessor answers the live events too; where it is better beyond chance, it is restored."""
         if self._probation is None or outcome.model_version != str(len(self.promoted)):
             return
-        test, predecessor, since = self._probation
+        test, predecessor, _ = self._probation
         said = predecessor.answers(self.stream.window([outcome.position]))
         answer = {name: float(p) for name, p in zip(said.classes, said.probabilities[0], strict=True)}
         if test.update(outcome.label, outcome.probabilities, answer) == "challenger":
