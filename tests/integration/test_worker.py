@@ -208,15 +208,15 @@ def test_a_new_drift_ends_a_search_that_has_become_pointless(world: World) -> No
 
 
 def test_refreshes_go_on_beside_a_search(world: World) -> None:
-    """With half as many labels again the quick candidate is fitted anew, and the search is left in peace."""
+    """With a quarter more labels the quick candidate is fitted anew, and the search is left in peace."""
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
     world.start("retrain", **ENDLESS | {"DRIFTLOOP_RETRAIN__CANDIDATES": "linear,tests.misbehaving:Sleeper"})
     world.until(lambda: bool(sleeping(world)))
-    put(world, range(200, 280), [])
-    time.sleep(1)  # fewer than half as much again
+    put(world, range(200, 220), [])
+    time.sleep(1)  # fewer than a quarter more
     assert [message.kind for message in diary(world) if message.state == "queued"] == ["search"]
-    put(world, range(280, 300), [])
+    put(world, range(220, 260), [])
     world.until(lambda: [m.kind for m in diary(world) if m.state == "finished"] == ["refresh"])
     assert sleeping(world) and ("rejected", "tests.misbehaving:Sleeper") not in states(world)
     refresh = next(message for message in diary(world) if message.kind == "refresh")
