@@ -110,7 +110,6 @@ class Loop:
         self._probation: tuple[ShadowTest, Model, int] | None = None
         self._labelled = 0
         self.correct = np.zeros(len(self.stream), dtype=bool)
-        self.versions = np.zeros(len(self.stream), dtype=np.int64)
 
     @property
     def model(self) -> Model:
@@ -149,7 +148,6 @@ class Loop:
         row = self.stream.scenario.sequence[position]
         at = position - start
         self.correct[position] = labels[at] == row.label
-        self.versions[position] = len(self.promoted)
         classes = self.model.head.classes
         return Prediction(
             event_id=self.stream.scenario.event_ids[position],

@@ -40,6 +40,7 @@ class Contender:
 
     candidate: str
     fitted: sandbox.Fitted
+    bundle: Path
     model: BundleClassifier
     shadow: Shadow
     heard: float = field(default_factory=time.monotonic)
@@ -174,7 +175,7 @@ class Competition:
             return
         model = self._champions.load(fitted.bundle)
         self.diary.write("shadow", "answers live events beside the champion", candidate=candidate)
-        self._contenders.append(Contender(candidate, fitted, model, self._shadow(model, known)))
+        self._contenders.append(Contender(candidate, fitted, fitted.bundle, model, self._shadow(model, known)))
 
     def _shadow(self, model: BundleClassifier, known: Sequence[Outcome]) -> Shadow:
         champion = self._champions.current()
@@ -196,10 +197,9 @@ class Competition:
         self._contenders.remove(contender)
         words = shadow.test.words()
         if found == "champion":
-            bundle = self._bundle(contender)
-            self._reject(contender.candidate, bundle, f"in shadow, {words}", {}, contender.fitted)
+            self._reject(contender.candidate, contender.bundle, f"in shadow, {words}", {}, contender.fitted)
             return
-        if shadow.rows and len(shadow.rows) >= MIN_HOLDOUT:
+        if len(shadow.rows) >= MIN_HOLDOUT:
             said = shadow.answers()
             rows = self._champions.window(shadow.rows)
             verdict = self._evaluation.verdict(rows, champion, contender.model, said=said)
@@ -207,15 +207,9 @@ class Competition:
             verdict = self._evaluation.verdict(self._held, champion, contender.model)
         else:
             few = f"the champion has learnt the held-out events, and only {len(shadow.rows)} have come since"
-            self._reject(contender.candidate, self._bundle(contender), few, {}, contender.fitted)
+            self._reject(contender.candidate, contender.bundle, few, {}, contender.fitted)
             return
-        self._settle(contender.candidate, self._bundle(contender), verdict, contender.fitted, f"in shadow, {words}")
-
-    @staticmethod
-    def _bundle(contender: Contender) -> Path:
-        if contender.fitted.bundle is None:
-            raise ValueError("a contender has a bundle")
-        return contender.fitted.bundle
+        self._settle(contender.candidate, contender.bundle, verdict, contender.fitted, f"in shadow, {words}")
 
     def _settle(self, candidate: str, bundle: Path, verdict: Verdict, fitted: sandbox.Fitted, before: str = "") -> None:
         """Register, and promote where better."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -144,7 +145,7 @@ class Mix(Signal):
         self._classes.clear()
 
 
-class Learnt(Signal):
+class Learnt(Signal, ABC):
     """A signal that is scored against what it has learnt from the older half of its observations.
 
     The newer half is scored and ranks what comes, so a new score is exchangeable with those it is ranked among. The
@@ -184,9 +185,9 @@ class Learnt(Signal):
         super().restart()
         self._next_fit, self._learnt = FIRST_FIT, 0
 
+    @abstractmethod
     def learn(self, raws: Iterable[Any]) -> None:
         """Learn the reference."""
-        raise NotImplementedError
 
     def _fit(self) -> None:
         self._learnt = len(self.rows) // 2
