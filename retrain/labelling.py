@@ -35,7 +35,7 @@ def rank_for_labelling(
     of shape (n,), says that it is from a segment that drifted, it is 2 whatever the model says: a model that the drift
     made wrong is often sure of it, and to ask by its doubts is then worse than to ask at random.
 
-    ``probabilities`` has shape (n, classes), ``embeddings`` (n, d) and ``labelled`` (m, d), rows of unit length; m may
+    ``probabilities`` has shape (n, classes), ``embeddings`` (n, d) and ``labelled`` (m, d); m may
     be 0. There is no chance in it: ties go to the older event.
 
     Raises:
@@ -47,6 +47,7 @@ def rank_for_labelling(
     worth = _uncertainty(probabilities)
     if moved is not None:
         worth = np.where(moved, 2.0, worth)
+    embeddings, labelled = _unit(embeddings), _unit(labelled)
     covered = _similarity_to_nearest(embeddings, labelled)
     rows = np.sort(np.argsort(-worth * (1 - covered), kind="stable")[:MOST])
     worth, covered = worth[rows], covered[rows]
@@ -72,6 +73,11 @@ def _uncertainty(probabilities: NDArray[np.floating]) -> Values:
         return np.ones(len(probabilities))
     top = np.partition(np.asarray(probabilities, dtype=np.float64), -2, axis=1)[:, -2:]
     return np.asarray(np.maximum(1 - (top[:, 1] - top[:, 0]), 1e-3))
+
+
+def _unit(rows: Matrix) -> Matrix:
+    """The rows (n, d), each scaled to length 1; one of zeros stays."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)) if len(rows) else rows
 
 
 def _similarity_to_nearest(embeddings: Matrix, labelled: Matrix) -> Values:

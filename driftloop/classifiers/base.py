@@ -47,7 +47,7 @@ class Classifier(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """Embeddings of shape (n, d), rows of unit length."""
+        """Embeddings of shape (n, d), all of the same length."""
         ...
 
     def predict(self, texts: Sequence[str], embeddings: Matrix | None = None) -> Predictions:

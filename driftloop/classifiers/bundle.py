@@ -95,7 +95,7 @@ class BundleClassifier:
         return self._version
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """Embeddings of shape (n, d), rows of unit length."""
+        """Embeddings of shape (n, d), all of the same length."""
         return self.encoder.embed(texts)
 
     def predict(self, texts: Sequence[str], embeddings: Matrix | None = None) -> Predictions:

@@ -1,4 +1,4 @@
-"""A sentence encoder on ONNX Runtime: tokeniser, transformer and mean pooling, without torch."""
+"""A sentence encoder on ONNX Runtime: tokeniser, transformer and pooling, without torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BATCH = 32
 class OnnxEncoder:
     """Embeds texts with `model.onnx` and `tokenizer.json` of a folder.
 
-    The graph has the inputs input_ids, attention_mask and token_type_ids of shape (batch, tokens), and the
-    output `embedding` of shape (batch, d), pooled and of unit length; a classifier's graph has a second output,
-    `logits` of shape (batch, k). `driftloop.classifiers.onnx` writes such folders.
+    The graph has the inputs input_ids, attention_mask and token_type_ids of shape (batch, tokens), and the output
+    `embedding` of shape (batch, d), two layers' means of unit length side by side; a classifier's graph has a second
+    output, `logits` of shape (batch, k). `driftloop.classifiers.onnx` writes such folders.
     """
 
     def __init__(self, folder: Path, max_tokens: int = 64, threads: int = 0) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from driftloop.classifiers.onnx import find_weights
+from driftloop.classifiers.onnx import find_weights, pooled
 from driftloop.errors import DriftloopError
 from retrain.candidates.base import CannotFit, Task
 from retrain.window import Window
@@ -60,18 +60,18 @@ def load_network(window: Window, task: Task) -> tuple[Any, Any]:
 
 
 def _with_head(encoder: Any, classes: int) -> Any:
-    """``encoder`` with a linear layer over its mean embedding of unit length: what `export` writes as a graph."""
+    """``encoder`` with a linear layer over its embedding as `export` writes it into a graph."""
     import torch
     from transformers.modeling_outputs import SequenceClassifierOutput
 
-    class MeanPooledClassifier(torch.nn.Module):  # type: ignore[misc]
+    class PooledClassifier(torch.nn.Module):  # type: ignore[misc]
         base_model_prefix = "encoder"
 
         def __init__(self) -> None:
             super().__init__()
             self.encoder = encoder
             self.config = encoder.config
-            self.classifier = torch.nn.Linear(encoder.config.hidden_size, classes)
+            self.classifier = torch.nn.Linear(2 * encoder.config.hidden_size, classes)
 
         def forward(
             self,
@@ -84,14 +84,12 @@ def _with_head(encoder: Any, classes: int) -> Any:
             feed = {"input_ids": input_ids, "attention_mask": attention_mask}
             if token_type_ids is not None:
                 feed["token_type_ids"] = token_type_ids
-            hidden = self.encoder(**feed).last_hidden_state
-            weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
-            logits = self.classifier(torch.nn.functional.normalize(mean, dim=1))
+            hidden = self.encoder(**feed, output_hidden_states=True).hidden_states
+            logits = self.classifier(pooled(hidden, attention_mask))
             loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
-            return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,))
+            return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden)
 
-    return MeanPooledClassifier()
+    return PooledClassifier()
 
 
 def start_head(network: Any, rows: Window, classes: Sequence[str]) -> None:

@@ -24,6 +24,9 @@ ONE_FOLD = 600
 """With so many rows after the onset, their newest quarter is validation enough."""
 OLD_WEIGHTS = (0.0, 0.05, 0.3, 1.0)
 """What a row before the drift may count for, where a row after it counts for 1."""
+REACH = 1000
+"""How many rows before the drift are learnt from where they count for less than those after it: what comes in small
+print need not be long, and an older past is more likely a third concept's."""
 FLOOR = 1e-3
 """Least probability counted for the true label, so that one sure mistake does not decide a search."""
 
@@ -78,9 +81,14 @@ def choose_old_weight(window: Window) -> float:
 
 
 def row_weights(window: Window, old_weight: float) -> NDArray[np.float64]:
-    """Shape (n,): ``old_weight`` before the onset, 1 after it, times how far each label is trusted."""
+    """Shape (n,): ``old_weight`` before the onset, 1 after it, times how far each label is trusted.
+
+    Where the past counts for less, only its newest `REACH` rows count at all.
+    """
     weights = np.asarray(window.weights, dtype=np.float64) if window.weights else np.ones(len(window))
     weights[: window.onset] *= old_weight
+    if old_weight < 1:
+        weights[: max(0, window.onset - REACH)] = 0
     return weights
 
 
