@@ -1,4 +1,4 @@
-"""The child's side of the sandbox: waits for one order, fits or rescues, and answers on standard output."""
+"""The child's side of the sandbox: fits or rescues as ordered, and answers through a pipe."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NoReturn
-
-import msgspec
 
 from retrain.candidates.base import Task
 from retrain.window import Window
 
 NICENESS = 10
+"""Of every child: events come first."""
 
 Progress = Callable[[str], None]
 
 
-class Order(msgspec.Struct, frozen=True):
-    """What a child is to do; one line of JSON on its standard input."""
+@dataclass(frozen=True)
+class Order:
+    """What a child is to do."""
 
     verb: Literal["fit", "rescue"]
     name: str
@@ -33,37 +36,21 @@ class Order(msgspec.Struct, frozen=True):
     task: Task
 
 
-def encode(order: Order) -> bytes:
-    """The order as the line that `main` reads."""
-    return _encoder.encode(order) + b"\n"
-
-
-_encoder = msgspec.json.Encoder(enc_hook=str)
-_decoder = msgspec.json.Decoder(Order, dec_hook=lambda kind, value: kind(value))
-
-
-def main() -> NoReturn:
-    """Wait for an order, carry it out in this process, and answer with one JSON line on standard output."""
-    import retrain.candidates.linear  # noqa: F401 - the quick candidate is what is waited for
-
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # a library that prints must not disturb the answers
+def carry_out(order: Order, pipe: Connection) -> NoReturn:
+    """Do as ordered, tell the progress and then the answer through ``pipe`` as JSON objects, and end this process."""
+    if hasattr(os, "setsid"):
+        os.setsid()
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICENESS)
-    line = sys.stdin.buffer.readline()
-    if not line:  # the parent has ended
-        os._exit(0)
-    order = _decoder.decode(line)
+    _die_with_parent(pipe)
     if order.task.device == "cpu":  # torch's optimizers take hold of a GPU that they see, also for weights on the CPU
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    _die_with_parent()
     log = os.open(order.folder / f"{order.verb}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     os.dup2(log, 1)
 
     def say(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
+        pipe.send_bytes(json.dumps(message).encode())
 
     answer = _work(order, lambda text: say({"progress": text}))
     say(answer)
@@ -80,6 +67,8 @@ def _work(order: Order, progress: Progress) -> dict[str, Any]:
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         candidate = catalogue.find(order.name)
+        if not candidate.quick:  # nobody waits for it, and a quick one of another retraining is waited for
+            _be_last()
         if hasattr(candidate, "progress"):
             candidate.progress = progress
         window = Window.load(order.folder / "window")
@@ -104,8 +93,27 @@ def _work(order: Order, progress: Progress) -> dict[str, Any]:
     return {"ok": True}
 
 
-def _die_with_parent() -> None:
-    """End this process's whole group when the parent ends, however it ends."""
+def _be_last() -> None:
+    """Take only the processor time that nobody else wants, this process's session as a whole included.
+
+    Where Linux shares out the processor by sessions, the niceness of a process counts only within its own one; see
+    "The autogroup feature" in sched(7). The kernel takes one such wish in a tenth of a second and refuses others.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(19)
+    for _ in range(20):
+        try:
+            Path("/proc/self/autogroup").write_text("19")
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:
+            return
+        else:
+            return
+
+
+def _die_with_parent(pipe: Connection) -> None:
+    """End this process's whole group when the other end of ``pipe`` is closed, however the parent ends."""
 
     def end(*_: object) -> None:
         if hasattr(os, "killpg"):
@@ -113,18 +121,9 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     def watch() -> None:
-        while os.read(0, 1):  # not through sys.stdin, whose lock would be held at the exit
-            pass
+        with contextlib.suppress(EOFError, OSError):
+            pipe.recv_bytes()
         end()
 
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-    if sys.platform == "linux":  # for a parent whose pipe was inherited by another of its children
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
-
-
-if __name__ == "__main__":
-    main()

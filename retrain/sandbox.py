@@ -1,32 +1,34 @@
 """One fit in a process of its own: whatever it does, the worker goes on and nothing is left running.
 
 The child is a session of its own, so that the whole group can be killed when the time is up, and runs niced, so
-that the scorer keeps its cores. It dies with its parent: its standard input is a pipe from the parent, and the end
-of that pipe ends the group. Its order travels through the same pipe, so the signing key is never on disk or in argv.
-A child that `prepare` started has its libraries loaded already, so that the answer to a drift does not wait for them.
+that the scorer keeps its cores. It dies with its parent: the end of the pipe between them ends its group. Its order
+travels through a pipe too, so the signing key is never on disk or in argv. Children are forked from a server that has
+the libraries loaded, so that neither the answer to a drift nor the processor is held up by them each time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import psutil
 
 from driftloop.classifiers.bundle import BundleError, verify_bundle
 from retrain.candidates.base import Task
-from retrain.fitting import Order, Progress, encode
+from retrain.fitting import Order, Progress, carry_out
 from retrain.window import Window
 
 GRACE = 10.0
@@ -113,112 +115,90 @@ def _child(
     overran = False
     cancelled: str | None = None
     (folder / f"{verb}.log").write_bytes(b"")
-    process = _take_spare() or _start()
-    try:
-        assert process.stdin is not None  # noqa: S101 - for the type checker
-        pipe = process.stdin
-        reader = threading.Thread(target=_listen, args=(process.stdout, answers, progress), daemon=True)
-        with contextlib.suppress(BrokenPipeError):  # a child that died at once is told apart by its exit status
-            pipe.write(encode(Order(verb, name, folder, task)))
-            pipe.flush()
+    ours, theirs = multiprocessing.Pipe()
+    process = _context.Process(target=carry_out, args=(Order(verb, name, folder, task), theirs))
+    reader = threading.Thread(target=_listen, args=(ours, answers, progress), daemon=True)
+    with ours:
+        prepare()
+        with theirs, _lock:
+            process.start()
         reader.start()
-        cancelled = _wait(process, limit, cancel)
-    except subprocess.TimeoutExpired:
-        overran = True
-    finally:
-        _end_group(process)
-        reader.join(2.0)
-        with contextlib.suppress(OSError):
-            pipe.close()
+        try:
+            cancelled = _wait(process, limit, cancel)
+        except TimeoutError:
+            overran = True
+        finally:
+            _end_group(process)
+            reader.join(2.0)
+    status = process.exitcode
     if cancelled is not None:
         return _End(False, cancelled, refused=True)
     if overran:
         return _End(False, f"stopped at its limit of {limit:.0f} s", overran=True)
     answer = answers[-1] if answers else {}
-    if answer.get("ok") and process.returncode == 0:
+    if answer.get("ok") and status == 0:
         return _End(True)
     if "reason" in answer:
         return _End(False, str(answer["reason"]), refused=bool(answer.get("refused")))
-    return _End(False, _describe(process.returncode, folder / f"{verb}.log"))
+    return _End(False, _describe(status or 0, folder / f"{verb}.log"))
 
 
 def prepare() -> None:
-    """Start the child of the next fit now: its libraries take it seconds to load."""
-    global _spare
-    with _spare_lock:
-        if _spare is None or _spare.poll() is not None:
-            _spare = _start()
-
-
-def dismiss() -> None:
-    """End the child that `prepare` started, where no fit has taken it."""
-    spare = _take_spare()
-    if spare is not None:
-        _end_group(spare)
-        for stream in (spare.stdin, spare.stdout):
-            if stream is not None:
-                stream.close()
-
-
-_spare: subprocess.Popen[bytes] | None = None
-_spare_lock = threading.Lock()
-
-
-def _take_spare() -> subprocess.Popen[bytes] | None:
-    global _spare
-    with _spare_lock:
-        spare, _spare = _spare, None
-    return spare if spare is not None and spare.poll() is None else None
-
-
-def _start() -> subprocess.Popen[bytes]:
-    """A child that waits for its `Order`."""
+    """Start the server that children are forked from: its libraries take it seconds to load."""
     root = Path(__file__).resolve().parent.parent
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     # Threads of a BLAS spin: beside a busy scorer, four of them fit a pipeline forty times slower than one. A
     # candidate that gains from threads (torch) asks for its ``budget.cores`` itself, and has them wait without
     # spinning: on a busy machine that is 1.5 s instead of 11 for one step of fine-tuning.
-    environ = os.environ | {
+    changed = {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONWARNINGS": "ignore",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",
         **{f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")},
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "retrain.fitting"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environ,
-        start_new_session=True,
-    )
+    with _lock:
+        before = {key: os.environ.get(key) for key in changed}
+        os.environ.update(changed)
+        try:
+            forkserver.ensure_running()
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    del os.environ[key]
+                else:
+                    os.environ[key] = value
 
 
-def _wait(process: subprocess.Popen[bytes], limit: float, cancel: Cancel | None) -> str | None:
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["retrain.candidates.linear"])
+_lock = threading.Lock()
+"""Held while a process is started or its exit status is fetched: multiprocessing fetches that of others as well."""
+
+
+def _wait(process: ForkServerProcess, limit: float, cancel: Cancel | None) -> str | None:
     """Wait for the end of the child; the reason of ``cancel`` where that came first.
 
     Raises:
-        subprocess.TimeoutExpired: neither came within ``limit`` seconds.
+        TimeoutError: neither came within ``limit`` seconds.
     """
     deadline = time.monotonic() + limit
     while True:
         left = deadline - time.monotonic()
-        try:
-            process.wait(min(0.2, left) if cancel is not None else left)
+        if wait([process.sentinel], max(0.0, min(0.2, left) if cancel is not None else left)):
             return None
-        except subprocess.TimeoutExpired:
-            if left <= 0:
-                raise
+        if left <= 0:
+            raise TimeoutError
         reason = cancel() if cancel is not None else None
         if reason is not None:
             return reason
 
 
-def _listen(stream: IO[bytes], answers: list[dict[str, Any]], progress: Progress | None) -> None:
+def _listen(pipe: Connection, answers: list[dict[str, Any]], progress: Progress | None) -> None:
     """Collect the child's answer, and pass its progress on."""
-    with stream, contextlib.suppress(OSError, ValueError):
-        for line in stream:
-            message = json.loads(line)
+    with contextlib.suppress(OSError, EOFError, ValueError):
+        while True:
+            message = json.loads(pipe.recv_bytes())
             if "progress" not in message:
                 answers.append(message)
             elif progress is not None:
@@ -226,8 +206,9 @@ def _listen(stream: IO[bytes], answers: list[dict[str, Any]], progress: Progress
                     progress(str(message["progress"]))
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _end_group(process: ForkServerProcess) -> None:
     """Kill what is left of the child's group, and its descendants that have left the group."""
+    assert process.pid is not None  # noqa: S101 - for the type checker
     family: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         family = psutil.Process(process.pid).children(recursive=True)
@@ -237,8 +218,9 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     for member in family:
         with contextlib.suppress(psutil.Error):
             member.kill()
-    process.kill()
-    process.wait()
+    with _lock:
+        process.kill()
+        process.join()
 
 
 def _describe(status: int, log: Path) -> str:

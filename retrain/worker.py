@@ -106,7 +106,6 @@ class Worker:
                 for competition in self._open:
                     competition.cancel("the worker was stopped")
                     competition.diary.write("failed", "the worker was stopped")
-                sandbox.dismiss()
                 feed.close()
         if once and done:
             self._complain()
@@ -119,7 +118,6 @@ class Worker:
             decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)
             if isinstance(decision, Retrain):
                 self._retrain(decision, desk)
-                sandbox.prepare()
             elif once and not self._open:
                 return True
             if once and not self._open:

@@ -43,9 +43,15 @@ class Quick:
 
 
 class Slow(Quick):
-    """Nothing wrong, and not among the quick ones."""
+    """Nothing wrong, and not among the quick ones; it also tells its session's niceness."""
 
     quick = False
+
+    def fit(self, window: Window, task: Task, out: Path) -> None:
+        autogroup = Path("/proc/self/autogroup")
+        if autogroup.exists():
+            self.progress(autogroup.read_text().partition(" ")[2].strip())
+        Quick.fit(self, window, task, out)
 
 
 class Looks(Quick):

@@ -16,6 +16,9 @@ from driftloop.classifiers.base import Matrix
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 BATCH = 32
+PADDED = 1.25
+"""A batch's longest text has at most so many times the tokens of its shortest: a padded token costs what a real one
+does."""
 
 
 class OnnxEncoder:
@@ -61,8 +64,7 @@ class OnnxEncoder:
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids))
         embeddings = np.zeros((len(encodings), self.dimension), dtype=np.float32)
         logits: Matrix | None = None
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
+        for rows in _batches(order, [len(encoding.ids) for encoding in encodings]):
             longest = max(len(encodings[rows[-1]].ids), 1)
             ids = np.zeros((len(rows), longest), dtype=np.int64)
             mask = np.zeros((len(rows), longest), dtype=np.int64)
@@ -79,6 +81,17 @@ class OnnxEncoder:
                     logits = np.zeros((len(encodings), outputs[1].shape[1]), dtype=np.float32)
                 logits[rows] = outputs[1]
         return embeddings, logits
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """The rows in ``order``, shortest first, in batches of at most `BATCH` that need little padding."""
+    batches: list[list[int]] = []
+    for row in order:
+        if batches and len(batches[-1]) < BATCH and lengths[row] <= PADDED * lengths[batches[-1][0]]:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
 
 
 def encoder_digest(folder: Path, max_tokens: int) -> str:

@@ -19,11 +19,13 @@ Fold = tuple[Rows, Rows]
 
 MIN_ROWS = 20
 MIN_RECENT = 16
-"""With fewer rows after the onset, the newest half of the window stands in for them."""
+"""With fewer rows after the onset, the newest half of the window stands in for them in validation."""
 ONE_FOLD = 600
 """With so many rows after the onset, their newest quarter is validation enough."""
 OLD_WEIGHTS = (0.0, 0.05, 0.3, 1.0)
 """What a row before the drift may count for, where a row after it counts for 1."""
+UNTRIED = 0.3
+"""What it counts for where the rows after the drift are too few to choose."""
 REACH = 1000
 """How many rows before the drift are learnt from where they count for less than those after it: what comes in small
 print need not be long, and an older past is more likely a third concept's."""
@@ -60,8 +62,10 @@ def choose_old_weight(window: Window) -> float:
     After an abrupt drift that is little or nothing, after a false alarm 1. The quick model is a logistic regression on
     the embeddings alone.
     """
-    if window.onset == 0 or len(window) - window.onset < MIN_RECENT:
+    if window.onset == 0:
         return 1.0
+    if len(window) - window.onset < MIN_RECENT:
+        return UNTRIED
     labels = np.asarray(window.labels)
     folds = forward_folds(window.labels, window.onset)
 

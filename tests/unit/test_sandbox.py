@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -95,6 +96,15 @@ def test_the_child_is_nice_and_its_progress_arrives(ends: dict[str, Fitted], pro
     assert progress == [f"niceness {min(os.nice(0) + NICENESS, 19)}"]
 
 
+def test_a_slow_child_takes_only_what_is_left(tmp_path: Path) -> None:
+    said: list[str] = []
+    end = sandbox.run("tests.misbehaving:Slow", tiny.window(60), task(tmp_path), tmp_path, progress=said.append)
+    assert end.bundle is not None
+    assert said[-1] == "niceness 19"
+    if Path("/proc/self/autogroup").exists():  # otherwise the niceness would count within its session only
+        assert said[0] == "nice 19"
+
+
 def test_nothing_is_left_running(ends: dict[str, Fitted], root: Path) -> None:
     for name in ("Sleeper", "SleeperWithBest"):
         assert ends[name].overran
@@ -134,36 +144,33 @@ def test_a_cancelled_fit_is_ended(tmp_path: Path) -> None:
     assert_gone(three(pids))
 
 
-def test_a_prepared_child_is_the_one_that_fits_and_only_once(tmp_path: Path) -> None:
-    sandbox.prepare()
-    spare = sandbox._spare
-    sandbox.prepare()
-    assert spare is not None and sandbox._spare is spare, "one is enough"
-    end = sandbox.run("tests.misbehaving:Quick", tiny.window(30), task(tmp_path), tmp_path)
-    assert end.bundle is not None and spare.returncode == 0
-    assert sandbox._spare is None
-
-
-def test_a_spare_that_died_is_not_waited_for(tmp_path: Path) -> None:
-    sandbox.prepare()
-    assert sandbox._spare is not None
-    sandbox._spare.kill()
-    sandbox._spare.wait()
-    assert sandbox.run("tests.misbehaving:Quick", tiny.window(30), task(tmp_path), tmp_path).bundle is not None
-
-
-def test_a_spare_is_dismissed_and_ends_with_its_parent() -> None:
-    sandbox.prepare()
-    spare = sandbox._spare
-    sandbox.dismiss()
-    assert spare is not None and spare.poll() is not None and sandbox._spare is None
+def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> None:
     code = (
-        "import os; from retrain import sandbox; sandbox.prepare(); print(sandbox._spare.pid, flush=True); os._exit(1)"
+        "import os\nfrom multiprocessing import forkserver\nfrom retrain import sandbox\n"
+        "sandbox.prepare(); first = forkserver._forkserver._forkserver_pid\n"
+        "sandbox.prepare(); print(first, forkserver._forkserver._forkserver_pid, flush=True); os._exit(1)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )
-    assert_gone([int(done.stdout)])
+    first, second = map(int, done.stdout.split())
+    assert first == second
+    assert_gone([first])
+
+
+def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
+    sandbox.prepare()
+    server = psutil.Process(forkserver._forkserver._forkserver_pid)
+    server.kill()
+    while _running(server.pid):
+        time.sleep(0.05)
+    assert sandbox.run("tests.misbehaving:Quick", tiny.window(30), task(tmp_path), tmp_path).bundle is not None
+
+
+def test_the_environment_of_this_process_stays_as_it_is() -> None:
+    before = dict(os.environ)
+    sandbox.prepare()
+    assert os.environ == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
