@@ -64,7 +64,7 @@ class OnnxEncoder:
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids))
         embeddings = np.zeros((len(encodings), self.dimension), dtype=np.float32)
         logits: Matrix | None = None
-        for rows in _batches(order, [len(encoding.ids) for encoding in encodings]):
+        for rows in batches_of(order, [len(encoding.ids) for encoding in encodings]):
             longest = max(len(encodings[rows[-1]].ids), 1)
             ids = np.zeros((len(rows), longest), dtype=np.int64)
             mask = np.zeros((len(rows), longest), dtype=np.int64)
@@ -83,7 +83,7 @@ class OnnxEncoder:
         return embeddings, logits
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+def batches_of(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     """The rows in ``order``, shortest first, in batches of at most `BATCH` that need little padding."""
     batches: list[list[int]] = []
     for row in order:

@@ -5,7 +5,9 @@ A head is stored with skops, and only types on `TRUSTED` are loaded: a file cann
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,8 +61,15 @@ class Head:
         return np.asarray(found, dtype=np.float32)
 
     def save(self, path: Path) -> None:
-        """Write the head as one skops file."""
-        skops.io.dump({"estimator": self.estimator, "vectorizer": self.vectorizer}, path)
+        """Write the head as one skops file.
+
+        The words are one string in it: skops describes every entry of a dictionary by itself, half a second for 4,000.
+        """
+        vectorizer, words = copy.copy(self.vectorizer), ""
+        if vectorizer is not None:
+            words = json.dumps(sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__))
+            del vectorizer.vocabulary_
+        skops.io.dump({"estimator": self.estimator, "vectorizer": vectorizer, "words": words}, path)
 
 
 def load_head(path: Path) -> Head:
@@ -74,7 +83,10 @@ def load_head(path: Path) -> Head:
     if strange:
         raise ValueError(f"the head names types that are not trusted: {', '.join(sorted(strange))}")
     found = skops.io.load(path, trusted=untrusted)
-    return Head(found["estimator"], found["vectorizer"])
+    vectorizer = found["vectorizer"]
+    if vectorizer is not None and not hasattr(vectorizer, "vocabulary_"):
+        vectorizer.vocabulary_ = {word: column for column, word in enumerate(json.loads(found.get("words", "")))}
+    return Head(found["estimator"], vectorizer)
 
 
 def weights_digest(head: Head) -> str:

@@ -20,7 +20,7 @@ Fold = tuple[Rows, Rows]
 MIN_ROWS = 20
 MIN_RECENT = 16
 """With fewer rows after the onset, the newest half of the window stands in for them in validation."""
-ONE_FOLD = 600
+ONE_FOLD = 300
 """With so many rows after the onset, their newest quarter is validation enough."""
 OLD_WEIGHTS = (0.0, 0.05, 0.3, 1.0)
 """What a row before the drift may count for, where a row after it counts for 1."""
@@ -29,6 +29,8 @@ UNTRIED = 0.3
 REACH = 1000
 """How many rows before the drift are learnt from where they count for less than those after it: what comes in small
 print need not be long, and an older past is more likely a third concept's."""
+CHOSEN_ON = 2000
+"""Rows before the drift, the newest, that are enough to choose their weight with."""
 FLOOR = 1e-3
 """Least probability counted for the true label, so that one sure mistake does not decide a search."""
 
@@ -66,6 +68,7 @@ def choose_old_weight(window: Window) -> float:
         return 1.0
     if len(window) - window.onset < MIN_RECENT:
         return UNTRIED
+    window = window.take(slice(max(0, window.onset - CHOSEN_ON), None), min(window.onset, CHOSEN_ON))
     labels = np.asarray(window.labels)
     folds = forward_folds(window.labels, window.onset)
 

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from driftloop.classifiers import encoder
 from driftloop.classifiers.base import Classifier
 from driftloop.classifiers.bundle import Lineage, load_bundle, write_bundle
 from driftloop.classifiers.heads import Head
@@ -110,3 +111,13 @@ def test_neither_order_nor_neighbours_change_an_answer(model: Classifier) -> Non
     np.testing.assert_allclose(shuffled, together[order], atol=1e-4)
     alone = np.vstack([model.predict([text]).probabilities for text in TEXTS[-12:]])
     np.testing.assert_allclose(alone, together[-12:], atol=1e-4)
+
+
+def test_batches_hold_texts_of_like_length() -> None:
+    lengths = [3, 40, 4, 41, 3, 64, 1] + [20] * 40
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    batches = encoder.batches_of(order, lengths)
+    assert [row for batch in batches for row in batch] == order, "each row once, in its order"
+    assert max(len(batch) for batch in batches) == encoder.BATCH
+    assert all(lengths[batch[-1]] <= encoder.PADDED * lengths[batch[0]] for batch in batches)
+    assert len(batches) < len(lengths) / 4

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from driftloop.classifiers import bundle as bundles
 from driftloop.classifiers.bundle import BundleError, Lineage, load_bundle, verify_bundle, write_bundle
 from driftloop.classifiers.encoder import MODEL
-from driftloop.classifiers.heads import Head
+from driftloop.classifiers.heads import Head, load_head
 from tests import tiny
 
 LINEAGE = Lineage(candidate="linear", trigger="alert-1", first_offset=3, last_offset=9, rows=7, parent_version="2")
@@ -113,6 +114,28 @@ def test_a_newer_format_is_said_to_be_one(bundle: Path) -> None:
     sign_again(bundle, lambda manifest: manifest.update(format=2))
     with pytest.raises(BundleError, match="does not fit this version of driftloop"):
         verify_bundle(bundle, tiny.KEY)
+
+
+@pytest.mark.parametrize("analyzer", ["word", "char"])
+def test_a_head_reads_the_same_words_after_it_was_stored(tmp_path: Path, analyzer: str) -> None:
+    texts = ["good\n news", 'bad "news"', "good \u00e9t\u00e9", "bad, bad"] * 3
+    vectorizer = TfidfVectorizer(analyzer=analyzer).fit(texts)
+    head = Head(LogisticRegression(), vectorizer)
+    embeddings = np.ones((len(texts), 2), dtype=np.float32)
+    head.estimator.fit(head.features(texts, embeddings), [text[:3] for text in texts])
+    head.save(tmp_path / "head.skops")
+    assert vectorizer.vocabulary_, "it can go on"
+    stored = load_head(tmp_path / "head.skops")
+    assert stored.vectorizer is not None and stored.vectorizer.vocabulary_ == vectorizer.vocabulary_
+    np.testing.assert_array_equal(stored.predict_proba(texts, embeddings), head.predict_proba(texts, embeddings))
+
+
+def test_a_head_without_its_words_is_not_loaded(tmp_path: Path) -> None:
+    vectorizer = TfidfVectorizer().fit(["a text of words"])
+    del vectorizer.vocabulary_
+    skops.io.dump({"estimator": LogisticRegression(), "vectorizer": vectorizer}, tmp_path / "head.skops")
+    with pytest.raises(ValueError, match="Expecting value"):
+        load_head(tmp_path / "head.skops")
 
 
 def test_a_type_that_is_not_trusted_is_not_loaded(tmp_path: Path) -> None:
