@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks import plots, references
 from benchmarks.embeddings import embed
 from benchmarks.loop import Loop, Stream
+from benchmarks.recovery import recoveries
 from benchmarks.references import Cara, Flags, Told, with_detectors
 from benchmarks.tables import BLOCK, Measured, Row, key, make_tables, put_into, read, write
 from driftloop.errors import DriftloopError
@@ -186,7 +187,13 @@ def _row(
         quiet_events=max(0, len(stream) - settings.retrain.bootstrap - busy),
         alerts=[(one.position, one.signal, one.verdict) for one in judged],
         swapped_at=[at for at, _ in loop.promoted[1:]] if loop else [],
+        recoveries=_recoveries(correct, scenario) if known else [],
     )
+
+
+def _recoveries(correct: Flags, scenario: Scenario) -> list[int | None]:
+    segments = [row.segment for row in scenario.sequence]
+    return recoveries(correct, segments, scenario.drifts, scenario.label_delay) if any(segments) else []
 
 
 def streams(options: argparse.Namespace, settings: Settings) -> Iterator[Stream]:
@@ -227,7 +234,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", metavar="NAME", help=f"of {', '.join(SYSTEMS)}, or signal:detector")
     parser.add_argument("--full", action="store_true", help="all systems; without --scenarios all built-in ones too")
     parser.add_argument("--seeds", nargs="+", type=int, default=[7], metavar="N")
-    parser.add_argument("--seconds", type=float, default=2.0, help="from a decision to the new model (default: 2)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="from a decision to the new model (default: 4)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a CSV file of your own, its rows as they stand")
     parser.add_argument("--text", default="text", metavar="COLUMN")
     parser.add_argument("--label", default="label", metavar="COLUMN")

@@ -91,6 +91,8 @@ class Loop:
     lag: int
     """Events between a decision and the first prediction of the model that came of it."""
     learn: Callable[[Window, int], tuple[Head, float]] = learn
+    weigh: Callable[[Window], Window] = weigh
+    """Says how far each label is trusted."""
     alerts: list[DriftAlert] = field(default_factory=list)
     past: list[Past] = field(default_factory=list)
     promoted: list[tuple[int, Model]] = field(default_factory=list)
@@ -119,7 +121,7 @@ class Loop:
     def run(self) -> None:
         """Play the stream from its first event to its last label."""
         first = self.stream.window(range(self._bootstrap), labels=self._said(range(self._bootstrap)))
-        head, _ = self.learn(weigh(first), self.settings.retrain.seed)
+        head, _ = self.learn(self.weigh(first), self.settings.retrain.seed)
         self.promoted.append((0, Model(head, "bootstrap", "linear")))
         schedule = LabelSchedule(len(self.stream), self.stream.scenario.label_delay, self._bootstrap)
         waiting: dict[int, Prediction] = {}
@@ -195,7 +197,7 @@ class Loop:
         newest = self._outcomes[-1].occurred_at
         positions = [outcome.position for outcome in self._outcomes]
         onset = 0 if rows == 0 else len(positions) - rows
-        window = weigh(self.stream.window(positions, onset, [outcome.label for outcome in self._outcomes]))
+        window = self.weigh(self.stream.window(positions, onset, [outcome.label for outcome in self._outcomes]))
         winner = self._compete(window, decision, tick)
         past = Past(
             self._labelled,

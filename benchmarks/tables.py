@@ -58,6 +58,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     alerts: list[tuple[int, str, str]]
     """Position, signal and verdict of each alert."""
     swapped_at: list[int]
+    recoveries: list[int | None] = []
+    """Of each drift back to a concept seen before, as `benchmarks.recovery` measures it."""
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -128,6 +130,7 @@ HEADS = (
     "mean delay", "median", "normalised", "false per 10,000", "repeats", "regret", "share",
 )  # fmt: skip
 COUNTS = ("retrainings", "refreshes", "fits", "swaps", "rollbacks")
+BACK_HEAD = "back after"
 CPU_HEADS = ("watch CPU s", "retrain CPU s")
 
 
@@ -135,8 +138,12 @@ def _scenario_table(name: str, measured: Sequence[Measured], cpu: bool) -> str:
     rows = [one.row for one in measured]
     systems = list(dict.fromkeys(row.system for row in rows))
     lines = []
+    recurring = any(row.recoveries for row in rows)
     for system in systems:
-        cells = _cells([row for row in rows if row.system == system], rows)
+        own = [row for row in rows if row.system == system]
+        cells = _cells(own, rows)
+        if recurring:
+            cells.append(_back([back for row in own for back in row.recoveries]))
         if cpu:
             spent = [one.cpu for one in measured if one.row.system == system]
             cells += [f"{np.mean([one[part] for one in spent]):.1f}" for part in ("watch", "retrain")]
@@ -148,7 +155,8 @@ def _scenario_table(name: str, measured: Sequence[Measured], cpu: bool) -> str:
         f"bootstrap intervals over {FEW_SEEDS} or more seeds, else over blocks of {BLOCK} events; "
         f"seeds {', '.join(map(str, seeds))}"
     )
-    table = _markdown((*HEADS, *(CPU_HEADS if cpu else ())), lines)
+    heads = (*HEADS, *((BACK_HEAD,) if recurring else ()), *(CPU_HEADS if cpu else ()))
+    table = markdown(heads, lines)
     return "\n\n".join([title, table, *_remarks(rows)])
 
 
@@ -173,6 +181,14 @@ def _cells(rows: Sequence[Row], everyone: Sequence[Row]) -> list[str]:
         _signed(regret(rows, everyone), 4),
         _signed(share(rows, everyone), 2, plus=False),
     ]
+
+
+def _back(recoveries: Sequence[int | None]) -> str:
+    """Median and worst number of labels until a known concept is back, and how many never were."""
+    counts = [back for back in recoveries if back is not None]
+    never = len(recoveries) - len(counts)
+    parts = [f"{np.median(counts):.0f} (worst {max(counts)})"] if counts else []
+    return ", ".join([*parts, f"{never} of {len(recoveries)} never"] if never else parts) or "-"
 
 
 def _interval(rows: Sequence[Row]) -> str:
@@ -282,10 +298,11 @@ def _summary(scenarios: Mapping[str, Sequence[Measured]]) -> str:
             counts = "+".join(_mean([getattr(row, name) for row in rows]) for name in ("retrainings", "refreshes"))
             line.append(f"{shown} ({'every label' if system.startswith('online:') else counts})")
     title = "**summary**: accuracy (retrainings + refreshes), means over the seeds; the best without hindsight in bold"
-    return f"{title}\n\n{_markdown(('system', *scenarios), lines)}"
+    return f"{title}\n\n{markdown(('system', *scenarios), lines)}"
 
 
-def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with columns of even width."""
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     rows = [heads, ["-" * width for width in widths], *lines]
     return "\n".join("| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in rows)

@@ -12,7 +12,7 @@ TOPICS = (
     "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "retraining", "dead-letters",
 )  # fmt: skip
 
-BENCHMARKS = ("adaptation", "detection", "throughput", "scaling")
+BENCHMARKS = ("adaptation", "detection", "label_noise", "throughput", "scaling")
 
 EXIT_CODES = """
 exit codes
@@ -199,8 +199,9 @@ examples
 
 BENCH = """\
 Runs one of the benchmarks and prints its table. `adaptation` plays policies, detectors and references over streams
-with known drift, and `detection` scores the detectors: both in this process, without Kafka. `throughput` and `scaling`
-start a stack of their own. What stands after the name goes to the benchmark; `--help` there shows what it takes.
+with known drift, `detection` scores the detectors, `label_noise` lets an annotator lie: in this process, without Kafka.
+`throughput` and `scaling` start a stack of their own. What stands after the name goes to the benchmark; `--help` there
+shows what it takes.
 
 reads   the scenarios' data; a CSV file of your own
 writes  what is asked for with the benchmark's own options; embeddings to the user cache

@@ -25,7 +25,17 @@ from producers.injection import KINDS, Injection, Row, borders, inject, kind
 from producers.schema import InjectSpec, LabelSwapSpec, NoiseSpec, ScenarioSpec, VocabularySpec
 from producers.table import Table
 
-__all__ = ["BUILTIN", "Annotation", "Injection", "Row", "Scenario", "load_scenario", "parse_rate", "read_spec"]
+__all__ = [
+    "BUILTIN",
+    "Annotation",
+    "Injection",
+    "Row",
+    "Scenario",
+    "build_scenario",
+    "load_scenario",
+    "parse_rate",
+    "read_spec",
+]
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,15 @@ def load_scenario(name_or_path: str, *, seed: int | None = None, replay_id: str 
     spec, base = read_spec(name_or_path)
     if seed is not None:
         spec = msgspec.structs.replace(spec, seed=seed)
+    return build_scenario(spec, base, replay_id)
+
+
+def build_scenario(spec: ScenarioSpec, base: Path, replay_id: str | None = None) -> Scenario:
+    """The scenario that ``spec`` describes; the paths in it start at the folder ``base``.
+
+    Raises:
+        DriftloopError: data that cannot be used, or does not fit the spec.
+    """
     return _build(spec, datasets.load(spec.dataset, base), replay_id)
 
 

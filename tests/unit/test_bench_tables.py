@@ -78,6 +78,16 @@ def test_a_line_holds_means_and_what_was_missed():
     assert (line["regret"], line["share"]) == ("-", "-")
 
 
+def test_known_concepts_are_back_after_so_many_labels_or_never():
+    shown = table(row("on-drift", 0.7, recoveries=[40, 90]), row("on-drift", 0.7, 8, recoveries=[80]), row("iid", 0.8))
+    assert cells(shown["s"], "on-drift")["back after"] == "80 (worst 90)"
+    assert cells(shown["s"], "iid")["back after"] == "-"
+    shown = table(row("never", 0.7, recoveries=[40, None]), row("cara", 0.7, recoveries=[None]))
+    assert cells(shown["s"], "never")["back after"] == "40 (worst 40), 1 of 2 never"
+    assert cells(shown["s"], "cara")["back after"] == "1 of 1 never"
+    assert "back after" not in table(row("never", 0.7))["s"], "where no concept comes back"
+
+
 def test_what_did_not_watch_has_no_detections():
     line = cells(table(row("oracle", 0.7))["s"], "oracle")
     assert {line[name] for name in ("drifts found", "mean delay", "false per 10,000", "repeats")} == {"-"}
