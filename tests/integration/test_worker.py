@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -172,6 +173,32 @@ def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: World) ->
     assert registry.champion() == good and world.count(MODEL_UPDATES) == 1
     kept = registry.versions()[-1]
     assert kept.version == "2" and kept.tags["verdict"] == "rejected" and "not better" in kept.tags["reason"]
+
+
+@pytest.mark.parametrize("guard", ["regression set", "latency"])
+def test_a_better_model_that_breaks_a_guard_is_rejected_and_says_which(
+    world: World, guard: str, tmp_path: Path
+) -> None:
+    """The same stream on which `test_an_alert_retrains…` sees a promotion."""
+    frozen = tmp_path / "frozen.csv"
+    other = dict(zip(tiny.LABELS, reversed(tiny.LABELS), strict=True))
+    rows = [(text, other[label]) for text, label in map(text_and_label, range(1000, 1040))]  # the champion's view
+    frozen.write_text("".join(["text,label\n", *(f"{text},{label}\n" for text, label in rows)]))
+    extra = {
+        "regression set": {"DRIFTLOOP_RETRAIN__REGRESSION": str(frozen)},
+        "latency": {"DRIFTLOOP_RETRAIN__GATE__MAX_LATENCY_MS": "0.000001"},
+    }
+    world.promote(flipped=True)
+    put(world, range(200), [alert(20)])
+    world.start("retrain", **QUICK, **extra[guard])
+    world.until(lambda: ("finished", "") in states(world), 90)
+    assert ("rejected", "linear") in states(world) and ("promoted", "linear") not in states(world)
+    registry = Registry(world.settings)
+    assert registry.champion() == "1" and world.count(MODEL_UPDATES) == 1
+    gated = next(message for message in diary(world) if message.state == "gated")
+    assert guard in gated.reason and gated.scores["accuracy"] > gated.scores["champion_accuracy"]
+    assert [check["name"] for check in gated.scores["checks"] if not check["passed"]] == [guard]
+    assert guard in registry.versions()[-1].tags["reason"]
 
 
 def test_a_champion_that_was_never_announced_is_announced(world: World) -> None:
