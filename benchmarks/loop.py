@@ -1,7 +1,7 @@
 """The loop at work on one stream without Kafka: the live loop's own watch, policies, candidate, memory and gate.
 
 What is left out: TPOT and fine-tuning (the linear head competes alone), and the time model is simple: a retraining's
-model takes over so many events after the decision.
+model takes over so many events after the decision, one of the memory after a part of them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from stream_processors.joins import outcome as join_one
 
 DECIDE_EVERY = 8
 """Labels between two looks of the policy: what the live worker sees in its 0.2 s at 40 events/s."""
+RECALL = 0.3
+"""Part of the lag after which a model of the memory answers: it is judged and restored, and nothing is fitted."""
 BLOCK = 250
 ENCODER = Path("encoder")
 """Stands for the encoder's folder: the linear head is fitted without it."""
@@ -89,7 +91,7 @@ class Loop:
     policy: Policy
     settings: Settings
     lag: int
-    """Events between a decision and the first prediction of the model that came of it."""
+    """Events between a decision and the first prediction of the model that was fitted for it."""
     learn: Callable[[Window, int], tuple[Head, float]] = learn
     weigh: Callable[[Window], Window] = weigh
     """Says how far each label is trusted."""
@@ -108,7 +110,10 @@ class Loop:
         self._outcomes: deque[Outcome] = deque(maxlen=self.settings.retrain.window)
         self._bootstrap = self.stream.scenario.bootstrap or self.settings.retrain.bootstrap
         self._block: tuple[int, list[str], Matrix] = (0, [], np.zeros((0, 0), dtype=np.float32))
-        self._pending: tuple[int, Model | None, Past] | None = None
+        self._coming: list[tuple[int, Model]] = []
+        """Models that have won, and when they take over."""
+        self._retraining: tuple[int, Past] | None = None
+        """When the one under way ends, and what it was."""
         self._probation: tuple[ShadowTest, Model, int] | None = None
         self._labelled = 0
         self.correct = np.zeros(len(self.stream), dtype=bool)
@@ -186,7 +191,7 @@ class Loop:
         with _Clock(self.cpu, "watch"):
             self.alerts += self._watch.labelled(outcome, self._labelled - 1)
         self._watch_probation(outcome, tick)
-        if self._pending is None and self._labelled % DECIDE_EVERY == 0:
+        if self._retraining is None and self._labelled % DECIDE_EVERY == 0:
             decision = self.policy.decide(Now(self._labelled, tuple(self.past)), self.alerts[-200:], self._outcomes)
             if isinstance(decision, Retrain):
                 with _Clock(self.cpu, "retrain"):
@@ -198,24 +203,27 @@ class Loop:
         positions = [outcome.position for outcome in self._outcomes]
         onset = 0 if rows == 0 else len(positions) - rows
         window = self.weigh(self.stream.window(positions, onset, [outcome.label for outcome in self._outcomes]))
-        winner = self._compete(window, decision, tick)
+        recalled, winner = self._compete(window, decision, tick)
+        self._coming = [(tick + round(RECALL * self.lag), recalled)] if recalled else []
+        self._coming += [(tick + self.lag, winner)] if winner else []
         past = Past(
             self._labelled,
             decision.onset_at,
             rows,
             newest,
             decision.trigger,
-            winner is not None,
+            bool(self._coming),
             decision.kind,
             self.lag / min(self.stream.scenario.rate, 1000.0),
         )
-        self._pending = (tick + self.lag, winner, past)
+        self._retraining = (tick + self.lag, past)
 
-    def _compete(self, window: Window, decision: Retrain, tick: int) -> Model | None:
-        """The archived models, then the linear head: the live competition's order."""
+    def _compete(self, window: Window, decision: Retrain, tick: int) -> tuple[Model | None, Model | None]:
+        """The archived model and the linear head that won, each where one did: the live competition's order."""
         chosen = self.settings.retrain
         judging: dict[str, Any] = {"limits": chosen.gate, "confidence": chosen.confidence, "seed": chosen.seed}
         standing = self.model
+        recalled: Model | None = None
         first = standing.trigger != decision.trigger
         if decision.kind == "answer" and decision.onset_at > ALWAYS:
             kept = {str(at): model for at, model in self.promoted}
@@ -226,12 +234,12 @@ class Loop:
             if found is not None:
                 self.verdicts.append((tick, "archive", found[1].reason))
                 if found[1].better:
-                    standing = Model(kept[found[0]].head, decision.trigger, "archive")
+                    standing = recalled = Model(kept[found[0]].head, decision.trigger, "archive")
         train, held, before = window.hold_out(chosen.holdout)
         try:
             head, old_weight = self.learn(train, chosen.seed)
         except CannotFit:
-            return standing if standing is not self.model else None
+            return recalled, None
         challenger = Model(head, decision.trigger, "linear")
         verdict = judge(
             slice_of(held, standing.answers(held), challenger.answers(held)),
@@ -243,17 +251,16 @@ class Loop:
         )
         self.verdicts.append((tick, "linear", verdict.reason))
         if verdict.better:
-            return Model(fit_head(window, old_weight, chosen.seed), decision.trigger, "linear")
-        return standing if standing is not self.model else None
+            return recalled, Model(fit_head(window, old_weight, chosen.seed), decision.trigger, "linear")
+        return recalled, None
 
     def _take_over(self, tick: int) -> None:
-        if self._pending is not None and tick >= self._pending[0]:
-            _, model, past = self._pending
-            self._pending = None
-            self.past.append(past)
-            if model is not None:
-                self._probation = (ShadowTest(1 - self.settings.retrain.confidence), self.model, tick)
-                self._promote(model, tick)
+        while self._coming and tick >= self._coming[0][0]:
+            self._probation = (ShadowTest(1 - self.settings.retrain.confidence), self.model, tick)
+            self._promote(self._coming.pop(0)[1], tick)
+        if self._retraining is not None and tick >= self._retraining[0]:
+            self.past.append(self._retraining[1])
+            self._retraining = None
 
     def _watch_probation(self, outcome: Outcome, tick: int) -> None:
         """The predecessor answers the live events too; where it is better beyond chance, it is restored."""

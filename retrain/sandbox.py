@@ -171,7 +171,7 @@ def prepare() -> None:
 
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["retrain.candidates.linear"])
+_context.set_forkserver_preload(["retrain.preloaded"])
 _lock = threading.Lock()
 """Held while a process is started or its exit status is fetched: multiprocessing fetches that of others as well."""
 
