@@ -116,12 +116,13 @@ def _child(
     cancelled: str | None = None
     (folder / f"{verb}.log").write_bytes(b"")
     ours, theirs = multiprocessing.Pipe()
-    process = _context.Process(target=carry_out, args=(Order(verb, name, folder, task), theirs))
     reader = threading.Thread(target=_listen, args=(ours, answers, progress), daemon=True)
     with ours:
-        prepare()
-        with theirs, _lock:
-            process.start()
+        try:
+            with theirs:
+                process = _start(Order(verb, name, folder, task), theirs)
+        except (OSError, EOFError) as error:
+            return _End(False, f"its process could not be started: {error}")
         reader.start()
         try:
             cancelled = _wait(process, limit, cancel)
@@ -141,6 +142,21 @@ def _child(
     if "reason" in answer:
         return _End(False, str(answer["reason"]), refused=bool(answer.get("refused")))
     return _End(False, _describe(status or 0, folder / f"{verb}.log"))
+
+
+def _start(order: Order, pipe: Connection, retries: int = 2) -> ForkServerProcess:
+    """A child that carries out ``order``; a server that dies at this moment is started again."""
+    prepare()
+    process = _context.Process(target=carry_out, args=(order, pipe))
+    try:
+        with _lock:
+            process.start()
+    except (OSError, EOFError):
+        if not retries:
+            raise
+        time.sleep(0.5)
+        return _start(order, pipe, retries - 1)
+    return process
 
 
 def prepare() -> None:

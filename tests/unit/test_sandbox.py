@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import forkserver
@@ -160,10 +161,9 @@ def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> Non
 
 def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
     sandbox.prepare()
-    server = psutil.Process(forkserver._forkserver._forkserver_pid)
-    server.kill()
-    while _running(server.pid):
-        time.sleep(0.05)
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGSTOP)  # so that it dies while a child is asked of it
+    threading.Timer(1.0, os.kill, (server, signal.SIGKILL)).start()
     assert sandbox.run("tests.misbehaving:Quick", tiny.window(30), task(tmp_path), tmp_path).bundle is not None
 
 
