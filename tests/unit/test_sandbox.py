@@ -159,12 +159,13 @@ def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> Non
     assert_gone([first])
 
 
-def test_a_server_that_died_is_started_again(tmp_path: Path) -> None:
+def test_a_server_that_dies_while_a_child_is_asked_of_it_is_started_again(tmp_path: Path) -> None:
+    window = tiny.window(30)
     sandbox.prepare()
     server = forkserver._forkserver._forkserver_pid
-    os.kill(server, signal.SIGSTOP)  # so that it dies while a child is asked of it
-    threading.Timer(1.0, os.kill, (server, signal.SIGKILL)).start()
-    assert sandbox.run("tests.misbehaving:Quick", tiny.window(30), task(tmp_path), tmp_path).bundle is not None
+    os.kill(server, signal.SIGSTOP)
+    threading.Timer(3.0, os.kill, (server, signal.SIGKILL)).start()
+    assert sandbox.run("tests.misbehaving:Quick", window, task(tmp_path), tmp_path).bundle is not None
 
 
 def test_the_environment_of_this_process_stays_as_it_is() -> None:
