@@ -43,18 +43,21 @@ def test_the_graph_agrees_with_torch(model: ModelSettings) -> None:
     network = AutoModel.from_pretrained(tiny.encoder_folder()).eval()
     batch = tiny.tokenizer()(TEXTS, padding=True, truncation=True, max_length=tiny.MAX_TOKENS, return_tensors="pt")
     with torch.no_grad():
-        hidden = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        states = network(**batch, output_hidden_states=True).hidden_states
     weight = batch["attention_mask"].unsqueeze(-1).float()
-    expected = torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=1).numpy()
+    means = [(states[layer] * weight).sum(1) / weight.sum(1) for layer in (-1, network.config.num_hidden_layers // 2)]
+    # The last layer's mean, then the middle one's, after half of the layers: each of unit length.
+    expected = torch.cat([mean / mean.norm(dim=1, keepdim=True) for mean in means], 1).numpy()
     found = onnx.exported_encoder(model).embed(TEXTS)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not np.allclose(found[:, :32], found[:, 32:], atol=0.01), "two layers, not one twice"
 
 
 def test_int8_stays_close_and_has_a_cache_of_its_own(model: ModelSettings) -> None:
     plain = onnx.exported_encoder(model)
     small = onnx.exported_encoder(ModelSettings(encoder=model.encoder, max_tokens=model.max_tokens, quantise=True))
     assert small.folder != plain.folder
-    assert (small.embed(TEXTS) * plain.embed(TEXTS)).sum(axis=1).min() > 0.9
+    assert (small.embed(TEXTS) * plain.embed(TEXTS)).sum(axis=1).min() > 2 * 0.9
 
 
 def test_the_export_is_made_once(model: ModelSettings) -> None:
@@ -72,13 +75,13 @@ def test_a_damaged_cached_graph_is_removed_and_made_again(model: ModelSettings) 
     with pytest.raises(DriftloopError, match="cached encoder was damaged"):
         onnx.exported_encoder(model)
     assert not folder.exists()
-    assert onnx.exported_encoder(model).embed(["one"]).shape == (1, 32)
+    assert onnx.exported_encoder(model).embed(["one"]).shape == (1, 64)
 
 
 def test_a_half_written_cache_is_not_used(model: ModelSettings) -> None:
     folder = onnx.exported_encoder(model).folder
     (folder / TOKENIZER).unlink()
-    assert onnx.exported_encoder(model).embed(["one"]).shape == (1, 32)
+    assert onnx.exported_encoder(model).embed(["one"]).shape == (1, 64)
 
 
 def test_an_unreadable_model_is_said_in_one_sentence(tmp_path: Path, model: ModelSettings) -> None:
@@ -102,4 +105,4 @@ def test_a_classifier_from_a_folder_agrees_with_torch(tmp_path: Path, model: Mod
     embeddings, logits = graph.run(TEXTS)
     assert logits is not None
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.reshape(-1, 2, 32), axis=2), 1.0, atol=1e-5)
