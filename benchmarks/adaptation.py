@@ -24,8 +24,9 @@ import msgspec
 from threadpoolctl import threadpool_limits
 
 from benchmarks import plots, references
+from benchmarks.command import exit_status
 from benchmarks.embeddings import embed
-from benchmarks.loop import Loop, Stream
+from benchmarks.loop import SECONDS, Loop, Stream
 from benchmarks.recovery import recoveries
 from benchmarks.references import Cara, Flags, Told, with_detectors
 from benchmarks.tables import BLOCK, Measured, Row, key, make_tables, put_into, read, write
@@ -97,7 +98,7 @@ def _measure_online(stream: Stream, system: str, settings: Settings) -> Row:
 
 
 def _measure_loop(stream: Stream, system: str, settings: Settings, seconds: float) -> tuple[Row, dict[str, float]]:
-    lag = round(seconds * min(stream.scenario.rate, 1000.0))
+    lag = round(seconds * stream.rate)
     began = time.process_time()
     policy, settings = _system(stream, system, settings, lag)
     chosen = time.process_time() - began
@@ -187,13 +188,12 @@ def _row(
         quiet_events=max(0, len(stream) - settings.retrain.bootstrap - busy),
         alerts=[(one.position, one.signal, one.verdict) for one in judged],
         swapped_at=[at for at, _ in loop.promoted[1:]] if loop else [],
-        recoveries=_recoveries(correct, scenario) if known else [],
+        recoveries=recoveries(
+            correct, [row.segment for row in scenario.sequence], scenario.drifts, scenario.label_delay
+        )
+        if known
+        else [],
     )
-
-
-def _recoveries(correct: Flags, scenario: Scenario) -> list[int | None]:
-    segments = [row.segment for row in scenario.sequence]
-    return recoveries(correct, segments, scenario.drifts, scenario.label_delay) if any(segments) else []
 
 
 def streams(options: argparse.Namespace, settings: Settings) -> Iterator[Stream]:
@@ -234,7 +234,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", metavar="NAME", help=f"of {', '.join(SYSTEMS)}, or signal:detector")
     parser.add_argument("--full", action="store_true", help="all systems; without --scenarios all built-in ones too")
     parser.add_argument("--seeds", nargs="+", type=int, default=[7], metavar="N")
-    parser.add_argument("--seconds", type=float, default=4.0, help="from a decision to the new model (default: 4)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"from a decision to the new model (default: {SECONDS:g})"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a CSV file of your own, its rows as they stand")
     parser.add_argument("--text", default="text", metavar="COLUMN")
     parser.add_argument("--label", default="label", metavar="COLUMN")
@@ -289,12 +291,7 @@ def run(argv: Sequence[str] | None = None) -> list[Measured]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, and say in one sentence what does not fit."""
-    try:
-        run(argv)
-    except DriftloopError as error:
-        print(f"driftloop: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_status(lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise, product
 
 import msgspec
 import numpy as np
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
+from benchmarks.command import exit_status
 from benchmarks.embeddings import embed
-from benchmarks.loop import Loop, Stream
+from benchmarks.loop import SECONDS, Loop, Stream
 from benchmarks.tables import markdown
-from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 from producers.scenarios import Scenario, build_scenario, read_spec
 from producers.schema import AnnotatorSpec
 from retrain.policies import make_policy
+from retrain.slices import correct
 from retrain.trust import weigh
 from retrain.window import Window
 
@@ -63,32 +65,26 @@ def count_worse(loop: Loop, stream: Stream) -> tuple[int, int]:
 
     The two models answer the same events; a paired z-test at `ALPHA` decides, on the true labels.
     """
-    ends = [*stream.scenario.drifts, len(stream)]
-    promotions = worse = 0
-    for (_, before), (at, after) in zip(loop.promoted, loop.promoted[1:], strict=False):
-        promotions += 1
-        rows = stream.window(range(at, min(at + FOLLOWED, next(end for end in ends if end > at or end == ends[-1]))))
-        if not len(rows):
-            continue
-        truth = np.asarray(rows.labels)
-        gains = (np.asarray(after.answers(rows).labels) == truth) * 1.0
-        gains -= np.asarray(before.answers(rows).labels) == truth
-        worse += bool(gains.sum() < norm.ppf(ALPHA) * np.sqrt((gains**2).sum()))
-    return promotions, worse
+    worse = 0
+    for (_, before), (at, after) in pairwise(loop.promoted):
+        end = min((drift for drift in stream.scenario.drifts if drift > at), default=len(stream))
+        rows = stream.window(range(at, min(at + FOLLOWED, end)))
+        if len(rows):
+            gains = correct(rows.labels, after.answers(rows)) - correct(rows.labels, before.answers(rows))
+            worse += bool(gains.sum() < norm.ppf(ALPHA) * np.sqrt((gains**2).sum()))
+    return len(loop.promoted) - 1, worse
 
 
-def measure(scenario: Scenario, flipped: float, weighed: bool, settings: Settings, seconds: float) -> Row:
+def measure(stream: Stream, flipped: float, weighed: bool, settings: Settings, seconds: float) -> Row:
     """Play one stream under the on-drift policy."""
-    stream = Stream(scenario, embed([row.text for row in scenario.sequence], settings.model))
     policy = make_policy(msgspec.structs.replace(settings.retrain, policy="on-drift"))
-    loop = Loop(
-        stream, policy, settings, round(seconds * min(scenario.rate, 1000.0)), weigh=weigh if weighed else _as_is
-    )
+    trust: Callable[[Window], Window] = weigh if weighed else lambda window: window
+    loop = Loop(stream, policy, settings, round(seconds * stream.rate), weigh=trust)
     with threadpool_limits(1):
         loop.run()
         promotions, worse = count_worse(loop, stream)
     counted = loop.correct[settings.retrain.bootstrap :]
-    return Row(flipped, weighed, scenario.seed, round(float(counted.mean()), 4), promotions, worse)
+    return Row(flipped, weighed, stream.scenario.seed, round(float(counted.mean()), 4), promotions, worse)
 
 
 def make_table(rows: Sequence[Row]) -> str:
@@ -111,12 +107,12 @@ def make_table(rows: Sequence[Row]) -> str:
     return markdown(("wrong labels of the liar", "trusted", "accuracy", "damage", "promotions", "of them worse"), lines)
 
 
-def _as_is(window: Window, seed: int = 7) -> Window:
-    return window
+def run(argv: Sequence[str] | None = None) -> None:
+    """Print a table for each scenario.
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table for each scenario."""
+    Raises:
+        DriftloopError: a scenario or its data does not fit.
+    """
     parser = argparse.ArgumentParser(
         prog="driftloop bench label_noise", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,25 +120,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--flipped", nargs="+", type=float, default=[0.0, 0.2, 0.4], help="shares of wrong labels")
     parser.add_argument("--part", type=float, default=0.4, help="share of all labels that the liar gives")
     parser.add_argument("--seeds", nargs="+", type=int, default=[7, 8, 9], metavar="N")
-    parser.add_argument("--seconds", type=float, default=4.0, help="from a decision to the new model (default: 4)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"from a decision to the new model (default: {SECONDS:g})"
+    )
     options = parser.parse_args(argv)
     settings = Settings()
-    try:
-        for name in options.scenarios:
-            rows = []
-            for seed in options.seeds:
-                for flipped in options.flipped:
-                    scenario = with_liar(name, seed, flipped, options.part, settings.retrain.bootstrap)
-                    for weighed in (True, False):
-                        rows.append(measure(scenario, flipped, weighed, settings, options.seconds))
-                        sys.stderr.write(f"{name} {rows[-1]}\n")
-            seeds = ", ".join(map(str, options.seeds))
-            print(f"**{name}**: one of three annotators gives {options.part:.0%} of the labels; seeds {seeds}\n")
-            print(f"{make_table(rows)}\n")
-    except DriftloopError as error:
-        print(f"driftloop: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    for name in options.scenarios:
+        rows = []
+        for seed, flipped in product(options.seeds, options.flipped):
+            scenario = with_liar(name, seed, flipped, options.part, settings.retrain.bootstrap)
+            stream = Stream(scenario, embed([row.text for row in scenario.sequence], settings.model))
+            for weighed in (True, False):
+                rows.append(measure(stream, flipped, weighed, settings, options.seconds))
+                sys.stderr.write(f"{name} {rows[-1]}\n")
+        seeds = ", ".join(map(str, options.seeds))
+        print(f"**{name}**: one of three annotators gives {options.part:.0%} of the labels; seeds {seeds}\n")
+        print(f"{make_table(rows)}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, and say in one sentence what does not fit."""
+    return exit_status(lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from retrain.window import Window
 from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import outcome as join_one
 
+SECONDS = 4.0
+"""From a decision to the new model's first prediction, as live on two cores (docs/measurements.md)."""
 DECIDE_EVERY = 8
 """Labels between two looks of the policy: what the live worker sees in its 0.2 s at 40 events/s."""
 RECALL = 0.3
@@ -51,6 +53,11 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.scenario)
+
+    @property
+    def rate(self) -> float:
+        """Events per second: the scenario's, or 1,000 where that is higher or without a limit."""
+        return min(self.scenario.rate, 1000.0)
 
     def window(self, positions: Sequence[int], onset: int = 0, labels: Sequence[str] | None = None) -> Window:
         """The events at ``positions`` as a window; ``labels`` are what was said of them, by default the truth."""
@@ -214,7 +221,7 @@ class Loop:
             decision.trigger,
             bool(self._coming),
             decision.kind,
-            self.lag / min(self.stream.scenario.rate, 1000.0),
+            self.lag / self.stream.rate,
         )
         self._retraining = (tick + self.lag, past)
 

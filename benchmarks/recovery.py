@@ -24,8 +24,10 @@ def recoveries(correct: Flags, segments: Sequence[str], drifts: Sequence[int], d
     The concept of a stretch between two drifts is its most frequent segment. It is back at the first event from which
     on `AFTER` events are as accurate as the last `BEFORE` of its newest earlier stretch, but for chance; None where no
     event before the next drift is one. Labels are ``delay`` events late, so ``delay`` events after a drift pass
-    before the first label that counts here.
+    before the first label that counts here. Empty where the events have no segments.
     """
+    if not any(segments):
+        return []
     stretches = list(pairwise([0, *drifts, len(correct)]))
     concepts = [Counter(segments[start:end]).most_common(1)[0][0] for start, end in stretches]
     found: list[int | None] = []

@@ -108,7 +108,7 @@ def choose_threshold(stream: Stream, settings: Settings, lag: int, rows: int) ->
     """
     prefix = Stream(_cut(stream.scenario, rows), stream.embeddings[:rows])
     chosen = settings.retrain
-    seconds = lag / min(stream.scenario.rate, 1000.0)
+    seconds = lag / stream.rate
     quiet = with_detectors(settings)
 
     def play(policy: Policy) -> Loop:

@@ -104,11 +104,10 @@ def _be_last() -> None:
     for _ in range(20):
         try:
             Path("/proc/self/autogroup").write_text("19")
+            return
         except BlockingIOError:
             time.sleep(0.1)
         except OSError:
-            return
-        else:
             return
 
 
