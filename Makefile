@@ -3,6 +3,8 @@ PYTHON ?= python3
 SCENARIO ?= tweets
 UV = .uv/bin/uv
 RUN = .venv/bin/
+# Files of unit tests that run side by side. The tests on the stack do not: they start processes of their own.
+WORKERS ?= 2
 export UV_PROJECT_ENVIRONMENT = .venv
 
 .PHONY: help setup simulate test lint unit integration e2e test-compose bench-adaptation bench-tables bench-detection bench-throughput bench-scaling images dist sbom clean
@@ -33,7 +35,7 @@ lint: setup
 	$(RUN)lint-imports
 
 unit: setup
-	$(RUN)python -m pytest tests/unit tests/contracts
+	$(RUN)python -m pytest --numprocesses=$(WORKERS) --dist=loadfile tests/unit tests/contracts
 
 integration: setup
 	$(RUN)python -m pytest tests/integration tests/faults

@@ -48,14 +48,16 @@ class Row(msgspec.Struct, frozen=True):
     """Promotions of a model that was worse than the one before it, beyond chance."""
 
 
-def with_liar(name: str, seed: int, flipped: float, part: float, start: int) -> Scenario:
-    """The scenario with three annotators, one of whom gives ``part`` of the labels and lies from ``start`` on.
+def with_liar(name: str, seed: int, flipped: float, part: float, bootstrap: int) -> Scenario:
+    """The scenario with three annotators, one of whom gives ``part`` of the labels.
+
+    It lies once the first model's rows are over: the scenario's own number of them, or else ``bootstrap``.
 
     Raises:
         DriftloopError: no such scenario, or data that cannot be used.
     """
     spec, base = read_spec(name)
-    liar = AnnotatorSpec(name="liar", share=part, flipped=flipped, start=start)
+    liar = AnnotatorSpec(name="liar", share=part, flipped=flipped, start=spec.bootstrap or bootstrap)
     others = [AnnotatorSpec(name=one, share=(1 - part) / 2) for one in ("first", "second")]
     return build_scenario(msgspec.structs.replace(spec, seed=seed, annotators=[*others, liar]), base)
 
@@ -83,7 +85,7 @@ def measure(stream: Stream, flipped: float, weighed: bool, settings: Settings, s
     with threadpool_limits(1):
         loop.run()
         promotions, worse = count_worse(loop, stream)
-    counted = loop.correct[settings.retrain.bootstrap :]
+    counted = loop.correct[loop.bootstrap :]
     return Row(flipped, weighed, stream.scenario.seed, round(float(counted.mean()), 4), promotions, worse)
 
 

@@ -115,7 +115,8 @@ class Loop:
     def __post_init__(self) -> None:
         self._watch = DriftWatch(self.settings.monitor.detectors, "bench")
         self._outcomes: deque[Outcome] = deque(maxlen=self.settings.retrain.window)
-        self._bootstrap = self.stream.scenario.bootstrap or self.settings.retrain.bootstrap
+        self.bootstrap = self.stream.scenario.bootstrap or self.settings.retrain.bootstrap
+        """Events that the first model learns from."""
         self._block: tuple[int, list[str], Matrix] = (0, [], np.zeros((0, 0), dtype=np.float32))
         self._coming: list[tuple[int, Model]] = []
         """Models that have won, and when they take over."""
@@ -132,10 +133,10 @@ class Loop:
 
     def run(self) -> None:
         """Play the stream from its first event to its last label."""
-        first = self.stream.window(range(self._bootstrap), labels=self._said(range(self._bootstrap)))
+        first = self.stream.window(range(self.bootstrap), labels=self._said(range(self.bootstrap)))
         head, _ = self.learn(self.weigh(first), self.settings.retrain.seed)
         self.promoted.append((0, Model(head, "bootstrap", "linear")))
-        schedule = LabelSchedule(len(self.stream), self.stream.scenario.label_delay, self._bootstrap)
+        schedule = LabelSchedule(len(self.stream), self.stream.scenario.label_delay, self.bootstrap)
         waiting: dict[int, Prediction] = {}
         for tick in range(schedule.ticks):
             self._take_over(tick)
@@ -175,7 +176,7 @@ class Loop:
             occurred_at=float(position),
             predicted_at=float(position),
             position=position,
-            in_sample=position < self._bootstrap,
+            in_sample=position < self.bootstrap,
         )
 
     def _label(self, prediction: Prediction, tick: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from driftloop.classifiers import pyfunc
-from driftloop.classifiers.bundle import ENCODER, link, manifest_digest
+from driftloop.classifiers.bundle import ENCODER, link, manifest_digest, read_manifest
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 
@@ -81,7 +80,7 @@ class Registry:
             shutil.copytree(
                 candidacy.bundle, Path(scratch) / pyfunc.BUNDLE, ignore=lambda *_: [ENCODER], copy_function=link
             )
-            pyfunc.write_reference(Path(scratch), self._encoder_run(candidacy.bundle / ENCODER))
+            pyfunc.write_reference(Path(scratch), self._encoder_run(candidacy.bundle))
             self.client.log_artifacts(run_id, scratch, MODEL)
         self.client.set_terminated(run_id)
         version = self.client.create_model_version(
@@ -93,17 +92,14 @@ class Registry:
         )
         return str(version.version)
 
-    def _encoder_run(self, folder: Path) -> str:
-        """The run that holds this encoder: most models of a stream share one, of 20 MB and more."""
-        digest = hashlib.sha256()
-        for path in sorted(folder.iterdir()):
-            digest.update(path.name.encode() + path.read_bytes())
-        tag = f"encoder-{digest.hexdigest()[:24]}"
+    def _encoder_run(self, bundle: Path) -> str:
+        """The run that holds the encoder of ``bundle``: most models of a stream share one, of 20 MB and more."""
+        tag = f"encoder-{read_manifest(bundle).encoder_digest[:24]}"
         known = self.client.get_registered_model(self._name).tags.get(tag)
         if known is not None:
             return str(known)
         run = self.client.create_run(self._experiment, run_name="encoder", tags={"encoder": tag})
-        self.client.log_artifacts(run.info.run_id, str(folder), ENCODER)
+        self.client.log_artifacts(run.info.run_id, str(bundle / ENCODER), ENCODER)
         self.client.set_terminated(run.info.run_id)
         self.client.set_registered_model_tag(self._name, tag, run.info.run_id)
         return str(run.info.run_id)

@@ -177,10 +177,7 @@ def verify_bundle(folder: Path, key: str) -> Manifest:
             f"The bundle at {folder} is not signed with this key: it was altered, or DRIFTLOOP_SIGNING_KEY differs "
             "from the one it was written with."
         )
-    try:
-        manifest = msgspec.json.decode(body, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise BundleError(f"The manifest of {folder} does not fit this version of driftloop: {error}.") from error
+    manifest = _decode(body, folder)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {
         MANIFEST,
         SIGNATURE,
@@ -223,9 +220,25 @@ def load_bundle(
     return model
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest as it stands: of a bundle that was written or verified here before.
+
+    Raises:
+        BundleError: it is not one of this version.
+    """
+    return _decode((folder / MANIFEST).read_bytes(), folder)
+
+
 def manifest_digest(folder: Path) -> str:
     """SHA-256 of the manifest: the model's identity, carried by `model-updates`."""
     return _sha256(folder / MANIFEST)
+
+
+def _decode(body: bytes, folder: Path) -> Manifest:
+    try:
+        return msgspec.json.decode(body, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"The manifest of {folder} does not fit this version of driftloop: {error}.") from error
 
 
 def _softmax(logits: Matrix | None, rows: int, classes: int) -> Matrix:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from retrain.candidates.base import CannotFit
@@ -80,7 +82,9 @@ def choose_old_weight(window: Window) -> float:
             if len(set(labels[kept])) < 2:
                 return float("inf")
             model = LogisticRegression(C=3.0, max_iter=60, tol=1e-3)
-            model.fit(window.embeddings[kept], labels[kept], sample_weight=weights[weights > 0])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the order of the losses shows long before
+                model.fit(window.embeddings[kept], labels[kept], sample_weight=weights[weights > 0])
             losses.append(log_loss(model.classes_, model.predict_proba(window.embeddings[test]), labels[test]))
         return float(np.mean(losses))
 

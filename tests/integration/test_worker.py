@@ -342,11 +342,12 @@ def test_what_a_search_cannot_have_is_its_reason_and_the_worker_goes_on(world: W
     wishes = {
         "DRIFTLOOP_RETRAIN__CANDIDATES": "linear,tpot,finetune",
         "DRIFTLOOP_RETRAIN__DEVICE": "cuda",
+        "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS": "300",
         "DRIFTLOOP_RETRAIN__DASK": "tcp://127.0.0.1:1",
         "CUDA_VISIBLE_DEVICES": "",
     }
     worker = world.start("retrain", **QUICK | wishes)
-    world.until(lambda: ("finished", "") in states(world), 120)
+    world.until(lambda: ("finished", "") in states(world), 250)
     reasons = {message.candidate: message.reason for message in diary(world) if message.state == "rejected"}
     assert reasons["finetune"].startswith("DRIFTLOOP_RETRAIN__DEVICE is cuda and torch finds no CUDA device")
     assert reasons["tpot"].startswith("No Dask scheduler answers at tcp://127.0.0.1:1 (")

@@ -69,6 +69,8 @@ def test_nothing_is_raised_where_nothing_drifts() -> None:
         ({"accuracy": 0.3}, "concept"),
         ({"share": 0.9}, "label"),
         ({"topic": "y"}, "covariate"),
+        ({"topic": "y", "share": 0.95}, "covariate"),
+        ({"topic": "y", "accuracy": 0.3}, "covariate"),
     ],
 )
 def test_each_kind_of_change_is_told_once_by_its_name(moved: dict[str, float], kind: str) -> None:
