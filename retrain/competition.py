@@ -90,7 +90,7 @@ class Competition:
         first = known.trigger != self.past.trigger
         if first and self.past.onset_at > ALWAYS:
             self._remember()
-        for candidate in (one for one in self._settings.retrain.candidates if catalogue.find(one).quick):
+        for candidate in filter(catalogue.is_quick, self._settings.retrain.candidates):
             reason = ended()
             if reason is not None:
                 self.diary.write("rejected", reason, candidate=candidate)
@@ -115,7 +115,7 @@ class Competition:
 
     def search(self) -> None:
         """Start the slow candidates, each in a process of its own; `follow` goes on with them."""
-        names = [one for one in self._settings.retrain.candidates if not catalogue.find(one).quick]
+        names = [one for one in self._settings.retrain.candidates if not catalogue.is_quick(one)]
         for candidate in names:
             self.diary.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
         if names:

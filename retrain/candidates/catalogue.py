@@ -12,6 +12,8 @@ CANDIDATES: dict[str, str] = {
     "tpot": "retrain.candidates.tpot:TpotSearch",
     "finetune": "retrain.candidates.finetune:FineTune",
 }
+QUICK = frozenset({"linear"})
+"""Those of them that are waited for; the worker never imports the others."""
 
 
 def find(name: str) -> Candidate:
@@ -27,10 +29,20 @@ def find(name: str) -> Candidate:
         )
     try:
         candidate = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise DriftloopError(
             f"The candidate {name} cannot be used ({error}): install what it needs with `uv sync --extra retrain`."
         ) from error
     if not isinstance(candidate, Candidate):
         raise DriftloopError(f"{name} is not a candidate: it needs a name, fit, rescue and refit.")
     return candidate
+
+
+def is_quick(name: str) -> bool:
+    """Whether the candidate is waited for; one that cannot be imported is not: its own process says what is wrong."""
+    if name in CANDIDATES:
+        return name in QUICK
+    try:
+        return find(name).quick
+    except DriftloopError:
+        return False

@@ -67,12 +67,14 @@ def test_the_catalogue_gives_a_candidate_of_that_name(name: str) -> None:
     found = catalogue.find(name)
     assert isinstance(found, Candidate)
     assert found.name == name
+    assert found.quick == catalogue.is_quick(name)
 
 
 @pytest.mark.parametrize("name", ["gradient-wizard", "no_such_module:Class", "retrain.window:Window", "json:nothing"])
 def test_an_unknown_candidate_is_said_in_one_sentence(name: str) -> None:
-    with pytest.raises((DriftloopError, TypeError)):
+    with pytest.raises(DriftloopError):
         catalogue.find(name)
+    assert not catalogue.is_quick(name), "its own process says what is wrong, and nobody waits for it"
 
 
 def test_the_bundle_is_verified_and_loads(fitted: Path) -> None:

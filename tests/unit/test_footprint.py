@@ -62,6 +62,22 @@ def test_every_locked_file_has_a_hash(lock: dict[str, dict[str, Any]]) -> None:
     assert all(file["hash"].startswith("sha256:") for file in present)
 
 
+def test_the_worker_never_imports_what_only_its_children_use() -> None:
+    """TPOT takes seconds to import and most of a gigabyte: once that came between the first answer and the next."""
+    asked = """
+import sys
+import retrain.worker
+from driftloop.settings import Settings
+from retrain.candidates import catalogue
+quick = [name for name in Settings().retrain.candidates if catalogue.is_quick(name)]
+print(quick, sorted({"torch", "transformers", "tpot"} & sys.modules.keys()))
+catalogue.find("tpot")
+print("tpot" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines() == ["['linear'] []", "True"]
+
+
 # What each image leaves out: see the Dockerfile.
 @pytest.mark.parametrize(
     ("modules", "names"),
