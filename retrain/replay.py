@@ -27,8 +27,7 @@ from driftloop.registry import Registry
 from driftloop.settings import RetrainSettings, Settings
 from driftloop.store import Store
 from driftloop.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING, name
-from retrain.candidates.linear import LinearHead, fit_head
-from retrain.candidates.rows import choose_old_weight
+from retrain.candidates.linear import LinearHead, choose_weight, fit_head
 from retrain.feed import ALERTS_KEPT
 from retrain.history import build_window
 from retrain.policies import Now, Past, Retrain, Wait, make_policy
@@ -250,7 +249,7 @@ def refit(window: Window, lineage: Lineage, chosen: RetrainSettings) -> tuple[He
     A winner was fitted on the whole window, with the weight that was chosen without the slices held out.
     """
     train = window.hold_out(chosen.holdout)[0]
-    old_weight = choose_old_weight(train)
+    old_weight = choose_weight(train)
     return fit_head(window if lineage.rows == len(window) else train, old_weight, chosen.seed), old_weight
 
 

@@ -53,12 +53,18 @@ def learn(window: Window, seed: int = 7) -> tuple[Head, float]:
         CannotFit: one class only, or too few rows.
     """
     choice.check(window)
-    old_weight = choice.choose_old_weight(window)
+    old_weight = choose_weight(window)
     return fit_head(window, old_weight, seed), old_weight
+
+
+def choose_weight(window: Window) -> float:
+    """What the rows before the onset that are likest to those after it should count for."""
+    return choice.choose_old_weight(choice.by_likeness(window))
 
 
 def fit_head(window: Window, old_weight: float, seed: int = 7) -> Head:
     """Fit one head; a class that the window's kept rows do not hold is not among its classes."""
+    window = choice.by_likeness(window)
     weights = choice.row_weights(window, old_weight)
     kept = np.flatnonzero(weights > 0)
     rows = window.take(kept.tolist())

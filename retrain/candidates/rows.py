@@ -29,10 +29,10 @@ OLD_WEIGHTS = (0.0, 0.05, 0.3, 1.0)
 UNTRIED = 0.3
 """What it counts for where the rows after the drift are too few to choose."""
 REACH = 1000
-"""How many rows before the drift are learnt from where they count for less than those after it: what comes in small
-print need not be long, and an older past is more likely a third concept's."""
+"""How many rows before the drift are learnt from where they count for less than those after it: the last, so the
+likest ones of a window `by_likeness`."""
 CHOSEN_ON = 2000
-"""Rows before the drift, the newest, that are enough to choose their weight with."""
+"""Rows before the drift, the last, that are enough to choose their weight with, or to learn what they look like."""
 FLOOR = 1e-3
 """Least probability counted for the true label, so that one sure mistake does not decide a search."""
 
@@ -82,25 +82,48 @@ def choose_old_weight(window: Window) -> float:
             if len(set(labels[kept])) < 2:
                 return float("inf")
             model = LogisticRegression(C=3.0, max_iter=60, tol=1e-3)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the order of the losses shows long before
-                model.fit(window.embeddings[kept], labels[kept], sample_weight=weights[weights > 0])
+            _fit_roughly(model, window.embeddings[kept], labels[kept], weights[weights > 0])
             losses.append(log_loss(model.classes_, model.predict_proba(window.embeddings[test]), labels[test]))
         return float(np.mean(losses))
 
     return min(reversed(OLD_WEIGHTS), key=loss)
 
 
+def by_likeness(window: Window) -> Window:
+    """The same rows, those before the onset in the order of how much they look like those after it, the likest last.
+
+    How likely a text is recent is what a logistic regression on the embeddings says that tells the two apart
+    (covariate shift: Bickel, Brueckner and Scheffer, 2009). Where a concept comes back, these are the rows of its
+    earlier time. A past of no more than `REACH` rows stays in the order of time.
+    """
+    n, onset = len(window), window.onset
+    if not REACH < onset < n:
+        return window
+    old = np.linspace(0, onset - 1, min(onset, CHOSEN_ON)).astype(int)
+    shown = np.concatenate([old, np.arange(max(onset, n - REACH), n)])
+    model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=50, tol=1e-3)
+    _fit_roughly(model, window.embeddings[shown], shown >= onset)
+    likeness = model.decision_function(window.embeddings[:onset])
+    return window.take([*np.argsort(likeness, kind="stable").tolist(), *range(onset, n)])
+
+
 def row_weights(window: Window, old_weight: float) -> NDArray[np.float64]:
     """Shape (n,): ``old_weight`` before the onset, 1 after it, times how far each label is trusted.
 
-    Where the past counts for less, only its newest `REACH` rows count at all.
+    Where the past counts for less, only its last `REACH` rows count at all.
     """
     weights = np.asarray(window.weights, dtype=np.float64) if window.weights else np.ones(len(window))
     weights[: window.onset] *= old_weight
     if old_weight < 1:
         weights[: max(0, window.onset - REACH)] = 0
     return weights
+
+
+def _fit_roughly(model: LogisticRegression, features: Any, labels: Any, weights: Any = None) -> None:
+    """Fit, and say nothing where the steps run out: an order shows long before its model has converged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, labels, sample_weight=weights)
 
 
 def sample_rows(window: Window, old_share: float, limit: int, seed: int) -> Rows:
