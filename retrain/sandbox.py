@@ -66,8 +66,8 @@ def run(
     """Fit ``candidate_name`` on ``window`` in a child process, with ``folder`` as its workplace.
 
     After ``task.budget.seconds + grace`` seconds the process group is killed, and the candidate may make a bundle
-    of its best so far. ``cancel`` is asked a few times a second; its reason ends the fit, with nothing rescued.
-    Nothing that the child does raises here; `KeyboardInterrupt` ends the child and goes on.
+    of its best so far. ``cancel`` is asked a few times a second; its reason ends the fit, with nothing rescued, or
+    the rescue. Nothing that the child does raises here; `KeyboardInterrupt` ends the child and goes on.
     """
     started = time.monotonic()
     try:
@@ -79,9 +79,11 @@ def run(
         return Fitted(None, time.monotonic() - started, f"the window could not be written: {error}", False)
     end = _child("fit", candidate_name, task, folder, task.budget.seconds + grace, progress, cancel)
     if not end.ok and not end.refused:
-        rescue = _child("rescue", candidate_name, task, folder, RESCUE, progress)
+        rescue = _child("rescue", candidate_name, task, folder, RESCUE, progress, cancel)
         if rescue.ok:
             end = _End(True, f"{end.reason}; the best so far was kept", end.overran)
+        elif rescue.refused:
+            end = rescue
     if end.ok:
         try:
             verify_bundle(folder / "bundle", task.signing_key)

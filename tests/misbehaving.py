@@ -87,6 +87,16 @@ class SleeperWithBest(Sleeper):
         return True
 
 
+class SleeperWithSlowRescue(Sleeper):
+    """Never ends, and takes seconds to make something of what it has."""
+
+    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+        (task.scratch / "rescuing").touch()
+        time.sleep(5)
+        Quick.fit(self, window, task, out)
+        return True
+
+
 class Segfault(Quick):
     def fit(self, window: Window, task: Task, out: Path) -> None:
         ctypes.string_at(0)

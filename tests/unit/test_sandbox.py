@@ -145,6 +145,21 @@ def test_a_cancelled_fit_is_ended(tmp_path: Path) -> None:
     assert_gone(three(pids))
 
 
+def test_a_rescue_is_ended_too_when_its_fit_has_become_pointless(tmp_path: Path) -> None:
+    """A new drift once waited for the best of a search that it had ended."""
+    rescuing = tmp_path / "scratch" / "rescuing"
+
+    def run(cancel: sandbox.Cancel) -> sandbox.Fitted:
+        rescuing.unlink(missing_ok=True)
+        name = "tests.misbehaving:SleeperWithSlowRescue"
+        return sandbox.run(name, tiny.window(30), task(tmp_path, 3), tmp_path, grace=0.0, cancel=cancel)
+
+    control = run(lambda: None)
+    assert control.bundle is not None and control.reason == "stopped at its limit of 3 s; the best so far was kept"
+    end = run(lambda: "superseded" if rescuing.exists() else None)
+    assert (end.bundle, end.reason) == (None, "superseded") and rescuing.exists()
+
+
 def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> None:
     code = (
         "import os\nfrom multiprocessing import forkserver\nfrom retrain import sandbox\n"
