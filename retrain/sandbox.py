@@ -78,11 +78,11 @@ def run(
     except OSError as error:
         return Fitted(None, time.monotonic() - started, f"the window could not be written: {error}", False)
     end = _child("fit", candidate_name, task, folder, task.budget.seconds + grace, progress, cancel)
-    if not end.ok and not end.refused:
+    if not (end.ok or end.refused or end.cancelled):
         rescue = _child("rescue", candidate_name, task, folder, RESCUE, progress, cancel)
         if rescue.ok:
             end = _End(True, f"{end.reason}; the best so far was kept", end.overran)
-        elif rescue.refused:
+        elif rescue.cancelled:
             end = rescue
     if end.ok:
         try:
@@ -101,6 +101,8 @@ class _End:
     overran: bool = False
     refused: bool = False
     """The candidate itself said no: there is nothing to rescue."""
+    cancelled: bool = False
+    """Nobody wants it any more."""
 
 
 def _child(
@@ -135,7 +137,7 @@ def _child(
             reader.join(2.0)
     status = process.exitcode
     if cancelled is not None:
-        return _End(False, cancelled, refused=True)
+        return _End(False, cancelled, cancelled=True)
     if overran:
         return _End(False, f"stopped at its limit of {limit:.0f} s", overran=True)
     answer = answers[-1] if answers else {}
