@@ -3,7 +3,7 @@ PYTHON ?= python3
 SCENARIO ?= tweets
 UV = .uv/bin/uv
 RUN = .venv/bin/
-# Files of unit tests that run side by side. The tests on the stack do not: they start processes of their own.
+# Files of unit tests that run side by side. Those on the stack run alone: two at a time take as long on two cores.
 WORKERS ?= 2
 export UV_PROJECT_ENVIRONMENT = .venv
 

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
 from retrain.annotators import judge_annotators
+from retrain.candidates.rows import fit_roughly
 from retrain.window import Window
 
 FOLDS = 3
@@ -27,7 +28,8 @@ def weigh(window: Window, seed: int = 7) -> Window:
     for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(window.embeddings):
         if len(set(labels[train])) < 2:
             return window
-        model = LogisticRegression(C=3.0, max_iter=60, tol=1e-3).fit(window.embeddings[train], labels[train])
+        model = LogisticRegression(C=3.0, max_iter=60, tol=1e-3)
+        fit_roughly(model, window.embeddings[train], labels[train])
         columns = [window.classes.index(str(name)) for name in model.classes_]
         said[np.ix_(test, columns)] = model.predict_proba(window.embeddings[test])
     trust = judge_annotators(window.annotators, window.labels, window.classes, said)

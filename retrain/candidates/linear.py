@@ -53,8 +53,9 @@ def learn(window: Window, seed: int = 7) -> tuple[Head, float]:
         CannotFit: one class only, or too few rows.
     """
     choice.check(window)
-    old_weight = choose_weight(window)
-    return fit_head(window, old_weight, seed), old_weight
+    window = choice.by_likeness(window)
+    old_weight = choice.choose_old_weight(window)
+    return _fit(window, old_weight, seed), old_weight
 
 
 def choose_weight(window: Window) -> float:
@@ -64,7 +65,11 @@ def choose_weight(window: Window) -> float:
 
 def fit_head(window: Window, old_weight: float, seed: int = 7) -> Head:
     """Fit one head; a class that the window's kept rows do not hold is not among its classes."""
-    window = choice.by_likeness(window)
+    return _fit(choice.by_likeness(window), old_weight, seed)
+
+
+def _fit(window: Window, old_weight: float, seed: int) -> Head:
+    """Fit on a window that is in the order of likeness."""
     weights = choice.row_weights(window, old_weight)
     kept = np.flatnonzero(weights > 0)
     rows = window.take(kept.tolist())

@@ -82,7 +82,7 @@ def choose_old_weight(window: Window) -> float:
             if len(set(labels[kept])) < 2:
                 return float("inf")
             model = LogisticRegression(C=3.0, max_iter=60, tol=1e-3)
-            _fit_roughly(model, window.embeddings[kept], labels[kept], weights[weights > 0])
+            fit_roughly(model, window.embeddings[kept], labels[kept], weights[weights > 0])
             losses.append(log_loss(model.classes_, model.predict_proba(window.embeddings[test]), labels[test]))
         return float(np.mean(losses))
 
@@ -102,7 +102,7 @@ def by_likeness(window: Window) -> Window:
     old = np.linspace(0, onset - 1, min(onset, CHOSEN_ON)).astype(int)
     shown = np.concatenate([old, np.arange(max(onset, n - REACH), n)])
     model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=50, tol=1e-3)
-    _fit_roughly(model, window.embeddings[shown], shown >= onset)
+    fit_roughly(model, window.embeddings[shown], shown >= onset)
     likeness = model.decision_function(window.embeddings[:onset])
     return window.take([*np.argsort(likeness, kind="stable").tolist(), *range(onset, n)])
 
@@ -119,7 +119,7 @@ def row_weights(window: Window, old_weight: float) -> NDArray[np.float64]:
     return weights
 
 
-def _fit_roughly(model: LogisticRegression, features: Any, labels: Any, weights: Any = None) -> None:
+def fit_roughly(model: LogisticRegression, features: Any, labels: Any, weights: Any = None) -> None:
     """Fit, and say nothing where the steps run out: an order shows long before its model has converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
