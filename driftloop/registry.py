@@ -50,6 +50,8 @@ class Registry:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self._failure: type[Exception] = MlflowException
         self._name = settings.model_name
+        self._encoders: dict[str, str] = {}
+        """The runs of encoders met so far, by their tag."""
         self._uri = settings.mlflow
         mlflow.set_tracking_uri(settings.mlflow)
         self.client = mlflow.MlflowClient(tracking_uri=settings.mlflow)
@@ -95,9 +97,11 @@ class Registry:
     def _encoder_run(self, bundle: Path) -> str:
         """The run that holds the encoder of ``bundle``: most models of a stream share one, of 20 MB and more."""
         tag = f"encoder-{read_manifest(bundle).encoder_digest[:24]}"
+        if tag in self._encoders:
+            return self._encoders[tag]
         known = self.client.get_registered_model(self._name).tags.get(tag)
         if known is not None:
-            return str(known)
+            return self._encoders.setdefault(tag, str(known))
         run = self.client.create_run(self._experiment, run_name="encoder", tags={"encoder": tag})
         self.client.log_artifacts(run.info.run_id, str(bundle / ENCODER), ENCODER)
         self.client.set_terminated(run.info.run_id)
@@ -112,9 +116,8 @@ class Registry:
         """Mark a version as one that waits for a person's word."""
         self.mark(version, "waiting", reason)
 
-    def promote(self, version: str, reason: str) -> None:
+    def promote(self, version: str) -> None:
         """Point the alias `champion` at ``version``; servers with webhooks tell their subscribers."""
-        self.mark(version, "promoted", reason)
         self.client.set_registered_model_alias(self._name, CHAMPION, version)
 
     def mark(self, version: str, verdict: str, reason: str) -> None:

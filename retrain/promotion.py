@@ -45,18 +45,24 @@ class Promotions:
     def promote(
         self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"
     ) -> None:
-        """Make ``version`` the champion, for MLflow and for the stream."""
-        self.registry.promote(version, reason)
+        """Make ``version`` the champion, for MLflow, for the stream, and in words on the version."""
+        self.registry.promote(version)
         self._announce(version, reason, trigger, action)
+        self.registry.mark(version, "promoted", reason)
 
-    def announce_unannounced(self) -> None:
-        """Announce MLflow's champion where `model-updates` names another: a worker ended between the two steps."""
+    def finish_promotion(self) -> None:
+        """Do what is left to do for MLflow's champion where a worker ended in the middle of promoting it."""
         version = self.registry.champion()
+        if version is None:
+            return
+        tags = self.registry.tags(version)
+        reason = tags.get("reason", "")
         topic = name(self.settings, MODEL_UPDATES)
         updates = [u for u in kafka.read_all(self.settings, topic, ModelUpdate) if u.stream == self.settings.stream]
-        if version is not None and (not updates or updates[-1].version != version):
-            tags = self.registry.tags(version)
-            self._announce(version, tags.get("reason", ""), tags.get("trigger", ""))
+        if not updates or updates[-1].version != version:
+            self._announce(version, reason, tags.get("trigger", ""))
+        if tags.get("verdict") != "promoted":
+            self.registry.mark(version, "promoted", reason)
 
     def _announce(
         self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"

@@ -87,7 +87,7 @@ class Worker:
             DriftloopError: with ``once``, when a retraining failed.
         """
         with tempfile.TemporaryDirectory(prefix="driftloop-retrain-", dir=self._settings.work or None) as folder:
-            self._promotions.announce_unannounced()
+            self._promotions.finish_promotion()
             self._close_cut_off()
             if self._promotions.registry.champion() is None:
                 self._bootstrap(Path(folder) / "first")

@@ -126,7 +126,8 @@ class World:
         )
         registry = Registry(self.settings)
         version = registry.register(Candidacy("linear", bundle, {}, {}, {"trigger": trigger}))
-        registry.promote(version, "test")
+        registry.promote(version)
+        registry.mark(version, "promoted", "test")
         if not announce:
             return version
         update = ModelUpdate(

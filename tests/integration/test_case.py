@@ -169,7 +169,7 @@ def test_what_cannot_be_done_with_a_model_is_one_sentence(terminal: Terminal) ->
     champion = terminal.world.promote(announce=False)
     stranger = terminal.world.promote(tampered=True, announce=False)
     registry = terminal.registry()
-    registry.promote(champion, "test")
+    registry.promote(champion)
     assert "not signed with this key" in terminal("rollback", stranger, code=2)
     registry.reject(stranger, "by the gate")
     assert "was rejected and was never the champion" in terminal("rollback", stranger, code=2)

@@ -211,14 +211,17 @@ def test_a_better_model_that_breaks_a_guard_is_rejected_and_says_which(
     assert guard in registry.versions()[-1].tags["reason"]
 
 
-def test_a_champion_that_was_never_announced_is_announced(world: World) -> None:
+def test_a_promotion_that_was_cut_short_is_finished(world: World) -> None:
     """As a worker leaves it that ends between MLflow's alias and the message on `model-updates`."""
     world.promote()
     registry = Registry(world.settings)
     second = world.promote(flipped=True, announce=False)
+    registry.client.delete_model_version_tag(world.settings.model_name, second, "verdict")
     assert registry.champion() == second and world.count(MODEL_UPDATES) == 1
     world.start("retrain", **QUICK)
-    world.until(lambda: world.count(MODEL_UPDATES) == 2)
+    world.until(lambda: "verdict" in registry.tags(second))
+    assert registry.tags(second)["verdict"] == "promoted"
+    assert world.count(MODEL_UPDATES) == 2
     told = world.read(MODEL_UPDATES)[-1]
     assert (told.version, told.digest) == (second, registry.tags(second)["digest"])
 
