@@ -53,7 +53,7 @@ class Head:
         """Embeddings of shape (n, d), or a sparse matrix (n, d + v) where the head reads words too."""
         if self.vectorizer is None:
             return embeddings
-        return sp.hstack([sp.csr_matrix(embeddings), self.vectorizer.transform(texts)], format="csr")
+        return beside(embeddings, self.vectorizer.transform(texts))
 
     def predict_proba(self, texts: Sequence[str], embeddings: Matrix) -> Matrix:
         """Probabilities of shape (n, k), float32."""
@@ -70,6 +70,11 @@ class Head:
             words = json.dumps(sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__))
             del vectorizer.vocabulary_
         skops.io.dump({"estimator": self.estimator, "vectorizer": vectorizer, "words": words}, path)
+
+
+def beside(embeddings: Matrix, words: Any) -> Any:
+    """A sparse matrix (n, d + v) of embeddings (n, d) and the sparse TF-IDF columns (n, v) of the same texts."""
+    return sp.hstack([sp.csr_matrix(embeddings), words], format="csr")
 
 
 def load_head(path: Path) -> Head:

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from driftloop.classifiers.bundle import verify_bundle, write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.heads import Head, weights_digest
+from driftloop.classifiers.heads import Head, beside, weights_digest
 from retrain.candidates import rows as choice
 from retrain.candidates.base import Task
+from retrain.candidates.words import fit_words
 from retrain.window import Window
 
 INVERSE_PENALTY = 3.0
 """scikit-learn's C."""
-WORDS = 2000
-"""The most frequent words and word pairs that are read: beside an embedding, more of them cost time and add nothing."""
 
 
 class LinearHead:
@@ -78,21 +76,8 @@ def _fit(window: Window, old_weight: float, seed: int) -> Head:
     if len(rows.classes) < 2:
         kept, rows = np.arange(len(window)), window
         weights = np.maximum(choice.row_weights(window, 1.0), 1e-3)
-    vectorizer: TfidfVectorizer | None = TfidfVectorizer(
-        ngram_range=(1, 2),
-        min_df=2,
-        max_features=WORDS,
-        sublinear_tf=True,
-        strip_accents="unicode",
-        dtype=np.float32,
-    )
-    features = rows.embeddings
-    try:
-        assert vectorizer is not None  # noqa: S101 - for the type checker
-        # Most columns are an embedding's: in a sparse matrix a fit takes twice as long.
-        features = np.hstack([features, vectorizer.fit_transform(rows.texts).toarray()])
-    except ValueError:  # no word occurs twice
-        vectorizer = None
+    read = fit_words(rows.texts)
+    vectorizer, features = (read[0], beside(rows.embeddings, read[1])) if read else (None, rows.embeddings)
     estimator = LogisticRegression(C=INVERSE_PENALTY, max_iter=100, tol=1e-3, random_state=seed)
     estimator.fit(features, np.asarray(rows.labels), sample_weight=weights[kept])
     return Head(estimator, vectorizer)

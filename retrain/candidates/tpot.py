@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import scipy.sparse as sp
 import skops.io
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
@@ -29,12 +28,13 @@ from tpot import TPOTEstimator
 
 from driftloop.classifiers.bundle import write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.heads import TRUSTED_PREFIXES, Head
+from driftloop.classifiers.heads import TRUSTED_PREFIXES, Head, beside
 from retrain.candidates import cluster
 from retrain.candidates import rows as choice
 from retrain.candidates.base import CannotFit, Task
 from retrain.candidates.cluster import Ground
 from retrain.candidates.pipelines import search_space
+from retrain.candidates.words import fit_words
 from retrain.window import Window
 
 MAX_ROWS = 2500
@@ -189,19 +189,14 @@ def _evolve(search: Search, population: int, generations: int, task: Task) -> No
 def _features(window: Window, seed: int) -> tuple[TfidfVectorizer | None, ColumnTransformer, Any]:
     """The vectorizer, the step that makes its columns dense, and the sparse matrix (n, d + v) that goes into it."""
     size = window.embeddings.shape[1]
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode", dtype=np.float32
-    )
     embeddings = ("embedding", "passthrough", slice(0, size))
-    try:
-        words = vectorizer.fit_transform(window.texts)
-        directions = TruncatedSVD(min(WORD_DIRECTIONS, words.shape[1] - 1), random_state=seed)
-        if words.shape[1] < 2:
-            raise ValueError("one word is no direction")
-    except ValueError:  # no word occurs twice
+    read = fit_words(window.texts)
+    if read is None or read[1].shape[1] < 2:  # one word is no direction
         return None, ColumnTransformer([embeddings]), window.embeddings
+    vectorizer, words = read
+    directions = TruncatedSVD(min(WORD_DIRECTIONS, words.shape[1] - 1), random_state=seed)
     columns = ColumnTransformer([embeddings, ("words", directions, slice(size, None))], sparse_threshold=0)
-    return vectorizer, columns, sp.hstack([sp.csr_matrix(window.embeddings), words], format="csr")
+    return vectorizer, columns, beside(window.embeddings, words)
 
 
 def _write(pipeline: Any, parameters: dict[str, Any], window: Window, old_share: float, task: Task, out: Path) -> None:
