@@ -1,0 +1,35 @@
+"""Words beside an embedding."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from driftloop.classifiers.heads import beside
+from retrain.candidates.words import MOST, fit_words
+
+
+def test_the_most_frequent_are_read_and_no_more() -> None:
+    rare = [f"w{number:05}" for number in range(MOST)]
+    read = fit_words([*rare, *rare, "often", "often", "often"])
+    assert read is not None
+    vectorizer, columns = read
+    assert columns.shape == (2 * MOST + 3, MOST)
+    assert "often" in vectorizer.vocabulary_ and len(vectorizer.vocabulary_) == MOST
+
+
+def test_texts_without_a_word_in_common_have_none() -> None:
+    assert fit_words(["alpha beta", "gamma delta"]) is None
+    assert fit_words(["", "?"]) is None
+
+
+def test_a_model_reads_what_its_head_was_fitted_on() -> None:
+    texts = ["good news today", "bad news today", "good day"]
+    embeddings = np.eye(3, dtype=np.float32)
+    read = fit_words(texts)
+    assert read is not None
+    vectorizer, columns = read
+    fitted = beside(embeddings, columns)
+    assert sp.issparse(fitted) and fitted.shape == (3, 3 + columns.shape[1])
+    np.testing.assert_allclose(fitted[:, 3:].toarray(), vectorizer.transform(texts).toarray(), rtol=1e-6)
+    np.testing.assert_array_equal(fitted[:, :3].toarray(), embeddings)
