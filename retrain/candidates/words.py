@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-MOST = 10_000
-"""The most frequent words and word pairs that are read: of long texts there are ten times as many, and they do harm."""
+PER_TEXT = 4
+"""So many words and word pairs are read for each text, the most frequent: short texts have fewer that occur twice, long
+ones ten times as many, which do harm."""
 
 
 def fit_words(texts: Sequence[str]) -> tuple[TfidfVectorizer, Any] | None:
@@ -20,12 +21,14 @@ def fit_words(texts: Sequence[str]) -> tuple[TfidfVectorizer, Any] | None:
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2),
         min_df=2,
-        max_features=MOST,
+        max_features=PER_TEXT * len(texts),
         sublinear_tf=True,
         strip_accents="unicode",
         dtype=np.float32,
     )
     try:
-        return vectorizer, vectorizer.fit_transform(texts)
+        columns = vectorizer.fit_transform(texts)
     except ValueError:
         return None
+    columns.sort_indices()  # as `transform` has them, so that sums come out the same
+    return vectorizer, columns
