@@ -178,6 +178,12 @@ def _watch(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_audit
+
+    return cli_audit.audit(arguments)
+
+
 def _cases(arguments: argparse.Namespace) -> int:
     from driftloop import cli_cases
 
@@ -224,6 +230,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": _serve,
     "topics": _topics,
     "watch": _watch,
+    "audit": _audit,
     "case": _cases,
     "models": _cases,
     "approve": _cases,

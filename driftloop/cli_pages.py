@@ -197,6 +197,24 @@ examples
   driftloop watch retraining --json | jq .state        for programs
 """
 
+AUDIT = """\
+Reads the topics once and says whether every event ended as exactly one prediction or one dead letter, by its key:
+ALL-RECORDS-DELIVERED, PROCESSED-LESS or PROCESSED-MORE, with counts and the first event ids that it is not true of.
+Labels and outcomes, what the detectors have counted, the store and the lineage of every model are compared as well.
+It may run while the loop is at work, and beside any fault: what has not been acknowledged yet is on its way, not lost.
+While a simulation runs on this machine it is found by itself.
+
+reads   events, predictions, labels, outcomes, dead-letters, model-updates, committed offsets; Redis; MLflow
+writes  nothing but a file for the time being, in the folder for temporary files
+"""
+
+AUDIT_MORE = """
+examples
+  driftloop audit                            of the simulation on this machine
+  driftloop audit --kafka broker:9092 --redis redis://cache:6379/0 --mlflow http://mlflow:5000
+  driftloop audit --json | jq .verdict       for programs
+"""
+
 BENCH = """\
 Runs one of the benchmarks and prints its table. `adaptation` plays policies, detectors and references over streams
 with known drift, `detection` scores the detectors, `label_noise` lets an annotator lie: in this process, without Kafka.
@@ -282,6 +300,10 @@ def build() -> argparse.ArgumentParser:
     verb.add_argument("--from-beginning", action="store_true", help="also what is there already")
     verb.add_argument("--max", metavar="N", type=_count, help="end after N messages")
     verb.add_argument("--json", action="store_true", help="one JSON object on each line")
+    _run(verb)
+
+    verb = _verb(verbs, "audit", "whether every event was answered once", AUDIT, AUDIT_MORE, stack)
+    verb.add_argument("--json", action="store_true", help="one JSON object")
     _run(verb)
 
     cli_case_pages.add(partial(_verb, verbs, stack=stack), _run)

@@ -16,6 +16,9 @@ from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 from driftloop.text import without_password
 
+MONITOR = "monitor"
+"""The name of the monitor's state."""
+
 
 class Store:
     """Redis (or Valkey) for one stream."""
@@ -82,11 +85,19 @@ class Store:
         return {event_id for event_id, mark in zip(event_ids, found, strict=True) if mark is not None}
 
     def save_join(
-        self, name: str, state: bytes, *, joined: Iterable[str], parked: Mapping[str, bytes], unparked: Iterable[str]
+        self,
+        name: str,
+        state: bytes,
+        *,
+        counted: int,
+        joined: Iterable[str],
+        parked: Mapping[str, bytes],
+        unparked: Iterable[str],
     ) -> None:
-        """Store a join and the state that has seen it, all or nothing."""
+        """Store a join, the state that has seen it, and how many outcomes that has ``counted``; all or nothing."""
         pipe = self.client.pipeline(transaction=True)
         pipe.set(self.key("state", name), state)
+        pipe.set(self.key("counted", name), counted)
         for event_id in joined:
             pipe.set(self.key("joined", event_id), b"1", ex=self._keep)
         for event_id, body in parked.items():
@@ -99,6 +110,11 @@ class Store:
         """The state stored under ``name``."""
         found: bytes | None = self.client.get(self.key("state", name))
         return found
+
+    def counted(self, name: str) -> int | None:
+        """How many outcomes the state under ``name`` has seen, None where there is none."""
+        found = self.client.get(self.key("counted", name))
+        return None if found is None else int(found)
 
     def lock(self, name: str, seconds: float) -> Any:
         """A lock that expires by itself after ``seconds``; `acquire(blocking=False)` says whether it was free."""

@@ -15,7 +15,7 @@ from driftloop.classifiers.base import Matrix
 from driftloop.kafka import Outbox
 from driftloop.messages import DriftAlert, Label, Prediction
 from driftloop.settings import Settings
-from driftloop.store import Store
+from driftloop.store import MONITOR, Store
 from driftloop.topics import DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, name
 from stream_processors import batches
 from stream_processors.batches import Record, bury
@@ -23,7 +23,6 @@ from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import join
 
 BATCH, WITHIN = 500, 0.2
-STATE = "monitor"
 
 
 class State(msgspec.Struct):
@@ -51,7 +50,7 @@ class Monitor:
         self._store = Store(self._settings)
         self._store.check()
         self._outbox = Outbox(self._settings)
-        stored = self._store.state(STATE)
+        stored = self._store.state(MONITOR)
         if stored is not None:
             state = _unsigned(stored, self._settings.signing_key)
             if state is not None:
@@ -90,8 +89,9 @@ class Monitor:
         self._outbox.flush()
         state = State(self._applied, self._watch.save())
         self._store.save_join(
-            STATE,
+            MONITOR,
             _signed(state, self._settings.signing_key),
+            counted=self._watch.outcomes,
             joined=[outcome.event_id for outcome in outcomes],
             parked=joined.parked,
             unparked=joined.unparked,

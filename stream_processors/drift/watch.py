@@ -46,6 +46,7 @@ class Saved(msgspec.Struct, frozen=True):
     estimate: bytes = b""
     blocks: list[Block] = []
     """Estimated accuracy of each block of predictions, and the realised one once its labels have come."""
+    outcomes: int = 0
 
 
 class DriftWatch:
@@ -62,6 +63,8 @@ class DriftWatch:
         self._labelled: deque[Seen] = deque(maxlen=KEPT)
         self._predicted: deque[Seen] = deque(maxlen=KEPT)
         self._estimate = AccuracyEstimate()
+        self.outcomes = 0
+        """How many it has been given."""
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -97,6 +100,7 @@ class DriftWatch:
         The error is followed across promotions: a drift that falls together with one would otherwise look like a
         model that has always been bad.
         """
+        self.outcomes += 1
         if outcome.in_sample:
             return []
         seen = Seen(
@@ -132,6 +136,7 @@ class DriftWatch:
                 {text: pickle.dumps(fusion) for text, fusion in self._fused.items()},
                 pickle.dumps(self._estimate),
                 list(self.blocks),
+                self.outcomes,
             )
         )
 
@@ -142,6 +147,7 @@ class DriftWatch:
         """
         saved = msgspec.msgpack.decode(body, type=Saved)
         self._version = saved.version
+        self.outcomes = saved.outcomes
         self._labelled = deque(saved.labelled, maxlen=KEPT)
         self._predicted = deque(saved.predicted, maxlen=KEPT)
         self._begins.update({text: at for text, at in saved.begins.items() if text in self._begins})

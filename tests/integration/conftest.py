@@ -25,6 +25,9 @@ from retrain.window import Window
 
 WORDS = {"negative": ("awful", "late", "lost", "broken"), "positive": ("great", "thanks", "lovely", "best")}
 
+LINEAGE = {"candidate": "linear", "dataset_revision": "", "topic": "", "first_offset": "-1", "last_offset": "-1"}
+"""What stands on a version that no topic's messages went into."""
+
 
 def text_and_label(i: int) -> tuple[str, str]:
     """The i-th made-up text and its label."""
@@ -125,7 +128,7 @@ class World:
             key="a stranger's key" if tampered else self.settings.signing_key,
         )
         registry = Registry(self.settings)
-        version = registry.register(Candidacy("linear", bundle, {}, {}, {"trigger": trigger}))
+        version = registry.register(Candidacy("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger}))
         registry.promote(version)
         registry.mark(version, "promoted", "test")
         if not announce:

@@ -1,0 +1,49 @@
+"""`driftloop audit`: the ledger in words."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from driftloop.cli_options import find_settings, terminate_as_interrupt, write
+from driftloop.text import visible
+
+if TYPE_CHECKING:
+    from serving.audit import Audit
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """Print the ledger; 1 where something is wrong or could not be looked at."""
+    import msgspec
+
+    from serving.audit import audit as compare
+
+    terminate_as_interrupt()
+    found = compare(find_settings(arguments), _progress)
+    if arguments.json:
+        write(msgspec.json.encode(found).decode())
+    else:
+        _show(found)
+    return 0 if found.clean else 1
+
+
+def _show(found: Audit) -> None:
+    counts = found.counts
+    on_its_way = f", {counts['waiting']} on their way" if counts["waiting"] else ""
+    write(
+        f"{found.verdict}: {counts['events']} events, {counts['predictions']} predictions, "
+        f"{counts['dead_letters']} dead letters{on_its_way}; {counts['labels']} labels, {counts['outcomes']} outcomes"
+    )
+    twice = counts["prediction_messages"] - counts["predictions"]
+    write(f"  on the wire: {twice} predictions and {counts['outcome_messages'] - counts['outcomes']} outcomes twice")
+    for finding in found.findings:
+        first = f" (first: {', '.join(finding.first)})" if finding.first else ""
+        write(f"  {finding.kind}: {finding.count} {finding.what}{first}")
+    for reason in found.unchecked:
+        write(f"  not looked at: {reason}")
+
+
+def _progress(line: str) -> None:
+    sys.stderr.write(visible(line) + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,151 @@
+"""`driftloop audit` on the real stack: what is whole is called whole, and whatever is broken is found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import msgspec
+from kafka import TopicPartition
+from kafka.structs import OffsetAndMetadata
+
+from driftloop import kafka, topics
+from driftloop.messages import Outcome, Prediction
+from driftloop.settings import environment
+from driftloop.store import MONITOR, Store
+from driftloop.topics import EVENTS, OUTCOMES, PREDICTIONS
+from serving.audit import Audit, Finding, audit
+from tests.integration.conftest import World, event, label
+
+EVENTS_SENT = 300
+
+
+def look(world: World) -> Audit:
+    return audit(world.settings)
+
+
+def found(world: World, kind: str, words: str) -> Finding:
+    """The one finding of that kind with these words."""
+    said = look(world).findings
+    (one,) = [finding for finding in said if finding.kind == kind and words in finding.what]
+    return one
+
+
+def play(world: World) -> None:
+    """A stream with an undecodable event, a repeated one and labels, from its beginning to its end."""
+    world.promote()
+    world.send(events=range(EVENTS_SENT), labels=range(EVENTS_SENT - 50))
+    world.outbox.put(EVENTS.name, "broken", b"{")
+    world.outbox.put(EVENTS.name, "e7", event(7))
+    world.outbox.put("labels", "e7", label(7))
+    world.outbox.put("labels", "unheard-of", msgspec.structs.replace(label(7), event_id="unheard-of"))
+    world.outbox.put("labels", "broken", b"[]")
+    world.outbox.flush()
+    world.start("score")
+    world.start("monitor")
+    world.until(lambda: world.count(OUTCOMES) >= EVENTS_SENT - 50 and look(world).clean)
+    world.until(lambda: look(world).counts["waiting"] == 0 and world.count(topics.DEAD_LETTERS) == 2)
+
+
+def test_what_is_on_its_way_is_not_lost(world: World) -> None:
+    world.promote()
+    world.send(events=range(40), labels=range(10))
+    said = look(world)
+    assert said.verdict == "ALL-RECORDS-DELIVERED" and said.counts["waiting"] == 40 and not said.findings
+    commit(world, 30)
+    lost = found(world, "less", "neither a prediction nor a dead letter")
+    assert lost.count == 30 and set(lost.first) <= {f"e{i}" for i in range(30)}
+    assert look(world).verdict == "PROCESSED-LESS" and look(world).counts["waiting"] == 10
+
+
+def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: World) -> None:
+    play(world)
+    for child in world.children:
+        child.stop()
+    said = look(world)
+    assert said.verdict == "ALL-RECORDS-DELIVERED" and said.clean, said
+    assert said.counts | {"prediction_messages": 0} == {
+        "events": EVENTS_SENT + 1,
+        "predictions": EVENTS_SENT,
+        "dead_letters": 1,
+        "waiting": 0,
+        "labels": EVENTS_SENT - 50 + 1,
+        "outcomes": EVENTS_SENT - 50,
+        "event_messages": EVENTS_SENT + 2,
+        "prediction_messages": 0,
+        "outcome_messages": EVENTS_SENT - 50,
+        "dead_letter_messages": 2,
+    }
+    store = Store(world.settings)
+    first = next(m for m in world.read(PREDICTIONS) if isinstance(m, Prediction) and m.event_id == "e3")
+    joined = next(m for m in world.read(OUTCOMES) if isinstance(m, Outcome) and m.event_id == "e3")
+    counted = store.counted(MONITOR) or 0
+
+    def put(topic: str, message: Prediction | Outcome, **changed: object) -> Callable[[], None]:
+        fresh = msgspec.structs.replace(message, **changed)
+
+        def send() -> None:
+            world.outbox.put(topic, fresh.event_id, fresh)
+            world.outbox.flush()
+
+        return send
+
+    tamperings: list[tuple[str, str, int, Callable[[], object]]] = [
+        ("less", "not in the store", 1, lambda: store.client.delete(store.key("prediction", "e5"))),
+        ("more", "between the topic and the store", 1, lambda: store.client.set(store.key("prediction", "e6"), b"{}")),
+        ("less", "never counted", 2, lambda: store.client.set(store.key("counted", MONITOR), counted - 2)),
+        ("more", "by the detectors beyond", 3, lambda: store.client.set(store.key("counted", MONITOR), counted + 3)),
+        ("more", "predictions that differ", 1, put(PREDICTIONS.name, first, label="something else")),
+        ("more", "predictions are of no event", 1, put(PREDICTIONS.name, first, event_id="invented")),
+        ("lineage", "are not registered", 1, put(PREDICTIONS.name, first, model_version="99")),
+        ("more", "outcomes that differ", 1, put(OUTCOMES.name, joined, confidence=0.001)),
+        ("more", "lack their label or their prediction", 1, put(OUTCOMES.name, joined, event_id="e290")),
+    ]  # fmt: skip
+    for kind, words, count, tamper in tamperings:
+        assert not [f for f in look(world).findings if words in f.what], f"{words}: there before it was done"
+        tamper()
+        one = found(world, kind, words)
+        assert one.count == count, one
+    assert look(world).verdict == "PROCESSED-LESS", "what is missing is the worse news"
+
+
+def test_the_command_says_it_and_its_status_is_for_programs(world: World) -> None:
+    world.promote()
+    world.send(events=range(20))
+    status, said, _ = run_audit(world)
+    assert status == 0 and said.startswith("ALL-RECORDS-DELIVERED: 20 events, 0 predictions"), said
+    assert "20 on their way" in said
+    commit(world, 20)
+    status, said, _ = run_audit(world)
+    assert status == 1 and said.startswith("PROCESSED-LESS: 20 events"), said
+    assert "less: 20 events have neither a prediction nor a dead letter (first: e0, e1, e10, e11, e12)" in said
+    status, said, _ = run_audit(world, "--json")
+    assert status == 1 and json.loads(said)["verdict"] == "PROCESSED-LESS"
+    status, said, _ = run_audit(world, "--mlflow", "http://127.0.0.1:9")
+    assert status == 1 and "not looked at: the registry: No MLflow answers" in said
+    status, said, words = run_audit(world, "--kafka", "127.0.0.1:9")
+    assert status == 2 and not said and "No Kafka broker answers at 127.0.0.1:9" in words
+
+
+def run_audit(world: World, *more: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "driftloop", "audit", *more],
+        env=environment(world.settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def commit(world: World, offset: int) -> None:
+    """Acknowledge events as a scorer does that loses what it has taken."""
+    client = kafka.consumer(world.settings, group_id=kafka.group("scorer", world.settings))
+    try:
+        where = TopicPartition(topics.name(world.settings, EVENTS), 0)
+        client.commit({where: OffsetAndMetadata(offset, "", -1)})
+    finally:
+        client.close()
