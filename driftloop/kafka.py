@@ -55,13 +55,16 @@ def producer(settings: Settings, **options: Any) -> KafkaProducer:
 class Outbox:
     """Messages on their way to the broker; `flush` returns once all of them are acknowledged by all replicas."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, allowed: Callable[[], None] = lambda: None) -> None:
+        """``allowed`` is asked before each message, and raises where it must not be sent."""
         self._settings = settings
+        self._allowed = allowed
         self._producer = producer(settings)
         self._waiting: list[Any] = []
 
     def put(self, topic: str, key: str | bytes | None, value: Message | bytes) -> None:
         """Send one message."""
+        self._allowed()
         body = value if isinstance(value, bytes) else encode(value)
         raw = key.encode() if isinstance(key, str) else key
         self._waiting.append(self._producer.send(self._settings.topic_prefix + topic, value=body, key=raw))

@@ -131,6 +131,8 @@ class ModelUpdate(Message, frozen=True, kw_only=True):
     reason: str
     trigger: str = ""
     published_at: float
+    fence: int = 0
+    """Greater for every retrainer that takes office: an update with a smaller one than another's is void."""
 
 
 class Retraining(Message, frozen=True, kw_only=True):

@@ -148,6 +148,8 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     cost_of_second: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """What a second of retraining costs, in the same unit."""
     seed: int = 7
+    lease: Seconds = 15.0
+    """Seconds out of touch after which another retrainer of the stream may take over."""
 
 
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -116,10 +116,6 @@ class Store:
         found = self.client.get(self.key("counted", name))
         return None if found is None else int(found)
 
-    def lock(self, name: str, seconds: float) -> Any:
-        """A lock that expires by itself after ``seconds``; `acquire(blocking=False)` says whether it was free."""
-        return self.client.lock(self.key("lock", name), timeout=seconds)
-
     def _many(self, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = self.client.mget(keys) if keys else []
         return found

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from driftloop import kafka
 from driftloop.classifiers.bundle import Lineage
 from driftloop.kafka import Outbox
+from driftloop.lease import Lease
 from driftloop.messages import Kind, ModelUpdate, Retraining
 from driftloop.registry import Candidacy, Registry
 from driftloop.settings import Settings
@@ -19,8 +20,9 @@ from driftloop.topics import MODEL_UPDATES, RETRAINING, name
 class Promotions:
     """Registers candidates and announces the ones that win."""
 
-    def __init__(self, settings: Settings, outbox: Outbox) -> None:
+    def __init__(self, settings: Settings, outbox: Outbox, office: Lease | None = None) -> None:
         self.settings = settings
+        self._office = office
         self._outbox = outbox
         self.registry = Registry(settings)
 
@@ -46,6 +48,8 @@ class Promotions:
         self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"
     ) -> None:
         """Make ``version`` the champion, for MLflow, for the stream, and in words on the version."""
+        if self._office is not None:
+            self._office.check()
         self.registry.promote(version)
         self._announce(version, reason, trigger, action)
         self.registry.mark(version, "promoted", reason)
@@ -57,12 +61,17 @@ class Promotions:
             return
         tags = self.registry.tags(version)
         reason = tags.get("reason", "")
-        topic = name(self.settings, MODEL_UPDATES)
-        updates = [u for u in kafka.read_all(self.settings, topic, ModelUpdate) if u.stream == self.settings.stream]
-        if not updates or updates[-1].version != version:
+        last = self.announced()
+        if last is None or last.version != version:
             self._announce(version, reason, tags.get("trigger", ""))
         if tags.get("verdict") != "promoted":
             self.registry.mark(version, "promoted", reason)
+
+    def announced(self) -> ModelUpdate | None:
+        """The update that counts: the last of the last retrainer that took office."""
+        found = kafka.read_all(self.settings, name(self.settings, MODEL_UPDATES), ModelUpdate)
+        mine = [update for update in found if update.stream == self.settings.stream]
+        return max(reversed(mine), key=lambda update: update.fence, default=None)
 
     def _announce(
         self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"
@@ -75,9 +84,16 @@ class Promotions:
             reason=reason,
             trigger=trigger,
             published_at=time.time(),
+            fence=self.newest_fence() if self._office is None else self._office.fence,
         )
-        self._outbox.put(MODEL_UPDATES.name, self.settings.stream, update)
+        # The topic keeps the last message under each key: one of a predecessor must not take the place of ours.
+        self._outbox.put(MODEL_UPDATES.name, f"{self.settings.stream}/{update.fence}", update)
         self._outbox.flush()
+
+    def newest_fence(self) -> int:
+        """The token of the update that counts, 0 where there is none."""
+        last = self.announced()
+        return 0 if last is None else last.fence
 
 
 class Diary:

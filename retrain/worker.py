@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from driftloop.classifiers.encoder import OnnxEncoder
 from driftloop.classifiers.onnx import exported_encoder
 from driftloop.errors import DriftloopError
 from driftloop.kafka import Outbox
+from driftloop.lease import Lease
 from driftloop.messages import Outcome
 from driftloop.settings import Settings
 from driftloop.store import Store
@@ -65,10 +67,11 @@ class Worker:
         self._settings = settings
         self._stop = threading.Event()
         self._failure = ""
-        self._outbox = Outbox(settings)
-        self._promotions = Promotions(settings, self._outbox)
         self._store = Store(settings)
         self._store.check()
+        self._office = Lease(self._store, "retrainer", settings.retrain.lease)
+        self._outbox = Outbox(settings, self._office.check)
+        self._promotions = Promotions(settings, self._outbox, self._office)
         self._policy = make_policy(settings.retrain)
         self._open: list[Competition] = []
         """Retrainings whose slow candidates are at work or in shadow."""
@@ -84,37 +87,48 @@ class Worker:
         Returns whether nothing was left undone: False where `stop` came before that with ``once``.
 
         Raises:
-            DriftloopError: with ``once``, when a retraining failed.
+            DriftloopError: with ``once``, when a retraining failed; another retrainer may be at work by now.
         """
         with tempfile.TemporaryDirectory(prefix="driftloop-retrain-", dir=self._settings.work or None) as folder:
-            self._promotions.finish_promotion()
-            self._close_cut_off()
-            if self._promotions.registry.champion() is None:
-                self._bootstrap(Path(folder) / "first")
-            if self._stopped():
+            if not self._office.take(self._stopped, log.warning, self._promotions.newest_fence):
                 return not once
-            sandbox.prepare()
-            encoder = exported_encoder(self._settings.model, threads=2)
-            feed = Feed(self._settings, self._settings.retrain.window)
-            champions = Champions(self._settings, self._promotions, encoder, self._store, Path(folder) / "versions")
-            desk = Desk(feed, encoder, champions, Evaluation(self._settings, encoder), Path(folder))
             try:
-                feed.catch_up(self._stopped)  # or the first decision would be made on a part of what is known
-                feed.take_fresh()
-                done = self._work(desk, once)
+                done = self._serve(Path(folder), once)
             finally:
-                for competition in self._open:
-                    competition.cancel("the worker was stopped")
-                    competition.diary.write("failed", "the worker was stopped")
-                feed.close()
+                self._office.release()
         if once and done:
             self._complain()
         return done
+
+    def _serve(self, folder: Path, once: bool) -> bool:
+        """In office: what a predecessor left, the first champion, then the loop; returns as `run` does."""
+        self._promotions.finish_promotion()
+        self._close_cut_off()
+        if self._promotions.registry.champion() is None:
+            self._bootstrap(folder / "first")
+        if self._stopped():
+            return not once
+        sandbox.prepare()
+        encoder = exported_encoder(self._settings.model, threads=2)
+        feed = Feed(self._settings, self._settings.retrain.window)
+        champions = Champions(self._settings, self._promotions, encoder, self._store, folder / "versions")
+        desk = Desk(feed, encoder, champions, Evaluation(self._settings, encoder), folder)
+        try:
+            feed.catch_up(self._stopped)  # or the first decision would be made on a part of what is known
+            feed.take_fresh()
+            return self._work(desk, once)
+        finally:
+            feed.close()
+            for competition in self._open:
+                with suppress(DriftloopError):  # out of office, it has nothing to say any more
+                    competition.cancel("the worker was stopped")
+                    competition.diary.write("failed", "the worker was stopped")
 
     def _work(self, desk: Desk, once: bool) -> bool:
         """The loop; True where nothing was left undone, which only ``once`` can say."""
         feed = desk.feed
         while not self._stopped():
+            self._office.check()
             decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)
             if isinstance(decision, Retrain):
                 self._retrain(decision, desk)

@@ -79,14 +79,15 @@ class Champion:
         with kafka.reading(self._settings, topic) as client:
             ends = client.end_offsets(list(client.assignment()))
             newest: tuple[ModelUpdate, Record] | None = None
+            fence = 0  # a retrainer that was replaced may still have had an update on its way
             while not self._stop.is_set():
                 for records in client.poll(timeout_ms=200).values():
                     for raw in records:
                         record = Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value)
                         with contextlib.suppress(ValueError):
                             update = messages.decode(ModelUpdate, raw.value or b"")
-                            if update.stream == self._settings.stream:
-                                newest = (update, record)
+                            if update.stream == self._settings.stream and update.fence >= fence:
+                                newest, fence = (update, record), update.fence
                 # Old promotions are skipped: only the last one is worth loading.
                 if newest and all(client.position(TopicPartition(t, p)) >= end for (t, p), end in ends.items()):
                     self._take(*newest)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import msgspec
+import pytest
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
@@ -18,6 +19,8 @@ from driftloop.store import MONITOR, Store
 from driftloop.topics import EVENTS, OUTCOMES, PREDICTIONS
 from serving.audit import Audit, Finding, audit
 from tests.integration.conftest import World, event, label
+
+pytestmark = pytest.mark.stack
 
 EVENTS_SENT = 300
 

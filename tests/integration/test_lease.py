@@ -1,0 +1,159 @@
+"""One retrainer writes at a time: on the real Redis and Kafka, with processes that are killed and paused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import msgspec
+import pytest
+
+from driftloop.errors import DriftloopError
+from driftloop.lease import Lease
+from driftloop.messages import ModelUpdate, Prediction, Retraining
+from driftloop.settings import Settings
+from driftloop.store import Store
+from driftloop.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
+from tests.integration.conftest import World
+from tests.integration.test_worker import QUICK, alert, put
+
+pytestmark = pytest.mark.stack
+
+SHORT = QUICK | {"DRIFTLOOP_RETRAIN__LEASE": "4"}
+
+
+def quietly(line: str) -> None:
+    """Nothing is said."""
+
+
+def office(settings: Settings, seconds: float = 1.0) -> Lease:
+    return Lease(Store(settings), "retrainer", seconds)
+
+
+def test_one_holds_it_and_the_next_has_a_greater_token(settings: Settings) -> None:
+    first, second = office(settings), office(settings)
+    assert first.take(lambda: False, quietly, lambda: 5) and first.fence > 5
+    time.sleep(2.5)
+    first.check()  # it has been renewed
+    said: list[str] = []
+    began = time.monotonic()
+    assert not second.take(lambda: time.monotonic() - began > 1.5, said.append, lambda: 0)
+    assert said == [
+        f"process {os.getpid()} on {os.uname().nodename} is the retrainer of this stream: waiting until it ends"
+    ]
+    first.release()
+    assert second.take(lambda: False, quietly, lambda: 0) and second.fence > first.fence
+    with pytest.raises(DriftloopError, match="out of touch"):
+        first.check()
+    second.release()
+
+
+def test_a_token_is_greater_than_what_readers_know_also_where_the_store_was_emptied(settings: Settings) -> None:
+    first = office(settings)
+    assert first.take(lambda: False, quietly, lambda: 0)
+    far = first.fence + 1000
+    Store(settings).client.flushdb()
+    time.sleep(1.5)
+    first.check()  # the lock was gone and nobody else had come: it is its again
+    first.release()
+    second = office(settings)
+    assert second.take(lambda: False, quietly, lambda: far) and second.fence == far + 1
+    second.release()
+
+
+def test_an_office_that_another_took_is_not_taken_back(settings: Settings) -> None:
+    first, second = office(settings, 2.0), office(settings, 2.0)
+    assert first.take(lambda: False, quietly, lambda: 0)
+    Store(settings).client.flushdb()
+    assert second.take(lambda: False, quietly, lambda: 0)
+    deadline = time.monotonic() + 5
+    while first.held:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second.check()
+    first.release()
+    time.sleep(1)
+    second.check()  # its lock was not released by the other
+    second.release()
+
+
+def test_of_two_retrainers_one_works_and_the_other_takes_over_at_once_when_it_is_killed(world: World) -> None:
+    world.promote(flipped=True)
+    put(world, range(200), [alert(20)])
+    first = world.start("retrain", restart=False, **QUICK)
+    world.until(lambda: any(m.state == "promoted" for m in diary(world)))
+    second = world.start("retrain", restart=False, **QUICK)
+    world.until(lambda: "waiting until it ends" in second.last_words())
+    runs = {message.run_id for message in diary(world)}
+    put(world, range(200, 330), [alert(220, "another-alert")])
+    world.until(lambda: "another-alert" in {message.trigger for message in diary(world)})
+    first.kill()
+    world.until(lambda: ("finished", "another-alert") in ended(world))
+    told = [m for m in world.read(MODEL_UPDATES) if isinstance(m, ModelUpdate)]
+    assert [m.fence for m in told] == sorted(m.fence for m in told)
+    assert len(runs) >= 1 and second.exit_code is None
+
+
+def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(world: World) -> None:
+    world.promote(flipped=True)
+    put(world, range(200), [])
+    paused = world.start("retrain", restart=False, **SHORT)
+    world.until(lambda: Store(world.settings).client.exists(Store(world.settings).key("fence", "retrainer")))
+    os.kill(paused.pid or 0, signal.SIGSTOP)
+    try:
+        world.start("retrain", restart=False, **SHORT)
+        put(world, range(0), [alert(20)])
+        world.until(lambda: ("finished", "an-alert") in ended(world), 120)
+    finally:
+        os.kill(paused.pid or 0, signal.SIGCONT)
+    world.until(lambda: paused.exit_code is not None)
+    assert "out of touch for more than 4 s" in paused.last_words() and paused.exit_code != 0
+    assert len({message.run_id for message in diary(world)}) == 1, (
+        "the paused one has not begun a retraining of its own"
+    )
+
+
+def test_an_update_of_a_replaced_retrainer_is_void(world: World) -> None:
+    """With the control: the same update under a token that stands is followed."""
+    good = world.promote()
+    (standing,) = [m for m in world.read(MODEL_UPDATES) if isinstance(m, ModelUpdate)]
+    tell(world, msgspec.structs.replace(standing, fence=20))
+    late = world.promote(flipped=True, announce=False)
+    update = msgspec.structs.replace(standing, version=late, digest=registered(world, late))
+    world.start("score")
+    world.send(events=range(10))
+    world.until(lambda: world.count(PREDICTIONS) == 10)
+    tell(world, msgspec.structs.replace(update, fence=19))
+    time.sleep(2)
+    world.send(events=range(10, 20))
+    world.until(lambda: world.count(PREDICTIONS) == 20)
+    assert versions(world) == {good}
+    tell(world, msgspec.structs.replace(update, fence=20))
+    time.sleep(3)
+    world.send(events=range(20, 30))
+    world.until(lambda: world.count(PREDICTIONS) == 30)
+    assert versions(world) == {good, late}
+
+
+def diary(world: World) -> list[Retraining]:
+    return [message for message in world.read(RETRAINING) if isinstance(message, Retraining)]
+
+
+def ended(world: World) -> set[tuple[str, str]]:
+    return {(message.state, message.trigger) for message in diary(world)}
+
+
+def versions(world: World) -> set[str]:
+    return {message.model_version for message in world.read(PREDICTIONS) if isinstance(message, Prediction)}
+
+
+def registered(world: World, version: str) -> str:
+    from driftloop.registry import Registry
+
+    return Registry(world.settings).tags(version)["digest"]
+
+
+def tell(world: World, update: ModelUpdate) -> None:
+    world.outbox.put(MODEL_UPDATES.name, f"{update.stream}/{update.fence}", update)
+    world.outbox.flush()
