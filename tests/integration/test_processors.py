@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from driftloop import topics
-from driftloop.store import Store
+from driftloop.store import MONITOR, Store
 from driftloop.topics import DEAD_LETTERS, DRIFT_ALERTS, EVENTS, LABELS, OUTCOMES, PREDICTIONS
 from tests.integration.conftest import World, text_and_label
 
@@ -99,10 +99,10 @@ def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: World) -> No
     import msgspec
 
     from stream_processors.drift.watch import Saved
-    from stream_processors.monitor import STATE, _unsigned
+    from stream_processors.monitor import _unsigned
 
     def kept() -> list[int]:
-        body = Store(world.settings).state(STATE)
+        body = Store(world.settings).state(MONITOR)
         state = body and _unsigned(body, world.settings.signing_key)
         return [s.position for s in msgspec.msgpack.decode(state.watch, type=Saved).labelled] if state else []
 
