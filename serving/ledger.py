@@ -16,10 +16,10 @@ TABLES = """
     CREATE TABLE dead (topic TEXT, part INTEGER, at INTEGER, PRIMARY KEY (topic, part, at)) WITHOUT ROWID;
     CREATE TABLE unread (topic TEXT, part INTEGER, at INTEGER, pending INTEGER);
     CREATE TABLE predictions
-        (id TEXT PRIMARY KEY, body BLOB, pending INTEGER, kept INTEGER, times INTEGER, others INTEGER)
+        (id TEXT PRIMARY KEY, body BLOB, pending INTEGER, kept INTEGER, others INTEGER)
         WITHOUT ROWID;
-    CREATE TABLE labels (id TEXT PRIMARY KEY, pending INTEGER, times INTEGER) WITHOUT ROWID;
-    CREATE TABLE outcomes (id TEXT PRIMARY KEY, body BLOB, times INTEGER, others INTEGER) WITHOUT ROWID;
+    CREATE TABLE labels (id TEXT PRIMARY KEY, pending INTEGER) WITHOUT ROWID;
+    CREATE TABLE outcomes (id TEXT PRIMARY KEY, body BLOB, others INTEGER) WITHOUT ROWID;
 """
 ENTRIES = """
     CREATE TABLE entries AS
@@ -64,7 +64,7 @@ class Ledger:
     def add_predictions(self, rows: Iterable[tuple[str, bytes, bool, bool]]) -> None:
         """Event id, digest of what was said, whether the monitor has it before it, and the store it."""
         self._many(
-            "INSERT INTO predictions VALUES (?, ?, ?, ?, 1, 0) ON CONFLICT (id) DO UPDATE SET times = times + 1, "
+            "INSERT INTO predictions VALUES (?, ?, ?, ?, 0) ON CONFLICT (id) DO UPDATE SET "
             "pending = min(pending, excluded.pending), others = others + (body <> excluded.body)",
             rows,
         )
@@ -72,16 +72,15 @@ class Ledger:
     def add_labels(self, rows: Iterable[tuple[str, bool]]) -> None:
         """Event id, and whether the monitor has it before it."""
         self._many(
-            "INSERT INTO labels VALUES (?, ?, 1) "
-            "ON CONFLICT (id) DO UPDATE SET times = times + 1, pending = min(pending, excluded.pending)",
+            "INSERT INTO labels VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET pending = min(pending, excluded.pending)",
             rows,
         )
 
     def add_outcomes(self, rows: Iterable[tuple[str, bytes]]) -> None:
         """Event id, and digest of the outcome."""
         self._many(
-            "INSERT INTO outcomes VALUES (?, ?, 1, 0) "
-            "ON CONFLICT (id) DO UPDATE SET times = times + 1, others = others + (body <> excluded.body)",
+            "INSERT INTO outcomes VALUES (?, ?, 0) "
+            "ON CONFLICT (id) DO UPDATE SET others = others + (body <> excluded.body)",
             rows,
         )
 
