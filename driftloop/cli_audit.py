@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from driftloop.cli_cases import write_json
 from driftloop.cli_options import find_settings, terminate_as_interrupt, write
 from driftloop.text import visible
 
@@ -15,14 +16,12 @@ if TYPE_CHECKING:
 
 def audit(arguments: argparse.Namespace) -> int:
     """Print the ledger; 1 where something is wrong or could not be looked at."""
-    import msgspec
-
     from serving.audit import audit as compare
 
     terminate_as_interrupt()
     found = compare(find_settings(arguments), _progress)
     if arguments.json:
-        write(msgspec.json.encode(found).decode())
+        write_json(found)
     else:
         _show(found)
     return 0 if found.clean else 1
