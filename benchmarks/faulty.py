@@ -1,0 +1,183 @@
+"""Runs a process of driftloop in which something can happen at a named point of its work.
+
+    python -m benchmarks.faulty score PLAN
+    python -m benchmarks.faulty score PLAN no-dedupe
+
+Whoever wants a fault writes ``POINT ACTION PID`` into the file PLAN (`write_plan`): the next time that the process
+comes to that point it removes the file and sends the signal, to itself where PID is 0, or to a broker, say. Words after
+PLAN name protections to be taken away, for the control of a test: with them off, the same fault must be found by
+`driftloop audit`. The code under test knows nothing of this; its functions are wrapped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from driftloop.settings import load
+
+ACTIONS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "end": signal.SIGTERM}
+"""What can happen at a point, as the signal that is sent."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point in a process's work: just before a function is called, or when it has done its work and not returned."""
+
+    function: str
+    """As ``package.module:Class.method``."""
+    after: bool = False
+    when: Callable[..., bool] = lambda *given: True
+    """Of the function's arguments: whether this call counts."""
+
+
+def _given_up(_progress: Any, partitions: Any) -> bool:
+    return partitions is None
+
+
+SCORER, MONITOR = "stream_processors.scorer:Scorer", "stream_processors.monitor:Monitor"
+FLUSH = Point("driftloop.kafka:Outbox.flush")
+REBALANCE = Point("stream_processors.progress:Progress.owns", when=_given_up)
+
+MODULES = {"score": "stream_processors.scorer", "monitor": "stream_processors.monitor", "retrain": "retrain.worker"}
+POINTS: dict[str, dict[str, Point]] = {
+    "score": {
+        "batch-taken": Point(f"{SCORER}.handle"),
+        "in-the-model": Point(f"{SCORER}._score"),
+        "stored": Point("driftloop.store:Store.put_predictions", after=True),
+        "sent": FLUSH,
+        "acknowledged": Point(f"{SCORER}.handle", after=True),
+        "rebalance": REBALANCE,
+        "model-announced": Point("stream_processors.champion:Champion._take"),
+        "model-loaded": Point("stream_processors.champion:load_bundle", after=True),
+    },
+    "monitor": {
+        "batch-taken": Point(f"{MONITOR}.handle"),
+        "joined": Point("stream_processors.monitor:join", after=True),
+        "sent": FLUSH,
+        "acknowledged": Point("driftloop.store:Store.save_join"),
+        "saved": Point("driftloop.store:Store.save_join", after=True),
+        "rebalance": REBALANCE,
+    },
+    "retrain": {
+        "decided": Point("retrain.competition:Competition.answer"),
+        "registered": Point("retrain.promotion:Promotions.register", after=True),
+        "alias-moved": Point("driftloop.registry:Registry.promote", after=True),
+        "announced": Point("retrain.promotion:Promotions._announce", after=True),
+    },
+    "replay": {
+        "sending": Point("producers.replay:_Sender.event"),
+        "sent": Point("producers.replay:_Sender._acknowledge"),
+    },
+}
+"""By role, the points of its work at which something can happen, in their order."""
+
+
+def no_waiting() -> None:
+    """Results are handed to a producer that is in no hurry, and the batch is acknowledged without them."""
+    outbox: Any = import_module("driftloop.kafka").Outbox
+    held: list[tuple[Any, ...]] = []
+    put, flush = outbox.put, outbox.flush
+
+    def lazy(self: Any) -> Any:
+        while len(held) > 2_000:
+            put(self, *held.pop(0))
+        return flush(self)
+
+    outbox.put = lambda self, *message: held.append(message)
+    outbox.flush = lazy
+
+
+def no_dedupe() -> None:
+    """A redelivered event is answered anew, and the new answer takes the place of the first."""
+    store: Any = import_module("driftloop.store").Store
+    keep = store.put_predictions
+
+    def put(self: Any, predictions: Any, *rest: Any) -> Any:
+        self.client.delete(*(self.key("prediction", event_id) for event_id in predictions))
+        return keep(self, predictions, *rest)
+
+    store.put_predictions = put
+
+
+def no_offsets() -> None:
+    """The monitor's state does not know how far it has read, and joined events are not remembered."""
+    monitor: Any = import_module("stream_processors.monitor").Monitor
+    store: Any = import_module("driftloop.store").Store
+    handle = monitor.handle
+
+    def forgetful(self: Any, records: Any) -> None:
+        self._applied.clear()
+        handle(self, records)
+
+    monitor.handle = forgetful
+    store.joined = lambda self, event_ids: set()
+
+
+PROTECTIONS: dict[str, Callable[[], None]] = {
+    "no-waiting": no_waiting,
+    "no-dedupe": no_dedupe,
+    "no-offsets": no_offsets,
+}
+"""What can be taken away."""
+
+
+def write_plan(plan: Path, point: str, action: str, pid: int = 0) -> None:
+    """Let ``action`` happen once at ``point``; the file is gone when it has."""
+    scratch = plan.with_suffix(".new")
+    scratch.write_text(f"{point} {action} {pid}")
+    scratch.replace(plan)
+
+
+def arm(name: str, point: Point, plan: Path) -> None:
+    """Look into the plan whenever this process comes to the point."""
+    module, _, path = point.function.partition(":")
+    owner: Any = import_module(module)
+    *classes, function = path.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    inner = getattr(owner, function)
+
+    def look(*given: Any) -> None:
+        if not plan.exists() or not point.when(*given):
+            return
+        planned, action, pid = plan.read_text().split()
+        if planned == name:
+            plan.unlink()
+            os.kill(int(pid) or os.getpid(), ACTIONS[action])
+
+    @wraps(inner)
+    def outer(*given: Any, **named: Any) -> Any:
+        if not point.after:
+            look(*given)
+        found = inner(*given, **named)
+        if point.after:
+            look(*given)
+        return found
+
+    setattr(owner, function, outer)
+
+
+def main() -> None:
+    """Take the protections away, wrap the points, and run the role."""
+    role, plan, *off = sys.argv[1:]
+    for protection in off:
+        PROTECTIONS[protection]()
+    for name, point in POINTS[role].items():
+        arm(name, point, Path(plan))
+    if role == "replay":
+        scenario = import_module("producers.scenarios").load_scenario(os.environ["FAULTY_SCENARIO"])
+        import_module("producers.replay").run(load(), scenario)
+    else:
+        import_module(MODULES[role]).run(load())
+
+
+if __name__ == "__main__":
+    main()

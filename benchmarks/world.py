@@ -1,0 +1,149 @@
+"""A small world on a real stack: a stream of made-up texts, a champion, and the processes between; nothing is faked.
+
+Tests and benchmarks of faults put messages in, hurt the processes, and look at what comes out.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.faulty import MODULES
+from driftloop import kafka, topics
+from driftloop.classifiers.bundle import Lineage, write_bundle
+from driftloop.classifiers.onnx import exported_encoder
+from driftloop.kafka import Outbox
+from driftloop.lifecycle.supervisor import Child
+from driftloop.messages import Event, Label, Message
+from driftloop.registry import Candidacy
+from driftloop.settings import Settings, environment
+from driftloop.topics import Topic
+from retrain.candidates.linear import learn
+from retrain.promotion import Promotions
+from retrain.window import Window
+
+WORDS = {"negative": ("awful", "late", "lost", "broken"), "positive": ("great", "thanks", "lovely", "best")}
+
+LINEAGE = {"candidate": "linear", "dataset_revision": "", "topic": "", "first_offset": "-1", "last_offset": "-1"}
+"""What stands on a version that no topic's messages went into."""
+
+
+def text_and_label(i: int) -> tuple[str, str]:
+    """The i-th made-up text and its label."""
+    rng = random.Random(i)
+    label = rng.choice(sorted(WORDS))
+    return f"{rng.choice(WORDS[label])} {rng.choice(WORDS[label])} flight number {i}", label
+
+
+def event(i: int) -> Event:
+    """The i-th event."""
+    return Event(event_id=f"e{i}", text=text_and_label(i)[0], segment="made-up", occurred_at=1000.0 + i, position=i)
+
+
+def label(i: int) -> Label:
+    """Its label."""
+    return Label(event_id=f"e{i}", label=text_and_label(i)[1], labelled_at=2000.0 + i, position=i)
+
+
+@dataclass
+class World:
+    """One stream: what is put in, what comes out, and the processes between."""
+
+    settings: Settings
+    folder: Path
+    children: list[Child] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.settings)
+
+    def send(self, events: range = range(0), labels: range = range(0)) -> None:
+        """Put events and labels on their topics, and wait until the broker has them."""
+        for i in events:
+            self.outbox.put("events", f"e{i}", event(i))
+        for i in labels:
+            self.outbox.put("labels", f"e{i}", label(i))
+        self.outbox.flush()
+
+    def start(
+        self, role: str, *, restart: bool = True, plan: Path | None = None, without: Sequence[str] = (), **environ: str
+    ) -> Child:
+        """A process of the loop: score, monitor, retrain, or replay the scenario that FAULTY_SCENARIO names.
+
+        ``plan`` is the file in which it looks for faults, ``without`` names protections that it shall lack; see
+        `benchmarks.faulty`.
+        """
+        plain = f"from driftloop.settings import load; from {MODULES[role]} import run; run(load())"
+        hurt = plan is not None or without or role == "replay"
+        child = Child(
+            role,
+            [sys.executable, *(["-m", "benchmarks.faulty", role, str(plan), *without] if hurt else ["-c", plain])],
+            env=environment(self.settings) | environ,
+            log=self.folder / f"{role}.log",
+            restart=restart,
+        )
+        child.start()
+        self.children.append(child)
+        return child
+
+    def read(self, topic: Topic) -> list[Message]:
+        """Every message on a topic."""
+        return kafka.read_all(self.settings, topics.name(self.settings, topic), topic.message)
+
+    def count(self, topic: Topic) -> int:
+        """How many messages a topic has had."""
+        full = topics.name(self.settings, topic)
+        return kafka.end_offsets(self.settings, [full])[full]
+
+    def until(self, true: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait for a condition; the processes' last words are in the failure."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            for child in self.children:
+                child.poll()
+            words = "\n".join(f"{child.name}: {child.last_words()}" for child in self.children)
+            assert time.monotonic() < deadline, f"it did not happen within {seconds} s\n{words}"
+            time.sleep(0.1)
+
+    def promote(
+        self,
+        flipped: bool = False,
+        tampered: bool = False,
+        announce: bool = True,
+        rows: int = 80,
+        trigger: str = "",
+    ) -> str:
+        """Train, register and announce a champion; a flipped one says the opposite of the truth."""
+        encoder = exported_encoder(self.settings.model)
+        pairs = [text_and_label(10_000 + i) for i in range(rows)]
+        other = {"negative": "positive", "positive": "negative"}
+        texts = tuple(text for text, _ in pairs)
+        window = Window(
+            event_ids=texts,
+            texts=texts,
+            labels=tuple(other[true] if flipped else true for _, true in pairs),
+            embeddings=encoder.embed(texts),
+            encoder=encoder.folder,
+            onset=0,
+        )
+        bundle = self.folder / f"bundle-{time.monotonic_ns()}"
+        head, _ = learn(window)
+        write_bundle(
+            bundle,
+            encoder=encoder,
+            head=head,
+            labels=head.classes,
+            lineage=Lineage(candidate="linear"),
+            key="a stranger's key" if tampered else self.settings.signing_key,
+        )
+        promotions = Promotions(self.settings, self.outbox)
+        version = promotions.registry.register(Candidacy("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger}))
+        if announce:
+            promotions.promote(version, "test", trigger)
+        else:
+            promotions.registry.promote(version)
+            promotions.registry.mark(version, "promoted", "test")
+        return version
