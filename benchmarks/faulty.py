@@ -56,7 +56,7 @@ POINTS: dict[str, dict[str, Point]] = {
         "acknowledged": Point(f"{SCORER}.handle", after=True),
         "rebalance": REBALANCE,
         "model-announced": Point("stream_processors.champion:Champion._take"),
-        "model-loaded": Point("stream_processors.champion:load_bundle", after=True),
+        "model-loaded": Point("stream_processors.shelf:Shelf.load", after=True),
     },
     "monitor": {
         "batch-taken": Point(f"{MONITOR}.handle"),

@@ -69,20 +69,27 @@ class World:
         self.outbox.flush()
 
     def start(
-        self, role: str, *, restart: bool = True, plan: Path | None = None, without: Sequence[str] = (), **environ: str
+        self,
+        role: str,
+        *,
+        restart: bool = True,
+        plan: Path | None = None,
+        without: Sequence[str] = (),
+        log: str = "",
+        **environ: str,
     ) -> Child:
         """A process of the loop: score, monitor, retrain, or replay the scenario that FAULTY_SCENARIO names.
 
         ``plan`` is the file in which it looks for faults, ``without`` names protections that it shall lack; see
         `benchmarks.faulty`.
         """
-        plain = f"from driftloop.settings import load; from {MODULES[role]} import run; run(load())"
-        hurt = plan is not None or without or role == "replay"
+        hurt = plan is not None or without
+        plain = "" if hurt else f"from driftloop.settings import load; from {MODULES[role]} import run; run(load())"
         child = Child(
             role,
             [sys.executable, *(["-m", "benchmarks.faulty", role, str(plan), *without] if hurt else ["-c", plain])],
             env=environment(self.settings) | environ,
-            log=self.folder / f"{role}.log",
+            log=self.folder / f"{log or role}.log",
             restart=restart,
         )
         child.start()

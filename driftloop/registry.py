@@ -141,12 +141,12 @@ class Registry:
         found = self.client.search_model_versions(f"name='{self._name}'", max_results=1000)
         return sorted(found, key=lambda version: int(version.version))
 
-    def download(self, version: str, into: Path) -> Path:
-        """Fetch the bundle of ``version`` into the folder ``into`` and return the bundle's folder.
+    def download(self, version: str, into: Path, name: str = "") -> Path:
+        """Fetch the bundle of ``version`` into the folder ``into`` and return the bundle's folder, there as ``name``.
 
         A bundle or an encoder that is there already is not fetched again; a download cut short leaves nothing behind.
         """
-        target = into / f"v{version}"
+        target = into / (name or f"v{version}")
         if target.is_dir():
             return target
         into.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ class Registry:
                 model = Path(self.client.download_artifacts(run_id, MODEL, scratch))
                 encoder = self._encoder(pyfunc.read_reference(model), into)
                 shutil.copytree(encoder, model / pyfunc.BUNDLE / ENCODER, copy_function=link)
-                (model / pyfunc.BUNDLE).rename(target)
+                _settle(model / pyfunc.BUNDLE, target)
         except self._failure as error:
             raise DriftloopError(
                 f"Version {version} of {self._name} could not be fetched from {self._uri}: "
@@ -169,5 +169,14 @@ class Registry:
         target = into / f"encoder-{run_id}"
         if not target.is_dir():
             with tempfile.TemporaryDirectory(dir=into) as scratch:
-                Path(self.client.download_artifacts(run_id, ENCODER, scratch)).rename(target)
+                _settle(Path(self.client.download_artifacts(run_id, ENCODER, scratch)), target)
         return target
+
+
+def _settle(fetched: Path, target: Path) -> None:
+    """Give a download its name, unless another process was quicker."""
+    try:
+        fetched.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise

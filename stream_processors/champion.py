@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import threading
-from pathlib import Path
 
 from kafka import TopicPartition
 
 from driftloop import kafka, messages
-from driftloop.classifiers.bundle import BundleClassifier, BundleError, load_bundle, manifest_digest
+from driftloop.classifiers.bundle import BundleClassifier, BundleError
 from driftloop.kafka import Outbox
 from driftloop.messages import ModelUpdate
-from driftloop.registry import Registry
 from driftloop.settings import Settings
 from driftloop.topics import MODEL_UPDATES, name
 from stream_processors.batches import Record, Stopped, bury
+from stream_processors.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +35,7 @@ class Champion:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="champion")
-        self._folder = tempfile.TemporaryDirectory(prefix="driftloop-scorer-", dir=settings.work or None)
+        self._shelf = Shelf(settings)
 
     def start(self) -> None:
         """Begin to follow the topic."""
@@ -98,19 +96,7 @@ class Champion:
         if model is not None and model.version == update.version:
             return
         try:
-            bundle = Registry(self._settings).download(update.version, Path(self._folder.name))
-            if manifest_digest(bundle) != update.digest:
-                raise BundleError(
-                    f"Version {update.version} in the registry is not the one that was promoted: its manifest's digest "
-                    "differs from the one on model-updates; register the model again."
-                )
-            fresh = load_bundle(
-                bundle,
-                self._settings.signing_key,
-                version=update.version,
-                threads=self._settings.scorer.threads,
-                encoder=None if model is None else model.encoder,
-            )
+            fresh = self._shelf.load(update, None if model is None else model.encoder)
         except BundleError as error:
             log.error("%s", error)
             outbox = Outbox(self._settings)

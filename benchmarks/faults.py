@@ -1,0 +1,194 @@
+"""Faults happen to a running loop, one after the other; after each, the ledger says what was lost or doubled.
+
+    python -m benchmarks.faults                          # every victim, moment and action: about an hour
+    python -m benchmarks.faults --sample 10 --seed 3     # ten of them, drawn by the seed
+    python -m benchmarks.faults --only scorer/idle/kill broker/idle/kill --runs 10
+
+Victims are the scorer, the monitor, the retrainer, the producer, MLflow, Valkey and Kafka. Moments are points in the
+work of the scorer, or of the victim itself where it has such: see `MOMENTS`. Recovery is the time from the fault to the
+next prediction; for what is frozen it holds the freezing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from benchmarks.faulty import ACTIONS
+from benchmarks.running import NotInTime, Running
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.settings import Settings
+
+PROCESSES = ("scorer", "monitor", "retrainer", "producer")
+SERVICES = {"MLflow": "mlflow", "Valkey": "valkey", "Kafka": "kafka"}
+SECOND = "second scorer"
+"""Comes so that there is a rebalance, and goes."""
+MOMENTS = {
+    "idle": {},
+    "mid-batch": {"scorer": "in-the-model", "monitor": "joined", "retrainer": "decided", "producer": "sending"},
+    "sent": {"scorer": "sent", "monitor": "sent", "retrainer": "registered", "producer": "sent"},
+    "acknowledged": {"scorer": "acknowledged", "monitor": "saved", "retrainer": "alias-moved"},
+    "rebalance": {"scorer": "rebalance"},
+    "swap": {"scorer": "model-loaded", "retrainer": "announced"},
+}
+"""By moment, at which point of whose work the victim is struck; others than those named, at the scorer's."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What happens, to whom, and when."""
+
+    victim: str
+    moment: str
+    action: str
+
+    @property
+    def name(self) -> str:
+        """As it is given on the command line."""
+        return f"{self.victim}/{self.moment}/{self.action}"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a fault."""
+
+    fault: Fault
+    recovery: float | None
+    """Seconds from the fault to the next prediction."""
+    events: int
+    """On the topic so far."""
+    findings: list[str]
+    """What the ledger has to complain of; nothing is what it should be."""
+
+
+FAULTS = [
+    Fault(victim, moment, action)
+    for victim in (*PROCESSES, *SERVICES)
+    for moment in MOMENTS
+    for action in ACTIONS
+]  # fmt: skip
+
+
+def main() -> int:
+    """Print a table, and write its rows as JSON; 1 where anything was lost or doubled, or did not come back."""
+    parser = argparse.ArgumentParser(prog="benchmarks.faults", description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", help="faults as victim/moment/action")
+    parser.add_argument("--sample", type=int, help="how many faults, drawn by the seed")
+    parser.add_argument("--seed", type=int, default=7, help="of the order and the sample")
+    parser.add_argument("--runs", type=int, default=1, help="how often each fault happens")
+    parser.add_argument("--freeze", type=float, default=30.0, help="seconds that a frozen process is frozen")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    options = parser.parse_args()
+    faults = [fault for fault in FAULTS if not options.only or fault.name in options.only] * options.runs
+    random.Random(options.seed).shuffle(faults)
+    faults = faults[: options.sample]
+    print(f"{len(faults)} faults, seed {options.seed}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="driftloop-faults-") as folder:
+        rows = suffer(Path(folder), faults, options.freeze)
+    show(rows)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    return int(any(row.findings for row in rows))
+
+
+def suffer(folder: Path, faults: Sequence[Fault], freeze: float) -> list[Row]:
+    """Let the faults happen to one loop, one after the other."""
+    rows: list[Row] = []
+    with EmbeddedStack(folder / "stack") as stack:
+        settings = stack.settings(Settings(stream="faults", topic_prefix="faults."))
+        with Running(stack, settings, folder) as running:
+            for number, fault in enumerate(faults, 1):
+                rows.append(strike(running, fault, freeze))
+                words = "; ".join(rows[-1].findings) or "nothing lost, nothing doubled"
+                after = "" if rows[-1].recovery is None else f" after {rows[-1].recovery:.1f} s"
+                print(f"{number}/{len(faults)} {fault.name}: next prediction{after}; {words}", file=sys.stderr)
+    return rows
+
+
+def strike(running: Running, fault: Fault, freeze: float = 30.0) -> Row:
+    """Let one fault happen, wait until predictions come again, and ask the ledger."""
+    name = SERVICES.get(fault.victim, fault.victim)
+    try:
+        moment = _happen(running, fault, name)
+        if fault.action == "freeze":
+            pid = running.pid(name)
+            time.sleep(max(0.0, moment + freeze - time.time()))
+            os.kill(pid, signal.SIGCONT)
+        recovery: list[float | None] = []
+
+        def predicted() -> bool:
+            recovery[:] = [running.predicted_after(moment)]
+            return recovery[0] is not None
+
+        running.until("the next prediction", predicted)
+        if SECOND in running.children:
+            running.stop(SECOND)
+        said = running.settle()
+        findings = [f"{one.count} {one.what} (first: {', '.join(one.first)})" for one in said.findings]
+        findings += [f"not looked at: {reason}" for reason in said.unchecked]
+        if said.counts["waiting"] or said.counts["labels"] != said.counts["outcomes"]:
+            findings.append(f"stalled: {said.counts}")
+        sent, missing, doubled = running.sent()
+        findings += [f"{missing} events were never sent"] * bool(missing)
+        findings += [f"{doubled} events were sent twice"] * bool(doubled)
+        return Row(fault=fault, recovery=recovery[0], events=sent, findings=findings)
+    except NotInTime as error:
+        return Row(fault=fault, recovery=None, events=0, findings=[str(error)])
+
+
+def _happen(running: Running, fault: Fault, name: str) -> float:
+    """Bring the loop to the moment; returns when the fault happened, in Unix time."""
+    points = MOMENTS[fault.moment]
+    if fault.moment == "idle":
+        running.settle()
+        os.kill(running.pid(name), ACTIONS[fault.action])
+        return time.time()
+    watched = fault.victim if fault.victim in points else "scorer"
+    if fault.moment == "rebalance":
+        running.plan(watched, points[watched], fault.action, name)
+        running.start(SECOND, "score", DRIFTLOOP_SCORER__MEMBER="second")
+    elif fault.moment == "swap" or watched == "retrainer":
+        running.plan(watched, points[watched], fault.action, name)
+        running.world.promote(flipped=watched == "retrainer")  # the worse model makes the retrainer act
+    else:
+        running.plan(watched, points[watched], fault.action, name)
+    running.until(f"{fault.name}", lambda: running.has_happened(watched))
+    return time.time()
+
+
+def show(rows: Sequence[Row]) -> None:
+    """A line for each victim and moment, and the recovery times by victim and action."""
+    print(f"{'victim':<10} {'moment':<13} " + " ".join(f"{action:>8}" for action in ACTIONS) + "  findings")
+    cells: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[row.fault.victim, row.fault.moment][row.fault.action].append(row)
+    for (victim, moment), by_action in sorted(cells.items()):
+        times = [_seconds([r.recovery for r in by_action[action] if r.recovery is not None]) for action in ACTIONS]
+        found = sum(len(row.findings) for column in by_action.values() for row in column)
+        print(f"{victim:<10} {moment:<13} " + " ".join(f"{text:>8}" for text in times) + f"  {found}")
+    print(f"\n{'victim':<10} {'action':<8} {'runs':>4} {'p50, s':>7} {'max, s':>7}")
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if row.recovery is not None:
+            groups[row.fault.victim, row.fault.action].append(row.recovery)
+    for (victim, action), found_times in sorted(groups.items()):
+        middle, most = median(found_times), max(found_times)
+        print(f"{victim:<10} {action:<8} {len(found_times):>4} {middle:>7.1f} {most:>7.1f}")
+
+
+def _seconds(times: Sequence[float]) -> str:
+    return f"{median(times):.1f} s" if times else "–"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

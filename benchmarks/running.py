@@ -1,0 +1,229 @@
+"""A whole loop that runs by itself under a steady load, so that one fault after the other can happen to it.
+
+A replay sends made-up events with their labels behind them, a scorer, a monitor and a retrainer do their work, and a
+thread starts again what has ended, as a container engine does.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from msgspec.structs import replace
+
+from benchmarks.faulty import write_plan
+from benchmarks.world import World, text_and_label
+from driftloop import kafka, topics
+from driftloop.lifecycle.embedded.stack import SERVICES, EmbeddedStack
+from driftloop.lifecycle.supervisor import Child
+from driftloop.messages import Event, Prediction, decode
+from driftloop.settings import Settings
+from driftloop.topics import EVENTS, LABELS, OUTCOMES, PREDICTIONS
+from serving.audit import Audit, audit
+
+PARTITIONS = 4
+LABEL_DELAY = 40
+PATIENCE = 150.0
+"""Seconds after which something that was to happen is given up."""
+SCENARIO = """
+rate = {rate}
+label_delay = {delay}
+bootstrap = 0
+seed = 7
+drifts = []
+
+[dataset]
+path = "data.csv"
+"""
+
+
+class NotInTime(Exception):
+    """Something did not happen."""
+
+
+class Running:
+    """Use as a context manager: the loop runs while it is open.
+
+    Args:
+        stack: a started stack, whose services may be hurt as well.
+        settings: of a stream whose topics are not there yet.
+        folder: for logs, plans and bundles.
+        rate: events per second.
+        rows: events in all; the load ends with them.
+        without: protections that the scorers and the monitor lack; see `benchmarks.faulty`.
+    """
+
+    def __init__(
+        self,
+        stack: EmbeddedStack,
+        settings: Settings,
+        folder: Path,
+        *,
+        rate: float = 60.0,
+        rows: int = 60_000,
+        without: tuple[str, ...] = (),
+    ) -> None:
+        self.stack = stack
+        self.settings = replace(settings, partitions=PARTITIONS)
+        topics.create(self.settings)
+        self.world = World(self.settings, folder)
+        self._folder = folder
+        self._rate = rate
+        self._rows = rows
+        self._without = without
+        self._stop = threading.Event()
+        self._nurse = threading.Thread(target=self._look_after, daemon=True, name="nurse")
+        self.children: dict[str, Child] = {}
+
+    def __enter__(self) -> Running:
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _begin(self) -> None:
+        with (self._folder / "data.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("text", "label"))
+            writer.writerows(text_and_label(i) for i in range(self._rows))
+        scenario = self._folder / "load.toml"
+        scenario.write_text(SCENARIO.format(rate=self._rate, delay=LABEL_DELAY))
+        self.world.promote()
+        self.start("scorer", "score", DRIFTLOOP_SCORER__MEMBER="scorer")
+        self.start("monitor", "monitor")
+        self.start("retrainer", "retrain", DRIFTLOOP_RETRAIN__CANDIDATES="linear", DRIFTLOOP_RETRAIN__COOLDOWN="0")
+        self.start("producer", "replay", FAULTY_SCENARIO=str(scenario))
+        self._nurse.start()
+        self.until("the first prediction", lambda: self.world.count(PREDICTIONS) > 0)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        if self._nurse.is_alive():
+            self._nurse.join()
+        for child in self.children.values():
+            self._wake(child.pid)
+            child.stop()
+        self.world.outbox.close()
+
+    def start(self, name: str, role: str, **environ: str) -> Child:
+        """A process of the loop that is started again whenever it ends."""
+        plan = self._plan(name)
+        plan.unlink(missing_ok=True)
+        without = self._without if role in ("score", "monitor") else ()
+        self.children[name] = self.world.start(role, plan=plan, without=without, log=name, **environ)  # type: ignore[arg-type]
+        return self.children[name]
+
+    def stop(self, name: str) -> None:
+        """End a process of the loop for good."""
+        child = self.children.pop(name)
+        child.restart = False
+        child.stop()
+
+    def pid(self, name: str) -> int:
+        """The process id of a process of the loop or a service of the stack, waited for where it is being restarted."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := self._child(name).pid) is None:
+            if time.monotonic() > deadline:
+                raise NotInTime(f"{name} was not started again")
+            time.sleep(0.05)
+        return found
+
+    def plan(self, name: str, point: str, action: str, victim: str) -> None:
+        """Let ``action`` happen to ``victim`` when the process ``name`` comes to ``point``."""
+        write_plan(self._plan(name), point, action, 0 if victim == name else self.pid(victim))
+
+    def has_happened(self, name: str) -> bool:
+        """Whether the plan of a process has been carried out."""
+        return not self._plan(name).exists()
+
+    def until(self, what: str, true: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        """Wait until ``true``; brokers and stores may be away meanwhile.
+
+        Raises:
+            NotInTime: it did not become true.
+        """
+        deadline, last = time.monotonic() + seconds, ""
+        while True:
+            try:
+                if true():
+                    return
+                last = ""
+            except Exception as error:
+                last = f" ({error})"
+            if time.monotonic() > deadline:
+                words = "\n".join(f"{name}: {child.last_words(6)}" for name, child in self.children.items())
+                raise NotInTime(f"{what} did not come within {seconds:.0f} s{last}\n{words}")
+            time.sleep(0.05)
+
+    def predicted_after(self, moment: float) -> float | None:
+        """Seconds from ``moment`` (Unix time) until the first prediction of an event that came after it."""
+        name = topics.name(self.settings, PREDICTIONS)
+        with kafka.reading(self.settings, name) as client:
+            for tp in client.assignment():
+                client.seek(tp, max(0, client.end_offsets([tp])[tp] - 400))
+            ends = client.end_offsets(list(client.assignment()))
+            times: list[float] = []
+            while any(client.position(tp) < end for tp, end in ends.items()):
+                for records in client.poll(timeout_ms=200).values():
+                    said = [decode(Prediction, record.value or b"") for record in records]
+                    times += [one.predicted_at for one in said if one.predicted_at > moment]
+        return min(times) - moment if times else None
+
+    def settle(self) -> Audit:
+        """Pause the load, wait until all that was sent is through, and say what the ledger says."""
+        producer = self.pid("producer")
+        os.kill(producer, signal.SIGSTOP)
+        try:
+            found: list[Audit] = []
+
+            def through() -> bool:
+                found[:] = [audit(self.settings)]
+                counts = found[0].counts
+                return counts["waiting"] == 0 and counts["labels"] == counts["outcomes"]
+
+            try:
+                self.until("all that was sent", through, 60)
+            except NotInTime:
+                if not found:
+                    raise
+            return found[0]
+        finally:
+            os.kill(producer, signal.SIGCONT)
+
+    def sent(self) -> tuple[int, int, int]:
+        """Events on the topic, positions missing before the last of them, and messages beyond one for each."""
+        read = kafka.read_all(self.settings, topics.name(self.settings, EVENTS), Event)
+        positions = {event.position for event in read}
+        return len(positions), max(positions, default=-1) + 1 - len(positions), len(read) - len(positions)
+
+    def lag(self) -> int:
+        """Events and labels that are not through yet, by the ends of the topics."""
+        events, labels, predictions, outcomes = (self.world.count(t) for t in (EVENTS, LABELS, PREDICTIONS, OUTCOMES))
+        return max(0, events - predictions) + max(0, labels - outcomes)
+
+    def _child(self, name: str) -> Child:
+        return self.stack.child(name) if name in SERVICES else self.children[name]
+
+    def _plan(self, name: str) -> Path:
+        return self._folder / f"{name.replace(' ', '-')}.plan"
+
+    def _look_after(self) -> None:
+        """Start again what has ended, and wake after the load's end nobody."""
+        while not self._stop.wait(0.1):
+            for child in list(self.children.values()):
+                child.poll()
+            self.stack.poll()
+
+    @staticmethod
+    def _wake(pid: int | None) -> None:
+        if pid is not None and psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGCONT)

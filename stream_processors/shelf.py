@@ -1,0 +1,94 @@
+"""Bundles that this machine has fetched before, so that a scorer comes back without the registry, and sooner.
+
+A bundle lies under the digest of its manifest, which `model-updates` carries. What lies here is trusted no more than
+what comes from the registry: whoever loads it verifies the signature and every digest.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from driftloop.classifiers.bundle import BundleClassifier, BundleError, load_bundle, manifest_digest
+from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.messages import ModelUpdate
+from driftloop.registry import Registry
+from driftloop.settings import Settings, cache_dir
+
+log = logging.getLogger(__name__)
+
+KEPT = 8
+"""Bundles that stay; those loaded longest ago go first."""
+
+
+class Shelf:
+    """Loads what is announced on `model-updates`, from the folder of earlier bundles or from the registry."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = (Path(settings.work) if settings.work else cache_dir()) / "models"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a container with a file system that is read only
+            self._scratch = tempfile.TemporaryDirectory(prefix="driftloop-scorer-")
+            self._folder = Path(self._scratch.name)
+
+    def load(self, update: ModelUpdate, encoder: OnnxEncoder | None) -> BundleClassifier:
+        """The announced model, verified and warmed; ``encoder`` is used again where the bundle's is the same.
+
+        Raises:
+            BundleError: it must not be loaded.
+            DriftloopError: the registry does not answer.
+        """
+        if not re.fullmatch("[0-9a-f]{64}", update.digest):
+            raise BundleError(f"Version {update.version} was announced without the digest of its manifest.")
+        kept = self._folder / update.digest
+        if kept.is_dir():
+            try:
+                return self._load(kept, update, encoder)
+            except BundleError as error:
+                log.warning("%s; it is fetched again", error)
+                for path in (kept, *self._folder.glob("encoder-*")):  # its encoder's files may be the broken ones
+                    shutil.rmtree(path, ignore_errors=True)
+        fetched = Registry(self._settings).download(update.version, self._folder, update.digest)
+        try:
+            model = self._load(fetched, update, encoder)
+        except BundleError:
+            shutil.rmtree(fetched, ignore_errors=True)
+            raise
+        self._clear()
+        return model
+
+    def _load(self, bundle: Path, update: ModelUpdate, encoder: OnnxEncoder | None) -> BundleClassifier:
+        if manifest_digest(bundle) != update.digest:
+            raise BundleError(
+                f"Version {update.version} in the registry is not the one that was promoted: its manifest's digest "
+                "differs from the one on model-updates; register the model again."
+            )
+        threads = self._settings.scorer.threads
+        model = load_bundle(
+            bundle, self._settings.signing_key, version=update.version, threads=threads, encoder=encoder
+        )
+        with suppress(OSError):
+            bundle.touch()
+        return model
+
+    def _clear(self) -> None:
+        """Remove the oldest, and what cut-off downloads left; another scorer may be doing the same."""
+        with suppress(OSError):
+            newest = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+            bundles = [path for path in newest if len(path.name) == 64][KEPT:]
+            encoders = [path for path in newest if path.name.startswith("encoder-")][KEPT:]
+            cut_off = [path for path in newest if path.name.startswith("tmp") and _age(path) > 3600]
+            for path in (*bundles, *encoders, *cut_off):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was last changed."""
+    return time.time() - path.stat().st_mtime
