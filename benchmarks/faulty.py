@@ -11,6 +11,7 @@ PLAN name protections to be taken away, for the control of a test: with them off
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -113,18 +114,45 @@ def no_offsets() -> None:
     store: Any = import_module("driftloop.store").Store
     handle = monitor.handle
 
-    def forgetful(self: Any, records: Any) -> None:
+    def forgetful(self: Any, records: Any) -> Any:
         self._applied.clear()
-        handle(self, records)
+        return handle(self, records)
 
     monitor.handle = forgetful
     store.joined = lambda self, event_ids: set()
+
+
+def no_recall() -> None:
+    """A store that was emptied is taken for a new one."""
+    answers: Any = import_module("stream_processors.answers").Answers
+    monitor: Any = import_module("stream_processors.monitor")
+    answers._tell_again = lambda self: self._store.begin_generation()
+    monitor.find_joins = lambda *given: 0
+    monitor.learn_again = lambda *given: None
+
+
+def stalls() -> None:
+    """Faust's agent stops taking messages after its third batch, once in a process's life, and says nothing."""
+    stream: Any = import_module("faust.streams").Stream
+    take = stream.noack_take
+
+    async def stalling(self: Any, *given: Any, **named: Any) -> Any:
+        taken = 0
+        async for batch in take(self, *given, **named):
+            yield batch
+            taken += 1
+            if taken == 3:
+                await asyncio.sleep(86_400)
+
+    stream.noack_take = stalling
 
 
 PROTECTIONS: dict[str, Callable[[], None]] = {
     "no-waiting": no_waiting,
     "no-dedupe": no_dedupe,
     "no-offsets": no_offsets,
+    "no-recall": no_recall,
+    "stalls": stalls,
 }
 """What can be taken away."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -95,6 +95,11 @@ def admin(settings: Settings) -> KafkaAdminClient:
     return _reach(settings, lambda: KafkaAdminClient(**connection(settings)))
 
 
+def partitions(client: Any, topic: str) -> list[TopicPartition]:
+    """The partitions of a topic by their numbers; none where the broker does not have it."""
+    return [TopicPartition(topic, number) for number in sorted(client.partitions_for_topic(topic) or ())]
+
+
 @contextmanager
 def reading(
     settings: Settings, topic: str, offsets: dict[int, int] | None = None, **options: Any
@@ -102,9 +107,9 @@ def reading(
     """A consumer assigned to all partitions of ``topic``, from ``offsets`` (default: the beginning)."""
     client = consumer(settings, **options)
     try:
-        partitions = [TopicPartition(topic, p) for p in sorted(client.partitions_for_topic(topic) or ())]
-        client.assign(partitions)
-        for tp in partitions:
+        found = partitions(client, topic)
+        client.assign(found)
+        for tp in found:
             if offsets and tp.partition in offsets:
                 client.seek(tp, offsets[tp.partition])
             else:
@@ -114,20 +119,33 @@ def reading(
         client.close()
 
 
+def records(
+    settings: Settings,
+    topic: str,
+    start: dict[int, int] | None = None,
+    ends: Mapping[TopicPartition, int] | None = None,
+) -> Iterator[list[Any]]:
+    """The records of ``topic`` as they come: from ``start``, or its beginning, up to ``ends``, or its present end.
+
+    ``ends`` may hold partitions of other topics.
+    """
+    with reading(settings, topic, start, max_poll_records=5000) as client:
+        mine = client.assignment()
+        upto = client.end_offsets(list(mine)) if ends is None else {tp: ends[tp] for tp in mine if tp in ends}
+        while any(client.position(tp) < end for tp, end in upto.items()):
+            polled = client.poll(timeout_ms=500)
+            part = [one for tp, found in polled.items() for one in found if one.offset < upto.get(tp, 0)]
+            if part:
+                yield part
+
+
 def read_all(settings: Settings, topic: str, kind: type[M], start: dict[int, int] | None = None) -> list[M]:
     """Every message on ``topic`` up to its present end, in order of arrival; undecodable ones are skipped."""
     found: list[M] = []
-    with reading(settings, topic, start) as client:
-        ends = client.end_offsets(list(client.assignment()))
-        while any(client.position(tp) < end for tp, end in ends.items()):
-            for tp, records in client.poll(timeout_ms=500).items():
-                for record in records:
-                    if record.offset >= ends[tp]:
-                        continue
-                    try:
-                        found.append(decode(kind, record.value or b""))
-                    except ValueError:
-                        continue
+    for part in records(settings, topic, start):
+        for record in part:
+            with suppress(ValueError):
+                found.append(decode(kind, record.value or b""))
     return found
 
 
@@ -137,9 +155,38 @@ def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
     try:
         out: dict[str, int] = {}
         for topic in topics:
-            partitions = [TopicPartition(topic, p) for p in client.partitions_for_topic(topic) or ()]
-            out[topic] = sum(client.end_offsets(partitions).values()) if partitions else 0
+            found = partitions(client, topic)
+            out[topic] = sum(client.end_offsets(found).values()) if found else 0
         return out
+    finally:
+        client.close()
+
+
+def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
+    """The offset that the next message will have, by partition."""
+    client = consumer(settings)
+    try:
+        return dict(client.end_offsets(partitions(client, topic)))
+    finally:
+        client.close()
+
+
+def offsets_since(settings: Settings, topic: str, at: float) -> dict[int, int]:
+    """By partition, the offset of the first message written at ``at`` (Unix seconds) or later; its end if none was."""
+    client = consumer(settings)
+    try:
+        found = partitions(client, topic)
+        last, since = client.end_offsets(found), client.offsets_for_times(dict.fromkeys(found, int(at * 1000)))
+        return {tp.partition: since[tp].offset if since.get(tp) else last[tp] for tp in found}
+    finally:
+        client.close()
+
+
+def committed(settings: Settings, role: str, topics: Iterable[str]) -> dict[TopicPartition, int]:
+    """The next offset of each partition of ``topics`` that the processes of ``role`` have not acknowledged."""
+    client = consumer(settings, group_id=group(role, settings))
+    try:
+        return {tp: client.committed(tp) or 0 for topic in topics for tp in partitions(client, topic)}
     finally:
         client.close()
 
@@ -149,9 +196,9 @@ def group(role: str, settings: Settings) -> str:
     return f"driftloop-{role}-{settings.topic_prefix}{settings.stream}"
 
 
-def lag(client: KafkaConsumer, partitions: Iterable[TopicPartition]) -> int:
-    """Messages on ``partitions`` behind which the group of ``client`` has not committed an offset yet."""
-    wanted = list(partitions)
+def lag(client: KafkaConsumer, owned: Iterable[TopicPartition]) -> int:
+    """Messages on the partitions ``owned`` behind which the group of ``client`` has not committed an offset yet."""
+    wanted = list(owned)
     if not wanted:
         return 0
     ends, begins = client.end_offsets(wanted), client.beginning_offsets(wanted)

@@ -184,6 +184,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     topic_prefix: str = ""
     partitions: Count = 1
     replication: Count = 1
+    breaker: Limit = 0.5
+    """Share of dead letters among a processor's newest 500 messages above which it stops and tries a batch every
+    minute; 1: never."""
     signing_key: str = "driftloop-local-key"
     """Bundles are signed with it (HMAC-SHA256); set your own wherever others can write to the registry."""
     dataset: str = ""

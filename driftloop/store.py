@@ -5,6 +5,7 @@ Every key starts with ``driftloop:STREAM:`` and, but for the state, expires.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,22 @@ class Store:
                 pipe.set(self.key("embedding", encoder[:16], event_id), row.tobytes(), ex=self._keep)
         return [bool(done) for done in pipe.execute()[: len(predictions)]]
 
+    def drop_predictions(self, event_ids: Sequence[str]) -> None:
+        """Take predictions back that were stored a moment ago."""
+        if event_ids:
+            self.client.delete(*(self.key("prediction", event_id) for event_id in event_ids))
+
+    def generation(self) -> str | None:
+        """What tells this store from the same one after it was emptied; None: it knows nothing of the stream."""
+        found = self.client.get(self.key("generation"))
+        return None if found is None else str(found, "ascii", "replace")
+
+    def begin_generation(self) -> str:
+        """From now on the store knows what it should; returns the new generation."""
+        fresh = uuid.uuid4().hex
+        self.client.set(self.key("generation"), fresh)
+        return fresh
+
     def predictions(self, event_ids: Sequence[str]) -> list[bytes | None]:
         """The stored predictions, None where there is none."""
         return self._many([self.key("prediction", event_id) for event_id in event_ids])
@@ -83,6 +100,20 @@ class Store:
         """Those of the events that have been joined with their label before."""
         found = self._many([self.key("joined", event_id) for event_id in event_ids])
         return {event_id for event_id, mark in zip(event_ids, found, strict=True) if mark is not None}
+
+    def mark_joined(self, event_ids: Iterable[str]) -> int:
+        """Remember that events are joined; how many of them were not known to be."""
+        pipe = self.client.pipeline(transaction=False)
+        for event_id in event_ids:
+            pipe.set(self.key("joined", event_id), b"1", ex=self._keep, nx=True)
+        return sum(map(bool, pipe.execute()))
+
+    def park_labels(self, labels: Mapping[str, bytes]) -> None:
+        """Keep encoded labels until their predictions come; one that is kept already stays."""
+        pipe = self.client.pipeline(transaction=False)
+        for event_id, body in labels.items():
+            pipe.set(self.key("label", event_id), body, ex=self._keep, nx=True)
+        pipe.execute()
 
     def save_join(
         self,

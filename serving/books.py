@@ -57,12 +57,7 @@ class Books:
 
     def _committed(self, role: str, *read: Topic) -> Offsets:
         """The next offset of each partition that the processors of ``role`` have not acknowledged."""
-        client = kafka.consumer(self._settings, group_id=kafka.group(role, self._settings))
-        try:
-            partitions = [tp for topic in read for tp in _partitions(client, self._settings, topic)]
-            return {tp: client.committed(tp) or 0 for tp in partitions}
-        finally:
-            client.close()
+        return kafka.committed(self._settings, role, [topics.name(self._settings, topic) for topic in read])
 
     def _ends(self, *order: Topic) -> dict[str, Offsets]:
         """Where each topic ends, asked in that order, by its name."""
@@ -81,17 +76,13 @@ class Books:
         """The records of a topic up to the ends that were noted, in parts as they come."""
         mine, read, told = ends[topic.name], 0, time.monotonic()
         self.messages[topic.name] = 0
-        with kafka.reading(self._settings, topics.name(self._settings, topic), max_poll_records=5000) as client:
-            while any(client.position(tp) < end for tp, end in mine.items()):
-                polled = client.poll(timeout_ms=500)
-                part = [record for tp, records in polled.items() for record in records if record.offset < mine[tp]]
-                read += len(part)
-                self.messages[topic.name] = read
-                if time.monotonic() - told > 2:
-                    told = time.monotonic()
-                    self._say(f"{topic.name}: {read} of {sum(mine.values())} read")
-                if part:
-                    yield part
+        for part in kafka.records(self._settings, topics.name(self._settings, topic), ends=mine):
+            read += len(part)
+            self.messages[topic.name] = read
+            if time.monotonic() - told > 2:
+                told = time.monotonic()
+                self._say(f"{topic.name}: {read} of {sum(mine.values())} read")
+            yield part
 
     def _read_outcomes(self, ends: dict[str, Offsets]) -> None:
         for part in self._records(OUTCOMES, ends):
@@ -131,10 +122,10 @@ class Books:
 
 def _partitions(client: Any, settings: Settings, topic: Topic) -> list[TopicPartition]:
     full = topics.name(settings, topic)
-    found = sorted(client.partitions_for_topic(full) or ())
+    found = kafka.partitions(client, full)
     if not found:
         raise DriftloopError(f"The broker at {settings.kafka} has no topic {full}: nothing of this stream is there.")
-    return [TopicPartition(full, number) for number in found]
+    return found
 
 
 def _place(record: Any) -> Place:

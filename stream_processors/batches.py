@@ -3,7 +3,8 @@
 Faust reads raw bytes and hands over batches without acknowledging them (`noack_take`). A handler works on a batch in
 a thread of its own and returns when everything it wrote has been confirmed by its store; only then are the events
 acknowledged and, later, their offsets committed. Any exception ends the process with nothing acknowledged, and
-whoever started it starts it again: the batch is read once more.
+whoever started it starts it again: the batch is read once more. So does a stall: an agent of Faust can stop taking
+messages in silence (faust-streaming/faust, issues 175, 323, 502, 523), and `Progress` sees that messages wait.
 
 Processes with the same role share the partitions. Before a partition changes hands the batch under way is finished and
 committed, and what was only buffered is dropped: its new owner reads it. A process that is told to stop leaves its
@@ -36,7 +37,10 @@ from driftloop.errors import DriftloopError
 from driftloop.messages import dead_letter
 from driftloop.settings import Settings
 from driftloop.topics import DEAD_LETTERS, Topic, name
-from stream_processors.progress import Progress
+from stream_processors.breaker import Breaker
+from stream_processors.progress import FIRST, Progress
+
+log = logging.getLogger(__name__)
 
 SESSION = 20.0
 """Seconds without a heartbeat after which a process counts as dead and its partitions go to the others."""
@@ -64,8 +68,8 @@ class Handler(Protocol):
         """Connect to what is needed, and wait until a batch can be handled; called once, in the worker thread."""
         ...
 
-    def handle(self, records: Sequence[Record]) -> None:
-        """Process a batch; return only when every result is confirmed."""
+    def handle(self, records: Sequence[Record]) -> int:
+        """Process a batch; return, with the number of its dead letters, only when every result is confirmed."""
         ...
 
     def close(self) -> None:
@@ -96,8 +100,9 @@ def run(
         # Faust wants a folder, and puts nothing into it.
         empty = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"driftloop-{role}-", dir=settings.work or None))
         app = _app(role, settings, member, Path(empty))
-        seen = stack.enter_context(Progress(role, settings, app.conf.id))
-        _agent(app, [name(settings, topic) for topic in topics], handler, seen, batch, within)
+        seen = stack.enter_context(Progress(role, settings, app.conf.id, _stalled))
+        breaker = Breaker(settings.breaker)
+        _agent(app, [name(settings, topic) for topic in topics], handler, seen, breaker, batch, within)
         worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
         worker.spinner = None  # it writes cursor codes, into logs as well
         for library in ("faust", "mode", "aiokafka", "asyncio"):
@@ -145,7 +150,13 @@ def _app(role: str, settings: Settings, member: str, folder: Path) -> faust.App:
 
 
 def _agent(
-    app: faust.App, topics: Sequence[str], handler: Handler, progress: Progress, batch: int, within: float
+    app: faust.App,
+    topics: Sequence[str],
+    handler: Handler,
+    progress: Progress,
+    breaker: Breaker,
+    batch: int,
+    within: float,
 ) -> None:
     # One thread for the handler: batches never overlap, and the event loop keeps its heartbeats.
     pool = ThreadPoolExecutor(1, thread_name_prefix="handler")
@@ -168,17 +179,21 @@ def _agent(
         async for taken in stream.noack_take(batch, within=within):
             try:
                 if not opened:
+                    progress.wait(FIRST)  # for any time: there may be no model yet
                     await in_thread(handler.open)
                     opened = True
                     progress.wait("")
+                if breaker.open:
+                    await asyncio.sleep(breaker.pause)
                 async with turn:
                     events = [event for event in taken if current(event)]
                     messages = [event.message for event in events]
                     records = [Record(m.topic, m.partition, m.offset, m.key, m.value) for m in messages]
-                    started = time.perf_counter()
                     if records:
-                        await in_thread(handler.handle, records)
-                        progress.handled(len(records), time.perf_counter() - started)
+                        progress.begins()
+                        dead = await in_thread(handler.handle, records)
+                        progress.handled(len(records))
+                        _count(breaker, len(records), dead, progress)
                     for event in events:
                         await stream.ack(event)
                         reached[event.message.tp] = event.message.offset + 1
@@ -214,10 +229,24 @@ def _agent(
             await app.consumer._commit(reached)
 
 
+def _count(breaker: Breaker, records: int, dead: int, progress: Progress) -> None:
+    """Tell the breaker of a batch, and the world when it opens, tries in vain, or closes."""
+    before = breaker.open
+    breaker.count(records, dead)
+    if before or breaker.open:
+        progress.wait(str(breaker) if breaker.open else "")
+        log.error("%s", breaker if breaker.open else "messages can be processed again")
+
+
+def _stalled(words: str) -> NoReturn:
+    """End a process that takes nothing though there is something: whoever started it starts it again."""
+    _leave(DriftloopError(f"{words}: this process ends, so that it is started again; nothing was acknowledged."))
+
+
 def _leave(error: Exception) -> NoReturn:
     """End the process here: Faust's own way down would first wait for what is buffered, and commit."""
     if not isinstance(error, DriftloopError):
-        logging.getLogger(__name__).error("the batch failed", exc_info=error)
+        log.error("the batch failed", exc_info=error)
     sys.stderr.write(f"driftloop: {error}\n")
     sys.stderr.flush()
     os._exit(error.exit_code if isinstance(error, DriftloopError) else 1)

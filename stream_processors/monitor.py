@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 import msgspec
+from kafka import TopicPartition
 
-from driftloop import messages
+from driftloop import kafka, messages
 from driftloop.classifiers.base import Matrix
 from driftloop.kafka import Outbox
 from driftloop.messages import DriftAlert, Label, Prediction
@@ -18,11 +19,14 @@ from driftloop.settings import Settings
 from driftloop.store import MONITOR, Store
 from driftloop.topics import DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, name
 from stream_processors import batches
+from stream_processors.answers import Answers
 from stream_processors.batches import Record, bury
 from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import join
+from stream_processors.recovery import find_joins, learn_again
 
 BATCH, WITHIN = 500, 0.2
+READ = (PREDICTIONS, LABELS)
 
 
 class State(msgspec.Struct):
@@ -50,29 +54,36 @@ class Monitor:
         self._store = Store(self._settings)
         self._store.check()
         self._outbox = Outbox(self._settings)
+        self._answers = Answers(self._settings, self._store)
+        self._answers.forgotten()
         stored = self._store.state(MONITOR)
-        if stored is not None:
-            state = _unsigned(stored, self._settings.signing_key)
-            if state is not None:
-                self._applied = state.applied
-                self._watch.restore(state.watch)
+        state = None if stored is None else _unsigned(stored, self._settings.signing_key)
+        if state is not None:
+            self._applied = state.applied
+            self._watch.restore(state.watch)
+        else:
+            seen = self._seen()
+            learn_again(self._settings, self._watch, seen, find_joins(self._settings, self._store, seen))
 
     def close(self) -> None:
         """Nothing is waited for."""
 
-    def handle(self, records: Sequence[Record]) -> None:
-        """Join a batch, publish its outcomes and alerts, then store the state.
+    def handle(self, records: Sequence[Record]) -> int:
+        """Join a batch, publish its outcomes and alerts, then store the state; returns the number of dead letters.
 
         The partitions of a topic come in turns of many messages, so what a batch holds is put into its order first.
         """
+        if self._answers.forgotten():
+            find_joins(self._settings, self._store, self._seen())
+        dead = 0
         predictions: dict[str, Prediction] = {}
         labels: dict[str, Label] = {}
         for record in records:
-            place = f"{record.topic}-{record.partition}"
+            place = _place(record.topic, record.partition)
             if record.offset < self._applied.get(place, 0):
                 continue
             self._applied[place] = record.offset + 1
-            self._decode(record, predictions, labels)
+            dead += not self._decode(record, predictions, labels)
         joined = join(self._store, predictions, labels)
         alerts: list[DriftAlert] = []
         embeddings = self._embeddings(predictions.values())
@@ -96,6 +107,13 @@ class Monitor:
             parked=joined.parked,
             unparked=joined.unparked,
         )
+        return dead
+
+    def _seen(self) -> dict[TopicPartition, int]:
+        """By partition, the next offset that this monitor, or the one before it, has not seen."""
+        own = [name(self._settings, topic) for topic in READ]
+        seen = kafka.committed(self._settings, "monitor", own)
+        return {tp: max(offset, self._applied.get(_place(tp.topic, tp.partition), 0)) for tp, offset in seen.items()}
 
     def _embeddings(self, predictions: Iterable[Prediction]) -> dict[str, Matrix]:
         """Embeddings by event id, each of shape (d,), in one request for each encoder; expired ones are left out."""
@@ -109,7 +127,8 @@ class Monitor:
             found.update((event_id, row) for event_id, row in rows if row is not None)
         return found
 
-    def _decode(self, record: Record, predictions: dict[str, Prediction], labels: dict[str, Label]) -> None:
+    def _decode(self, record: Record, predictions: dict[str, Prediction], labels: dict[str, Label]) -> bool:
+        """Take a message where it belongs; False where it is buried."""
         try:
             if record.topic == name(self._settings, LABELS):
                 label = messages.decode(Label, record.value or b"")
@@ -119,14 +138,19 @@ class Monitor:
                 predictions.setdefault(prediction.event_id, prediction)
         except ValueError as error:
             bury(self._outbox, record, f"not a {record.topic} message: {error}", "monitor")
+            return False
+        return True
 
 
 def run(settings: Settings) -> None:
     """Watch the stream until SIGTERM; see `stream_processors.batches.run` for how it ends."""
-    topics = [PREDICTIONS, LABELS]
     batches.run(
-        "monitor", settings, topics, Monitor(settings), member=settings.monitor.member, batch=BATCH, within=WITHIN
+        "monitor", settings, READ, Monitor(settings), member=settings.monitor.member, batch=BATCH, within=WITHIN
     )
+
+
+def _place(topic: str, partition: int) -> str:
+    return f"{topic}-{partition}"
 
 
 def _signed(state: State, key: str) -> bytes:

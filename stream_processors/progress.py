@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +20,10 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 3.0
 """Seconds between two looks at the lag."""
+LONG = 10
+"""Times the patience that a start, or one batch, may take: machines and models differ."""
+
+FIRST = "waiting for its first batch, and what that needs"
 
 RECORDS = Counter("driftloop_records", "Messages taken off the topics and answered for.", ["role"])
 BATCH_SECONDS = Histogram(
@@ -39,17 +44,26 @@ class Progress:
     Args:
         role: scorer or monitor; the label of its metrics.
         group: the consumer group whose committed offsets count.
+        stalled: called, with words, from a thread, when messages have waited and none was taken for the patience of
+            the settings, or a batch is under way for `LONG` times that.
     """
 
-    def __init__(self, role: str, settings: Settings, group: str) -> None:
+    def __init__(self, role: str, settings: Settings, group: str, stalled: Callable[[str], None]) -> None:
         self._role = role
         self._settings = settings
         self._group = group
+        self._stalled = stalled
         self._owned: list[TopicPartition] | None = None
+        self._began: float | None = None
+        """When the batch under way began."""
+        self._moved = time.monotonic()
+        """When something was last done, or there was nothing to do."""
         self._pulse = Pulse(settings.health.patience)
         self._records = 0
         self._seen = 0
-        self._waiting = "waiting for its first batch, and what that needs"
+        self._waiting = FIRST
+        self._excused = False
+        """Whether it waits for something that may take any time."""
         self._stop = threading.Event()
         self._open = ExitStack()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
@@ -60,17 +74,22 @@ class Progress:
 
     def wait(self, reason: str) -> None:
         """The processor waits for something outside, in words; empty when that is over."""
-        self._waiting = reason
+        self._waiting, self._excused = reason, bool(reason)
 
-    def handled(self, records: int, seconds: float) -> None:
-        """A batch is through, everything it wrote is confirmed."""
+    def begins(self) -> None:
+        """A batch is taken."""
+        self._began = time.monotonic()
+
+    def handled(self, records: int) -> None:
+        """The batch is through, everything it wrote is confirmed."""
+        began, self._began = self._began or time.monotonic(), None
         self._records += records
         RECORDS.labels(self._role).inc(records)
-        BATCH_SECONDS.labels(self._role).observe(seconds)
+        BATCH_SECONDS.labels(self._role).observe(time.monotonic() - began)
 
     def __enter__(self) -> Progress:
-        if self._open.enter_context(answering(self._settings.health, self._pulse)):
-            self._thread.start()
+        self._open.enter_context(answering(self._settings.health, self._pulse))
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,15 +104,23 @@ class Progress:
                 self._look(client)
             except Exception as error:  # no beat: a broker that stays away makes the process ill
                 log.debug("the lag cannot be read (%s)", error)
+                self._moved = time.monotonic()  # but no restart would bring it back
 
     def _look(self, client: Any) -> None:
         partitions = self._owned
         if partitions is None:
+            client.topics()  # raises where the broker is away
+            self._complain("it has been without partitions")
             return
         PARTITIONS.labels(self._role).set(len(partitions))
         lag = kafka.lag(client, partitions)
         LAG.labels(self._role).set(lag)
         moved, self._seen = self._records > self._seen, self._records
+        # The last offsets of a partition may be a transaction's own, which nobody can take.
+        if moved or self._excused or lag <= len(partitions):
+            self._moved = time.monotonic()
+        else:
+            self._complain(f"{lag} messages wait and it has taken none")
         if self._waiting and not moved:
             self._pulse.beat(self._waiting)
         elif moved or not lag:
@@ -101,3 +128,13 @@ class Progress:
                 f"{len(partitions)} partitions" if partitions else "no partition: there are more processes than those"
             )
             self._pulse.beat(f"{self._records} messages handled, {lag} waiting, {share}")
+
+    def _complain(self, what: str) -> None:
+        """Say that nothing has gone on for too long; a start, and a batch under way, have more time."""
+        began = self._began
+        if began is not None:
+            what = "its batch has been under way"
+        silent = time.monotonic() - (self._moved if began is None else began)
+        longer = began is not None or self._waiting == FIRST
+        if silent > self._settings.health.patience * (LONG if longer else 1):
+            self._stalled(f"The {self._role} has stalled ({what} for {silent:.0f} s)")

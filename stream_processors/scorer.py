@@ -16,6 +16,7 @@ from driftloop.settings import Settings
 from driftloop.store import Store
 from driftloop.topics import EVENTS, PREDICTIONS
 from stream_processors import batches
+from stream_processors.answers import Answers
 from stream_processors.batches import Record, bury
 from stream_processors.champion import Champion
 
@@ -33,8 +34,10 @@ class Scorer:
 
     def open(self) -> None:
         """Connect to Redis and Kafka, follow the promotions, and wait for the first."""
-        self._store = Store(self._settings)
-        self._store.check()
+        store = Store(self._settings)
+        store.check()
+        self._answers = Answers(self._settings, store)
+        self._answers.forgotten()
         self._outbox = Outbox(self._settings)
         self._champion.start()
         self._champion.current()
@@ -43,23 +46,24 @@ class Scorer:
         """Stop waiting for a first model."""
         self._champion.close()
 
-    def handle(self, records: Sequence[Record]) -> None:
-        """Score a batch; returns when Redis and the broker have everything."""
+    def handle(self, records: Sequence[Record]) -> int:
+        """Score a batch; returns, with the number of its dead letters, when Redis and the broker have everything."""
         model = self._champion.current()
+        self._dead = 0
         started = time.perf_counter()
         decoded = self._decode(records)
         scored = self._score(model, decoded)
         if scored:
             predictions, embeddings = self._predictions(model, scored, started)
             bodies = {p.event_id: messages.encode(p) for p in predictions}
-            first = self._store.put_predictions(bodies, embeddings, model.encoder.digest)
-            repeated = [event_id for event_id, new in zip(bodies, first, strict=True) if not new]
-            stored = dict(zip(repeated, self._store.predictions(repeated), strict=True))
-            # A redelivered event is answered with what was said the first time.
-            for event_id, body in bodies.items():
-                self._outbox.put(PREDICTIONS.name, event_id, stored.get(event_id) or body)
+            said = self._answers.keep(bodies, embeddings, model.encoder.digest)
+            for event_id, body in said.items():
+                self._outbox.put(PREDICTIONS.name, event_id, body)
         self._outbox.flush()
+        if scored:
+            self._answers.sent(said)
         self._sit_out(len(records), started)
+        return self._dead
 
     def _decode(self, records: Sequence[Record]) -> dict[str, tuple[Record, Event]]:
         """The events by id; the rest is buried."""
@@ -126,6 +130,7 @@ class Scorer:
         time.sleep(max(0.0, events * self._settings.scorer.floor_ms / 1000 - (time.perf_counter() - started)))
 
     def _bury(self, record: Record, error: str) -> None:
+        self._dead += 1
         bury(self._outbox, record, error, "scorer")
 
 

@@ -1,0 +1,192 @@
+"""What stands between a fault and a loss, each beside its control: without it the ledger finds the loss.
+
+The faults happen at exact points of a real process's work; see `benchmarks.faulty`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faulty import write_plan
+from driftloop import kafka, topics
+from driftloop.messages import DeadLetter, Prediction
+from driftloop.settings import Settings
+from driftloop.store import MONITOR, Store
+from driftloop.topics import DEAD_LETTERS, OUTCOMES, PREDICTIONS
+from serving.audit import Audit, audit
+from tests.integration.conftest import World
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+
+EVENTS = 600
+
+
+@pytest.fixture
+def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
+    """A world with a champion."""
+    made = World(settings, tmp_path)
+    made.promote()
+    yield made
+    for child in made.children:
+        child.stop()
+    made.outbox.close()
+
+
+def through(world: World) -> Audit:
+    """What the ledger says once nothing waits any more, or something is lost."""
+    said = [audit(world.settings)]
+
+    def done() -> bool:
+        said[:] = [audit(world.settings)]
+        counts = said[0].counts
+        return counts["waiting"] == 0 and (counts["outcomes"] == counts["labels"] or not said[0].clean)
+
+    world.until(done)
+    return said[0]
+
+
+def words(said: Audit) -> str:
+    return "; ".join(finding.what for finding in said.findings)
+
+
+def hurt(world: World, point: str, without: tuple[str, ...]) -> Audit:
+    """Send everything, kill the scorer at a point of a later batch, and let it come back."""
+    plan = world.folder / "plan"
+    world.send(events=range(EVENTS), labels=range(EVENTS))
+    world.start("monitor")
+    scorer = world.start("score", plan=plan, without=without, DRIFTLOOP_SCORER__BATCH="16")
+    if "no-waiting" in without:
+        where = [topics.name(world.settings, topics.EVENTS)]
+        world.until(lambda: sum(kafka.committed(world.settings, "scorer", where).values()) > 0)
+    else:
+        world.until(lambda: world.count(PREDICTIONS) > 50)
+    write_plan(plan, point, "kill")
+    world.until(lambda: scorer.restarts == 1)
+    return through(world)
+
+
+@pytest.mark.parametrize("without", [(), ("no-waiting",)], ids=["protected", "control"])
+def test_a_batch_is_acknowledged_only_when_the_broker_has_its_results(world: World, without: tuple[str, ...]) -> None:
+    said = hurt(world, "batch-taken", without)
+    if without:
+        assert said.verdict == "PROCESSED-LESS" and "neither a prediction nor a dead letter" in words(said)
+    else:
+        assert said.verdict == "ALL-RECORDS-DELIVERED" and said.clean, words(said)
+
+
+@pytest.mark.parametrize("without", [(), ("no-dedupe",)], ids=["protected", "control"])
+def test_a_redelivered_event_is_answered_with_what_was_said_first(world: World, without: tuple[str, ...]) -> None:
+    said = hurt(world, "acknowledged", without)
+    assert said.counts["prediction_messages"] > said.counts["predictions"], "nothing was redelivered"
+    if without:
+        assert said.verdict == "PROCESSED-MORE" and "predictions that differ" in words(said)
+    else:
+        assert said.clean, words(said)
+
+
+@pytest.mark.parametrize("without", [(), ("no-offsets",)], ids=["protected", "control"])
+def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, ...]) -> None:
+    plan = world.folder / "plan"
+    world.start("score")
+    world.send(events=range(EVENTS))
+    world.until(lambda: world.count(PREDICTIONS) == EVENTS)
+    write_plan(plan, "saved", "kill")
+    world.send(labels=range(EVENTS))
+    monitor = world.start("monitor", plan=plan, without=without)
+    world.until(lambda: monitor.restarts == 1)
+    said = through(world)
+    if without:
+        assert said.verdict == "PROCESSED-MORE" and "counted by the detectors beyond" in words(said)
+    else:
+        assert said.clean, words(said)
+
+
+@pytest.mark.parametrize("without", [(), ("no-recall",)], ids=["protected", "control"])
+@pytest.mark.parametrize("dies", [False, True], ids=["it-lives-on", "the-monitor-dies-too"])
+def test_a_store_that_is_emptied_is_told_again(world: World, dies: bool, without: tuple[str, ...]) -> None:
+    world.start("score", without=without)
+    world.send(events=range(400), labels=range(300))
+    world.send(labels=range(400, 500))  # they wait for their predictions, in the store alone
+    monitor = world.start("monitor", without=without)
+    world.until(lambda: world.count(OUTCOMES) == 300 and Store(world.settings).counted(MONITOR) == 300)
+    store = Store(world.settings)
+    mine = list(store.client.scan_iter(store.key("*")))
+    store.client.delete(*mine)
+    if dies:
+        monitor.kill()
+        world.until(lambda: monitor.restarts == 1)
+    world.send(events=range(400, 600), labels=range(300, 400))
+    world.send(events=range(50), labels=range(50))  # what comes again is answered as before
+    said = through(world)
+    if without:
+        assert not said.clean and said.verdict == "PROCESSED-LESS"
+        assert "labels met a prediction and have no outcome" in words(said), "the parked labels were lost"
+        assert "on the topic and not in the store" in words(said)
+    else:
+        assert said.clean and said.counts["outcomes"] == 500, words(said)
+
+
+@pytest.mark.parametrize("patience", ["6", "3600"], ids=["protected", "control"])
+def test_an_agent_that_stalls_in_silence_is_started_again(world: World, patience: str) -> None:
+    world.send(events=range(EVENTS))
+    scorer = world.start("score", without=("stalls",), DRIFTLOOP_HEALTH__PATIENCE=patience)
+    if patience == "3600":
+        world.until(lambda: world.count(PREDICTIONS) > 0)
+        time.sleep(20)
+        assert scorer.restarts == 0 and world.count(PREDICTIONS) < EVENTS // 2, "it did not stall"
+        return
+    world.until(lambda: scorer.restarts >= 2, 90)
+    assert re.search(r"The scorer has stalled \(.*so that it is started again", scorer.log.read_text())
+    said = world.count(PREDICTIONS)
+    world.until(lambda: world.count(PREDICTIONS) > said + 100)
+    assert audit(world.settings).clean
+
+
+@pytest.mark.parametrize("share", ["0.5", "1"], ids=["protected", "control"])
+def test_a_flood_of_dead_letters_is_stopped_and_goes_on_when_it_is_over(world: World, share: str) -> None:
+    for number in range(3_000):
+        world.outbox.put("events", f"bad-{number}", b"{")
+    world.outbox.flush()
+    world.send(events=range(100))
+    scorer = world.start("score", DRIFTLOOP_BREAKER=share)
+    if share == "1":
+        world.until(lambda: world.count(DEAD_LETTERS) == 3_000 and world.count(PREDICTIONS) == 100)
+        assert "stopped" not in scorer.log.read_text()
+        return
+    world.until(lambda: "could not be processed (see the topic dead-letters)" in scorer.log.read_text())
+    stopped = world.count(DEAD_LETTERS)
+    assert 100 <= stopped < 1_000
+    time.sleep(5)
+    assert world.count(DEAD_LETTERS) == stopped and world.count(PREDICTIONS) == 0
+    said = audit(world.settings)
+    assert said.clean and said.counts["waiting"] == 3_100 - stopped, "what it does not bury waits"
+    scorer.stop()  # an operator's word: all of it may be buried
+    world.start("score", DRIFTLOOP_BREAKER="1")
+    world.until(lambda: world.count(DEAD_LETTERS) >= 3_000 and world.count(PREDICTIONS) == 100)
+    assert len({m.offset for m in world.read(DEAD_LETTERS) if isinstance(m, DeadLetter)}) == 3_000
+
+
+def test_a_scorer_that_is_frozen_past_its_session_answers_nothing_twice(world: World) -> None:
+    """The broker gives its partitions away meanwhile; the second scorer is the control that they were."""
+    plan = world.folder / "plan"
+    world.send(events=range(EVENTS))
+    frozen = world.start("score", plan=plan, DRIFTLOOP_SCORER__MEMBER="frozen")
+    world.until(lambda: world.count(PREDICTIONS) > 100)
+    write_plan(plan, "acknowledged", "freeze")
+    world.until(lambda: not plan.exists())
+    try:
+        world.start("score", DRIFTLOOP_SCORER__MEMBER="other")
+        world.until(lambda: len({p.event_id for p in world.read(PREDICTIONS)}) == EVENTS, 90)
+    finally:
+        os.kill(frozen.pid or 0, signal.SIGCONT)
+    world.send(events=range(EVENTS, EVENTS + 200))
+    said = through(world)
+    assert said.clean and said.counts["predictions"] == EVENTS + 200, words(said)
+    assert all(isinstance(p, Prediction) for p in world.read(PREDICTIONS))
