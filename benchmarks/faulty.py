@@ -5,8 +5,8 @@
 
 Whoever wants a fault writes ``POINT ACTION PID`` into the file PLAN (`write_plan`): the next time that the process
 comes to that point it removes the file and sends the signal, to itself where PID is 0, or to a broker, say. Words after
-PLAN name protections to be taken away, for the control of a test: with them off, the same fault must be found by
-`driftloop audit`. The code under test knows nothing of this; its functions are wrapped.
+PLAN name `CHANGES`, most of them protections to be taken away for the control of a test: with them off, the same fault
+must be found by `driftloop audit`. The code under test knows nothing of this; its functions are wrapped.
 """
 
 from __future__ import annotations
@@ -147,14 +147,22 @@ def stalls() -> None:
     stream.noack_take = stalling
 
 
-PROTECTIONS: dict[str, Callable[[], None]] = {
+def stub() -> None:
+    """The champion is a model that costs nothing: what is left is the system around it."""
+    shelf: Any = import_module("stream_processors.shelf").Shelf
+    model: Any = import_module("benchmarks.stub").Stub
+    shelf.load = lambda self, update, encoder: model(update.version)
+
+
+CHANGES: dict[str, Callable[[], None]] = {
     "no-waiting": no_waiting,
     "no-dedupe": no_dedupe,
     "no-offsets": no_offsets,
     "no-recall": no_recall,
     "stalls": stalls,
+    "stub": stub,
 }
-"""What can be taken away."""
+"""What can be changed: protections taken away, a stall built in, a model that costs nothing."""
 
 
 def write_plan(plan: Path, point: str, action: str, pid: int = 0) -> None:
@@ -194,10 +202,10 @@ def arm(name: str, point: Point, plan: Path) -> None:
 
 
 def main() -> None:
-    """Take the protections away, wrap the points, and run the role."""
-    role, plan, *off = sys.argv[1:]
-    for protection in off:
-        PROTECTIONS[protection]()
+    """Make the changes, wrap the points, and run the role."""
+    role, plan, *changes = sys.argv[1:]
+    for change in changes:
+        CHANGES[change]()
     for name, point in POINTS[role].items():
         arm(name, point, Path(plan))
     if role == "replay":

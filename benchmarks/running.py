@@ -57,7 +57,7 @@ class Running:
         folder: for logs, plans and bundles.
         rate: events per second.
         rows: events in all; the load ends with them.
-        without: protections that the scorers and the monitor lack; see `benchmarks.faulty`.
+        changes: to the scorers; see `benchmarks.faulty`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Running:
         *,
         rate: float = 60.0,
         rows: int = 60_000,
-        without: tuple[str, ...] = (),
+        changes: tuple[str, ...] = (),
     ) -> None:
         self.stack = stack
         self.settings = replace(settings, partitions=PARTITIONS)
@@ -77,7 +77,7 @@ class Running:
         self._folder = folder
         self._rate = rate
         self._rows = rows
-        self._without = without
+        self._changes = changes
         self._stop = threading.Event()
         self._nurse = threading.Thread(target=self._look_after, daemon=True, name="nurse")
         self.children: dict[str, Child] = {}
@@ -118,8 +118,8 @@ class Running:
         """A process of the loop that is started again whenever it ends."""
         plan = self._plan(name)
         plan.unlink(missing_ok=True)
-        without = self._without if role in ("score", "monitor") else ()
-        self.children[name] = self.world.start(role, plan=plan, without=without, log=name, **environ)  # type: ignore[arg-type]
+        changes = self._changes if role == "score" else ()
+        self.children[name] = self.world.start(role, plan=plan, changes=changes, log=name, **environ)  # type: ignore[arg-type]
         return self.children[name]
 
     def stop(self, name: str) -> None:

@@ -74,20 +74,19 @@ class World:
         *,
         restart: bool = True,
         plan: Path | None = None,
-        without: Sequence[str] = (),
+        changes: Sequence[str] = (),
         log: str = "",
         **environ: str,
     ) -> Child:
         """A process of the loop: score, monitor, retrain, or replay the scenario that FAULTY_SCENARIO names.
 
-        ``plan`` is the file in which it looks for faults, ``without`` names protections that it shall lack; see
-        `benchmarks.faulty`.
+        ``plan`` is the file in which it looks for faults, ``changes`` are made to it; see `benchmarks.faulty`.
         """
-        hurt = plan is not None or without
+        hurt = plan is not None or changes
         plain = "" if hurt else f"from driftloop.settings import load; from {MODULES[role]} import run; run(load())"
         child = Child(
             role,
-            [sys.executable, *(["-m", "benchmarks.faulty", role, str(plan), *without] if hurt else ["-c", plain])],
+            [sys.executable, *(["-m", "benchmarks.faulty", role, str(plan), *changes] if hurt else ["-c", plain])],
             env=environment(self.settings) | environ,
             log=self.folder / f"{log or role}.log",
             restart=restart,

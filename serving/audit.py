@@ -6,6 +6,7 @@ It may run at any time, and beside any fault: what no processor has acknowledged
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,8 @@ from serving.books import Books, Say, digest
 from serving.ledger import Ledger
 
 CHUNK = 1000
+EXPIRING = 60.0
+"""Seconds before the store lets go of a prediction in which it is not asked for: the comparison takes a while."""
 SHOWN = 5
 LINEAGE = ("candidate", "trigger", "dataset_revision", "topic", "first_offset", "last_offset", "digest")
 """What is written on every version that was promoted."""
@@ -149,7 +152,8 @@ class _Auditor:
         try:
             store = Store(self._settings)
             store.check()
-            for part in self._ledger.said(CHUNK):
+            kept_since = time.time() - self._settings.keep_hours * 3600 + EXPIRING
+            for part in self._ledger.said(kept_since, CHUNK):
                 held = store.predictions([event_id for event_id, _ in part])
                 gone = [event_id for (event_id, _), body in zip(part, held, strict=True) if body is None]
                 other = [i for (i, said), body in zip(part, held, strict=True) if body and digest(body) != said]

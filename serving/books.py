@@ -95,14 +95,11 @@ class Books:
             self._ledger.add_dead((one.topic, (one.partition, one.offset)) for one in letters if one)
 
     def _read_predictions(self, ends: dict[str, Offsets]) -> None:
-        kept_since = time.time() - self._settings.keep_hours * 3600
         for part in self._records(PREDICTIONS, ends):
             found = [(_decoded(Prediction, record), record, _later(record, self._watched)) for record in part]
             self.versions.update(one.model_version for one, _, _ in found if one)
             self._ledger.add_predictions(
-                (one.event_id, digest(record.value), later, one.predicted_at > kept_since)
-                for one, record, later in found
-                if one
+                (one.event_id, digest(record.value), later, one.predicted_at) for one, record, later in found if one
             )
             self._ledger.add_unread((r.topic, (r.partition, r.offset), later) for one, r, later in found if not one)
 

@@ -16,7 +16,7 @@ TABLES = """
     CREATE TABLE dead (topic TEXT, part INTEGER, at INTEGER, PRIMARY KEY (topic, part, at)) WITHOUT ROWID;
     CREATE TABLE unread (topic TEXT, part INTEGER, at INTEGER, pending INTEGER);
     CREATE TABLE predictions
-        (id TEXT PRIMARY KEY, body BLOB, pending INTEGER, kept INTEGER, others INTEGER)
+        (id TEXT PRIMARY KEY, body BLOB, pending INTEGER, predicted_at REAL, others INTEGER)
         WITHOUT ROWID;
     CREATE TABLE labels (id TEXT PRIMARY KEY, pending INTEGER) WITHOUT ROWID;
     CREATE TABLE outcomes (id TEXT PRIMARY KEY, body BLOB, others INTEGER) WITHOUT ROWID;
@@ -61,8 +61,8 @@ class Ledger:
         """Topic and place of predictions and labels that are none, and whether the monitor has them before it."""
         self._many("INSERT INTO unread VALUES (?, ?, ?, ?)", ((topic, *place, later) for topic, place, later in rows))
 
-    def add_predictions(self, rows: Iterable[tuple[str, bytes, bool, bool]]) -> None:
-        """Event id, digest of what was said, whether the monitor has it before it, and the store it."""
+    def add_predictions(self, rows: Iterable[tuple[str, bytes, bool, float]]) -> None:
+        """Event id, digest of what was said, whether the monitor has it before it, and when it was said."""
         self._many(
             "INSERT INTO predictions VALUES (?, ?, ?, ?, 0) ON CONFLICT (id) DO UPDATE SET "
             "pending = min(pending, excluded.pending), others = others + (body <> excluded.body)",
@@ -99,9 +99,9 @@ class Ledger:
         query = f"SELECT {column} FROM {what} ORDER BY 1 LIMIT {number}"  # noqa: S608 - our own
         return [str(row[0]) for row in self._file.execute(query)]
 
-    def said(self, size: int) -> Iterator[list[tuple[str, bytes]]]:
-        """Event ids and digests of the predictions that the store should have, ``size`` at a time."""
-        rows = self._file.execute("SELECT id, body FROM predictions WHERE kept")
+    def said(self, since: float, size: int) -> Iterator[list[tuple[str, bytes]]]:
+        """Event ids and digests of the predictions made ``since`` (Unix time), ``size`` at a time."""
+        rows = self._file.execute("SELECT id, body FROM predictions WHERE predicted_at > ?", (since,))
         while part := rows.fetchmany(size):
             yield part
 

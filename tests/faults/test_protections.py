@@ -61,7 +61,7 @@ def hurt(world: World, point: str, without: tuple[str, ...]) -> Audit:
     plan = world.folder / "plan"
     world.send(events=range(EVENTS), labels=range(EVENTS))
     world.start("monitor")
-    scorer = world.start("score", plan=plan, without=without, DRIFTLOOP_SCORER__BATCH="16")
+    scorer = world.start("score", plan=plan, changes=without, DRIFTLOOP_SCORER__BATCH="16")
     if "no-waiting" in without:
         where = [topics.name(world.settings, topics.EVENTS)]
         world.until(lambda: sum(kafka.committed(world.settings, "scorer", where).values()) > 0)
@@ -99,7 +99,7 @@ def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, 
     world.until(lambda: world.count(PREDICTIONS) == EVENTS)
     write_plan(plan, "saved", "kill")
     world.send(labels=range(EVENTS))
-    monitor = world.start("monitor", plan=plan, without=without)
+    monitor = world.start("monitor", plan=plan, changes=without)
     world.until(lambda: monitor.restarts == 1)
     said = through(world)
     if without:
@@ -111,10 +111,10 @@ def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, 
 @pytest.mark.parametrize("without", [(), ("no-recall",)], ids=["protected", "control"])
 @pytest.mark.parametrize("dies", [False, True], ids=["it-lives-on", "the-monitor-dies-too"])
 def test_a_store_that_is_emptied_is_told_again(world: World, dies: bool, without: tuple[str, ...]) -> None:
-    world.start("score", without=without)
+    world.start("score", changes=without)
     world.send(events=range(400), labels=range(300))
     world.send(labels=range(400, 500))  # they wait for their predictions, in the store alone
-    monitor = world.start("monitor", without=without)
+    monitor = world.start("monitor", changes=without)
     world.until(lambda: world.count(OUTCOMES) == 300 and Store(world.settings).counted(MONITOR) == 300)
     store = Store(world.settings)
     mine = list(store.client.scan_iter(store.key("*")))
@@ -136,7 +136,7 @@ def test_a_store_that_is_emptied_is_told_again(world: World, dies: bool, without
 @pytest.mark.parametrize("patience", ["6", "3600"], ids=["protected", "control"])
 def test_an_agent_that_stalls_in_silence_is_started_again(world: World, patience: str) -> None:
     world.send(events=range(EVENTS))
-    scorer = world.start("score", without=("stalls",), DRIFTLOOP_HEALTH__PATIENCE=patience)
+    scorer = world.start("score", changes=("stalls",), DRIFTLOOP_HEALTH__PATIENCE=patience)
     if patience == "3600":
         world.until(lambda: world.count(PREDICTIONS) > 0)
         time.sleep(20)

@@ -1,0 +1,158 @@
+"""A producer that is faster than the scorer, and a million events: is memory bounded, is everything there?
+
+    python -m benchmarks.backpressure                          # ten times faster for 30 s, then the backlog
+    python -m benchmarks.backpressure --events 1000000         # a million at full speed, every tenth with a label
+
+The model is a stub, so that it is the system around it that is measured. In the first form an event takes the scorer at
+least five milliseconds: the backlog divided by that rate is the time that catching up should take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+from msgspec.structs import replace
+
+from benchmarks import resources
+from benchmarks.results import save
+from benchmarks.world import World
+from driftloop import topics
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.messages import Event, Label
+from driftloop.settings import Settings
+from serving.audit import Audit, audit
+
+FLOOR_MS = 5.0
+PATIENCE = 3600.0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it."""
+
+    events: int
+    sent_per_second: float
+    scored_per_second: float
+    backlog: int
+    """Events that waited when the last was sent."""
+    catch_up: float
+    """Seconds from the last event sent until the last is predicted."""
+    computed: float
+    """Backlog times milliseconds per event, or, without a floor, the backlog at the mean rate."""
+    audit: Audit
+    audit_seconds: float
+    audit_mib: float
+    """What the audit added to the memory of its process at most."""
+    growth: list[resources.Growth]
+
+
+def main() -> int:
+    """Print what was measured; 1 where anything is missing."""
+    parser = argparse.ArgumentParser(prog="benchmarks.backpressure", description=__doc__.split("\n")[0])
+    parser.add_argument("--events", type=int, help="that many at full speed, in place of a fast producer")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of a producer ten times faster than the scorer")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    options = parser.parse_args()
+    floor = 0.0 if options.events else FLOOR_MS
+    events = options.events or int(10_000 / FLOOR_MS * options.seconds)
+    rate = float("inf") if options.events else 10_000 / FLOOR_MS
+    with tempfile.TemporaryDirectory(prefix="driftloop-") as folder, EmbeddedStack(Path(folder, "stack")) as stack:
+        settings = stack.settings(Settings(stream="load", topic_prefix="load.", keep_hours=0.5))
+        settings = replace(settings, scorer=replace(settings.scorer, floor_ms=floor, batch=256))
+        topics.create(settings)
+        done = measure(stack, World(settings, Path(folder)), events, rate, floor)
+    show(done)
+    save(options.out, done)
+    return int(not done.audit.clean or bool(done.audit.counts["waiting"]))
+
+
+def measure(stack: EmbeddedStack, world: World, events: int, rate: float, floor_ms: float) -> Result:
+    """Send ``events`` at ``rate`` per second, every tenth with its label, and wait until all are through."""
+    world.promote()
+    children = {
+        "scorer": world.start("score", plan=world.folder / "plan", changes=("stub",)),
+        "monitor": world.start("monitor"),
+    }
+    pids = {name: child.pid for name, child in children.items() if child.pid} | stack.pids
+    with resources.Sampler(lambda: pids, settled=5.0) as sampler:
+        _send(world, 1, 1.0, 0)
+        world.until(lambda: world.count(topics.PREDICTIONS) == 1)
+        began = time.monotonic()
+        _send(world, events, rate, 1)
+        sent_for = time.monotonic() - began
+        backlog = events + 1 - world.count(topics.PREDICTIONS)
+        world.until(lambda: world.count(topics.PREDICTIONS) >= events + 1, PATIENCE)
+        took = time.monotonic() - began
+        world.until(lambda: world.count(topics.OUTCOMES) >= world.count(topics.LABELS), PATIENCE)
+        time.sleep(3)  # until the last batch is committed
+    for child in children.values():
+        child.stop()
+    said, seconds, mib = _audit(world.settings)
+    return Result(
+        events=events + 1,
+        sent_per_second=round(events / sent_for, 1),
+        scored_per_second=round(events / took, 1),
+        backlog=backlog,
+        catch_up=round(took - sent_for, 1),
+        computed=round(backlog * (floor_ms / 1000 or took / events), 1),
+        audit=said,
+        audit_seconds=round(seconds, 1),
+        audit_mib=round(mib, 1),
+        growth=sampler.growth(),
+    )
+
+
+def _send(world: World, events: int, rate: float, first: int) -> None:
+    """Send events at a rate, acknowledged a thousand at a time."""
+    began = time.monotonic()
+    for number in range(first, first + events):
+        event_id = f"e{number}"
+        event = Event(event_id=event_id, text=f"a text of number {number}", occurred_at=time.time(), position=number)
+        world.outbox.put(topics.EVENTS.name, event_id, event)
+        if number % 10 == 0:
+            label = Label(event_id=event_id, label="positive", labelled_at=time.time(), position=number)
+            world.outbox.put(topics.LABELS.name, event_id, label)
+        if number % 1000 == 999:
+            world.outbox.flush()
+            time.sleep(max(0.0, began + (number - first) / rate - time.monotonic()))
+    world.outbox.flush()
+
+
+def _audit(settings: Settings) -> tuple[Audit, float, float]:
+    """What the ledger says, the seconds it took, and the MiB that it added at most."""
+    own, most, over = psutil.Process(), 0, threading.Event()
+    before = own.memory_info().rss
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.1):
+            most = max(most, own.memory_info().rss - before)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    began = time.monotonic()
+    try:
+        return audit(settings), time.monotonic() - began, most / resources.MIB
+    finally:
+        over.set()
+        thread.join()
+
+
+def show(done: Result) -> None:
+    """What was measured."""
+    print(f"{done.events} events, sent at {done.sent_per_second:.0f}/s, scored at {done.scored_per_second:.0f}/s")
+    print(f"backlog {done.backlog}: caught up in {done.catch_up:.1f} s, computed {done.computed:.1f} s")
+    print(f"{done.audit.verdict} in {done.audit_seconds:.0f} s and {done.audit_mib:.0f} MiB: {done.audit.counts}")
+    for finding in done.audit.findings:
+        print(f"  {finding.kind}: {finding.count} {finding.what} (first: {', '.join(finding.first)})")
+    resources.show(done.growth)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Memory and open files of processes over time, and whether they grow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import msgspec
+import numpy as np
+import psutil
+
+MIB = 2**20
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One look at a process."""
+
+    at: float
+    """Seconds since the sampler began."""
+    age: float
+    """Seconds since the process began."""
+    mib: float
+    """Resident memory."""
+    files: int
+    """Open descriptors."""
+
+
+class Growth(msgspec.Struct, frozen=True, kw_only=True):
+    """How one process grew."""
+
+    name: str
+    samples: int
+    mib: float
+    """Resident memory, median of the last third of the samples."""
+    mib_per_hour: float
+    """Slope of a straight line through the samples (least squares)."""
+    files: int
+    files_per_hour: float
+
+
+class Sampler:
+    """Use as a context manager: looks at the processes every few seconds while it is open.
+
+    Args:
+        pids: asked for the process ids by name at each look.
+        settled: seconds of a process's life that are left out: it is still loading then.
+    """
+
+    def __init__(self, pids: Callable[[], Mapping[str, int]], every: float = 2.0, settled: float = 20.0) -> None:
+        self._pids = pids
+        self._every = every
+        self._settled = settled
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="sampler")
+        self._began = time.time()
+        self.samples: dict[str, list[Sample]] = {}
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def growth(self) -> list[Growth]:
+        """A line for each process that was seen long enough."""
+        rows = []
+        for name, samples in self.samples.items():
+            if len(samples) < 6:
+                continue
+            last = samples[-len(samples) // 3 :]
+            rows.append(
+                Growth(
+                    name=name,
+                    samples=len(samples),
+                    mib=round(float(np.median([one.mib for one in last])), 1),
+                    mib_per_hour=round(_slope(samples, [one.mib for one in samples]), 1),
+                    files=int(np.median([one.files for one in last])),
+                    files_per_hour=round(_slope(samples, [float(one.files) for one in samples]), 1),
+                )
+            )
+        return rows
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            for name, pid in dict(self._pids()).items():
+                with suppress(psutil.Error):
+                    process = psutil.Process(pid)
+                    age = time.time() - process.create_time()
+                    if age > self._settled:
+                        seen = Sample(
+                            time.time() - self._began, age, process.memory_info().rss / MIB, process.num_fds()
+                        )
+                        self.samples.setdefault(name, []).append(seen)
+
+
+def show(rows: list[Growth]) -> None:
+    """A table."""
+    print(f"{'process':<14} {'looks':>5} {'MiB':>7} {'MiB per hour':>13} {'files':>6} {'files per hour':>15}")
+    for row in sorted(rows, key=lambda row: row.name):
+        print(
+            f"{row.name:<14} {row.samples:>5} {row.mib:>7.0f} {row.mib_per_hour:>13.1f} {row.files:>6} "
+            f"{row.files_per_hour:>15.1f}"
+        )
+
+
+def _slope(samples: list[Sample], values: list[float]) -> float:
+    """Per hour."""
+    return float(np.polyfit([one.at / 3600 for one in samples], values, 1)[0])
