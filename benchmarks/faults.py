@@ -26,6 +26,7 @@ from statistics import median
 import msgspec
 
 from benchmarks.faulty import ACTIONS
+from benchmarks.results import save
 from benchmarks.running import NotInTime, Running
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.settings import Settings
@@ -95,9 +96,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="driftloop-faults-") as folder:
         rows = suffer(Path(folder), faults, options.freeze)
     show(rows)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    save(options.out, rows)
     return int(any(row.findings for row in rows))
 
 

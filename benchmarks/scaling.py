@@ -26,6 +26,7 @@ import psutil
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.results import save
 from benchmarks.throughput import promote
 from driftloop import kafka, topics
 from driftloop.kafka import Outbox
@@ -93,9 +94,7 @@ def main() -> int:
     print(f"\n{'1 → 3 → 1, two are':<20} {'events':>7} {'lost':>5} {'doubled':>8} {'longest pause, s':>17}")
     for change in changes:
         print(f"{change.how:<20} {change.events:>7} {change.lost:>5} {change.doubled:>8} {change.longest_pause:>17.1f}")
-    if options.out is not None:
-        rows = {"speeds": speeds, "changes": changes}
-        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    save(options.out, {"speeds": speeds, "changes": changes})
     return 0
 
 

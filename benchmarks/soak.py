@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from benchmarks import resources
 from benchmarks.faulty import ACTIONS
+from benchmarks.results import save
 from benchmarks.running import NotInTime, Running
 from driftloop.lifecycle.embedded.stack import SERVICES, EmbeddedStack
 from driftloop.settings import Settings
@@ -75,9 +76,7 @@ def main() -> int:
         settings = replace(stack.settings(Settings(stream="soak", topic_prefix="soak.")), keep_hours=KEEP_HOURS)
         done = soak(stack, settings, Path(folder), options.minutes * 60, options.seed, options.rate)
     show(done)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(done), indent=1))
+    save(options.out, done)
     return int(not done.clean)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from benchmarks.results import save
 from benchmarks.running import Running
 from driftloop import kafka, topics
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
@@ -74,20 +75,19 @@ def main() -> int:
         settings = stack.settings(Settings(stream="swaps", topic_prefix="swaps."))
         with Running(stack, settings, Path(folder), rate=options.rate) as running:
             done = measure(running, options.promotions, options.poisoned)
-    print(
-        f"{'phase':<26} {'swaps':>5} {'faults':>6} {'answers':>8} {'versions':>8} {'p50':>6} {'p99':>7} {'max, ms':>8}"
-    )
-    for row in done.phases:
-        print(
-            f"{row.name:<26} {row.promotions:>5} {row.faults:>6} {row.predictions:>8} {row.versions:>8} {row.p50:>6.0f} "
-            f"{row.p99:>7.0f} {row.longest:>8.0f}"
-        )
+    show(done.phases)
     print(f"{done.verdict}; {'; '.join(done.findings) or 'no findings'}; {done.unregistered} of an unknown version")
     print(f"labels until a poisoned model was replaced: {done.labels_until_rolled_back}")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(done), indent=1))
+    save(options.out, done)
     return int(bool(done.findings))
+
+
+def show(phases: Sequence[Phase]) -> None:
+    """A line for each phase; pauses in milliseconds."""
+    print(f"{'phase':<24} {'swaps':>5} {'faults':>6} {'answers':>8} {'versions':>8} {'p50':>6} {'p99':>7} {'max':>8}")
+    for row in phases:
+        counts = f"{row.promotions:>5} {row.faults:>6} {row.predictions:>8} {row.versions:>8}"
+        print(f"{row.name:<24} {counts} {row.p50:>6.0f} {row.p99:>7.0f} {row.longest:>8.0f}")
 
 
 def measure(running: Running, promotions: int, poisoned: int) -> Result:
@@ -155,7 +155,7 @@ def _poison(running: Running) -> int:
 
     def replaced() -> float | None:
         name = topics.name(running.settings, topics.MODEL_UPDATES)
-        told = [one for one in kafka.read_all(running.settings, name, ModelUpdate)]
+        told = kafka.read_all(running.settings, name, ModelUpdate)
         since = max(one.published_at for one in told if one.version == bad)
         later = [one.published_at for one in told if one.published_at > since]
         return min(later) if later else None

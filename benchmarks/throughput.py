@@ -20,6 +20,7 @@ from statistics import median
 import msgspec
 import psutil
 
+from benchmarks.results import save
 from driftloop import kafka, topics
 from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle
 from driftloop.classifiers.onnx import exported_encoder
@@ -64,8 +65,7 @@ def main() -> int:
     for row in rows:
         print(f"{row.way:<28} {row.median:>9.1f} {row.lowest:>8.1f} {row.highest:>8.1f} {row.cpu_seconds:>16.2f}")
     print(f"through Kafka / bare loop    {rows[0].median / rows[1].median:>9.3f}")
-    if options.out is not None:
-        options.out.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    save(options.out, rows)
     return 0
 
 
