@@ -15,6 +15,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -154,12 +155,58 @@ def stub() -> None:
     shelf.load = lambda self, update, encoder: model(update.version)
 
 
+def no_acks() -> None:
+    """Nobody asks the broker whether it has got what was sent."""
+    kafka: Any = import_module("driftloop.kafka")
+    make = kafka.KafkaProducer
+    kafka.KafkaProducer = lambda **options: make(**options | {"acks": 0, "enable_idempotence": False, "retries": 0})
+
+
+def poisoned() -> None:
+    """The model fails on every batch with a text that has the word POISON in it."""
+    bundle: Any = import_module("driftloop.classifiers.bundle").BundleClassifier
+    predict = bundle.predict
+
+    def fail(self: Any, texts: Any, *rest: Any) -> Any:
+        if any("POISON" in text for text in texts):
+            raise RuntimeError("the model choked")
+        return predict(self, texts, *rest)
+
+    bundle.predict = fail
+
+
+def no_split() -> None:
+    """A batch on which the model fails is not looked through for the one event that it fails on."""
+    scorer: Any = import_module("stream_processors.scorer").Scorer
+
+    def score(self: Any, model: Any, decoded: Any) -> Any:
+        answer = model.predict([event.text for _, event in decoded.values()])
+        return [(e, answer.probabilities[i], answer.embeddings[i]) for i, (_, e) in enumerate(decoded.values())]
+
+    scorer._score = score
+
+
+def clock_steps() -> None:
+    """The wall clock jumps two hours ahead after five seconds, and three hours back five seconds later."""
+    clock, began = time.time, time.monotonic()
+
+    def stepping() -> float:
+        run = time.monotonic() - began
+        return clock() + (0 if run < 5 else 7_200 if run < 10 else -3_600)
+
+    time.time = stepping
+
+
 CHANGES: dict[str, Callable[[], None]] = {
     "no-waiting": no_waiting,
     "no-dedupe": no_dedupe,
     "no-offsets": no_offsets,
     "no-recall": no_recall,
     "stalls": stalls,
+    "no-acks": no_acks,
+    "poisoned": poisoned,
+    "no-split": no_split,
+    "clock-steps": clock_steps,
     "stub": stub,
 }
 """What can be changed: protections taken away, a stall built in, a model that costs nothing."""

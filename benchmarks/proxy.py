@@ -1,0 +1,94 @@
+"""A network between a client and a server on this machine that can be slow, silent or cut."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+
+
+class Proxy:
+    """Use as a context manager: what connects to `port` reaches ``target`` on the loopback address.
+
+    Args:
+        target: port of the server behind it.
+        port: to listen on; 0 for any.
+    """
+
+    def __init__(self, target: int, port: int = 0) -> None:
+        self._target = target
+        self.port = port
+        self.delay = 0.0
+        """Seconds that everything is under way, in either direction."""
+        self._through = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._refusing = False
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="proxy")
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def silence(self) -> None:
+        """Nothing gets through any more, and nobody is told: packets are dropped."""
+        self._loop.call_soon_threadsafe(self._through.clear)
+
+    def cut(self) -> None:
+        """Every connection is reset, and new ones are."""
+        self._refusing = True
+        self._loop.call_soon_threadsafe(self._reset)
+
+    def mend(self) -> None:
+        """Everything gets through again."""
+        self._refusing = False
+        self._loop.call_soon_threadsafe(self._through.set)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._through.set()
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        self._loop.run_forever()
+        server.close()
+        self._reset()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        with suppress(OSError):
+            if self._refusing:
+                raise ConnectionRefusedError
+            there, onward = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers.add(onward)
+            await asyncio.gather(self._pump(reader, onward), self._pump(there, writer))
+            self._writers.discard(onward)
+            onward.close()
+        self._writers.discard(writer)
+        writer.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                await self._through.wait()
+                sink.write(data)
+                await sink.drain()
+        with suppress(OSError):
+            sink.close()
+
+    def _reset(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
