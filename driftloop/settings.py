@@ -39,6 +39,11 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     username: str = ""
     password: str = ""
     ca_file: str = ""
+    """PEM file of the authority that signed the broker's certificate; empty: those that the system trusts."""
+    cert_file: str = ""
+    """PEM file of this client's own certificate, where the broker asks for one."""
+    key_file: str = ""
+    """PEM file of its key, without a pass phrase; empty: it is in the certificate's file."""
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
