@@ -179,8 +179,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     kafka: str = "127.0.0.1:9092"
     redis: str = "redis://127.0.0.1:6379/0"
+    redis_user: str = ""
+    """Where it is not part of the address; empty: Redis' default user."""
     redis_password: str = ""
     """Where it is not part of the address."""
+    redis_ca_file: str = ""
+    """For an address that begins with rediss://: PEM file of the authority that signed Redis' certificate; empty: those
+    that the system trusts."""
     mlflow: str = "http://127.0.0.1:5000"
     keep_hours: Annotated[float, msgspec.Meta(gt=0, le=100_000)] = 48.0
     """Hours that predictions, their embeddings, and labels that wait for theirs are kept in Redis."""
