@@ -198,6 +198,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Bundles are signed with it (HMAC-SHA256); set your own wherever others can write to the registry."""
     dataset: str = ""
     """Revision of the dataset behind the stream, written into the lineage of every model; `simulate` sets it."""
+    secured: bool = False
+    """Whether the embedded stack lets in only known users over TLS, each with no more rights than its role needs."""
     work: str = ""
     """Folder for scratch files; empty: the system's temporary folder."""
     pages: tuple[str, ...] = ()
