@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,9 +23,10 @@ from msgspec.structs import replace
 from driftloop import access, kafka, topics
 from driftloop.access import ROLES, Role
 from driftloop.errors import DriftloopError
-from driftloop.identity import Refused
+from driftloop.identity import Refused, tls_context
 from driftloop.kafka import Outbox
 from driftloop.lifecycle.embedded import certificates
+from driftloop.lifecycle.embedded.ports import HOST
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.messages import Label
@@ -268,11 +271,26 @@ def test_a_broker_without_an_authorizer_is_said(settings: Settings) -> None:
         access.apply(settings)
 
 
-def test_the_controller_asks_for_a_certificate(secured: EmbeddedStack, guarded: Guarded) -> None:
+def test_the_controller_asks_for_a_certificate(secured: EmbeddedStack) -> None:
     """Whoever could log in at the controller could give himself every right."""
-    at_controller = replace(guarded.settings, kafka=f"127.0.0.1:{secured.ports['controller']}")
-    with pytest.raises(DriftloopError, match="does not answer as a Kafka broker"):
-        kafka.admin(replace(at_controller, security=KafkaSecurity()))
+    folder = secured.root / "secrets"
+
+    def turned_away(security: KafkaSecurity) -> bool:
+        context = tls_context(security)
+        assert context is not None
+        plain = socket.create_connection((HOST, secured.ports["controller"]))
+        with context.wrap_socket(plain, server_hostname=HOST) as client:
+            client.settimeout(2)
+            try:
+                return client.recv(1) == b""
+            except TimeoutError:  # it waits for a request
+                return False
+            except ssl.SSLError:
+                return True
+
+    stranger = KafkaSecurity(protocol="SSL", ca_file=str(folder / "ca.pem"))
+    assert turned_away(stranger)
+    assert not turned_away(replace(stranger, cert_file=str(folder / "broker.pem")))
 
 
 def test_a_run_keeps_its_form(secured: EmbeddedStack, tmp_path: Path) -> None:
