@@ -17,6 +17,7 @@ import pytest
 from driftloop.cli import VERBS
 from driftloop.lifecycle.embedded.ports import HOST, free_port
 from driftloop.settings import cache_dir
+from tests.integration.conftest import text_and_label
 from tests.integration.test_simulate import Done, command, environ, link_cache, started, write_scenario
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -52,21 +53,26 @@ class Ran(NamedTuple):
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     folder = tmp_path_factory.mktemp("secrets")
     cache = link_cache(folder / "cache")
-    scenario = write_scenario(folder, "max")
+    scenario = write_scenario(folder, "max", [text_and_label(i) for i in range(200)])
     (folder / "key").write_text(PLANTED["signing-key"])
     env = environ(cache, DRIFTLOOP_SECURED="true", DRIFTLOOP_SIGNING_KEY_FILE=str(folder / "key"))
     seen: set[str] = set()
     ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(0.05):
+        while not ended.wait(0.2):
             for process in psutil.process_iter(["cmdline"]):
                 seen.add("\0".join(process.info["cmdline"] or ()))
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
     root = folder / "run"
-    done = command("simulate", scenario, "--out", root, "--plain", env=env, cwd=folder)
+    process = started("simulate", scenario, "--out", root, "--plain", env=env, cwd=folder)
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.terminate()
+    done = Done(process.returncode, out, err)
     ended.set()
     watcher.join()
     passwords = [file.read_text() for file in (root / "secrets").iterdir() if file.suffix == ""]

@@ -30,6 +30,7 @@ from driftloop.lifecycle.embedded.ports import HOST
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.messages import Label
+from driftloop.registry import Registry
 from driftloop.settings import KafkaSecurity, Settings, environment
 from driftloop.topics import EVENTS, LABELS, MODEL_UPDATES, OUTCOMES, PREDICTIONS, Topic
 from tests.integration.conftest import World
@@ -184,10 +185,10 @@ def test_a_verb_with_the_identity_of_another_role_ends_with_one_sentence(
     """The control is the loop above, and the rollback below."""
     if verb == "rollback":
         first = guarded.promote()
-        guarded.promote()
+        second = guarded.promote()
         arguments = ["rollback", first, "--reason", "a test"]
         refused(command(guarded.of(role), *arguments), sentence)
-        assert guarded.count(MODEL_UPDATES) == 2
+        assert guarded.count(MODEL_UPDATES) == 2 and Registry(guarded.settings).champion() == second
         assert command(guarded.of("retrainer"), *arguments).returncode == 0
         assert guarded.count(MODEL_UPDATES) == 3
     else:
