@@ -7,7 +7,7 @@ RUN = .venv/bin/
 WORKERS ?= 2
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate test lint unit integration e2e test-compose bench-adaptation bench-tables bench-detection bench-throughput bench-scaling images dist sbom clean
+.PHONY: help setup simulate test lint unit integration e2e test-compose bench-adaptation bench-tables bench-detection bench-throughput bench-scaling images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ sbom: $(UV) ## what a full installation brings along, as CycloneDX, in dist/; af
 	@mkdir -p dist
 	$(UV) export --quiet --locked --no-dev --all-extras --preview-features sbom-export --format cyclonedx1.5 \
 	  --output-file dist/sbom.cdx.json >/dev/null
+
+audit-dependencies: $(UV) ## known vulnerabilities of what is locked, asked of osv.dev: needs a network, and is no part of test
+	$(UV) audit --locked --preview-features audit-command
 
 clean: ## remove the environment and the runs
 	rm -rf .venv .uv runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -163,6 +163,9 @@ def _topics(arguments: argparse.Namespace) -> int:
     settings = find_settings(arguments)
     if arguments.console:
         return cli_topics.console(settings, arguments.console, arguments.max)
+    if arguments.acls:
+        cli_topics.set_rules(settings)
+        return 0
     cli_topics.list_topics(settings)
     return 0
 
@@ -246,14 +249,15 @@ def _reach(arguments: argparse.Namespace) -> Settings:
     """The settings of a processor, its topics made: no broker or no Redis is said here, and not by Faust's traceback.
 
     Raises:
-        DriftloopError: one of the two does not answer.
+        DriftloopError: one of the two does not answer, or does not let this process do what its role does.
     """
-    from driftloop import topics
+    from driftloop import access, topics
     from driftloop.store import Store
 
     settings = load_settings(arguments)
     Store(settings).check()
     topics.create(settings)
+    access.check(settings, access.find(access.role_of(arguments.verb)))
     return settings
 
 

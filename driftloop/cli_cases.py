@@ -91,8 +91,11 @@ def rollback(arguments: argparse.Namespace) -> int:
 
 
 def _act(arguments: argparse.Namespace, do: Callable[[Settings, str], str]) -> int:
+    from driftloop import access
+
     settings = find_settings(arguments)
     _need_topics(settings)
+    access.check(settings, access.find(access.role_of(arguments.verb)))  # before MLflow is changed
     write(do(settings, arguments.by or user_name()))
     return 0
 

@@ -176,6 +176,7 @@ examples
   driftloop topics                                  names, partitions, messages
   driftloop topics --console predictions --max 3    what is on a topic, byte for byte, with Kafka's own tool
   driftloop topics --run runs/DIR                   of that simulation, where several run
+  driftloop topics --acls                           who may do what, made so on a broker with an authorizer
 
 The console consumer prints what is there, escape sequences included; `driftloop watch` shows them as text.
 """
@@ -288,6 +289,7 @@ def build() -> argparse.ArgumentParser:
     )
     verb.add_argument("--console", metavar="TOPIC", choices=TOPICS, help=f"one of {', '.join(TOPICS)}")
     verb.add_argument("--max", metavar="N", type=_count, help="with --console: end after N messages")
+    verb.add_argument("--acls", action="store_true", help="give each role its rights on the broker, and list them")
     _run(verb)
 
     verb = _verb(verbs, "watch", "print a topic's messages as they come", WATCH, WATCH_MORE, stack)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from driftloop import kafka, topics
+from driftloop import access, kafka, topics
 from driftloop.cli_options import write
 from driftloop.settings import Settings
 
@@ -20,6 +20,21 @@ def list_topics(settings: Settings) -> None:
     write(f"{'topic':<{width}}  {'messages':>9}  about")
     for full, topic in names.items():
         write(f"{full:<{width}}  {counts[full]:>9}  {topic.about}")
+
+
+def set_rules(settings: Settings) -> None:
+    """Create what is missing, let each role do what `driftloop.access` says and no more, and print that as a table.
+
+    Raises:
+        DriftloopError: the broker has no authorizer, or this identity may not.
+    """
+    topics.create(settings)
+    added, removed = access.apply(settings)
+    sys.stderr.write(f"{added} rules added, {removed} taken away\n")
+    for role in access.ROLES:
+        write(f"{role.name}: User:{access.user(role.name)}, for `driftloop {', '.join(role.verbs)}`")
+    for line in access.table():
+        write(line)
 
 
 def console(settings: Settings, topic: str, most: int | None) -> int:

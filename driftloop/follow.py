@@ -10,6 +10,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from driftloop import kafka, topics
+from driftloop.identity import refusals
 from driftloop.messages import Message, decode
 from driftloop.settings import Settings
 from driftloop.topics import Topic
@@ -44,9 +45,12 @@ class Follower:
         """What has come, waiting 0.2 s at most; what is no message of its topic is passed over.
 
         A broker that is away has nothing to say, and is asked again the next time.
+
+        Raises:
+            Refused: this identity may not read one of the topics.
         """
         polled: dict[Any, Any] = {}
-        with suppress(KafkaError):
+        with suppress(KafkaError), refusals(self._settings, "read"):
             polled = self._client.poll(timeout_ms=200)
         for tp, records in polled.items():
             topic = self._kinds[tp.topic]

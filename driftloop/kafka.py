@@ -10,7 +10,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.errors import KafkaError, KafkaTimeoutError
 
+from driftloop import identity
 from driftloop.errors import DriftloopError
+from driftloop.identity import refusals
 from driftloop.messages import Message, decode, encode
 from driftloop.settings import Settings
 
@@ -26,16 +28,15 @@ def connection(settings: Settings) -> dict[str, Any]:
         "bootstrap_servers": settings.kafka.split(","),
         "bootstrap_timeout_ms": 15_000,
         "reconnect_backoff_max_ms": 1_000,  # the default of 30 s would be waited out after a broker's restart
+        "security_protocol": settings.security.protocol,
+        "ssl_context": identity.tls_context(settings.security),
+        "kafka_client": identity.Client,
     }
     security = settings.security
-    if security.protocol != "PLAINTEXT":
-        options["security_protocol"] = security.protocol
     if security.protocol.startswith("SASL"):
         options["sasl_mechanism"] = security.mechanism
         options["sasl_plain_username"] = security.username
         options["sasl_plain_password"] = security.password
-    if security.ca_file:
-        options["ssl_cafile"] = security.ca_file
     return options
 
 
@@ -67,17 +68,20 @@ class Outbox:
         self._allowed()
         body = value if isinstance(value, bytes) else encode(value)
         raw = key.encode() if isinstance(key, str) else key
-        self._waiting.append(self._producer.send(self._settings.topic_prefix + topic, value=body, key=raw))
+        with refusals(self._settings, "write to"):
+            self._waiting.append(self._producer.send(self._settings.topic_prefix + topic, value=body, key=raw))
 
     def flush(self) -> list[int]:
         """The offsets of the messages put since the last flush, in their order.
 
         Raises:
+            Refused: this identity may not write to one of the topics.
             kafka.errors.KafkaError: the broker did not take one of them in time.
         """
-        self._producer.flush()
-        sent, self._waiting = self._waiting, []
-        return [future.get(timeout=60).offset for future in sent]
+        with refusals(self._settings, "write to"):
+            self._producer.flush()
+            sent, self._waiting = self._waiting, []
+            return [future.get(timeout=60).offset for future in sent]
 
     def close(self) -> None:
         """Leave the broker; what was not flushed is given up."""
@@ -104,7 +108,11 @@ def partitions(client: Any, topic: str) -> list[TopicPartition]:
 def reading(
     settings: Settings, topic: str, offsets: dict[int, int] | None = None, **options: Any
 ) -> Iterator[KafkaConsumer]:
-    """A consumer assigned to all partitions of ``topic``, from ``offsets`` (default: the beginning)."""
+    """A consumer assigned to all partitions of ``topic``, from ``offsets`` (default: the beginning).
+
+    Raises:
+        Refused: this identity may not read the topic.
+    """
     client = consumer(settings, **options)
     try:
         found = partitions(client, topic)
@@ -114,7 +122,8 @@ def reading(
                 client.seek(tp, offsets[tp.partition])
             else:
                 client.seek_to_beginning(tp)
-        yield client
+        with refusals(settings, "read"):
+            yield client
     finally:
         client.close()
 
@@ -217,10 +226,9 @@ def leave_group(settings: Settings, group: str, member: str) -> None:
 
 def _reach(settings: Settings, make: Callable[[], T]) -> T:
     try:
-        return make()
+        with refusals(settings):
+            return make()
     except KafkaTimeoutError as error:
-        raise DriftloopError(
-            f"No Kafka broker answers at {settings.kafka}: start one, or set DRIFTLOOP_KAFKA to host:port."
-        ) from error
+        raise identity.unreachable(settings) from error
     except KafkaError as error:
         raise DriftloopError(f"Kafka at {settings.kafka} refused the connection: {error}.") from error

@@ -39,6 +39,11 @@ class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     username: str = ""
     password: str = ""
     ca_file: str = ""
+    """PEM file of the authority that signed the broker's certificate; empty: those that the system trusts."""
+    cert_file: str = ""
+    """PEM file of this client's own certificate, where the broker asks for one."""
+    key_file: str = ""
+    """PEM file of its key, without a pass phrase; empty: it is in the certificate's file."""
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,8 +179,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     kafka: str = "127.0.0.1:9092"
     redis: str = "redis://127.0.0.1:6379/0"
+    redis_user: str = ""
+    """Where it is not part of the address; empty: Redis' default user."""
     redis_password: str = ""
     """Where it is not part of the address."""
+    redis_ca_file: str = ""
+    """For an address that begins with rediss://: PEM file of the authority that signed Redis' certificate; empty: those
+    that the system trusts."""
     mlflow: str = "http://127.0.0.1:5000"
     keep_hours: Annotated[float, msgspec.Meta(gt=0, le=100_000)] = 48.0
     """Hours that predictions, their embeddings, and labels that wait for theirs are kept in Redis."""
@@ -191,6 +201,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Bundles are signed with it (HMAC-SHA256); set your own wherever others can write to the registry."""
     dataset: str = ""
     """Revision of the dataset behind the stream, written into the lineage of every model; `simulate` sets it."""
+    secured: bool = False
+    """Whether the embedded stack lets in only known users over TLS, each with no more rights than its role needs."""
     work: str = ""
     """Folder for scratch files; empty: the system's temporary folder."""
     pages: tuple[str, ...] = ()

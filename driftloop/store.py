@@ -21,6 +21,17 @@ MONITOR = "monitor"
 """The name of the monitor's state."""
 
 
+def connect(settings: Settings, **options: Any) -> Any:
+    """A client of the Redis in ``settings``; over TLS where its address begins with rediss://."""
+    if settings.redis_user:
+        options["username"] = settings.redis_user
+    if settings.redis_password:
+        options["password"] = settings.redis_password
+    if settings.redis_ca_file and settings.redis.startswith("rediss://"):
+        options["ssl_ca_certs"] = settings.redis_ca_file
+    return redis.Redis.from_url(settings.redis, **options)
+
+
 class Store:
     """Redis (or Valkey) for one stream."""
 
@@ -28,10 +39,7 @@ class Store:
         self._url = without_password(settings.redis)
         self._prefix = f"driftloop:{settings.stream}:"
         self._keep = max(1, int(settings.keep_hours * 3600))
-        options = {"password": settings.redis_password} if settings.redis_password else {}
-        self.client: Any = redis.Redis.from_url(
-            settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30, **options
-        )
+        self.client = connect(settings, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30)
 
     def check(self) -> None:
         """Raise a `DriftloopError` when the server does not answer, or wants another password."""
@@ -40,11 +48,18 @@ class Store:
         except redis.AuthenticationError as error:
             raise DriftloopError(
                 f"Redis at {self._url} does not take the password ({str(error).rstrip('.')}): set "
-                "DRIFTLOOP_REDIS_PASSWORD, or DRIFTLOOP_REDIS_PASSWORD_FILE, to its own."
+                "DRIFTLOOP_REDIS_PASSWORD (or DRIFTLOOP_REDIS_PASSWORD_FILE) to its own, and DRIFTLOOP_REDIS_USER "
+                "where it has users."
             ) from error
-        except redis.RedisError as error:
+        except (redis.RedisError, OSError) as error:  # an OSError: a certificate's file is not there
+            if self._url.startswith("rediss://"):
+                raise DriftloopError(
+                    f"Redis at {self._url} cannot be reached over TLS ({error}): set DRIFTLOOP_REDIS_CA_FILE to the "
+                    "authority that signed its certificate, or DRIFTLOOP_REDIS to redis://… where there is none."
+                ) from error
             raise DriftloopError(
-                f"No Redis answers at {self._url} ({error}): start one, or set DRIFTLOOP_REDIS to redis://host:port/0."
+                f"No Redis answers at {self._url} ({error}): start one, or set DRIFTLOOP_REDIS to redis://host:port/0, "
+                "rediss:// where it speaks TLS."
             ) from error
 
     def key(self, *parts: str) -> str:

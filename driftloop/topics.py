@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kafka.admin import NewTopic
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import AuthorizationError, TopicAlreadyExistsError
 
 from driftloop import kafka, messages
+from driftloop.identity import may_not
 from driftloop.settings import Settings
 
 DAY = 24 * 3600 * 1000
@@ -46,7 +47,11 @@ def name(settings: Settings, topic: Topic) -> str:
 
 
 def create(settings: Settings) -> list[str]:
-    """Create the missing topics and return the names of those created; existing ones are left as they are."""
+    """Create the missing topics and return the names of those created; existing ones are left as they are.
+
+    Raises:
+        Refused: one is missing, and this identity may not create it.
+    """
     client = kafka.admin(settings)
     try:
         existing = set(client.list_topics())
@@ -60,6 +65,8 @@ def create(settings: Settings) -> list[str]:
                 client.create_topics([NewTopic(full, partitions, settings.replication, topic_configs=topic.config)])
             except TopicAlreadyExistsError:
                 continue
+            except AuthorizationError as error:
+                raise may_not(settings, f"create the topic {full}") from error
             made.append(full)
         return made
     finally:

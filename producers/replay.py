@@ -19,7 +19,7 @@ from typing import Any
 
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
-from driftloop import kafka, messages, topics
+from driftloop import access, kafka, messages, topics
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 from producers import resume
@@ -118,6 +118,7 @@ def _already_sent(settings: Settings, scenario: Scenario) -> tuple[resume.Sent, 
     positions = {event_id.encode(): position for position, event_id in enumerate(scenario.event_ids)}
     try:
         topics.create(settings)
+        access.check(settings, access.find("producer"))
         events = resume.look(settings, topics.name(settings, topics.EVENTS), positions, IN_FLIGHT)
         labels = resume.look(settings, topics.name(settings, topics.LABELS), positions, IN_FLIGHT)
     except KafkaError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from driftloop import kafka, messages
+from driftloop.identity import refusals
 from driftloop.messages import DriftAlert, Outcome, Retraining
 from driftloop.settings import Settings
 from driftloop.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING, name
@@ -101,10 +102,13 @@ class _Reader:
     ) -> None:
         self._context = kafka.reading(settings, settings.topic_prefix + topic, start, fetch_max_wait_ms=100)
         self._client: Any = self._context.__enter__()
+        self._settings = settings
         self._take = take
 
     def poll(self, milliseconds: int) -> None:
-        for records in self._client.poll(timeout_ms=milliseconds).values():
+        with refusals(self._settings, "read"):
+            polled = self._client.poll(timeout_ms=milliseconds)
+        for records in polled.values():
             for record in records:
                 try:
                     self._take(record.offset, record.value or b"")

@@ -31,11 +31,13 @@ from typing import Any, NoReturn, Protocol
 
 import faust
 import mode
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 
 from driftloop import kafka
 from driftloop.errors import DriftloopError
+from driftloop.identity import may_not, tls_context
 from driftloop.messages import dead_letter
-from driftloop.settings import Settings
+from driftloop.settings import KafkaSecurity, Settings
 from driftloop.topics import DEAD_LETTERS, Topic, name
 from stream_processors.breaker import Breaker
 from stream_processors.progress import FIRST, Progress
@@ -119,16 +121,11 @@ def run(
 
 
 def _app(role: str, settings: Settings, member: str, folder: Path) -> faust.App:
-    security = settings.security
-    credentials = None
-    if security.protocol.startswith("SASL"):
-        credentials = faust.SASLCredentials(
-            mechanism=security.mechanism, username=security.username, password=security.password
-        )
-    return faust.App(
+    return _App(
+        settings,
         kafka.group(role, settings),
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
-        broker_credentials=credentials,
+        broker_credentials=_credentials(settings.security),
         store="memory://",
         datadir=folder,
         key_serializer="raw",
@@ -147,6 +144,29 @@ def _app(role: str, settings: Settings, member: str, folder: Path) -> faust.App:
         broker_commit_interval=1.0,
         broker_max_poll_interval=3600.0,
     )
+
+
+class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
+    """Faust's, but that it ends at once where the broker refuses: its own way down would wait for the broker."""
+
+    def __init__(self, settings: Settings, *arguments: Any, **options: Any) -> None:
+        self._settings = settings
+        super().__init__(*arguments, **options)
+
+    def _crash(self, reason: BaseException) -> None:
+        if isinstance(reason, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+            _leave(may_not(self._settings, f"read {reason.args[0] if reason.args else 'its topics'}"))
+        super()._crash(reason)
+
+
+def _credentials(security: KafkaSecurity) -> Any:
+    """What Faust shows the broker; None for a broker that asks for nothing."""
+    tls = tls_context(security)
+    if security.protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            mechanism=security.mechanism, username=security.username, password=security.password, ssl_context=tls
+        )
+    return None if tls is None else faust.SSLCredentials(tls)
 
 
 def _agent(

@@ -10,6 +10,7 @@ from kafka import TopicPartition
 
 from driftloop import kafka, messages
 from driftloop.classifiers.bundle import BundleClassifier, BundleError
+from driftloop.identity import Refused
 from driftloop.kafka import Outbox
 from driftloop.messages import ModelUpdate
 from driftloop.settings import Settings
@@ -68,6 +69,11 @@ class Champion:
         while not self._stop.is_set():
             try:
                 self._read()
+            except Refused as error:  # what may not follow the promotions must not go on with an old model
+                with self._changed:
+                    self._model, self._refused = None, error
+                    self._changed.notify_all()
+                return
             except Exception as error:
                 log.warning("model-updates cannot be followed (%s); trying again", error)
                 self._stop.wait(1.0)

@@ -105,15 +105,15 @@ def to_remember(settings: Settings, *, own_stack: bool) -> dict[str, str]:
     return {name: value for name, value in variables.items() if name not in hidden}
 
 
-def announce(root: Path, settings: Settings) -> Running:
-    """Tell other terminals where the topics of this process's simulation are."""
+def announce(root: Path, settings: Settings, identity: Mapping[str, str] | None = None) -> Running:
+    """Tell other terminals where the topics of this process's simulation are, and the variables to read them with."""
     variables = tree.environment(settings)
     me = psutil.Process()
     running = Running(
         pid=me.pid,
         born=me.create_time(),
         root=str(root.absolute()),
-        settings={name: variables[name] for name in ADDRESSES},
+        settings={**{name: variables[name] for name in ADDRESSES}, **(identity or {})},
     )
     body = msgspec.json.encode(running)
     _write(root / RUNNING, body)
@@ -153,7 +153,7 @@ def environ_of(root: Path | None, environ: Mapping[str, str]) -> tuple[dict[str,
     """The variables to reach a running simulation, and that simulation.
 
     ``root`` chooses one by its folder. Otherwise what ``environ`` sets wins, and the simulation started last fills
-    in the rest; not where ``environ`` names another broker.
+    in the rest; not where ``environ`` names another broker. An identity in ``environ`` is kept.
 
     Raises:
         DriftloopError: nothing runs under ``root``.
@@ -162,10 +162,17 @@ def environ_of(root: Path | None, environ: Mapping[str, str]) -> tuple[dict[str,
     if root is not None:
         if running is None:
             raise DriftloopError(f"No simulation is running under {root}: see `driftloop simulate --resume {root}`.")
-        return {**environ, **running.settings}, running
+        return {**environ, **_beside(environ, running)}, running
     if running is None or environ.get(ADDRESSES[0], running.settings[ADDRESSES[0]]) != running.settings[ADDRESSES[0]]:
         return dict(environ), None
-    return {**running.settings, **environ}, running
+    return {**_beside(environ, running), **environ}, running
+
+
+def _beside(environ: Mapping[str, str], running: Running) -> dict[str, str]:
+    """The announced variables without an identity where ``environ`` has another: a name needs its own password."""
+    known = "DRIFTLOOP_SECURITY__"
+    own = any(name.startswith(known) for name in environ)
+    return {name: value for name, value in running.settings.items() if not (own and name.startswith(known))}
 
 
 def _alive(path: Path) -> Running | None:

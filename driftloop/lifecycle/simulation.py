@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 from msgspec.structs import replace
 
 import driftloop
-from driftloop import topics
+from driftloop import access, topics
 from driftloop.errors import DriftloopError
 from driftloop.follow import Follower
 from driftloop.lifecycle import runs
@@ -101,11 +101,13 @@ class Simulation:
     def __init__(self, root: Path, plan: Plan, settings: Settings, observer: Observer) -> None:
         self.root = root.absolute()
         self.settings = settings
-        """With the addresses that are used, once started."""
+        """With the addresses that are used, once started, and the identity of one who reads."""
         self.state = State(began=plan.began, total=plan.events)
         self._plan = plan
         self._observer = observer
-        self._stack = EmbeddedStack(self.root, progress=self._progress) if plan.embedded else None
+        self._stack: EmbeddedStack | None = None
+        if plan.embedded:
+            self._stack = EmbeddedStack(self.root, progress=self._progress, secured=settings.secured)
         self._children: dict[str, Child] = {}
         self._restarted: dict[str, deque[float]] = {}
         self._watch = threading.Lock()
@@ -128,7 +130,8 @@ class Simulation:
             # The processes load their libraries while MLflow comes up: see `_progress`.
             self._stack.start()
             self._start_children()
-        self._announced = runs.announce(self.root, self.settings)
+        reader = None if self._stack is None else self._stack.identity(access.role_of("watch"))
+        self._announced = runs.announce(self.root, self.settings, reader)
         self.state.phase = "waiting for the first model"
 
     def follow(self) -> Report:
@@ -189,10 +192,11 @@ class Simulation:
             if self._children:
                 return
             if self._stack is not None:
-                self.settings = self._stack.settings(self.settings)
-                topics.create(self.settings)
-            # One port for health cannot be shared by four processes, and this one sees how they are.
-            variables = {**environment(replace(self.settings, health=HealthSettings())), **_import_path()}
+                admin = self._stack.settings(self.settings)
+                topics.create(admin)
+                if self.settings.secured:
+                    access.apply(admin)
+                self.settings = self._stack.settings(self.settings, access.role_of("watch"))
             logs = self.root / "logs"
             replay = [REPLAY, self._plan.scenario]
             replay += ["--rate", self._plan.rate] if self._plan.rate else []
@@ -201,10 +205,18 @@ class Simulation:
             for arguments in (replay, ["retrain"], ["score"], ["monitor"]):
                 name = arguments[0]
                 argv = [sys.executable, "-P", "-m", "driftloop", *arguments]
-                child = Child(name, argv, env=variables, log=logs / f"{name}.log", restart=name != REPLAY)
+                child = Child(name, argv, env=self._variables(name), log=logs / f"{name}.log", restart=name != REPLAY)
                 self._children[name] = child
                 self.state.children[name] = ChildState(name)
                 child.start()
+
+    def _variables(self, verb: str) -> dict[str, str]:
+        """The environment of a process: on a stack of our own it has the identity of its role and of no other."""
+        settings = self.settings
+        if self._stack is not None:
+            settings = self._stack.settings(settings, access.role_of(verb))
+        # One port for health cannot be shared by four processes, and this one sees how they are.
+        return {**environment(replace(settings, health=HealthSettings())), **_import_path()}
 
     def _open(self) -> None:
         self._tally = Tally(self.state, topics.name(self.settings, topics.EVENTS))

@@ -102,10 +102,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for path in (folder, *list(folder.parents)[:2]):
         path.chmod(0o755)  # the container's user is a stranger here
     (folder / "test.toml").write_text(SCENARIO, encoding="utf-8")
-    api, mlflow = free_port(), free_port()
+    api = free_port()
     environ = {
         "API_PORT": str(api),
-        "MLFLOW_PORT": str(mlflow),
         "SCENARIOS": str(folder),
         "SCENARIO": "/scenarios/test.toml",
         "ENV_FILE": str(folder / "env"),
@@ -205,7 +204,7 @@ def test_only_loopback_ports_are_published_and_nobody_is_root(world: World) -> N
     for line in world.compose("ps", "--format", "json").splitlines():
         service = json.loads(line)
         published |= {(service["Service"], p["URL"]) for p in service["Publishers"] or () if p["PublishedPort"]}
-    assert published == {("api", "127.0.0.1"), ("mlflow", "127.0.0.1")}
+    assert published == {("api", "127.0.0.1")}
     for service in ("scorer", "monitor", "retrainer", "api"):
         said = world.compose("exec", "-T", service, "sh", "-c", "id -u; touch /app/x 2>&1; true")
         assert said.split()[0] == "10001" and "Read-only file system" in said

@@ -669,6 +669,20 @@ def wrong_connections(tree: Path) -> list[str]:
     return out
 
 
+def published(tree: Path) -> list[str]:
+    """What is reachable from outside the cluster: nothing of ours asks its callers who they are."""
+    out = [f"{title(d)} publishes" for kind in ("Ingress", "HTTPRoute", "Gateway") for d in find(documents(tree), kind)]
+    for service in find(documents(tree), "Service"):
+        kind = service["spec"].get("type", "ClusterIP")
+        if kind != "ClusterIP" or service["spec"].get("externalIPs"):
+            out.append(f"{title(service)} is published ({kind})")
+    for pod in pods(documents(tree)):
+        ports = [port for container in pod.spec["containers"] for port in container.get("ports", ())]
+        if any("hostPort" in port for port in ports):
+            out.append(f"{pod.name} takes a port of its node")
+    return out
+
+
 def stuck_drains(tree: Path) -> list[str]:
     """Budgets that are for no pod, or that could keep a node from being drained."""
     out = []
@@ -711,6 +725,7 @@ CHECKS: tuple[Check, ...] = (
     wrong_scaling,
     wrong_addresses,
     wrong_connections,
+    published,
     stuck_drains,
     misplaced_gpus,
 )
@@ -787,6 +802,21 @@ BROKEN: dict[Check, list[tuple[str, str, str, str]]] = {
         ("base/monitor.yaml", "driftloop/redis", "driftloop/mlflow", "monitor reaches mlflow:5000"),
         ("base/kafka.yaml", "networkPolicyPeers", "peers", "the listener's peers"),
         ("components/dask/network.yaml", "dask-worker", "worker", "is for no pod"),
+    ],
+    published: [
+        (
+            "base/mlflow.yaml",
+            "spec:\n  selector:\n    app",
+            "spec:\n  type: NodePort\n  selector:\n    app",
+            "Service mlflow is",
+        ),
+        (
+            "base/mlflow.yaml",
+            "containerPort: 5000",
+            "containerPort: 5000\n              hostPort: 5000",
+            "port of its node",
+        ),
+        ("base/mlflow.yaml", "kind: Service", "kind: Ingress", "Ingress mlflow publishes"),
     ],
     stuck_drains: [
         ("base/disruption.yaml", "maxUnavailable", "minAvailable", "blocks a drain"),

@@ -120,8 +120,12 @@ def wrong_gates(files: Files) -> list[str]:
     for _, job, step, targets in files.commands():
         if not any("if" in part or part.get("continue-on-error") for part in (job, step)):
             run.update(*(files.closure(target) for target in targets))
-    wanted = {"test", "images", "test-compose", "dist", "sbom"} | files.closure("test")
+    wanted = {"test", "images", "test-compose", "dist", "sbom", "audit-dependencies"} | files.closure("test")
     out += [f"no push runs make {target}" for target in sorted(wanted - run)]
+    if not re.search(r"^\t\$\(UV\) audit --locked ", files.makefile, re.MULTILINE):
+        out.append("make audit-dependencies does not ask about what is locked")
+    if "audit-dependencies" in files.closure("test"):
+        out.append("make test needs a network")
     # PyYAML reads the key `on` as the truth value.
     events = files.document.get(True, files.document.get("on"))
     out += [f"{event} starts nothing" for event in ("push", "pull_request") if event not in events]
@@ -213,6 +217,9 @@ def wrong_release(files: Files) -> list[str]:
     builds = [(step, targets) for _, _, step, targets in files.commands() if {"dist", "sbom"} & set(targets)]
     if not any(targets == ["dist", "sbom"] for _, targets in builds):
         out.append("the SBOM is not made after, and with, the wheel")
+    kept = [step["with"].get("path") for _, step in files.using("actions/upload-artifact")]
+    if "dist/" not in kept:
+        out.append("the wheel and its SBOM are not kept")
     if not any("github.ref_name" in str(step.get("env", {}).get("TAG")) for step, _ in builds):
         out.append("nothing compares the tag with the version")
     return out
@@ -262,6 +269,9 @@ BREAKAGES = [
     ("workflow", "  test:\n", "  test:\n    continue-on-error: true\n", "no push runs make e2e"),
     ("workflow", "      - run: make test-compose\n", "", "no push runs make test-compose"),
     ("workflow", "      - run: make images\n", "", "no push runs make images"),
+    ("workflow", "      - run: make audit-dependencies\n", "", "no push runs make audit-dependencies"),
+    ("makefile", "audit --locked", "audit", "make audit-dependencies does not ask about what is locked"),
+    ("makefile", "unit integration e2e ##", "unit integration e2e audit-dependencies ##", "make test needs a network"),
     ("workflow", "  pull_request:\n", "", "pull_request starts nothing"),
     ("workflow", 'tags: ["v*"]', "tags: []", "a tag v* starts nothing"),
     ("script", "exec make test", "exec make unit", ".ci/run ends with: exec make unit"),
@@ -300,6 +310,7 @@ BREAKAGES = [
     ("workflow", "files: dist/*", "files: dist/*.whl", "the release is without the wheel and its SBOM"),
     ("workflow", "run: make dist sbom", "run: make dist", "no push runs make sbom"),
     ("workflow", "run: make dist sbom", "run: make sbom dist", "the SBOM is not made after, and with, the wheel"),
+    ("workflow", "          path: dist/\n", "          path: docs/\n", "the wheel and its SBOM are not kept"),
     ("workflow", "TAG: ${{", "ARGS: ${{", "nothing compares the tag with the version"),
 ]
 
@@ -310,6 +321,33 @@ def test_a_file_that_is_broken_in_one_place_is_refused(files: Files, file: str, 
     assert old in text
     found = problems(replace(files, **{file: text.replace(old, new, 1)}))
     assert any(said in problem for problem in found), found
+
+
+# --- what is locked -------------------------------------------------------------------------------------------------
+
+
+def unproved(lock: str) -> list[str]:
+    """Packages of a lock whose files could be others than those that were locked."""
+    out = []
+    for package in tomllib.loads(lock)["package"]:
+        if "registry" not in package["source"]:
+            out += [package["name"]] if package["source"] != {"editable": "."} else []
+            continue
+        found = [*package.get("wheels", ()), *([package["sdist"]] if "sdist" in package else [])]
+        if not found or not all(re.fullmatch(r"sha256:[0-9a-f]{64}", file.get("hash", "")) for file in found):
+            out.append(package["name"])
+    return out
+
+
+def test_every_file_that_is_installed_has_its_digest_in_the_lock() -> None:
+    lock = (ROOT / "uv.lock").read_text(encoding="utf-8")
+    assert lock.count("sha256:") > 1000 and unproved(lock) == []
+    first = re.search(r'hash = "sha256:[0-9a-f]{64}", ', lock)
+    assert first is not None
+    assert len(unproved(lock.replace(first[0], "", 1))) == 1, "the control: one digest is gone"
+    registry = re.search(r'source = \{ registry = "[^"]*" \}', lock)
+    assert registry is not None
+    assert len(unproved(lock.replace(registry[0], 'source = { git = "https://example.org/x" }', 1))) == 1
 
 
 # --- the tag and the version ----------------------------------------------------------------------------------------

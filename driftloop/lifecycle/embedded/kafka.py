@@ -12,11 +12,14 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from driftloop.access import ADMIN, user
 from driftloop.errors import DriftloopError
-from driftloop.kafka import MAX_MESSAGE
+from driftloop.kafka import MAX_MESSAGE, connection
 from driftloop.lifecycle.embedded import class_archive
+from driftloop.lifecycle.embedded.credentials import BROKER, Credentials, write_private
 from driftloop.lifecycle.embedded.ports import HOST, listening
 from driftloop.lifecycle.supervisor import Child
+from driftloop.settings import Settings
 
 # One compiler tier and the serial collector: a short-lived, lightly loaded broker starts sooner and stays smaller.
 JVM = (
@@ -31,9 +34,9 @@ JVM = (
 PROPERTIES = {
     "process.roles": "broker,controller",
     "node.id": "1",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "controller.listener.names": "CONTROLLER",
-    "inter.broker.listener.name": "PLAINTEXT",
+    "inter.broker.listener.name": "CLIENTS",
     "auto.create.topics.enable": "false",
     "message.max.bytes": str(MAX_MESSAGE),
     "replica.fetch.max.bytes": str(MAX_MESSAGE),
@@ -53,11 +56,38 @@ PROPERTIES = {
     "broker.heartbeat.interval.ms": "500",
 }
 
+# Clients show a password, the broker its certificate at its own controller; whom no rule allows anything is refused.
+# The names of files are relative to the working folder, as below.
+SECURED = {
+    "listener.security.protocol.map": "CLIENTS:SASL_SSL,CONTROLLER:SSL",
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users": f"User:{user(ADMIN)};User:CN={BROKER}",
+    "ssl.keystore.type": "PEM",
+    "ssl.keystore.location": "../secrets/broker.pem",
+    "ssl.truststore.type": "PEM",
+    "ssl.truststore.location": "../secrets/ca.pem",
+    "listener.name.controller.ssl.client.auth": "required",
+    "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+    "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
+    "listener.name.clients.scram-sha-512.sasl.jaas.config": (
+        "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    ),
+}
+
 
 def prepare(
-    java: Path, jars: Sequence[Path], folder: Path, log: Path, ports: Mapping[str, int], keep: Sequence[int] = ()
+    java: Path,
+    jars: Sequence[Path],
+    folder: Path,
+    log: Path,
+    ports: Mapping[str, int],
+    keep: Sequence[int] = (),
+    credentials: Credentials | None = None,
 ) -> Child:
     """Format the storage when it is new, write the properties, and return the child that runs the broker.
+
+    With ``credentials``, which lie beside ``folder``, it lets in only their users, and lets them do only what
+    `driftloop.access` says.
 
     The voters are named in the properties and not in the storage, so the ports may differ from one start to the next.
     """
@@ -65,8 +95,9 @@ def prepare(
     properties = folder / "server.properties"
     written = {
         **PROPERTIES,
-        "listeners": f"PLAINTEXT://{HOST}:{ports['kafka']},CONTROLLER://{HOST}:{ports['controller']}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{ports['kafka']}",
+        **(SECURED if credentials else {}),
+        "listeners": f"CLIENTS://{HOST}:{ports['kafka']},CONTROLLER://{HOST}:{ports['controller']}",
+        "advertised.listeners": f"CLIENTS://{HOST}:{ports['kafka']}",
         "controller.quorum.voters": f"1@{HOST}:{ports['controller']}",
         # Relative to the working folder: properties files know neither commas nor letters beyond Latin-1 in a path.
         "log.dirs": "data",
@@ -75,7 +106,7 @@ def prepare(
     path = class_path(jars)
     archive = class_archive.options(java, path, jars[0].parent, folder)
     if not (folder / "data" / "meta.properties").exists():
-        _format(java, path, folder, properties.name)
+        _format(java, path, folder, properties.name, credentials)
     argv = [str(java), *JVM, *archive, "-Xms64m", "-Xmx512m", "-cp", path, "kafka.Kafka", properties.name]
     return Child("Kafka", argv, env={}, log=log, cwd=folder, keep=keep)
 
@@ -90,12 +121,12 @@ def class_path(jars: Sequence[Path]) -> str:
     return ":".join(str(jar) for jar in jars)
 
 
-def ready(port: int) -> bool:
-    """Whether the broker answers a real request."""
+def ready(port: int, settings: Settings) -> bool:
+    """Whether the broker on ``port`` answers a real request of the identity in ``settings``."""
     if not listening(port):
         return False
     try:
-        client = KafkaAdminClient(bootstrap_servers=f"{HOST}:{port}", bootstrap_timeout_ms=2000)
+        client = KafkaAdminClient(**{**connection(settings), "bootstrap_timeout_ms": 2000})
         try:
             client.list_topics()
         finally:
@@ -105,14 +136,16 @@ def ready(port: int) -> bool:
     return True
 
 
-def _format(java: Path, path: str, folder: Path, properties: str) -> None:
+def _format(java: Path, path: str, folder: Path, properties: str, credentials: Credentials | None) -> None:
     cluster = "-"
     while cluster.startswith("-"):  # as Kafka's own random ids: the tool would take it for an option
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-    argv = [str(java), *JVM, "-cp", path, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
+    options = ["--ignore-formatted", "-t", cluster, "-c", properties, *(credentials.scram() if credentials else ())]
+    write_private(folder / "format.options", "\n".join(options).encode())
+    argv = [str(java), *JVM, "-cp", path, "kafka.tools.StorageTool", "format", "@format.options"]
     try:
         done = subprocess.run(
-            [*argv, "-t", cluster, "-c", properties],
+            argv,
             cwd=folder,
             capture_output=True,
             text=True,
@@ -121,6 +154,8 @@ def _format(java: Path, path: str, folder: Path, properties: str) -> None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DriftloopError(f"Kafka's storage could not be formatted with {java}: {error}.") from error
+    finally:
+        (folder / "format.options").unlink()
     if done.returncode != 0:
         first = next((line for line in (done.stderr + done.stdout).splitlines() if line.strip()), "no reason given")
         reason = re.sub(r'^Exception in thread "main" \S+: ', "", first)

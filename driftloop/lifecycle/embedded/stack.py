@@ -18,8 +18,10 @@ from types import TracebackType
 
 import msgspec
 
+from driftloop.access import ADMIN
 from driftloop.errors import DriftloopError
 from driftloop.lifecycle.embedded import kafka, mlflow, valkey
+from driftloop.lifecycle.embedded.credentials import Credentials
 from driftloop.lifecycle.embedded.jars import Progress, kafka_classpath
 from driftloop.lifecycle.embedded.java import find_java
 from driftloop.lifecycle.embedded.ports import HOST, choose, is_free
@@ -56,6 +58,9 @@ class EmbeddedStack:
         progress: gets one line for each step.
         ports: wanted ports by name (`PORTS`); the others are those used last time, or free ones.
         minimum_free: bytes that must be free under ``root``.
+        secured: whether Kafka speaks TLS, wants a password and lets each role do only what `driftloop.access` says, and
+            Valkey knows one user that may touch the loop's keys alone. The passwords lie under ``root/secrets``. MLflow
+            cannot tell its clients apart: it stays open to this machine's users.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class EmbeddedStack:
         progress: Progress = lambda _line: None,
         ports: Mapping[str, int] | None = None,
         minimum_free: int = MINIMUM_FREE,
+        secured: bool = False,
     ) -> None:
         self.root = root.absolute()
         self.ports: dict[str, int] = {}
@@ -72,6 +78,8 @@ class EmbeddedStack:
         self._progress = progress
         self._requested = dict(ports or {})
         self._minimum_free = minimum_free
+        self._secured = secured
+        self._credentials: Credentials | None = None
         self._services: dict[str, _Service] = {}
         self._lock: int | None = None
         self._stopping = threading.Event()
@@ -86,16 +94,23 @@ class EmbeddedStack:
         """Seconds from `start` until each service answered."""
         return {name: service.seconds for name, service in self._services.items()}
 
-    def settings(self, base: Settings) -> Settings:
-        """``base`` with the addresses of this stack, which asks nobody for a password."""
-        return msgspec.structs.replace(
+    def settings(self, base: Settings, role: str = ADMIN) -> Settings:
+        """``base`` with the addresses of this stack and, where it asks for one, the identity of ``role``."""
+        reached = msgspec.structs.replace(
             base,
             kafka=f"{HOST}:{self.ports['kafka']}",
             redis=f"redis://{HOST}:{self.ports['valkey']}/0",
             mlflow=f"http://{HOST}:{self.ports['mlflow']}",
+            redis_user="",
             redis_password="",
+            redis_ca_file="",
             security=KafkaSecurity(),
         )
+        return reached if self._credentials is None else self._credentials.settings(reached, role)
+
+    def identity(self, role: str) -> dict[str, str]:
+        """The variables that give another process the identity of ``role``; none where none is asked for."""
+        return {} if self._credentials is None else self._credentials.variables(role)
 
     def start(self) -> None:
         """Start the three services and return once all of them answer.
@@ -110,6 +125,7 @@ class EmbeddedStack:
         self._claim_root()
         try:
             self._choose_ports()
+            self._make_credentials()
             with ThreadPoolExecutor(len(SERVICES)) as pool:
                 begun = time.monotonic()
                 jobs = [pool.submit(self._bring_up, name, begun) for name in SERVICES]
@@ -226,6 +242,18 @@ class EmbeddedStack:
         except OSError as error:
             raise DriftloopError(f"{record} could not be written: {error.strerror}.") from error
 
+    def _make_credentials(self) -> None:
+        """A run keeps its form: users are made with Kafka's storage, and rules that are left out guard nothing."""
+        folder = self.root / "secrets"
+        if (self.root / "kafka" / "data").exists() and folder.exists() != self._secured:
+            raise DriftloopError(
+                f"The run under {self.root} was begun {'without' if self._secured else 'with'} DRIFTLOOP_SECURED: set "
+                "it as it was, or choose another folder."
+            )
+        if self._secured:
+            self.root.chmod(0o700)  # the data hold the texts, and what the passwords are checked with
+            self._credentials = Credentials.made(folder)
+
     def _bring_up(self, name: str, begun: float) -> None:
         try:
             service = self._prepare(name)
@@ -243,16 +271,17 @@ class EmbeddedStack:
     def _prepare(self, name: str) -> _Service:
         log, folder, port = self.root / "logs" / f"{name}.log", self.root / name, self.ports[name]
         keep = () if self._lock is None else (self._lock,)
+        known = self.settings(Settings())
         log.parent.mkdir(exist_ok=True)
         try:
             if name == "kafka":
                 java, jars = find_java(), kafka_classpath(self._progress)
-                child = kafka.prepare(java, jars, folder, log, self.ports, keep)
+                child = kafka.prepare(java, jars, folder, log, self.ports, keep, self._credentials)
                 after = partial(kafka.after, java, jars, folder)
-                return _Service(child, lambda: kafka.ready(port), (port, self.ports["controller"]), after)
+                return _Service(child, lambda: kafka.ready(port, known), (port, self.ports["controller"]), after)
             if name == "valkey":
-                child = valkey.prepare(folder, log, port, keep)
-                return _Service(child, lambda: valkey.ready(port, child.pid), (port,))
+                child = valkey.prepare(folder, log, port, keep, self._credentials)
+                return _Service(child, lambda: valkey.ready(known, child.pid), (port,))
             child = mlflow.prepare(folder, log, port, keep)
             return _Service(child, lambda: mlflow.ready(port), (port,))
         except OSError as error:

@@ -11,8 +11,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from driftloop.errors import DriftloopError
+from driftloop.lifecycle.embedded.credentials import Credentials
 from driftloop.lifecycle.embedded.ports import HOST
 from driftloop.lifecycle.supervisor import Child
+from driftloop.settings import Settings
+from driftloop.store import connect
 
 
 def find_server() -> Path:
@@ -38,8 +41,13 @@ def find_server() -> Path:
     return Path(found)
 
 
-def prepare(folder: Path, log: Path, port: int, keep: Sequence[int] = ()) -> Child:
-    """Make the data folder and return the child that runs the server, every write kept in an append-only file."""
+def prepare(
+    folder: Path, log: Path, port: int, keep: Sequence[int] = (), credentials: Credentials | None = None
+) -> Child:
+    """Make the data folder and return the child that runs the server, every write kept in an append-only file.
+
+    With ``credentials`` it knows their one user only. It speaks no TLS: the wheel's server is built without it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     options = {
         "port": str(port),
@@ -52,17 +60,19 @@ def prepare(folder: Path, log: Path, port: int, keep: Sequence[int] = ()) -> Chi
         "databases": "4",
         "tcp-backlog": "128",
     }
+    if credentials is not None:
+        options["aclfile"] = str(credentials.write_redis_users())
     argv = [str(find_server())]
     for key, value in options.items():
         argv += [f"--{key}", value]
     return Child("Valkey", argv, env={}, log=log, cwd=folder, keep=keep)
 
 
-def ready(port: int, pid: int | None) -> bool:
-    """Whether the server of process ``pid`` answers on ``port``, its data loaded."""
+def ready(settings: Settings, pid: int | None) -> bool:
+    """Whether the server of process ``pid`` answers at the address in ``settings``, its data loaded."""
     # The client's own retries would wait for seconds where the caller asks again at once.
     never = Retry(NoBackoff(), 0)
-    client = redis.Redis(host=HOST, port=port, socket_timeout=2, socket_connect_timeout=1, retry=never)
+    client = connect(settings, socket_timeout=2, socket_connect_timeout=1, retry=never)
     try:
         return int(client.info("server")["process_id"]) == pid and bool(client.ping())
     except (redis.RedisError, OSError):

@@ -1,0 +1,303 @@
+"""The embedded stack in its secured form: each role does its work with its own identity, and nothing else.
+
+Every refusal has its control beside it: the same thing with the right identity.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka.errors import GroupAuthorizationFailedError
+from msgspec.structs import replace
+
+from driftloop import access, kafka, topics
+from driftloop.access import ROLES, Role
+from driftloop.errors import DriftloopError
+from driftloop.identity import Refused, tls_context
+from driftloop.kafka import Outbox
+from driftloop.lifecycle.embedded import certificates
+from driftloop.lifecycle.embedded.ports import HOST
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.lifecycle.supervisor import Child
+from driftloop.messages import Label
+from driftloop.registry import Registry
+from driftloop.settings import KafkaSecurity, Settings, environment
+from driftloop.topics import EVENTS, LABELS, MODEL_UPDATES, OUTCOMES, PREDICTIONS, Topic
+from tests.integration.conftest import World
+
+pytestmark = pytest.mark.stack
+NAMES = [role.name for role in ROLES]
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+    with EmbeddedStack(tmp_path_factory.mktemp("secured"), progress=print, secured=True) as started:
+        yield started
+
+
+class Guarded(World):
+    """A stream on the secured stack; the test itself is its admin."""
+
+    stack: EmbeddedStack
+
+    def of(self, role: str) -> Settings:
+        return self.stack.settings(self.settings, role)
+
+    def run(self, verb: str, settings: Settings) -> Child:
+        child = Child(
+            verb,
+            [sys.executable, "-m", "driftloop", verb],
+            env=environment(settings),
+            log=self.folder / f"{verb}.log",
+        )
+        child.start()
+        self.children.append(child)
+        return child
+
+
+@pytest.fixture
+def guarded(secured: EmbeddedStack, tmp_path: Path) -> Iterator[Guarded]:
+    mark = uuid.uuid4().hex[:8]
+    settings = secured.settings(Settings(stream=f"test-{mark}", topic_prefix=f"t{mark}."))
+    topics.create(settings)
+    access.apply(settings)
+    made = Guarded(settings, tmp_path)
+    made.stack = secured
+    yield made
+    for child in made.children:
+        child.stop()
+    made.outbox.close()
+
+
+def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A verb run to its end; one that hangs fails the test."""
+    argv = [sys.executable, "-m", "driftloop", *arguments]
+    return subprocess.run(
+        argv, env={**os.environ, **environment(settings)}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One sentence that has ``words``, and a status that says so."""
+    assert done.returncode == 2 and done.stdout == "", (done.returncode, done.stdout, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("driftloop: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_the_loop_goes_round_with_one_identity_for_each_role(guarded: Guarded) -> None:
+    guarded.outbox = Outbox(guarded.of("retrainer"))
+    first = guarded.promote()
+    guarded.run("score", guarded.of("scorer"))
+    guarded.run("monitor", guarded.of("monitor"))
+    guarded.outbox = Outbox(guarded.of("producer"))
+    guarded.send(events=range(50), labels=range(50))
+    guarded.until(lambda: guarded.count(OUTCOMES) >= 50)
+    guarded.outbox = Outbox(guarded.of("retrainer"))
+    second = guarded.promote(flipped=True)
+    guarded.outbox = Outbox(guarded.of("producer"))
+    sent = 50
+    while {p.model_version for p in guarded.read(PREDICTIONS)} != {first, second}:
+        guarded.send(events=range(sent, sent + 10), labels=range(sent, sent + 10))
+        sent += 10
+        guarded.until(lambda wanted=sent: guarded.count(OUTCOMES) >= wanted)  # type: ignore[misc]
+        assert sent < 2000
+    seen = json.loads(command(guarded.of("serving"), "audit", "--json").stdout)
+    assert (seen["verdict"], seen["counts"]["events"], seen["counts"]["outcomes"]) == (
+        "ALL-RECORDS-DELIVERED",
+        sent,
+        sent,
+    )
+
+
+@pytest.mark.parametrize("role", ROLES, ids=NAMES)
+def test_a_role_writes_to_its_topics_and_to_no_other(guarded: Guarded, role: Role) -> None:
+    for topic in topics.ALL:
+        outbox = Outbox(guarded.of(role.name))
+        try:
+            outbox.put(topic.name, "key", b"{}")
+            outbox.flush()
+            wrote = True
+        except Refused as error:
+            wrote = False
+            where = topics.name(guarded.settings, topic) if role.writes else "anything here"
+            assert f"let driftloop-{role.name} write to {where}: set DRIFTLOOP_SECURITY__USERNAME" in str(error)
+        finally:
+            outbox.close()
+        assert wrote == (topic in role.writes) == bool(guarded.count(topic)), topic.name
+
+
+@pytest.mark.parametrize("role", ROLES, ids=NAMES)
+def test_a_role_reads_its_topics_and_no_other(guarded: Guarded, role: Role) -> None:
+    body = Label(event_id="e", label="x", labelled_at=1.0)
+    for topic in topics.ALL:
+        guarded.outbox.put(topic.name, "key", body)
+    guarded.outbox.flush()
+
+    def reads(topic: Topic) -> bool:
+        full = topics.name(guarded.settings, topic)
+        try:
+            return kafka.read_all(guarded.of(role.name), full, Label) == [body]
+        except Refused as error:
+            assert f"let driftloop-{role.name} read {full}: set DRIFTLOOP_" in str(error)
+            return False
+
+    assert [topic.name for topic in topics.ALL if reads(topic)] == [t.name for t in topics.ALL if t in role.reads]
+
+
+@pytest.mark.parametrize(("role", "joins"), [("scorer", True), ("monitor", False), ("producer", False)])
+def test_only_a_scorer_joins_the_group_of_the_scorers(guarded: Guarded, role: str, joins: bool) -> None:
+    """The monitor may read the scorer's lag nowhere and take none of its partitions."""
+    client = kafka.consumer(guarded.of(role), group_id=kafka.group("scorer", guarded.settings))
+    client.subscribe([topics.name(guarded.settings, EVENTS if role != "monitor" else LABELS)])
+    try:
+        while not client.assignment():
+            client.poll(timeout_ms=500)
+        assert joins
+    except GroupAuthorizationFailedError:
+        assert not joins
+    finally:
+        client.close(autocommit=False)
+
+
+@pytest.mark.parametrize(
+    ("verb", "role", "sentence"),
+    [
+        ("score", "producer", "let driftloop-producer write to {}predictions, as the scorer must"),
+        ("monitor", "scorer", "let driftloop-scorer read {}predictions, as the monitor must"),
+        ("retrain", "scorer", "let driftloop-scorer read {}predictions, as the retrainer must"),
+        ("rollback", "serving", "let driftloop-serving"),
+    ],
+)
+def test_a_verb_with_the_identity_of_another_role_ends_with_one_sentence(
+    guarded: Guarded, verb: str, role: str, sentence: str
+) -> None:
+    """The control is the loop above, and the rollback below."""
+    if verb == "rollback":
+        first = guarded.promote()
+        second = guarded.promote()
+        arguments = ["rollback", first, "--reason", "a test"]
+        refused(command(guarded.of(role), *arguments), sentence)
+        assert guarded.count(MODEL_UPDATES) == 2 and Registry(guarded.settings).champion() == second
+        assert command(guarded.of("retrainer"), *arguments).returncode == 0
+        assert guarded.count(MODEL_UPDATES) == 3
+    else:
+        refused(command(guarded.of(role), verb), sentence.format(guarded.settings.topic_prefix), "DRIFTLOOP_SECURITY")
+
+
+def test_a_replay_with_the_identity_of_another_role_sends_nothing(guarded: Guarded) -> None:
+    arguments = ["replay", "tweets-short", "--rate", "max", "--limit", "5"]
+    wrong = command(guarded.of("scorer"), *arguments)
+    refused(wrong, f"let driftloop-scorer write to {guarded.settings.topic_prefix}events, as the producer must")
+    assert guarded.count(EVENTS) == 0
+    assert command(guarded.of("producer"), *arguments).returncode == 0
+    assert guarded.count(EVENTS) == 5
+
+
+def wrong(right: KafkaSecurity, how: str, folder: Path) -> KafkaSecurity:
+    if how == "untrusted":
+        return replace(right, ca_file=str(certificates.issued(folder / "other").ca))
+    changes: dict[str, dict[str, str]] = {
+        "password": {"password": "guessed"},
+        "user": {"username": "driftloop-stranger"},
+        "mechanism": {"mechanism": "PLAIN"},
+        "plaintext": {"protocol": "PLAINTEXT"},
+        "without password": {"protocol": "SSL"},
+    }
+    return replace(right, **changes[how])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("password", "does not let driftloop-serving in with SCRAM-SHA-512: set DRIFTLOOP_SECURITY__USERNAME"),
+        ("user", "does not let driftloop-stranger in with SCRAM-SHA-512"),
+        ("mechanism", "does not let driftloop-serving in with PLAIN"),
+        ("untrusted", "is not trusted (unable to get local issuer certificate): set DRIFTLOOP_SECURITY__CA_FILE"),
+        ("plaintext", "does not answer as a Kafka broker that speaks PLAINTEXT: set DRIFTLOOP_SECURITY__PROTOCOL"),
+        ("without password", "does not answer as a Kafka broker that speaks SSL: set DRIFTLOOP_SECURITY__PROTOCOL"),
+    ],
+)
+def test_who_is_not_known_is_told_what_to_set(guarded: Guarded, how: str, words: str) -> None:
+    right = guarded.of("serving")
+    strange = replace(right, security=wrong(right.security, how, guarded.folder))
+    refused(command(strange, "topics"), words)
+    assert command(right, "topics").returncode == 0
+
+
+@pytest.mark.parametrize("topic", [EVENTS, PREDICTIONS, MODEL_UPDATES], ids=lambda topic: topic.name)
+def test_a_scorer_that_loses_a_right_ends_and_says_which(guarded: Guarded, topic: Topic, monkeypatch) -> None:
+    guarded.promote()
+    scorer = guarded.run("score", guarded.of("scorer"))
+    guarded.send(events=range(10))
+    guarded.until(lambda: guarded.count(PREDICTIONS) >= 10)
+    role = access.find("scorer")
+    fewer = Role(
+        "scorer",
+        role.verbs,
+        writes=tuple(t for t in role.writes if t is not topic),
+        reads=tuple(t for t in role.reads if t is not topic),
+        joins=True,
+    )
+    monkeypatch.setattr(access, "ROLES", tuple(fewer if one is role else one for one in ROLES))
+    assert access.apply(guarded.settings) == (0, 1)
+    sent = 10
+    while scorer.poll() is None:  # what it may no longer do, it notices when it does it
+        guarded.send(events=range(sent, sent + 1))
+        sent += 1
+        time.sleep(0.2)
+        assert sent < 300, scorer.last_words()
+    assert scorer.exit_code == 2
+    assert "does not let driftloop-scorer" in scorer.last_words() and topic.name in scorer.last_words()
+
+
+def test_the_rules_are_set_by_the_admin_alone(guarded: Guarded) -> None:
+    done = command(guarded.settings, "topics", "--acls")
+    assert done.returncode == 0 and "\n".join(access.table()) in done.stdout and "0 rules added" in done.stderr
+    refused(command(guarded.of("retrainer"), "topics", "--acls"), "let driftloop-retrainer set who may do what")
+
+
+def test_a_broker_without_an_authorizer_is_said(settings: Settings) -> None:
+    with pytest.raises(DriftloopError, match="takes no access rules"):
+        access.apply(settings)
+
+
+def test_the_controller_asks_for_a_certificate(secured: EmbeddedStack) -> None:
+    """Whoever could log in at the controller could give himself every right."""
+    folder = secured.root / "secrets"
+
+    def turned_away(security: KafkaSecurity) -> bool:
+        context = tls_context(security)
+        assert context is not None
+        plain = socket.create_connection((HOST, secured.ports["controller"]))
+        with context.wrap_socket(plain, server_hostname=HOST) as client:
+            client.settimeout(2)
+            try:
+                return client.recv(1) == b""
+            except TimeoutError:  # it waits for a request
+                return False
+            except ssl.SSLError:
+                return True
+
+    stranger = KafkaSecurity(protocol="SSL", ca_file=str(folder / "ca.pem"))
+    assert turned_away(stranger)
+    assert not turned_away(replace(stranger, cert_file=str(folder / "broker.pem")))
+
+
+def test_a_run_keeps_its_form(secured: EmbeddedStack, tmp_path: Path) -> None:
+    (tmp_path / "kafka" / "data").mkdir(parents=True)
+    with pytest.raises(DriftloopError, match="was begun without DRIFTLOOP_SECURED"):
+        EmbeddedStack(tmp_path, secured=True).start()
+    (tmp_path / "secrets").mkdir()
+    with pytest.raises(DriftloopError, match="was begun with DRIFTLOOP_SECURED"):
+        EmbeddedStack(tmp_path).start()

@@ -1,0 +1,29 @@
+"""Who may do what on the topics: the table itself."""
+
+from __future__ import annotations
+
+from driftloop import access, cli_pages, topics
+from driftloop.access import ROLES
+from driftloop.topics import Topic
+
+
+def writers(topic: Topic) -> set[str]:
+    return {role.name for role in ROLES if topic in role.writes}
+
+
+def test_each_topic_is_written_by_the_room_that_makes_it_and_by_nobody_else() -> None:
+    assert writers(topics.EVENTS) == writers(topics.LABELS) == {"producer"}
+    assert writers(topics.PREDICTIONS) == {"scorer"}
+    assert writers(topics.OUTCOMES) == writers(topics.DRIFT_ALERTS) == {"monitor"}
+    assert writers(topics.MODEL_UPDATES) == writers(topics.RETRAINING) == {"retrainer"}
+    assert writers(topics.DEAD_LETTERS) == {"scorer", "monitor"}
+    assert access.find("serving").writes == ()
+
+
+def test_every_verb_that_reaches_the_broker_has_one_role() -> None:
+    parser = cli_pages.build()
+    verbs = next(action.choices for action in parser._actions if action.dest == "verb")
+    assert verbs is not None
+    known = [verb for role in ROLES for verb in role.verbs]
+    alone = {"simulate", "topics", "bench", "doctor"}  # they start processes, log in as the admin, or need no broker
+    assert sorted(known) == sorted(set(verbs) - alone)
