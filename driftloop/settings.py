@@ -59,8 +59,9 @@ class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Most events scored together."""
     within: Seconds = 0.1
     """Seconds to wait for a batch to fill."""
-    max_bytes: Count = 65_536
-    """Longest message scored; longer ones become dead letters."""
+    max_bytes: Annotated[int, msgspec.Meta(ge=1, le=524_288)] = 65_536
+    """Longest message scored; longer ones become dead letters. A prediction, which holds the text too, has to fit into
+    the mebibyte that a broker takes."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """ONNX Runtime threads; 0: one for each core."""
     member: str = "scorer-{host}"
@@ -230,7 +231,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         node[path[-1]] = _parse(path, value)
     try:
         return msgspec.convert(tree, Settings, strict=False)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's own, and that of text which is not Unicode
         raise DriftloopError(
             f"A {PREFIX}… setting does not fit: {error}; see `driftloop doctor --settings` for all of them."
         ) from error
@@ -286,6 +287,6 @@ def _parse(path: list[str], value: str) -> Any:
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DriftloopError(f"{PREFIX}{'__'.join(path).upper()} is not a JSON list: {error}.") from error
     return [part.strip() for part in value.split(",") if part.strip()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
@@ -21,6 +22,8 @@ from stream_processors import batches
 from stream_processors.batches import Record, bury
 from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import join
+
+log = logging.getLogger(__name__)
 
 BATCH, WITHIN = 500, 0.2
 
@@ -52,10 +55,19 @@ class Monitor:
         self._outbox = Outbox(self._settings)
         stored = self._store.state(MONITOR)
         if stored is not None:
+            self._take_over(stored)
+
+    def _take_over(self, stored: bytes) -> None:
+        """Go on from the stored state. What cannot be read is given up with a word: a monitor that would not start over
+        it would never start again. What was joined stays joined, and what was counted stays counted."""
+        try:
             state = _unsigned(stored, self._settings.signing_key)
-            if state is not None:
-                self._applied = state.applied
-                self._watch.restore(state.watch)
+            self._applied = state.applied
+            self._watch.restore(state.watch)
+        except Exception as error:  # what is pickled raises whatever it likes
+            log.warning("The detectors begin anew, for their stored state cannot be read (%s).", error)
+            self._watch = DriftWatch(self._settings.monitor.detectors, self._settings.stream)
+            self._watch.outcomes = self._store.counted(MONITOR) or 0
 
     def close(self) -> None:
         """Nothing is waited for."""
@@ -134,9 +146,9 @@ def _signed(state: State, key: str) -> bytes:
     return hmac.digest(key.encode(), body, hashlib.sha256) + body
 
 
-def _unsigned(stored: bytes, key: str) -> State | None:
-    """The state, None where the bytes are not ours: detectors are pickled, and a stranger's pickle is never read."""
+def _unsigned(stored: bytes, key: str) -> State:
+    """The state; a `ValueError` where the bytes are not ours: detectors are pickled, and no stranger's is ever read."""
     signature, body = stored[:32], stored[32:]
     if not hmac.compare_digest(signature, hmac.digest(key.encode(), body, hashlib.sha256)):
-        return None
+        raise ValueError("it is not signed with this DRIFTLOOP_SIGNING_KEY")
     return msgspec.msgpack.decode(body, type=State)

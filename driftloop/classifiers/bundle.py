@@ -237,7 +237,7 @@ def manifest_digest(folder: Path) -> str:
 def _decode(body: bytes, folder: Path) -> Manifest:
     try:
         return msgspec.json.decode(body, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"The manifest of {folder} does not fit this version of driftloop: {error}.") from error
 
 
