@@ -29,6 +29,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Limit = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Masked = Literal["handle", "email", "phone", "link"]
+"""Kinds of personal data that a text may hold."""
 
 
 class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,6 +191,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Bundles are signed with it (HMAC-SHA256); set your own wherever others can write to the registry."""
     dataset: str = ""
     """Revision of the dataset behind the stream, written into the lineage of every model; `simulate` sets it."""
+    mask: tuple[Masked, ...] | None = None
+    """Personal data that `replay` takes out of the texts: any of handle, email, phone, link; empty: none. Not set: what
+    the scenario says."""
     work: str = ""
     """Folder for scratch files; empty: the system's temporary folder."""
     pages: tuple[str, ...] = ()
@@ -246,6 +251,8 @@ def environment(settings: Settings) -> dict[str, str]:
             name = f"{prefix}{key.upper()}"
             if isinstance(value, dict):
                 walk(value, name + "__")
+            elif value is None:
+                continue
             elif isinstance(value, list | tuple):
                 out[name] = json.dumps(list(value))
             else:
@@ -264,7 +271,7 @@ def cache_dir() -> Path:
 
 
 _OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE"})
-_LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates"), ("pages",)})
+_LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates"), ("pages",), ("mask",)})
 _SECRET_FILES = frozenset(f"{name}{FILE}" for name in SECRETS)
 
 
