@@ -201,7 +201,7 @@ def streams(options: argparse.Namespace, settings: Settings) -> Iterator[Stream]
     with tempfile.TemporaryDirectory() as folder:
         names = [_own(options, Path(folder))] if options.csv else options.scenarios
         for name, seed in itertools.product(names, options.seeds):
-            scenario = load_scenario(str(name), seed=seed, mask=settings.mask)
+            scenario = load_scenario(str(name), seed=seed)
             yield Stream(scenario, embed([row.text for row in scenario.sequence], settings.model))
 
 

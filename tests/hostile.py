@@ -109,7 +109,7 @@ def _hypothesis(inputs: st.SearchStrategy[Any], examples: int) -> Callable[[Call
         derandomize=True,
         database=None,
         deadline=None,
-        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        phases=[Phase.generate],  # a batch that fails is not shrunk, which takes minutes: the traceback has the input
         suppress_health_check=list(HealthCheck),
     )
     return lambda test: chosen(given(inputs)(test))
