@@ -7,7 +7,7 @@ RUN = .venv/bin/
 WORKERS ?= 2
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate test lint unit integration e2e test-compose bench-adaptation bench-tables bench-detection bench-throughput bench-scaling images dist sbom audit-dependencies clean
+.PHONY: help setup simulate test lint unit integration e2e test-compose test-hostile bench-adaptation bench-tables bench-detection bench-throughput bench-scaling images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -45,6 +45,10 @@ e2e: setup
 
 test-compose: setup ## docker-compose.yml run for real, with Docker or Podman; services are killed while it runs
 	$(RUN)python -m pytest tests/compose --capture=no
+
+test-hostile: setup ## more than 100,000 hostile inputs, put to every door; a table says what became of them
+	HOSTILE=full $(RUN)python -m pytest tests/unit/test_hostile_input.py tests/integration/test_hostile_streams.py \
+	  tests/integration/test_api_hostile.py
 
 bench-adaptation: setup ## policies, detectors and references on the same streams, in-process; ARGS=--full for all
 	$(RUN)driftloop bench adaptation $(ARGS)

@@ -74,7 +74,7 @@ ROLES = (
     Role(
         "retrainer",
         ("retrain", "approve", "reject", "rollback"),
-        writes=(MODEL_UPDATES, RETRAINING),
+        writes=(MODEL_UPDATES, RETRAINING, DEAD_LETTERS),
         reads=(EVENTS, LABELS, PREDICTIONS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING),
     ),
     Role("serving", ("serve", "watch", "audit", "case", "models", "ask"), writes=(), reads=topics.ALL),

@@ -99,7 +99,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     from producers.scenarios import load_scenario
 
     settings = load_settings(arguments)
-    scenario = load_scenario(arguments.scenario)
+    scenario = load_scenario(arguments.scenario, mask=settings.mask)
     last = [float("-inf")]
     pulse = Pulse(settings.health.patience)
 

@@ -38,7 +38,7 @@ def simulate(arguments: argparse.Namespace) -> int:
     terminate_as_interrupt()
     root, record = _run_record(arguments)
     settings = load_settings(arguments, record.settings)
-    scenario = load_scenario(record.scenario)
+    scenario = load_scenario(record.scenario, mask=settings.mask)
     settings, events, warm_up = _fit(settings, scenario, record, root)
     if record.stack == "own":  # before the folder is made: a run that is refused is none to be resumed
         own_stack.check(settings, fresh=arguments.resume is None)

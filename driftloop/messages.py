@@ -2,6 +2,11 @@
 
 Times are Unix seconds (UTC). ``position`` is the 0-based place of an event in its stream, where the producer
 knows it; it is carried along so that any topic can be read on its own.
+
+Every message says its schema. Fields are only ever added, with a default, and a reader passes over those it does not
+know: that needs no new number, and old and new processes read each other. Whatever else changes (a field goes, or comes
+to mean something else) raises `SCHEMA`; a reader that is older refuses such a message and says so, which makes it a
+dead letter and not a wrong answer. `tests/recorded/` holds messages of every schema, and what its readers made of them.
 """
 
 from __future__ import annotations
@@ -11,42 +16,56 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-Position = Annotated[int, msgspec.Meta(ge=-1, le=2**53 - 1)]
-"""Larger ones would neither survive other JSON readers nor fit the monitor's stored state."""
+SCHEMA = 1
+"""The newest schema that this version reads, and the one it writes. Messages without a number are of schema 1."""
 
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+"""Larger ones would neither survive other JSON readers nor fit the monitor's stored state."""
+Position = Annotated[int, msgspec.Meta(ge=-1, le=2**53 - 1)]
+Time = Annotated[float, msgspec.Meta(ge=-62_135_596_800, le=253_402_300_799)]
+"""From the year 1 to the year 9999, which is what a calendar can show."""
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Size = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
+"""A figure whose square is still one."""
+EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+Class = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+"""Of bounded length, so that an outcome is hardly larger than its prediction."""
+Version = Annotated[str, msgspec.Meta(max_length=64)]
 
 Kind = Literal["answer", "refresh", "search"]
 """What a retraining is: the first answer to a drift, a refresh of what was learnt since, or a search by all."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """A message; unknown fields are ignored, so that a newer producer does not break an older reader."""
+    """What every message has."""
+
+    schema: Annotated[int, msgspec.Meta(ge=1)] = SCHEMA
 
 
 class Event(Message, frozen=True, kw_only=True):
     """A text to be scored."""
 
-    event_id: str
+    event_id: EventId
     text: str
     segment: str = ""
-    occurred_at: float
+    occurred_at: Time
     position: Position = -1
 
 
 class Prediction(Message, frozen=True, kw_only=True):
     """What a model version said about an event."""
 
-    event_id: str
+    event_id: EventId
     label: str
-    probabilities: dict[str, float]
-    model_version: str
+    probabilities: dict[str, Share]
+    model_version: Version
     route: str
-    latency_ms: float
+    latency_ms: Size
     """Milliseconds from reading the batch to the prediction."""
     text: str
     segment: str = ""
-    occurred_at: float
-    predicted_at: float
+    occurred_at: Time
+    predicted_at: Time
     position: Position = -1
     in_sample: bool = False
     """The model was trained on this event (the first champion scores its own first slice): not a test of it."""
@@ -57,31 +76,31 @@ class Prediction(Message, frozen=True, kw_only=True):
 class Label(Message, frozen=True, kw_only=True):
     """The true label, which comes late and on its own clock."""
 
-    event_id: str
-    label: str
-    annotator: str = ""
-    labelled_at: float
+    event_id: EventId
+    label: Class
+    annotator: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    labelled_at: Time
     position: Position = -1
 
 
 class Outcome(Message, frozen=True, kw_only=True):
     """A prediction joined with its label: one line of the training log."""
 
-    event_id: str
+    event_id: EventId
     text: str
     segment: str = ""
-    occurred_at: float
+    occurred_at: Time
     position: Position = -1
     predicted: str
-    confidence: float
+    confidence: Share
     label: str
     correct: bool
-    model_version: str
-    latency_ms: float
-    labelled_at: float
+    model_version: Version
+    latency_ms: Size
+    labelled_at: Time
     in_sample: bool = False
     """Copied from the prediction: such an outcome says nothing about the model's accuracy."""
-    probabilities: dict[str, float] = {}
+    probabilities: dict[str, Share] = {}
     """Copied from the prediction."""
     annotator: str = ""
     """Who gave the label, where that is known."""
@@ -95,28 +114,28 @@ class DriftAlert(Message, frozen=True, kw_only=True):
     detector: str
     signal: Literal["error", "loss", "confidence", "mix", "embedding", "vocabulary"]
     """The one that was watched; of several fused ones the one with the strongest evidence."""
-    severity: float
+    severity: Size
     """Mean of the signal after the change minus the mean before it, for the mix the total variation distance."""
-    position: int
+    position: Position
     """Stream position of the event at which the alarm was raised."""
-    onset: int
+    onset: Position
     """Estimated stream position at which the change began."""
-    outcome_offset: int
+    outcome_offset: Position
     """Offset in `outcomes` of the last labelled event seen, -1 before the first."""
-    onset_at: float
+    onset_at: Time
     """`occurred_at` of the event at the estimated onset: what came from then on belongs to the new concept."""
-    window: int
+    window: Position
     """Observations of the signal since the estimated onset."""
-    model_version: str
-    detected_at: float
+    model_version: Version
+    detected_at: Time
     evidence: dict[str, Any] = {}
     """What moved, each with its value before and after the onset; see `stream_processors.drift.evidence`."""
     kind: Literal["covariate", "label", "concept", "unknown"] = "unknown"
     """What likely changed: the texts, the mix of labels, or what a text's label is."""
-    onset_low: int = -1
-    onset_high: int = -1
+    onset_low: Position = -1
+    onset_high: Position = -1
     """Stream positions between which the change likely began; -1 where the detector does not say."""
-    fired: dict[str, float] = {}
+    fired: dict[str, Size] = {}
     """The signals behind the alarm with the share of each in the evidence, largest first."""
 
 
@@ -124,14 +143,14 @@ class ModelUpdate(Message, frozen=True, kw_only=True):
     """The version that the stream is to be scored with from now on."""
 
     stream: str
-    version: str
+    version: Version
     digest: str
     """SHA-256 of the bundle's manifest."""
     action: Literal["promote", "rollback"]
     reason: str
     trigger: str = ""
-    published_at: float
-    fence: int = 0
+    published_at: Time
+    fence: Whole = 0
     """Greater for every retrainer that takes office: an update with a smaller one than another's is void."""
 
 
@@ -146,11 +165,11 @@ class Retraining(Message, frozen=True, kw_only=True):
     trigger: str
     """Alert id, `bootstrap`, or the policy's own word."""
     reason: str
-    at: float
-    position: int = -1
+    at: Time
+    position: Position = -1
     candidate: str = ""
-    version: str = ""
-    seconds: float = 0.0
+    version: Version = ""
+    seconds: Size = 0.0
     scores: dict[str, Any] = {}
     kind: Kind = "search"
 
@@ -164,6 +183,7 @@ class DeadLetter(Message, frozen=True, kw_only=True):
     """A message that could not be processed, kept byte for byte."""
 
     key: str | None
+    """The first KiB of it."""
     value_base64: str
     size: int
     """Bytes of the original; a value over 256 KiB is cut, and `topic`, `partition`, `offset` say where all of it is."""
@@ -172,7 +192,7 @@ class DeadLetter(Message, frozen=True, kw_only=True):
     topic: str
     partition: int
     offset: int
-    at: float
+    at: Time
 
 
 M = TypeVar("M", bound=Message)
@@ -189,30 +209,51 @@ def decode(kind: type[M], data: bytes) -> M:
     """Read a message of type ``kind``.
 
     Raises:
-        ValueError: not JSON, or a field is missing or of the wrong type; the text names the field.
+        ValueError: not JSON, a field is missing or of the wrong type (the text names it), or a newer schema.
     """
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
-        message: M = decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message: M = _decoder(kind).decode(data)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"text that is not UTF-8: {error}") from error
+    except msgspec.DecodeError as error:
+        _refuse_newer(_schema_of(data))
         raise ValueError(str(error)) from error
     except RecursionError as error:  # an unknown field is skipped, however deep it goes, on the interpreter's stack
         raise ValueError("JSON is nested too deeply") from error
+    _refuse_newer(message.schema)
     return message
+
+
+def _decoder(kind: type[Message]) -> msgspec.json.Decoder[Any]:
+    found = _decoders.get(kind)
+    if found is None:
+        found = _decoders[kind] = msgspec.json.Decoder(kind)
+    return found
+
+
+def _schema_of(data: bytes) -> int:
+    """What a message that does not fit says of itself: one of a newer schema may lack what this version asks for."""
+    try:
+        return int(_decoder(Message).decode(data).schema)
+    except (ValueError, RecursionError):
+        return SCHEMA
+
+
+def _refuse_newer(schema: int) -> None:
+    if schema > SCHEMA:
+        raise ValueError(f"its schema {schema} is newer than {SCHEMA}, the newest that is read here: upgrade driftloop")
 
 
 def dead_letter(
     key: bytes | None, value: bytes | None, error: str, where: str, source: tuple[str, int, int], at: float
 ) -> DeadLetter:
-    """A dead letter for the message at ``source`` (topic, partition, offset)."""
+    """A dead letter for the message at ``source`` (topic, partition, offset); it fits into any topic."""
     body = value or b""
     return DeadLetter(
-        key=None if key is None else key.decode("utf-8", "replace"),
+        key=None if key is None else key[:1024].decode("utf-8", "replace"),
         value_base64=base64.b64encode(body[: 256 * 1024]).decode("ascii"),
         size=len(body),
-        error=error,
+        error=error[:2000],
         where=where,
         topic=source[0],
         partition=source[1],

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from driftloop.classifiers import pyfunc
-from driftloop.classifiers.bundle import ENCODER, link, manifest_digest, read_manifest
+from driftloop.classifiers.bundle import ENCODER, BundleError, link, manifest_digest, read_manifest
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 
@@ -145,7 +145,13 @@ class Registry:
         """Fetch the bundle of ``version`` into the folder ``into`` and return the bundle's folder, there as ``name``.
 
         A bundle or an encoder that is there already is not fetched again; a download cut short leaves nothing behind.
+
+        Raises:
+            BundleError: the registry has no such version.
+            DriftloopError: it cannot be fetched now.
         """
+        if not (version.isascii() and version.isdigit()):  # it becomes a part of a path
+            raise BundleError(f"There is no version {version[:40]!r} of {self._name}: versions are numbers.")
         target = into / (name or f"v{version}")
         if target.is_dir():
             return target
@@ -158,6 +164,10 @@ class Registry:
                 shutil.copytree(encoder, model / pyfunc.BUNDLE / ENCODER, copy_function=link)
                 _settle(model / pyfunc.BUNDLE, target)
         except self._failure as error:
+            if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                raise BundleError(
+                    f"The registry at {self._uri} has no version {version} of {self._name}: register the model there."
+                ) from error
             raise DriftloopError(
                 f"Version {version} of {self._name} could not be fetched from {self._uri}: "
                 f"{str(error).splitlines()[0][:160]}."

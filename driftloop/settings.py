@@ -29,6 +29,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Limit = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Masked = Literal["handle", "email", "phone", "link"]
+"""Kinds of personal data that a text may hold."""
 
 
 class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,8 +66,9 @@ class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Most events scored together."""
     within: Seconds = 0.1
     """Seconds to wait for a batch to fill."""
-    max_bytes: Count = 65_536
-    """Longest message scored; longer ones become dead letters."""
+    max_bytes: Annotated[int, msgspec.Meta(ge=1, le=524_288)] = 65_536
+    """Longest message scored; longer ones become dead letters. A prediction, which holds the text too, has to fit into
+    the mebibyte that a broker takes."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """ONNX Runtime threads; 0: one for each core."""
     member: str = "scorer-{host}"
@@ -203,6 +206,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Revision of the dataset behind the stream, written into the lineage of every model; `simulate` sets it."""
     secured: bool = False
     """Whether the embedded stack lets in only known users over TLS, each with no more rights than its role needs."""
+    mask: tuple[Masked, ...] | None = None
+    """Personal data that `replay` takes out of the texts: any of handle, email, phone, link; empty: none. Not set: what
+    the scenario says."""
     work: str = ""
     """Folder for scratch files; empty: the system's temporary folder."""
     pages: tuple[str, ...] = ()
@@ -245,7 +251,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         node[path[-1]] = _parse(path, value)
     try:
         return msgspec.convert(tree, Settings, strict=False)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's own, and that of text which is not Unicode
         raise DriftloopError(
             f"A {PREFIX}… setting does not fit: {error}; see `driftloop doctor --settings` for all of them."
         ) from error
@@ -260,6 +266,8 @@ def environment(settings: Settings) -> dict[str, str]:
             name = f"{prefix}{key.upper()}"
             if isinstance(value, dict):
                 walk(value, name + "__")
+            elif value is None:
+                continue
             elif isinstance(value, list | tuple):
                 out[name] = json.dumps(list(value))
             else:
@@ -278,7 +286,7 @@ def cache_dir() -> Path:
 
 
 _OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE"})
-_LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates"), ("pages",)})
+_LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates"), ("pages",), ("mask",)})
 _SECRET_FILES = frozenset(f"{name}{FILE}" for name in SECRETS)
 
 
@@ -301,6 +309,6 @@ def _parse(path: list[str], value: str) -> Any:
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DriftloopError(f"{PREFIX}{'__'.join(path).upper()} is not a JSON list: {error}.") from error
     return [part.strip() for part in value.split(",") if part.strip()]

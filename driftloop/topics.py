@@ -22,7 +22,7 @@ class Topic:
     message: type[messages.Message]
     about: str
     partitioned: bool = True
-    config: dict[str, str] = field(default_factory=dict)
+    config: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 _LONG = {"retention.ms": str(365 * DAY)}

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import importlib.resources
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 
 from driftloop.errors import DriftloopError
-from producers import datasets
+from driftloop.settings import Masked
+from producers import datasets, masking
 from producers.annotators import Annotation, annotate
 from producers.arrange import Segments, arrange
 from producers.injection import KINDS, Injection, Row, borders, inject, kind
@@ -85,8 +86,14 @@ class Scenario:
         return tuple(hashlib.sha256(f"{prefix}{row.row}".encode()).hexdigest()[:32] for row in self.sequence)
 
 
-def load_scenario(name_or_path: str, *, seed: int | None = None, replay_id: str | None = None) -> Scenario:
-    """A built-in scenario by its name, or the one in a TOML file; ``seed`` and ``replay_id`` replace its own.
+def load_scenario(
+    name_or_path: str,
+    *,
+    seed: int | None = None,
+    replay_id: str | None = None,
+    mask: Sequence[Masked] | None = None,
+) -> Scenario:
+    """A built-in scenario by its name, or the one in a TOML file; ``seed``, ``replay_id`` and ``mask`` replace its own.
 
     Raises:
         DriftloopError: no such scenario, a key that does not fit, or data that cannot be used.
@@ -94,6 +101,8 @@ def load_scenario(name_or_path: str, *, seed: int | None = None, replay_id: str 
     spec, base = read_spec(name_or_path)
     if seed is not None:
         spec = msgspec.structs.replace(spec, seed=seed)
+    if mask is not None:
+        spec = msgspec.structs.replace(spec, mask=list(mask))
     return build_scenario(spec, base, replay_id)
 
 
@@ -165,7 +174,8 @@ def _unknown(name: str) -> DriftloopError:
 def _build(spec: ScenarioSpec, table: Table, replay_id: str | None) -> Scenario:
     rate = parse_rate(spec.rate)
     rows, segments, truths = arrange(spec, table)
-    sequence = [Row(table.texts[i], table.labels[i], table.segments[i], table.rows[i]) for i in rows]
+    texts = {i: masking.mask(table.texts[i], spec.mask) for i in rows}
+    sequence = [Row(texts[i], table.labels[i], table.segments[i], table.rows[i]) for i in rows]
     typos = _typos(spec, len(sequence))
     segments = _split(segments, [*([("typos", typos)] if typos else []), *((kind(one), one) for one in spec.inject)])
     if (spec.mix or spec.label_mix) and not spec.inject:
@@ -241,6 +251,7 @@ def _replay_id(spec: ScenarioSpec, revision: str) -> str:
         label_delay=0,
         bootstrap=None,
         drifts=None,
+        mask=[],  # the same rows, whatever is taken out of them
         limit=spec.limit if spec.label_mix or spec.inject else None,
     )
     # Defaults are left out, so that a key added to a later version does not change the ids of this one's scenarios.

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from driftloop.settings import Masked
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Position = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -190,6 +192,8 @@ class ScenarioSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     inject: list[InjectSpec] = []
     """Drifts put into the stream, applied in this order."""
     annotators: list[AnnotatorSpec] = []
+    mask: list[Masked] = []
+    """Personal data that is taken out of the texts: handle, email, phone, link; see `producers/masking.py`."""
     limit: Count | None = None
     """Events in all."""
     drifts: list[Count] | None = None

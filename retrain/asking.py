@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -74,8 +75,12 @@ def _question(prediction: Prediction, moved: bool) -> Question:
 
 def _moved(alert: DriftAlert) -> set[str]:
     """The segments that the alert's evidence says have risen."""
-    found = [one for one in alert.evidence.get("moved", ()) if isinstance(one, dict) and one.get("what") == "segment"]
-    return {str(one.get("name")) for one in found if one.get("after", 0.0) > one.get("before", 0.0)}
+    found, moved = set(), alert.evidence.get("moved")
+    for one in moved if isinstance(moved, list) else ():
+        with suppress(TypeError, AttributeError, KeyError):  # a single detector's evidence is another
+            if one["what"] == "segment" and one["after"] > one["before"]:
+                found.add(str(one["name"]))
+    return found
 
 
 def _embedded(store: Store, items: Sequence[T], encoder: str) -> tuple[list[T], Matrix]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from driftloop import kafka, messages
 from driftloop.identity import refusals
+from driftloop.kafka import Outbox
 from driftloop.messages import DriftAlert, Outcome, Retraining
 from driftloop.settings import Settings
-from driftloop.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING, name
+from driftloop.topics import DEAD_LETTERS, DRIFT_ALERTS, OUTCOMES, RETRAINING, name
 from retrain.policies import Now, Past
 
 ALERTS_KEPT = 200
@@ -22,10 +25,12 @@ class Feed:
     """Follows `outcomes` and `drift-alerts`; a repeated message is counted once.
 
     A new worker begins with the newest ``keep`` outcomes, all alerts, and the retrainings that were finished before.
+    What is no message of its topic is put into ``outbox`` as a dead letter.
     """
 
-    def __init__(self, settings: Settings, keep: int) -> None:
+    def __init__(self, settings: Settings, keep: int, outbox: Outbox) -> None:
         self._settings = settings
+        self._outbox = outbox
         self._outcomes: deque[tuple[int, Outcome]] = deque(maxlen=keep)
         self._known: set[str] = set()
         self.alerts: deque[DriftAlert] = deque(maxlen=ALERTS_KEPT)
@@ -36,8 +41,8 @@ class Feed:
         self.past = _finished(settings)
         start = {0: max(0, kafka.end_offsets(settings, [name(settings, OUTCOMES)])[name(settings, OUTCOMES)] - keep)}
         self._readers = [
-            _Reader(settings, OUTCOMES.name, start, self._outcome),
-            _Reader(settings, DRIFT_ALERTS.name, None, self._alert),
+            _Reader(settings, OUTCOMES.name, start, self._outcome, self._bury),
+            _Reader(settings, DRIFT_ALERTS.name, None, self._alert, self._bury),
         ]
 
     @property
@@ -76,6 +81,12 @@ class Feed:
         for reader in self._readers:
             reader.close()
 
+    def _bury(self, record: Any, error: str) -> None:
+        source = (record.topic, record.partition, record.offset)
+        letter = messages.dead_letter(record.key, record.value, error, "retrainer", source, time.time())
+        self._outbox.put(DEAD_LETTERS.name, letter.key, letter)
+        self._outbox.flush()
+
     def _outcome(self, offset: int, body: bytes) -> None:
         outcome = messages.decode(Outcome, body)
         self.labelled = offset + 1
@@ -95,15 +106,21 @@ class Feed:
 
 
 class _Reader:
-    """One topic, read as it grows; a message that cannot be decoded is passed over."""
+    """One topic, read as it grows; ``refuse`` is told of what cannot be decoded, and why."""
 
     def __init__(
-        self, settings: Settings, topic: str, start: dict[int, int] | None, take: Callable[[int, bytes], None]
+        self,
+        settings: Settings,
+        topic: str,
+        start: dict[int, int] | None,
+        take: Callable[[int, bytes], None],
+        refuse: Callable[[Any, str], None],
     ) -> None:
         self._context = kafka.reading(settings, settings.topic_prefix + topic, start, fetch_max_wait_ms=100)
         self._client: Any = self._context.__enter__()
         self._settings = settings
         self._take = take
+        self._refuse = refuse
 
     def poll(self, milliseconds: int) -> None:
         with refusals(self._settings, "read"):
@@ -112,8 +129,8 @@ class _Reader:
             for record in records:
                 try:
                     self._take(record.offset, record.value or b"")
-                except ValueError:
-                    continue
+                except ValueError as error:
+                    self._refuse(record, f"not a {record.topic} message: {error}")
 
     def position(self) -> int:
         """Offset of the next message that `poll` takes."""
@@ -139,8 +156,12 @@ def unfinished(settings: Settings) -> list[Retraining]:
 
 def _finished(settings: Settings) -> list[Past]:
     """The retrainings that the topic `retraining` says are finished, in the order in which they began."""
-    done = [message for message in _history(settings) if message.state == "finished" and "past" in message.scores]
-    return sorted((msgspec.convert(message.scores["past"], Past) for message in done), key=lambda past: past.labelled)
+    done = []
+    for message in _history(settings):
+        if message.state == "finished":
+            with suppress(msgspec.ValidationError):  # a bootstrap's end and a person's word have no past
+                done.append(msgspec.convert(message.scores.get("past"), Past))
+    return sorted(done, key=lambda past: past.labelled)
 
 
 def _history(settings: Settings) -> list[Retraining]:

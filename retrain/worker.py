@@ -110,7 +110,7 @@ class Worker:
             return not once
         sandbox.prepare()
         encoder = exported_encoder(self._settings.model, threads=2)
-        feed = Feed(self._settings, self._settings.retrain.window)
+        feed = Feed(self._settings, self._settings.retrain.window, self._outbox)
         champions = Champions(self._settings, self._promotions, encoder, self._store, folder / "versions")
         desk = Desk(feed, encoder, champions, Evaluation(self._settings, encoder), folder)
         try:

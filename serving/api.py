@@ -12,8 +12,9 @@ import msgspec
 import redis
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 import driftloop
@@ -27,6 +28,15 @@ from serving.live import Live
 from serving.metrics import LoopCollector
 
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+
+
+class _Any(StringConvertor):
+    """Starlette's own convertor for the rest of a path ends at a line break, and an event's id may hold one."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any", _Any())
 
 
 def make(settings: Settings, live: Live) -> FastAPI:
@@ -47,13 +57,13 @@ def make(settings: Settings, live: Live) -> FastAPI:
         policy = {"Content-Security-Policy": page.content_security_policy()}
         return HTMLResponse(page.render(live), headers={**NO_SNIFFING, **policy})
 
-    @app.get("/health", tags=["operation"])
+    @app.get("/health", tags=["operation"], responses={503: {"description": "Nothing has been followed for a while"}})
     def health() -> Response:
         """Whether the topics are being followed: 200, or 503 when they have not been for a while."""
         verdict = live.pulse.verdict()
         return Response(verdict.body(), verdict.status, media_type="application/json")
 
-    @app.get("/metrics", tags=["operation"])
+    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     def prometheus() -> Response:
         """The loop's figures in Prometheus' text format."""
         return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
@@ -82,7 +92,7 @@ def make(settings: Settings, live: Live) -> FastAPI:
                 "news": list(board.news)[-20:],
             }
 
-    @app.get("/v1/predictions/{event_id:path}", tags=["loop"])
+    @app.get("/v1/predictions/{event_id:any}", tags=["loop"], responses=_problems(404, 502, 503))
     def prediction(event_id: str) -> dict[str, Any]:
         """What was said about an event, while it is kept (DRIFTLOOP_KEEP_HOURS)."""
         try:
@@ -91,10 +101,19 @@ def make(settings: Settings, live: Live) -> FastAPI:
             raise HTTPException(503, "The online store does not answer; try again in a moment.") from error
         if body is None:
             raise HTTPException(404, f"There is no prediction for {event_id[:200]!r}: it is unknown, waits, or is old.")
-        found: dict[str, Any] = msgspec.to_builtins(decode(Prediction, body))
+        try:
+            found: dict[str, Any] = msgspec.to_builtins(decode(Prediction, body))
+        except ValueError as error:
+            raise HTTPException(502, f"The stored prediction cannot be read: {error}.") from error
         return found
 
     return app
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of an endpoint, for the schema; every one has the form of RFC 9457."""
+    content: dict[str, Any] = {"application/problem+json": {"schema": {"type": "object"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def run(settings: Settings) -> None:

@@ -95,7 +95,7 @@ def _case(alert: DriftAlert, told: Told, stream: _Stream, swaps: Mapping[str, li
         onset_high=alert.onset_high,
         onset_at=alert.onset_at,
         moved=_moved(evidence),
-        estimated_accuracy=[one for one in _list(evidence.get("estimated_accuracy")) if isinstance(one, dict)],
+        estimated_accuracy=_objects(evidence.get("estimated_accuracy")),
         segments=_hurt(before, until, lambda o: o.segment),
         classes=_hurt(before, until, lambda o: o.label),
         course=_course([*before, *until, *since]),
@@ -169,10 +169,10 @@ def _rounds(case_id: str, diary: Sequence[Retraining]) -> list[Round]:
                 at=queued.at,
                 state=(ended or steps)[-1].state,
                 seconds=ended[-1].seconds if ended else 0.0,
-                first_offset=int(known.get("first_offset", -1)),
-                last_offset=int(known.get("last_offset", -1)),
-                labelled=int(known.get("labelled", -1)),
-                rows=int(known.get("rows", -1)),
+                first_offset=_whole(known.get("first_offset")),
+                last_offset=_whole(known.get("last_offset")),
+                labelled=_whole(known.get("labelled")),
+                rows=_whole(known.get("rows")),
                 candidates=[_candidate(name, lines, manual) for name, lines in named.items()],
             )
         )
@@ -198,11 +198,11 @@ def _candidate(name: str, lines: Sequence[Retraining], manual: Sequence[Retraini
         version=last.version,
         reason=last.reason,
         seconds=gated.seconds,
-        accuracy=gated.scores.get("accuracy"),
-        champion_accuracy=gated.scores.get("champion_accuracy"),
-        checks=_list(gated.scores.get("checks")),
-        segments=_list(gated.scores.get("segments")),
-        classes=_list(gated.scores.get("classes")),
+        accuracy=_figure(gated.scores.get("accuracy")),
+        champion_accuracy=_figure(gated.scores.get("champion_accuracy")),
+        checks=_objects(gated.scores.get("checks")),
+        segments=_objects(gated.scores.get("segments")),
+        classes=_objects(gated.scores.get("classes")),
     )
 
 
@@ -218,7 +218,7 @@ def _moved(evidence: Mapping[str, Any]) -> list[Moved]:
     for key, measure in (("predicted_mix", "predicted"), ("label_mix", "label")):
         old, new = (one if isinstance(one, dict) else {} for one in [*_list(evidence.get(key)), {}, {}][:2])
         for name in {*old, *new}:
-            was, now = old.get(name, 0.0), new.get(name, 0.0)
+            was, now = _figure(old.get(name)) or 0.0, _figure(new.get(name)) or 0.0
             if name not in found or abs(now - was) > _change(found[name]):
                 found[name] = Moved(what="class", name=name, measure=measure, before=was, after=now)
     words = _list(evidence.get("words"))
@@ -267,6 +267,18 @@ def _share(rows: Sequence[Outcome]) -> Share:
         first_position=rows[0].position,
         last_position=rows[-1].position,
     )
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else -1
+
+
+def _figure(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e12 else None
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in _list(value) if isinstance(one, dict)]
 
 
 def _list(value: Any) -> list[Any]:

@@ -50,7 +50,8 @@ class Ledger:
         """Place, event id (None: not to be decoded), and whether the scorer may still have it before it."""
         self._many(
             "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)",
-            ((*place, event_id or f"(no event) {place[0]}:{place[1]}", pending) for place, event_id, pending in rows),
+            # What has no id is known by its place, as bytes: those are equal to no text, whatever an id may be.
+            ((*place, f"{place[0]}:{place[1]}".encode() if i is None else i, pending) for place, i, pending in rows),
         )
 
     def add_dead(self, rows: Iterable[tuple[str, Place]]) -> None:
@@ -97,7 +98,8 @@ class Ledger:
     def first(self, number: int, column: str, what: str) -> list[str]:
         """The first values, in their order, of a column of the rows that ``what`` finds."""
         query = f"SELECT {column} FROM {what} ORDER BY 1 LIMIT {number}"  # noqa: S608 - our own
-        return [str(row[0]) for row in self._file.execute(query)]
+        found = (row[0] for row in self._file.execute(query))
+        return [f"(no event) {one.decode()}" if isinstance(one, bytes) else str(one) for one in found]
 
     def said(self, since: float, size: int) -> Iterator[list[tuple[str, bytes]]]:
         """Event ids and digests of the predictions made ``since`` (Unix time), ``size`` at a time."""

@@ -82,7 +82,8 @@ class Handler(Protocol):
 def bury(outbox: kafka.Outbox, record: Record, error: str, where: str) -> None:
     """Put a dead letter for ``record`` into the outbox: its own bytes, what was wrong, and where."""
     source = (record.topic, record.partition, record.offset)
-    outbox.put(DEAD_LETTERS.name, record.key, dead_letter(record.key, record.value, error, where, source, time.time()))
+    letter = dead_letter(record.key, record.value, error, where, source, time.time())
+    outbox.put(DEAD_LETTERS.name, letter.key, letter)
 
 
 class Stopped(Exception):

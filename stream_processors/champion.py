@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 
@@ -37,6 +36,8 @@ class Champion:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="champion")
         self._shelf = Shelf(settings)
+        self._buried: set[tuple[int, int]] = set()
+        """Partition and offset of what was no update: the topic is read from its beginning more than once."""
 
     def start(self) -> None:
         """Begin to follow the topic."""
@@ -88,10 +89,13 @@ class Champion:
                 for records in client.poll(timeout_ms=200).values():
                     for raw in records:
                         record = Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value)
-                        with contextlib.suppress(ValueError):
+                        try:
                             update = messages.decode(ModelUpdate, raw.value or b"")
-                            if update.stream == self._settings.stream and update.fence >= fence:
-                                newest, fence = (update, record), update.fence
+                        except ValueError as error:
+                            self._refuse(record, f"not a model update: {error}")
+                            continue
+                        if update.stream == self._settings.stream and update.fence >= fence:
+                            newest, fence = (update, record), update.fence
                 # Old promotions are skipped: only the last one is worth loading.
                 if newest and all(client.position(TopicPartition(t, p)) >= end for (t, p), end in ends.items()):
                     self._take(*newest)
@@ -104,10 +108,7 @@ class Champion:
         try:
             fresh = self._shelf.load(update, None if model is None else model.encoder)
         except BundleError as error:
-            log.error("%s", error)
-            outbox = Outbox(self._settings)
-            bury(outbox, record, str(error), "scorer: load model")
-            outbox.flush()
+            self._refuse(record, str(error))
             with self._changed:
                 self._refused = error
                 self._changed.notify_all()
@@ -116,3 +117,17 @@ class Champion:
             self._model, self._refused = fresh, None
             self._changed.notify_all()
         log.warning("scoring with version %s", update.version)
+
+    def _refuse(self, record: Record, error: str) -> None:
+        """Say once of an update why it is passed over."""
+        place = (record.partition, record.offset)
+        if record.value is None or place in self._buried:  # compaction leaves a mark without a value
+            return
+        log.error("%s", error)
+        outbox = Outbox(self._settings)
+        try:
+            bury(outbox, record, error, "scorer: load model")
+            outbox.flush()
+        finally:
+            outbox.close()
+        self._buried.add(place)

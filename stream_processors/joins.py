@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TypeVar
+
 import msgspec
 
 from driftloop import messages
-from driftloop.messages import Label, Outcome, Prediction
+from driftloop.messages import Label, Message, Outcome, Prediction
 from driftloop.store import Store
+
+M = TypeVar("M", bound=Message)
 
 
 class Joined(msgspec.Struct, frozen=True):
@@ -28,15 +34,9 @@ def join(store: Store, predictions: dict[str, Prediction], labels: dict[str, Lab
     done = store.joined([*labels, *predictions])
     wanted = [event_id for event_id in labels if event_id not in done and event_id not in predictions]
     found = dict(predictions)
-    for event_id, body in zip(wanted, store.predictions(wanted), strict=True):
-        if body is not None:
-            found[event_id] = messages.decode(Prediction, body)
+    found |= _read(Prediction, wanted, store.predictions(wanted))
     alone = [event_id for event_id in predictions if event_id not in labels and event_id not in done]
-    late = {
-        event_id: messages.decode(Label, body)
-        for event_id, body in zip(alone, store.parked_labels(alone), strict=True)
-        if body is not None
-    }
+    late = _read(Label, alone, store.parked_labels(alone))
     outcomes: list[Outcome] = []
     parked: dict[str, bytes] = {}
     for event_id, label in {**labels, **late}.items():
@@ -47,6 +47,16 @@ def join(store: Store, predictions: dict[str, Prediction], labels: dict[str, Lab
         else:
             parked[event_id] = messages.encode(label)
     return Joined(outcomes, parked, list(late))
+
+
+def _read(kind: type[M], event_ids: Sequence[str], bodies: Sequence[bytes | None]) -> dict[str, M]:
+    """What the store holds, by event id. What this version cannot read is as if it were not there."""
+    found = {}
+    for event_id, body in zip(event_ids, bodies, strict=True):
+        with suppress(ValueError):
+            if body is not None:
+                found[event_id] = messages.decode(kind, body)
+    return found
 
 
 def outcome(prediction: Prediction, label: Label) -> Outcome:

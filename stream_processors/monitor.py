@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
@@ -24,6 +25,8 @@ from stream_processors.batches import Record, bury
 from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import join
 from stream_processors.recovery import find_joins, learn_again
+
+log = logging.getLogger(__name__)
 
 BATCH, WITHIN = 500, 0.2
 READ = (PREDICTIONS, LABELS)
@@ -57,13 +60,22 @@ class Monitor:
         self._answers = Answers(self._settings, self._store)
         self._answers.forgotten()
         stored = self._store.state(MONITOR)
-        state = None if stored is None else _unsigned(stored, self._settings.signing_key)
-        if state is not None:
-            self._applied = state.applied
-            self._watch.restore(state.watch)
-        else:
+        if stored is None or not self._take_over(stored):
             seen = self._seen()
             learn_again(self._settings, self._watch, seen, find_joins(self._settings, self._store, seen))
+
+    def _take_over(self, stored: bytes) -> bool:
+        """Go on from the stored state; False where it cannot be read: a monitor that would not start over it would
+        never start again."""
+        try:
+            state = _unsigned(stored, self._settings.signing_key)
+            self._watch.restore(state.watch)
+        except Exception as error:  # what is pickled raises whatever it likes
+            log.warning("The stored state of the detectors cannot be read (%s).", error)
+            self._watch = DriftWatch(self._settings.monitor.detectors, self._settings.stream)
+            return False
+        self._applied = state.applied
+        return True
 
     def close(self) -> None:
         """Nothing is waited for."""
@@ -158,9 +170,9 @@ def _signed(state: State, key: str) -> bytes:
     return hmac.digest(key.encode(), body, hashlib.sha256) + body
 
 
-def _unsigned(stored: bytes, key: str) -> State | None:
-    """The state, None where the bytes are not ours: detectors are pickled, and a stranger's pickle is never read."""
+def _unsigned(stored: bytes, key: str) -> State:
+    """The state; a `ValueError` where the bytes are not ours: detectors are pickled, and no stranger's is ever read."""
     signature, body = stored[:32], stored[32:]
     if not hmac.compare_digest(signature, hmac.digest(key.encode(), body, hashlib.sha256)):
-        return None
+        raise ValueError("it is not signed with this DRIFTLOOP_SIGNING_KEY")
     return msgspec.msgpack.decode(body, type=State)

@@ -20,12 +20,16 @@ from stream_processors.answers import Answers
 from stream_processors.batches import Record, bury
 from stream_processors.champion import Champion
 
+AHEAD = 86_400.0
+"""Seconds that a producer's clock may be ahead. An event from further in the future would, once learnt from, make every
+later one look like a part of the training data."""
+
 
 class Scorer:
     """Scores batches of raw events with the champion.
 
     For each batch: decode, classify, store by event id in Redis (the first one wins), publish, wait for the
-    broker. What cannot be decoded, is too long, or breaks the model goes to `dead-letters`, byte for byte.
+    broker. What cannot be decoded, is too long, comes from the future, or breaks the model goes to `dead-letters`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -78,6 +82,9 @@ class Scorer:
                 event = messages.decode(Event, value)
             except ValueError as error:
                 self._bury(record, f"not an event: {error}")
+                continue
+            if event.occurred_at > time.time() + AHEAD:
+                self._bury(record, f"it occurs in the future, at {event.occurred_at:.0f}: set the producer's clock")
                 continue
             found.setdefault(event.event_id, (record, event))
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 
@@ -13,6 +14,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from driftloop import topics
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.settings import Settings
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was put to each door, where a test put anything there."""
+    hostile = sys.modules.get("tests.hostile")
+    if hostile is not None and hostile.TRIED:
+        terminalreporter.write_line("")
+        for line in hostile.table():
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,9 @@ manifest.json      labels, encoder, head, lineage, canary, and the SHA-256 of ev
 manifest.sig       HMAC-SHA256 of manifest.json with the signing key
 encoder/           model.onnx, tokenizer.json
 head.skops         absent where the graph has logits of its own
+
+Nothing else may lie in it, signed or not: a key can be stolen, and whoever has it must not thereby run code where
+models are loaded. So there are three formats, none of which can name code, and each is checked before it is opened.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,6 +26,7 @@ from driftloop.classifiers.base import Matrix, Predictions
 from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder
 from driftloop.classifiers.heads import Head, load_head
 from driftloop.errors import DriftloopError
+from driftloop.text import visible
 
 MANIFEST, SIGNATURE, HEAD, ENCODER = "manifest.json", "manifest.sig", "head.skops", "encoder"
 CANARY_TOLERANCE = 0.1
@@ -50,8 +54,8 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
 class Canary(msgspec.Struct, frozen=True, kw_only=True):
     """Texts and what the model said about them when the bundle was written, shape (n, k)."""
 
-    texts: list[str]
-    probabilities: list[list[float]]
+    texts: Annotated[list[Annotated[str, msgspec.Meta(max_length=10_000)]], msgspec.Meta(max_length=100)]
+    probabilities: Annotated[list[list[float]], msgspec.Meta(max_length=100)]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     head: Literal["skops", "logits"]
     encoder_digest: str
     dimension: int
-    max_tokens: int
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=8192)]
     lineage: Lineage
     canary: Canary
     files: dict[str, str]
@@ -162,7 +166,7 @@ def write_bundle(
 
 
 def verify_bundle(folder: Path, key: str) -> Manifest:
-    """Check the signature and every digest, and return the manifest.
+    """Check the signature, that there is nothing but what a bundle is made of, and every digest.
 
     Raises:
         BundleError: with one sentence that says what is wrong.
@@ -178,10 +182,22 @@ def verify_bundle(folder: Path, key: str) -> Manifest:
             "from the one it was written with."
         )
     manifest = _decode(body, folder)
+    allowed = {f"{ENCODER}/{MODEL}", f"{ENCODER}/{TOKENIZER}"} | ({HEAD} if manifest.head == "skops" else set[str]())
+    strange = sorted(manifest.files.keys() - allowed)
+    if strange:
+        raise BundleError(
+            f"The bundle at {folder} is to hold {visible(strange[0], 80)}, and a bundle is made of nothing but "
+            f"{', '.join(sorted(allowed))}: register the model again."
+        )
+    if any(path.is_symlink() for path in folder.rglob("*")):
+        raise BundleError(f"The bundle at {folder} holds a symbolic link: register the model again.")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {
         MANIFEST,
         SIGNATURE,
     }
+    missing = sorted(allowed - manifest.files.keys())
+    if missing:
+        raise BundleError(f"The bundle at {folder} lacks {', '.join(missing)}: register the model again.")
     for name, digest in manifest.files.items():
         if name not in present or _sha256(folder / name) != digest:
             raise BundleError(f"{name} of the bundle at {folder} is missing or was altered: register the model again.")
@@ -202,16 +218,17 @@ def load_bundle(
         BundleError: the bundle is altered, or answers its canary texts differently than when it was written.
     """
     manifest = verify_bundle(folder, key)
-    if encoder is None or encoder.digest != manifest.encoder_digest:
-        encoder = OnnxEncoder(folder / ENCODER, manifest.max_tokens, threads)
     try:
+        if encoder is None or encoder.digest != manifest.encoder_digest:
+            encoder = OnnxEncoder(folder / ENCODER, manifest.max_tokens, threads)
         head = load_head(folder / HEAD) if manifest.head == "skops" else None
-    except ValueError as error:
-        raise BundleError(f"The bundle at {folder} is not safe to load: {error}.") from error
-    model = BundleClassifier(encoder, head, manifest.labels, version)
-    model.trained_until = manifest.lineage.trained_until
-    said = model.predict(manifest.canary.texts).probabilities
-    expected = np.asarray(manifest.canary.probabilities, dtype=np.float32)
+        model = BundleClassifier(encoder, head, manifest.labels, version)
+        model.trained_until = manifest.lineage.trained_until
+        said = model.predict(manifest.canary.texts).probabilities
+        expected = np.asarray(manifest.canary.probabilities, dtype=np.float32)
+    except Exception as error:  # the libraries that read the three formats raise types of their own
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BundleError(f"The bundle at {folder} is not safe to load: {visible(why, 300).rstrip('.')}.") from error
     if said.shape != expected.shape or not np.allclose(said, expected, atol=CANARY_TOLERANCE):
         raise BundleError(
             f"The bundle at {folder} answers its canary texts differently here than where it was written: "
@@ -237,7 +254,7 @@ def manifest_digest(folder: Path) -> str:
 def _decode(body: bytes, folder: Path) -> Manifest:
     try:
         return msgspec.json.decode(body, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"The manifest of {folder} does not fit this version of driftloop: {error}.") from error
 
 

@@ -13,6 +13,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from driftloop.classifiers.base import Matrix
+from driftloop.classifiers.graph import check_graph
 
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 BATCH = 32
@@ -27,11 +28,16 @@ class OnnxEncoder:
     The graph has the inputs input_ids, attention_mask and token_type_ids of shape (batch, tokens), and the output
     `embedding` of shape (batch, d), two layers' means of unit length side by side; a classifier's graph has a second
     output, `logits` of shape (batch, k). `driftloop.classifiers.onnx` writes such folders.
+
+    Raises:
+        ValueError: the graph holds more than standard operators and its own weights, or is none. The libraries raise
+            types of their own for other damage.
     """
 
     def __init__(self, folder: Path, max_tokens: int = 64, threads: int = 0) -> None:
         self.folder = folder
         self.max_tokens = max_tokens
+        check_graph(folder / MODEL)
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)

@@ -1,6 +1,6 @@
 """Heads: what turns an embedding, and the text's words where the head uses them, into class probabilities.
 
-A head is stored with skops, and only types on `TRUSTED` are loaded: a file cannot name code to run.
+A head is stored with skops, and only types that skops or `TRUSTED` names are loaded: a file cannot name code to run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,20 @@ else:
     finally:
         del sys.modules["torch"]
 
-TRUSTED_PREFIXES = ("sklearn.", "numpy.", "scipy.sparse.", "builtins.")
+TRUSTED = frozenset(
+    {
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.tree._tree.Tree",
+    }
+)
+"""What the candidates' estimators are made of beyond the types that skops trusts by itself. Whole packages are not on
+it: they hold functions that run what they are given, such as `builtins.eval`."""
+UNPACKED = 512 * 1024 * 1024
+"""Most bytes that a head's file may unpack to."""
 ADDRESSES = frozenset({"_stop_words_id"})
 """Attributes in which scikit-learn remembers where in memory something lay; they come with the first prediction."""
 
@@ -81,13 +95,16 @@ def load_head(path: Path) -> Head:
     """Read a head.
 
     Raises:
-        ValueError: the file names a type outside scikit-learn, NumPy and SciPy's sparse matrices.
+        ValueError: the file names a type that is not trusted, or unpacks to more than `UNPACKED`.
+        Exception: it is no such file; skops, zipfile and NumPy raise types of their own.
     """
-    untrusted = [str(name) for name in skops.io.get_untrusted_types(file=path)]
-    strange = [name for name in untrusted if not name.startswith(TRUSTED_PREFIXES)]
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > UNPACKED:
+            raise ValueError(f"the head unpacks to more than {UNPACKED:,} bytes")
+    strange = {str(name) for name in skops.io.get_untrusted_types(file=path)} - TRUSTED
     if strange:
         raise ValueError(f"the head names types that are not trusted: {', '.join(sorted(strange))}")
-    found = skops.io.load(path, trusted=untrusted)
+    found = skops.io.load(path, trusted=sorted(TRUSTED))
     vectorizer = found["vectorizer"]
     if vectorizer is not None and not hasattr(vectorizer, "vocabulary_"):
         vectorizer.vocabulary_ = {word: column for column, word in enumerate(json.loads(found.get("words", "")))}

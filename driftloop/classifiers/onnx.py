@@ -171,12 +171,15 @@ def _load(kind: Any, source: str, what: str, variable: str) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
     try:
-        network = kind.from_pretrained(source, attn_implementation="eager")
-        return network, AutoTokenizer.from_pretrained(source)
+        # Pickled weights and code of the model's own can do anything: neither is ever read, whatever its config says.
+        network = kind.from_pretrained(
+            source, attn_implementation="eager", use_safetensors=True, trust_remote_code=False
+        )
+        return network, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DriftloopError(
             f"The {what} could not be loaded ({_first_line(error)}): give a folder in the Hub's layout or a model the "
-            f"Hub has, in {variable}."
+            f"Hub has, with safetensors and no code of its own, in {variable}."
         ) from error
 
 

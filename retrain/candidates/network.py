@@ -46,8 +46,10 @@ def load_network(window: Window, task: Task) -> tuple[Any, Any]:
     torch.set_num_threads(task.budget.cores)
     source = find_weights(task.model.encoder)
     try:
-        encoder = transformers.AutoModel.from_pretrained(source, attn_implementation="eager", dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        encoder = transformers.AutoModel.from_pretrained(
+            source, attn_implementation="eager", dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DriftloopError(

@@ -2,7 +2,7 @@
 
 Olson et al., "Evaluation of a tree-based pipeline optimization tool for automating data science" (GECCO 2016);
 Ribeiro et al., "TPOT2" (GPTP 2024). Only pipelines are searched that a bundle may carry: see
-`driftloop.classifiers.heads.TRUSTED_PREFIXES`.
+`driftloop.classifiers.heads.TRUSTED`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tpot import TPOTEstimator
 
 from driftloop.classifiers.bundle import write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.heads import TRUSTED_PREFIXES, Head, beside
+from driftloop.classifiers.heads import TRUSTED, Head, beside
 from retrain.candidates import cluster
 from retrain.candidates import rows as choice
 from retrain.candidates.base import CannotFit, Task
@@ -79,8 +79,7 @@ class TpotSearch:
         """Fit the best pipeline that the killed search had found; see `Candidate.rescue`."""
         try:
             parameters = json.loads((task.scratch / BEST_SCORE).read_text(encoding="utf-8"))
-            names = skops.io.get_untrusted_types(file=task.scratch / BEST)
-            pipeline = skops.io.load(task.scratch / BEST, [name for name in names if name.startswith(TRUSTED_PREFIXES)])
+            pipeline = skops.io.load(task.scratch / BEST, sorted(TRUSTED))
         except (OSError, ValueError):
             return False
         _write(pipeline, parameters, window, float(parameters["old_share"]), task, out)

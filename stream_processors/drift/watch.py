@@ -8,6 +8,7 @@ in-process benchmarks run this same class.
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import time
 from collections import deque
@@ -15,7 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import river
 
+import driftloop
 from driftloop.classifiers.base import Matrix
 from driftloop.messages import DriftAlert, Outcome, Prediction
 from stream_processors.drift.estimate import AccuracyEstimate, Block
@@ -33,6 +36,10 @@ from stream_processors.drift.fusion import Finding, Fusion, make_fusion
 from stream_processors.drift.signals import KEPT
 from stream_processors.drift.single import Track, make_track
 
+log = logging.getLogger(__name__)
+
+MADE_BY = f"driftloop {driftloop.__version__} and river {river.__version__}"
+
 
 class Saved(msgspec.Struct, frozen=True):
     """What a watch has learnt, ready to be stored."""
@@ -47,6 +54,8 @@ class Saved(msgspec.Struct, frozen=True):
     blocks: list[Block] = []
     """Estimated accuracy of each block of predictions, and the realised one once its labels have come."""
     outcomes: int = 0
+    made_by: str = ""
+    """The versions that pickled the detectors: no others can be trusted to understand them."""
 
 
 class DriftWatch:
@@ -137,11 +146,13 @@ class DriftWatch:
                 pickle.dumps(self._estimate),
                 list(self.blocks),
                 self.outcomes,
+                MADE_BY,
             )
         )
 
     def restore(self, body: bytes) -> None:
-        """Take over what `save` wrote; detectors that are no longer configured are dropped.
+        """Take over what `save` wrote; detectors that are no longer configured are dropped, and so are all of them
+        where another version of driftloop or River wrote them: they begin anew, with the observations that are kept.
 
         The caller has checked that the bytes are its own: detectors are pickled.
         """
@@ -151,6 +162,10 @@ class DriftWatch:
         self._labelled = deque(saved.labelled, maxlen=KEPT)
         self._predicted = deque(saved.predicted, maxlen=KEPT)
         self._begins.update({text: at for text, at in saved.begins.items() if text in self._begins})
+        if saved.made_by != MADE_BY:
+            by = saved.made_by or "an older version"
+            log.warning("The detectors begin anew: those that are stored were written by %s, not %s.", by, MADE_BY)
+            return
         for track in self._tracks:
             track.restore(saved.detectors.get(track.text, {}))
         for text in self._fused.keys() & saved.fused.keys():
@@ -252,4 +267,4 @@ def _severity(signal: str, before: Sequence[Seen], after: Sequence[Seen]) -> flo
 
 
 def _number(version: str) -> int:
-    return int(version) if version.isdigit() else -1
+    return int(version) if version.isdecimal() else -1

@@ -16,7 +16,7 @@ def test_each_topic_is_written_by_the_room_that_makes_it_and_by_nobody_else() ->
     assert writers(topics.PREDICTIONS) == {"scorer"}
     assert writers(topics.OUTCOMES) == writers(topics.DRIFT_ALERTS) == {"monitor"}
     assert writers(topics.MODEL_UPDATES) == writers(topics.RETRAINING) == {"retrainer"}
-    assert writers(topics.DEAD_LETTERS) == {"scorer", "monitor"}
+    assert writers(topics.DEAD_LETTERS) == {"scorer", "monitor", "retrainer"}
     assert access.find("serving").writes == ()
 
 

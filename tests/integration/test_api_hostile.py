@@ -1,0 +1,82 @@
+"""Every endpoint of the API against its own OpenAPI schema, and event ids of every kind, on the real stack."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from urllib.parse import quote
+
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from schemathesis.config import SchemathesisConfig
+
+from driftloop.lifecycle.embedded.ports import HOST
+from driftloop.messages import Prediction, encode
+from driftloop.store import Store
+from tests.hostile import TEXT, count, each
+from tests.integration.conftest import World
+from tests.integration.test_serve import Api, serve, write_a_loop
+from tests.unit.test_views import made
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(580)]
+
+ENDPOINTS = {"/health", "/metrics", "/v1/status", "/v1/predictions/{event_id}"}
+IDS = ["e1", "a\nb:c\x00d", "😀" * 100, "../../health", "%2e%2e", " ", "*", "?a=b#c", "\u202e", "x" * 1024]
+
+
+def get(api: Api, path: bytes, method: str = "GET") -> tuple[int, str, bytes]:
+    """Status, content type and body of a request whose path no client has made tidy."""
+    connection = http.client.HTTPConnection(HOST, api.port, timeout=20)
+    try:
+        connection.putrequest(method, path.decode("latin-1"), skip_accept_encoding=True)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, str(answer.headers["Content-Type"]), answer.read()
+    finally:
+        connection.close()
+
+
+def test_the_api_keeps_to_its_schema_whatever_is_asked(world: World) -> None:
+    write_a_loop(world)
+    Store(world.settings).client.set(Store(world.settings).key("prediction", "broken"), b"{")
+    api = serve(world)
+    schema = schemathesis.openapi.from_url(f"http://{HOST}:{api.port}/openapi.json", config=SchemathesisConfig())
+    met = set()
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        met.add(operation.path)
+
+        @each(operation.as_strategy(), 2_000, 60)
+        def check(batch: list[schemathesis.Case]) -> None:
+            for case in batch:
+                case.call_and_validate()
+                count(f"API: {case.operation.label}", "as its schema says")
+
+        check()
+    assert met == ENDPOINTS, "the schema does not name every endpoint"
+    assert get(api, b"/v1/predictions/broken")[0] == 502, "what cannot be read is said to be unreadable"
+    assert api.healthy() and not api.child.restarts
+
+
+def test_the_prediction_of_any_id_is_found_under_it_and_no_other(world: World) -> None:
+    prediction = made(Prediction, event_id="e1")
+    stored = {event_id: encode(replace(prediction, event_id=event_id)) for event_id in IDS}
+    Store(world.settings).put_predictions(stored)
+    api = serve(world)
+    for event_id in IDS:
+        status, kind, body = get(api, b"/v1/predictions/" + quote(event_id, safe="").encode())
+        assert (status, kind, json.loads(body)["event_id"]) == (200, "application/json", event_id)
+
+    paths = TEXT.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=30)
+
+    @each(paths, 2_000, 100)
+    def check(batch: list[bytes]) -> None:
+        for raw in batch:
+            status, kind, body = get(api, b"/v1/predictions/" + quote(raw, safe="").encode())
+            assert status == 404 and kind == "application/problem+json" and json.loads(body)["status"] == 404
+            count("API: event ids of any bytes", "not found")
+
+    check()
+    assert api.healthy() and not api.child.restarts

@@ -1,0 +1,71 @@
+"""Records a stream as this version writes it, for later versions to read: `python tests/recorded/record.py FOLDER`.
+
+The stream is one that has run, at the addresses in DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS and DRIFTLOOP_MLFLOW (those that
+`driftloop simulate --keep` names). Into the folder go the newest messages of every topic, the monitor's stored state,
+the champion's manifest with its signature, and `messages.py`: the reader as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from driftloop import kafka, messages, topics
+from driftloop.classifiers.bundle import MANIFEST, SIGNATURE
+from driftloop.registry import Registry
+from driftloop.settings import Settings, load
+from driftloop.store import MONITOR, Store
+
+MOST = 40
+CUT = b"was pickled"
+
+
+def record(settings: Settings, folder: Path) -> None:
+    """Write the stream of ``settings`` into ``folder``."""
+    folder.mkdir(parents=True)
+    for topic in topics.ALL:
+        with kafka.reading(settings, topics.name(settings, topic)) as client:
+            ends = client.end_offsets(list(client.assignment()))
+            lines: list[bytes] = []
+            while any(client.position(tp) < end for tp, end in ends.items()):
+                lines += [raw.value for found in client.poll(timeout_ms=500).values() for raw in found]
+        good = [line for line in lines if _readable(topic.message, line)]
+        (folder / f"{topic.name}.jsonl").write_bytes(b"\n".join(good[-MOST:]) + b"\n")
+    (folder / "monitor.state").write_bytes(_shortened(Store(settings).state(MONITOR) or b"", settings.signing_key))
+    registry = Registry(settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = registry.download(registry.champion() or "", Path(scratch))
+        for name in (MANIFEST, SIGNATURE):
+            shutil.copyfile(bundle / name, folder / name)
+    shutil.copyfile(str(messages.__file__), folder / "messages.py")
+
+
+def _shortened(stored: bytes, key: str) -> bytes:
+    """The monitor's state with the last observations only, and without what is pickled, which is most of a megabyte."""
+    state = msgspec.msgpack.decode(stored[32:])
+    watch = msgspec.msgpack.decode(state["watch"])
+    for name in ("labelled", "predicted", "blocks"):
+        watch[name] = watch[name][-5:]
+    watch["fused"] = dict.fromkeys(watch["fused"], CUT)
+    watch["estimate"] = CUT
+    watch["made_by"] = "a recorded version"  # or a reader of the very same one would try what was cut
+    body = msgspec.msgpack.encode(state | {"watch": msgspec.msgpack.encode(watch)})
+    return hmac.digest(key.encode(), body, hashlib.sha256) + body
+
+
+def _readable(kind: type[messages.Message], line: bytes) -> bool:
+    try:
+        messages.decode(kind, line)
+    except ValueError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    record(load(), Path(sys.argv[1]))
