@@ -7,7 +7,7 @@ RUN = .venv/bin/
 WORKERS ?= 2
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate test lint unit integration e2e test-compose test-hostile bench-adaptation bench-tables bench-detection bench-throughput bench-scaling images dist sbom audit-dependencies clean
+.PHONY: help setup simulate test lint unit integration e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-scaling images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -49,6 +49,19 @@ test-compose: setup ## docker-compose.yml run for real, with Docker or Podman; s
 test-hostile: setup ## more than 100,000 hostile inputs, put to every door; a table says what became of them
 	HOSTILE=full $(RUN)python -m pytest tests/unit/test_hostile_input.py tests/integration/test_hostile_streams.py \
 	  tests/integration/test_api_hostile.py
+
+test-faults: setup ## every fault to every process and service, and each protection beside its control: over an hour
+	$(RUN)python -m pytest tests/faults
+	$(RUN)python -m benchmarks.faults $(ARGS)
+
+soak: setup ## random faults under load for 30 minutes; ARGS="--minutes 5 --seed 7" for others
+	$(RUN)python -m benchmarks.soak $(ARGS)
+
+bench-swaps: setup ## a hundred promotions under load, with faults, and models that should not have been let through
+	$(RUN)python -m benchmarks.swaps $(ARGS)
+
+bench-backpressure: setup ## a producer ten times too fast; ARGS="--events 1000000" for a million events
+	$(RUN)python -m benchmarks.backpressure $(ARGS)
 
 bench-adaptation: setup ## policies, detectors and references on the same streams, in-process; ARGS=--full for all
 	$(RUN)driftloop bench adaptation $(ARGS)

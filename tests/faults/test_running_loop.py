@@ -1,0 +1,44 @@
+"""The whole loop while things happen to it: the same code as `make test-faults` and `make soak`, for a minute."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import Fault, strike
+from benchmarks.running import Running
+from benchmarks.soak import KEEP_HOURS, soak
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.settings import Settings
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+FAULTS = [
+    Fault("scorer", "acknowledged", "kill"),
+    Fault("monitor", "sent", "kill"),
+    Fault("Kafka", "sent", "kill"),
+    Fault("Valkey", "mid-batch", "kill"),
+]
+
+
+def fresh(stack: EmbeddedStack, **more: float) -> Settings:
+    mark = uuid.uuid4().hex[:8]
+    return stack.settings(Settings(stream=f"loop-{mark}", topic_prefix=f"l{mark}.", **more))  # type: ignore[arg-type]
+
+
+def test_nothing_is_lost_when_processes_and_services_die_at_the_worst_moments(
+    stack: EmbeddedStack, tmp_path: Path
+) -> None:
+    with Running(stack, fresh(stack), tmp_path, rate=40, rows=20_000) as running:
+        for fault in FAULTS:
+            row = strike(running, fault)
+            assert not row.findings and row.recovery is not None, row
+
+
+def test_a_minute_of_random_faults_leaves_a_clean_ledger(stack: EmbeddedStack, tmp_path: Path) -> None:
+    said: list[str] = []
+    done = soak(stack, fresh(stack, keep_hours=KEEP_HOURS), tmp_path, 60, 7, 40, said.append, pause=(6, 10))
+    assert done.clean and len(said) >= 5, (said, done)
+    assert done.audit.counts["events"] > 500
