@@ -42,8 +42,10 @@ HOSTILE: dict[Topic, int] = {
     RETRAINING: 1_000, DEAD_LETTERS: 1_000,
 }  # fmt: skip
 if not FULL:
-    HOSTILE = {topic: number // 20 for topic, number in HOSTILE.items()}
-KEYS = (None, b"", b"\xff\xfe", b"k" * 2_000_000, b"e1")
+    HOSTILE = {topic: max(number // 20, 150) for topic, number in HOSTILE.items()}
+BIG = 15_000_000 if FULL else 1_500_000
+"""Bytes of the largest message: kafka-python takes seconds for the checksum of such a one."""
+KEYS = (None, b"", b"\xff\xfe", b"k" * 1_200_000, b"e1")
 HEADERS = (None, [("trace", b"\xff" * 100)], [("a", b"")] * 50)
 """Nobody reads them."""
 
@@ -55,7 +57,7 @@ def put(world: World, topic: Topic, values: Sequence[bytes | None]) -> list[int]
     big = "max.message.bytes" in topic.config
     sent = []
     for number, value in enumerate(values):
-        key = KEYS[number % len(KEYS)] if big and number < 10 else b"k%d" % number
+        key = KEYS[number % len(KEYS)] if big and number < len(KEYS) else b"k%d" % number
         sent.append(producer.send(full, value=value, key=key, headers=HEADERS[number % len(HEADERS)] or []))
     producer.flush()
     return [future.get(timeout=60).offset for future in sent]
@@ -89,7 +91,7 @@ def by_hand() -> list[bytes | None]:
         {"event_id": "twice"}, {"event_id": "twice"}, {"event_id": "twice", "text": "awful"},
     ]  # fmt: skip
     whole = [json.dumps(good | change).encode() for change in changes]
-    return [*whole, None, b'{"event_id": "big", "occurred_at": 1, "text": "' + b"a" * 13_000_000 + b'"}']
+    return [*whole, None, b'{"event_id": "big", "occurred_at": 1, "text": "' + b"a" * BIG + b'"}']
 
 
 @pytest.fixture

@@ -120,7 +120,6 @@ def test_the_detectors_take_every_prediction_and_every_outcome() -> None:
 
 
 def test_the_ledger_tells_every_event_from_every_other(tmp_path: Path) -> None:
-    """Control: an id that reads like the place of an undecodable message is another entry."""
     ledger, seen, undecodable = Ledger(tmp_path), set(), 0
     start = 0
 
@@ -134,10 +133,19 @@ def test_the_ledger_tells_every_event_from_every_other(tmp_path: Path) -> None:
         start += len(batch)
 
     check()
-    ledger.add_events([((0, start), "(no event) 0:0", False), ((1, 0), "0:0", False)])
-    seen |= {"(no event) 0:0", "0:0"}
     ledger.settle("events")
     assert ledger.count("entries") == len(seen) + undecodable
+    ledger.close()
+
+
+def test_no_id_can_be_that_of_what_has_none(tmp_path: Path) -> None:
+    """Such as the words in which the audit speaks of an undecodable message, or the place of one."""
+    ledger = Ledger(tmp_path)
+    ids = [None, None, "0:0", "(no event) 0:0", "b'0:1'"]
+    ledger.add_events(((0, at), event_id, False) for at, event_id in enumerate(ids))
+    ledger.settle("events")
+    assert ledger.count("entries") == len(ids)
+    assert set(ledger.first(9, "id", "entries")) >= {"(no event) 0:0", "(no event) 0:1", "0:0"}
     ledger.close()
 
 
