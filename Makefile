@@ -47,7 +47,7 @@ test-compose: setup ## docker-compose.yml run for real, with Docker or Podman; s
 	$(RUN)python -m pytest tests/compose --capture=no
 
 test-hostile: setup ## more than 100,000 hostile inputs, put to every door; a table says what became of them
-	HOSTILE=full $(RUN)python -m pytest tests/unit/test_hostile_input.py tests/integration/test_hostile_streams.py \
+	HOSTILE=full $(RUN)python -m pytest --timeout=900 tests/unit/test_hostile_input.py tests/integration/test_hostile_streams.py \
 	  tests/integration/test_api_hostile.py
 
 test-faults: setup ## every fault to every process and service, and each protection beside its control: over an hour

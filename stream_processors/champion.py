@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import cached_property
 
 from kafka import TopicPartition
 
@@ -124,10 +125,11 @@ class Champion:
         if record.value is None or place in self._buried:  # compaction leaves a mark without a value
             return
         log.error("%s", error)
-        outbox = Outbox(self._settings)
-        try:
-            bury(outbox, record, error, "scorer: load model")
-            outbox.flush()
-        finally:
-            outbox.close()
+        bury(self._outbox, record, error, "scorer: load model")
+        self._outbox.flush()
         self._buried.add(place)
+
+    @cached_property
+    def _outbox(self) -> Outbox:
+        """Opened when it is needed, by the thread that follows; one for each refusal would hold promotions up."""
+        return Outbox(self._settings)
