@@ -131,8 +131,9 @@ class _Auditor:
     def _compare_detectors(self, counted: int | None) -> None:
         """The detectors count an outcome once; what they counted is stored together with the offsets they have seen."""
         outcomes = self._ledger.count("outcomes")
+        on_its_way = self._ledger.count("predictions WHERE pending") + self._ledger.count("labels WHERE pending")
         if counted is None:
-            if outcomes and not self._unchecked:
+            if outcomes and not on_its_way and not self._unchecked and self._counted() is None:
                 self._add(
                     "less", "outcomes are unknown to the detectors, whose state is not in the store", outcomes, []
                 )
@@ -141,7 +142,6 @@ class _Auditor:
             self._add(
                 "more", "outcomes were counted by the detectors beyond those that there are", counted - outcomes, []
             )
-        on_its_way = self._ledger.count("predictions WHERE pending") + self._ledger.count("labels WHERE pending")
         if counted < outcomes and not on_its_way and self._counted() == counted:
             self._add("less", "outcomes were never counted by the detectors", outcomes - counted, [])
 

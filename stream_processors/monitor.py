@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 import msgspec
@@ -63,6 +63,7 @@ class Monitor:
         if stored is None or not self._take_over(stored):
             seen = self._seen()
             learn_again(self._settings, self._watch, seen, find_joins(self._settings, self._store, seen))
+            self._save()
 
     def _take_over(self, stored: bytes) -> bool:
         """Go on from the stored state; False where it cannot be read: a monitor that would not start over it would
@@ -110,16 +111,17 @@ class Monitor:
         for alert in alerts:
             self._outbox.put(DRIFT_ALERTS.name, alert.stream, alert)
         self._outbox.flush()
-        state = State(self._applied, self._watch.save())
-        self._store.save_join(
-            MONITOR,
-            _signed(state, self._settings.signing_key),
-            counted=self._watch.outcomes,
-            joined=[outcome.event_id for outcome in outcomes],
-            parked=joined.parked,
-            unparked=joined.unparked,
-        )
+        self._save([outcome.event_id for outcome in outcomes], joined.parked, joined.unparked)
         return dead
+
+    def _save(
+        self, joined: Iterable[str] = (), parked: Mapping[str, bytes] | None = None, unparked: Iterable[str] = ()
+    ) -> None:
+        """Store the state together with the joins that it has seen."""
+        state = _signed(State(self._applied, self._watch.save()), self._settings.signing_key)
+        self._store.save_join(
+            MONITOR, state, counted=self._watch.outcomes, joined=joined, parked=parked or {}, unparked=unparked
+        )
 
     def _seen(self) -> dict[TopicPartition, int]:
         """By partition, the next offset that this monitor, or the one before it, has not seen."""
