@@ -174,8 +174,8 @@ def test_only_a_scorer_joins_the_group_of_the_scorers(guarded: Guarded, role: st
     ("verb", "role", "sentence"),
     [
         ("score", "producer", "let driftloop-producer write to {}predictions, as the scorer must"),
-        ("monitor", "scorer", "let driftloop-scorer read {}predictions, as the monitor must"),
-        ("retrain", "scorer", "let driftloop-scorer read {}predictions, as the retrainer must"),
+        ("monitor", "scorer", "let driftloop-scorer read {}labels, as the monitor must"),
+        ("retrain", "scorer", "let driftloop-scorer read {}labels, as the retrainer must"),
         ("rollback", "serving", "let driftloop-serving"),
     ],
 )
@@ -250,7 +250,8 @@ def test_a_scorer_that_loses_a_right_ends_and_says_which(guarded: Guarded, topic
         joins=True,
     )
     monkeypatch.setattr(access, "ROLES", tuple(fewer if one is role else one for one in ROLES))
-    assert access.apply(guarded.settings) == (0, 1)
+    lost = (topic in role.writes) + (topic in role.reads)  # its own predictions it writes and reads
+    assert access.apply(guarded.settings) == (0, lost)
     sent = 10
     while scorer.poll() is None:  # what it may no longer do, it notices when it does it
         guarded.send(events=range(sent, sent + 1))
