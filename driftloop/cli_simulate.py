@@ -44,9 +44,7 @@ def simulate(arguments: argparse.Namespace) -> int:
         own_stack.check(settings, fresh=arguments.resume is None)
     if arguments.resume is None:
         runs.new(root, record)
-    if Path(settings.work) == root.absolute() / WORK:  # what a killed session left there is of no use to this one
-        shutil.rmtree(settings.work, ignore_errors=True)
-    Path(settings.work).mkdir(parents=True, exist_ok=True)
+    _clear(settings, root)  # what a killed session left there is of no use to this one
     positions = tuple(position for position in scenario.drifts if position < events)
     truth = Truth(scenario.name, positions, scenario.drifts_known, warm_up)
     plan = simulation.Plan(
@@ -75,10 +73,18 @@ def simulate(arguments: argparse.Namespace) -> int:
         pass
     finally:
         view.close()
+        _clear(settings, root)
     if interrupted:
         complain(f"Interrupted; go on with `driftloop simulate --resume {root}`.")
         return INTERRUPTED
     return 0 if complete else 1
+
+
+def _clear(settings: Settings, root: Path) -> None:
+    """Empty the folder of scratch files, and of bundles that scorers keep, where it is the run's own."""
+    if Path(settings.work) == root.absolute() / WORK:
+        shutil.rmtree(settings.work, ignore_errors=True)
+    Path(settings.work).mkdir(parents=True, exist_ok=True)
 
 
 def _conclude(

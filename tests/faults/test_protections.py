@@ -93,9 +93,11 @@ def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, 
     world.start("score")
     world.send(events=range(EVENTS))
     world.until(lambda: world.count(PREDICTIONS) == EVENTS)
-    write_plan(plan, "saved", "kill")
-    world.send(labels=range(EVENTS))
     monitor = world.start("monitor", plan=plan, changes=without)
+    world.send(labels=range(100))
+    world.until(lambda: Store(world.settings).counted(MONITOR) == 100)  # it saves its state once before it begins
+    write_plan(plan, "saved", "kill")
+    world.send(labels=range(100, EVENTS))
     world.until(lambda: monitor.restarts == 1)
     said = through(world, "counted by the detectors beyond" if without else "")
     assert said.verdict == ("PROCESSED-MORE" if without else "ALL-RECORDS-DELIVERED"), words(said)

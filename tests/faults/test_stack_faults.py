@@ -91,7 +91,7 @@ def test_a_recorded_port_that_is_taken_is_replaced_and_said(taken: int) -> None:
 def test_a_port_lost_between_choice_and_start(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"controller": free_port(), "valkey": free_port(), "mlflow": free_port()}
     monkeypatch.setattr(stack, "choose", lambda *_: ({"kafka": taken, **free}, []))
-    monkeypatch.setattr(broker, "ready", lambda _port: False)  # what listens there is no broker
+    monkeypatch.setattr(broker, "ready", lambda _port, _settings: False)  # what listens there is no broker
     before = children()
     with pytest.raises(DriftloopError) as error:
         EmbeddedStack(tmp_path / "run").start()

@@ -156,12 +156,14 @@ def test_a_lag_that_cannot_be_read_is_no_sign_of_life(settings: Settings, monkey
     monkeypatch.setattr(progress, "LOOK_EVERY", 0.05)
     health = Health()
     chosen = replace(settings, health=HealthSettings(port=health.port, patience=0.5))
-    with progress.Progress("scorer", chosen, "group") as watched:
+    ended: list[str] = []
+    with progress.Progress("scorer", chosen, "group", ended.append) as watched:
         watched.owns([TopicPartition("events", 0)])
         deadline = time.monotonic() + 20
         while not (health.says(503, "last seen starting") and len(asked) > 10):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+    assert not ended, "it ended, though no new start brings a broker back"
 
 
 def test_a_replay_says_first_where_to_look_and_then_over_http_what_it_has_sent(world: World, tmp_path: Path) -> None:

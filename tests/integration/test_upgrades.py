@@ -89,9 +89,7 @@ def test_a_state_that_cannot_be_read_is_given_up_with_a_word(world: World, store
     world.until(lambda: world.count(OUTCOMES) >= 7)
     assert monitor.restarts == 0
     monitor.stop()
-    assert (
-        "The detectors begin anew, for their stored state cannot be read" in (world.folder / "monitor.log").read_text()
-    )
+    assert "The stored state of the detectors cannot be read" in (world.folder / "monitor.log").read_text()
     assert store.counted(MONITOR) == 7 and store.parked_labels(["e7"])[0] is not None
 
 
