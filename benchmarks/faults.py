@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults                          # every victim, moment and action: about an hour
     python -m benchmarks.faults --sample 10 --seed 3     # ten of them, drawn by the seed
-    python -m benchmarks.faults --only scorer/idle/kill broker/idle/kill --runs 10
+    python -m benchmarks.faults --only scorer/idle/kill Kafka/idle/kill --runs 10
 
 Victims are the scorer, the monitor, the retrainer, the producer, MLflow, Valkey and Kafka. Moments are points in the
 work of the scorer, or of the victim itself where it has such: see `MOMENTS`. Recovery is the time from the fault to the
@@ -89,6 +89,11 @@ def main() -> int:
     parser.add_argument("--freeze", type=float, default=30.0, help="seconds that a frozen process is frozen")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     options = parser.parse_args()
+    strange = set(options.only or ()) - {fault.name for fault in FAULTS}
+    if strange:
+        parser.error(
+            f"there is no fault {', '.join(sorted(strange))}: a victim is {', '.join((*PROCESSES, *SERVICES))}"
+        )
     faults = [fault for fault in FAULTS if not options.only or fault.name in options.only] * options.runs
     random.Random(options.seed).shuffle(faults)
     faults = faults[: options.sample]

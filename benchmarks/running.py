@@ -22,6 +22,7 @@ from benchmarks.faulty import write_plan
 from benchmarks.world import World, text_and_label
 from driftloop import kafka, topics
 from driftloop.lifecycle.embedded.stack import SERVICES, EmbeddedStack
+from driftloop.lifecycle.simulation import WARM
 from driftloop.lifecycle.supervisor import Child
 from driftloop.messages import Event, Prediction, decode
 from driftloop.settings import Settings
@@ -119,7 +120,8 @@ class Running:
         plan = self._plan(name)
         plan.unlink(missing_ok=True)
         changes = self._changes if role == "score" else ()
-        self.children[name] = self.world.start(role, plan=plan, changes=changes, log=name, **environ)  # type: ignore[arg-type]
+        warm = WARM.get(role, ())
+        self.children[name] = self.world.start(role, plan=plan, changes=changes, log=name, warm=warm, **environ)  # type: ignore[arg-type]
         return self.children[name]
 
     def stop(self, name: str) -> None:

@@ -76,6 +76,7 @@ class World:
         plan: Path | None = None,
         changes: Sequence[str] = (),
         log: str = "",
+        warm: Sequence[str] = (),
         **environ: str,
     ) -> Child:
         """A process of the loop: score, monitor, retrain, or replay the scenario that FAULTY_SCENARIO names.
@@ -90,6 +91,7 @@ class World:
             env=environment(self.settings) | environ,
             log=self.folder / f"{log or role}.log",
             restart=restart,
+            warm=warm,
         )
         child.start()
         self.children.append(child)

@@ -32,6 +32,7 @@ from typing import Any, NoReturn, Protocol
 import faust
 import mode
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from faust.tables import TableManager
 
 from driftloop import kafka
 from driftloop.errors import DriftloopError
@@ -137,6 +138,7 @@ def _app(role: str, settings: Settings, member: str, folder: Path) -> faust.App:
         stream_buffer_maxsize=512,
         stream_wait_empty=False,
         agent_supervisor=mode.CrashingSupervisor,
+        TableManager=_NoTables,
         consumer_group_instance_id=member,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=kafka.MAX_MESSAGE,
@@ -158,6 +160,17 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         if isinstance(reason, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
             _leave(may_not(self._settings, f"read {reason.args[0] if reason.args else 'its topics'}"))
         super()._crash(reason)
+
+
+class _NoTables(TableManager):  # type: ignore[misc]
+    """Faust's waits a second for tables to come; we have none, and go on when the agents' topics are known."""
+
+    async def on_start(self) -> None:
+        while not self.app.topics and not self.should_stop:
+            await asyncio.sleep(0.01)
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
 
 
 def _credentials(security: KafkaSecurity) -> Any:

@@ -37,6 +37,8 @@ RESTART_WINDOW = 90.0
 """Seconds: a process that was restarted `TOO_MANY_RESTARTS` times within them is given up."""
 PROCESSORS = ("score", "monitor", "retrain")
 REPLAY = "replay"
+WARM = {"score": ("stream_processors.scorer",)}
+"""Whose gap is a gap in the answers, and what its spare loads."""
 STOP_ORDER = (REPLAY, *PROCESSORS)
 """First what sends, then what answers: the rest of the stream is scored by whoever resumes."""
 
@@ -205,7 +207,14 @@ class Simulation:
             for arguments in (replay, ["retrain"], ["score"], ["monitor"]):
                 name = arguments[0]
                 argv = [sys.executable, "-P", "-m", "driftloop", *arguments]
-                child = Child(name, argv, env=self._variables(name), log=logs / f"{name}.log", restart=name != REPLAY)
+                child = Child(
+                    name,
+                    argv,
+                    env=self._variables(name),
+                    log=logs / f"{name}.log",
+                    restart=name != REPLAY,
+                    warm=WARM.get(name, ()),
+                )
                 self._children[name] = child
                 self.state.children[name] = ChildState(name)
                 child.start()

@@ -1,4 +1,8 @@
-"""Child processes: started in a session of their own, ended with their parent, restarted with back-off."""
+"""Child processes: started in a session of their own, ended with their parent, restarted with back-off.
+
+A child may have a spare, a second process that has loaded its modules and waits to take its place: most of a scorer's
+start is imports. See `driftloop.lifecycle.standby`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +28,8 @@ FIRST_DELAY = 0.2
 LONGEST_DELAY = 10.0
 STEADY = 30.0
 """Seconds of life after which a child's earlier deaths no longer count."""
+SPARE_AFTER = 5.0
+"""Seconds of life after which a child's spare is started: its own start comes first."""
 
 
 class Child:
@@ -41,6 +48,7 @@ class Child:
         cwd: its working folder; the parent's when None.
         grace: seconds between SIGTERM and SIGKILL after the parent's death.
         keep: file descriptors that the child inherits; a lock taken on one of them is held until it ends, too.
+        warm: modules that a spare has loaded when the child, a ``python -m PROGRAM``, is to be started again.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class Child:
         cwd: Path | None = None,
         grace: float = 10.0,
         keep: Sequence[int] = (),
+        warm: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.argv = list(argv)
@@ -63,12 +72,14 @@ class Child:
         self.cwd = cwd
         self.grace = grace
         self.keep = tuple(keep)
+        self.warm = tuple(warm)
         self.restarts = 0
         """How often `poll` has started it again."""
         self.exit_code: int | None = None
         """How it last ended: its exit status, negative for a signal; None before its first end."""
         self._launcher: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
+        self._spare: _Spare | None = None
         self._born = 0.0
         self._deaths = 0
         self._again_at: float | None = None
@@ -86,32 +97,38 @@ class Child:
         """
         if self._launcher is not None:
             raise DriftloopError(f"{self.name} is running already (process {self._pid}).")
-        report, write = os.pipe()
-        try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("ab") as log:
-                self._launcher = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(LAUNCHER), str(write), str(self.grace), *self.argv],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, **bytecode_cache(), **self.env},
-                    cwd=self.cwd,
-                    pass_fds=(write, *self.keep),
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise DriftloopError(f"{self.name} could not be started: {error.strerror or error}.") from error
-        finally:
-            os.close(write)
-            if self._launcher is None:
-                os.close(report)
-        with os.fdopen(report) as stream:
-            line = stream.readline().strip()
-        self._pid = int(line) if line else None
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.take_over():
+            self._launcher, self._pid = spare.launcher, spare.pid
+        else:
+            self._launcher, self._pid = self._launch(self.argv)
         self._born = time.monotonic()
         self._again_at = None
         self.exit_code = None
+
+    def _launch(self, argv: Sequence[str], *keep: int) -> tuple[subprocess.Popen[bytes], int | None]:
+        """A launcher and the process id of the program that it has started, None where it could not."""
+        report, write = os.pipe()
+        with os.fdopen(report) as stream:
+            try:
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+                with self.log.open("ab") as log:
+                    launcher = subprocess.Popen(
+                        [sys.executable, "-I", "-S", str(LAUNCHER), str(write), str(self.grace), *argv],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        env={**os.environ, **bytecode_cache(), **self.env},
+                        cwd=self.cwd,
+                        pass_fds=(write, *self.keep, *keep),
+                        start_new_session=True,
+                    )
+            except OSError as error:
+                raise DriftloopError(f"{self.name} could not be started: {error.strerror or error}.") from error
+            finally:
+                os.close(write)
+            line = stream.readline().strip()
+        return launcher, int(line) if line else None
 
     def poll(self) -> int | None:
         """Return None while the child lives (or is about to be restarted), else its exit status.
@@ -127,9 +144,11 @@ class Child:
                 self.start()
             return None
         code = self._launcher.poll()
-        if code is None:
-            return None
         lived = time.monotonic() - self._born
+        if code is None:
+            if self.warm and self.restart and self._spare is None and lived > SPARE_AFTER:
+                self._spare = self._wait_in_line()
+            return None
         self._buried(code)
         if not self.restart:
             return self.exit_code
@@ -143,6 +162,9 @@ class Child:
         Returns its exit status; doing it twice does no harm.
         """
         self._again_at = None
+        if self._spare is not None:
+            self._spare.dismiss()
+            self._spare = None
         if self._launcher is None:
             return self.exit_code
         self._launcher.send_signal(signal.SIGTERM)
@@ -177,6 +199,18 @@ class Child:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
+    def _wait_in_line(self) -> _Spare:
+        wait, go = os.pipe()
+        try:
+            program = self.argv.index("-m")
+            waiting = ["-m", "driftloop.lifecycle.standby", str(wait), ",".join(self.warm)]
+            return _Spare(*self._launch([*self.argv[:program], *waiting, *self.argv[program:]], wait), go)
+        except BaseException:
+            os.close(go)
+            raise
+        finally:
+            os.close(wait)
+
     def _buried(self, code: int) -> None:
         assert self._launcher is not None and self._launcher.stdin is not None  # noqa: S101
         self._launcher.stdin.close()
@@ -185,6 +219,36 @@ class Child:
         self._launcher = None
         self._pid = None
         self.exit_code = 128 - code if code > 128 else code
+
+
+@dataclass(frozen=True)
+class _Spare:
+    """A process in waiting, its launcher, and the pipe on which it is told to go on."""
+
+    launcher: subprocess.Popen[bytes]
+    pid: int | None
+    go: int
+
+    def take_over(self) -> bool:
+        """Tell it to go on; False where it is gone."""
+        try:
+            if self.launcher.poll() is None:
+                return os.write(self.go, b"!") == 1
+        except BrokenPipeError:
+            pass
+        finally:
+            os.close(self.go)
+        return False
+
+    def dismiss(self) -> None:
+        """End it, whatever it is loading."""
+        os.close(self.go)
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.launcher.wait()
+        assert self.launcher.stdin is not None  # noqa: S101
+        self.launcher.stdin.close()
 
 
 def bytecode_cache() -> Mapping[str, str]:

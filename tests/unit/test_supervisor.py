@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from driftloop.errors import DriftloopError
+from driftloop.lifecycle import supervisor
 from driftloop.lifecycle.supervisor import Child, stop_all
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -189,3 +190,66 @@ def test_the_death_of_the_launcher_ends_the_child(make: Callable[..., Child]) ->
     psutil.Process(psutil.Process(pid).ppid()).kill()
     assert eventually(lambda: child.poll() is not None)
     assert eventually(lambda: gone(pid))
+
+
+def counted(folder: Path, **options: object) -> Child:
+    """A program that says how long its module took to load, which is slow, and lives for a minute."""
+    (folder / "heavy.py").write_text("import time; time.sleep(1)")
+    (folder / "program.py").write_text(
+        "import sys, time; begun = time.monotonic(); import heavy; took = time.monotonic() - begun\n"
+        "print(sys.argv[1:], 'loaded' if took > 0.9 else 'was ready', __name__, flush=True); time.sleep(60)"
+    )
+    argv = [sys.executable, "-m", "program", "one", "two"]
+    return Child("program", argv, env={"PYTHONPATH": str(folder)}, log=folder / "log", cwd=folder, **options)  # type: ignore[arg-type]
+
+
+def spares(child: Child) -> list[psutil.Process]:
+    """The processes in waiting, launchers not counted."""
+    found = [process for process in psutil.Process().children(recursive=True) if process.pid != child.pid]
+    return [process for process in found if "driftloop.lifecycle.standby" in process.cmdline()[1:4]]
+
+
+@pytest.mark.parametrize("warm", [("heavy",), ()], ids=["spare", "control"])
+def test_a_spare_takes_the_place_of_a_child_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(supervisor, "SPARE_AFTER", 0.0)
+    child = counted(tmp_path, restart=True, warm=warm)
+    child.start()
+    try:
+        for round_ in range(2):
+            assert eventually(lambda n=round_ + 1: child.log.exists() and child.log.read_text().count("two") == n)
+            child.poll()
+            assert len(spares(child)) == bool(warm)
+            time.sleep(1.5)
+            child.kill()
+            assert eventually(lambda n=round_ + 1: child.poll() is None and child.restarts == n)
+            assert child.pid is not None and not gone(child.pid)
+        assert eventually(lambda: child.log.read_text().count("two") == 3)
+    finally:
+        child.stop()
+    said = "was ready" if warm else "loaded"
+    assert child.log.read_text().splitlines() == [
+        "['one', 'two'] loaded __main__", *[f"['one', 'two'] {said} __main__"] * 2
+    ]  # fmt: skip
+    assert spares(child) == []
+
+
+def test_a_spare_that_died_is_no_loss_and_none_outlives_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SPARE_AFTER", 0.0)
+    child = counted(tmp_path, restart=True, warm=("heavy",))
+    child.start()
+    try:
+        child.poll()
+        (spare,) = spares(child)
+        spare.kill()
+        assert eventually(lambda: gone(spare.pid))
+        child.kill()
+        assert eventually(lambda: child.poll() is None and child.restarts == 1 and "two" in child.log.read_text())
+        child.poll()
+        (spare,) = spares(child)
+    finally:
+        child.stop()
+    assert gone(spare.pid)
