@@ -79,6 +79,7 @@ class Running:
         self._rate = rate
         self._rows = rows
         self._changes = changes
+        self._reached = 0
         self._stop = threading.Event()
         self._nurse = threading.Thread(target=self._look_after, daemon=True, name="nurse")
         self.children: dict[str, Child] = {}
@@ -166,19 +167,19 @@ class Running:
                 raise NotInTime(f"{what} did not come within {seconds:.0f} s{last}\n{words}")
             time.sleep(0.05)
 
-    def predicted_after(self, moment: float) -> float | None:
-        """Seconds from ``moment`` (Unix time) until the first prediction of an event that came after it."""
+    def predicted_after(self, moment: float) -> bool:
+        """Whether there is a prediction on the topic that was made after ``moment`` (Unix time)."""
         name = topics.name(self.settings, PREDICTIONS)
         with kafka.reading(self.settings, name) as client:
             for tp in client.assignment():
                 client.seek(tp, max(0, client.end_offsets([tp])[tp] - 400))
             ends = client.end_offsets(list(client.assignment()))
-            times: list[float] = []
             while any(client.position(tp) < end for tp, end in ends.items()):
                 for records in client.poll(timeout_ms=200).values():
-                    said = [decode(Prediction, record.value or b"") for record in records]
-                    times += [one.predicted_at for one in said if one.predicted_at > moment]
-        return min(times) - moment if times else None
+                    said = (decode(Prediction, record.value or b"") for record in records)
+                    if any(one.predicted_at > moment for one in said):
+                        return True
+        return False
 
     def settle(self) -> Audit:
         """Pause the load, wait until all that was sent is through, and say what the ledger says."""
@@ -202,10 +203,15 @@ class Running:
             os.kill(producer, signal.SIGCONT)
 
     def sent(self) -> tuple[int, int, int]:
-        """Events on the topic, positions missing before the last of them, and messages beyond one for each."""
+        """Events on the topic, positions missing among those before the last call's end, and repeated messages.
+
+        What was sent since then may be under way still, for the producer may have been paused while it sent.
+        """
         read = kafka.read_all(self.settings, topics.name(self.settings, EVENTS), Event)
         positions = {event.position for event in read}
-        return len(positions), max(positions, default=-1) + 1 - len(positions), len(read) - len(positions)
+        missing = len(set(range(self._reached)) - positions)
+        self._reached = max(positions, default=-1) + 1
+        return len(positions), missing, len(read) - len(positions)
 
     def lag(self) -> int:
         """Events and labels that are not through yet, by the ends of the topics."""

@@ -104,9 +104,10 @@ def soak(
             lasted = time.monotonic() - began
         stalled, moment = "", time.time()
         try:
-            running.until("a prediction", lambda: running.predicted_after(moment) is not None)
+            running.until("a prediction", lambda: running.predicted_after(moment))
         except NotInTime as error:
             stalled = str(error)
+        running.sent()  # what is on the topic now has no gaps that may still be filled
         said = running.settle()
         _, never_sent, _ = running.sent()
     return Soak(
