@@ -196,6 +196,7 @@ class Running:
             try:
                 self.until("all that was sent", through, 60)
             except NotInTime:
+                self._say_where_they_are()
                 if not found:
                     raise
             return found[0]
@@ -217,6 +218,12 @@ class Running:
         """Events and labels that are not through yet, by the ends of the topics."""
         events, labels, predictions, outcomes = (self.world.count(t) for t in (EVENTS, LABELS, PREDICTIONS, OUTCOMES))
         return max(0, events - predictions) + max(0, labels - outcomes)
+
+    def _say_where_they_are(self) -> None:
+        """Let the processors write to their logs where each of their threads is, for whoever looks into a stall."""
+        for name in ("scorer", "monitor", "retrainer"):
+            if (pid := self.children[name].pid) is not None:
+                os.kill(pid, signal.SIGUSR2)
 
     def _child(self, name: str) -> Child:
         return self.stack.child(name) if name in SERVICES else self.children[name]

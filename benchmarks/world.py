@@ -120,11 +120,15 @@ class World:
         self,
         flipped: bool = False,
         tampered: bool = False,
+        truncated: bool = False,
         announce: bool = True,
         rows: int = 80,
         trigger: str = "",
     ) -> str:
-        """Train, register and announce a champion; a flipped one says the opposite of the truth."""
+        """Train, register and announce a champion; a flipped one says the opposite of the truth.
+
+        A tampered one is signed with a stranger's key, a truncated one has lost half of its encoder on the way.
+        """
         encoder = exported_encoder(self.settings.model)
         pairs = [text_and_label(10_000 + i) for i in range(rows)]
         other = {"negative": "positive", "positive": "negative"}
@@ -147,6 +151,11 @@ class World:
             lineage=Lineage(candidate="linear"),
             key="a stranger's key" if tampered else self.settings.signing_key,
         )
+        if truncated:
+            model = bundle / "encoder" / "model.onnx"
+            half = model.read_bytes()[: model.stat().st_size // 2]
+            model.unlink()  # it may be a link to the encoder's own file
+            model.write_bytes(half)
         promotions = Promotions(self.settings, self.outbox)
         version = promotions.registry.register(Candidacy("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger}))
         if announce:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import redis
@@ -45,19 +45,17 @@ class Lease:
 
     def take(self, stopped: Callable[[], bool], say: Callable[[str], None], seen: Callable[[], int]) -> bool:
         """Wait for the office; False where ``stopped`` came first. ``seen`` is the greatest token that readers know."""
-        told = ""
+        told: _Holder | None = None
         while not stopped():
             if self._try():
                 self._thread.start()
                 self.fence = self._next(seen())
                 return True
             holder = self._holder()
-            if holder and holder != told:
+            if holder is not None and holder != told:
                 told = holder
-                host, _, rest = holder.partition("|")
-                pid = rest.partition("|")[0]
-                say(f"process {pid} on {host} is the {self._name} of this stream: waiting until it ends")
-            if _is_dead(holder):
+                say(f"process {holder.pid} on {holder.host} is the {self._name} of this stream: waiting until it ends")
+            if holder is not None and holder.is_dead:
                 self._drop(holder)
                 continue
             time.sleep(LOOK_EVERY)
@@ -88,8 +86,8 @@ class Lease:
 
     def _try(self) -> bool:
         began = time.monotonic()
-        mine = f"{socket.gethostname()}|{os.getpid()}|{_born(os.getpid())}|{time.time_ns()}"
-        if not self._lock.acquire(blocking=False, token=mine):
+        mine = _Holder(socket.gethostname(), str(os.getpid()), _born(os.getpid()), str(time.time_ns()))
+        if not self._lock.acquire(blocking=False, token=mine.token):
             return False
         self._renewed = began
         return True
@@ -116,23 +114,41 @@ class Lease:
                 continue
             self._renewed = began
 
-    def _holder(self) -> str:
+    def _holder(self) -> _Holder | None:
         found = self._store.client.get(self._store.key("lock", self._name))
-        return "" if found is None else str(found, "utf-8", "replace")
+        return None if found is None else _Holder.read(found)
 
-    def _drop(self, holder: str) -> None:
+    def _drop(self, holder: _Holder) -> None:
         """Remove the lock of a dead process, where it is still its."""
         stale = self._store.client.lock(self._store.key("lock", self._name), thread_local=False)
-        stale.local.token = holder.encode()
+        stale.local.token = holder.token.encode()
         with suppress(LockError):
             stale.release()
 
 
-def _is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this machine that has ended; of other machines nothing is known."""
-    host, _, rest = holder.partition("|")
-    pid, _, rest = rest.partition("|")
-    return host == socket.gethostname() and pid.isdigit() and _born(int(pid)) != rest.partition("|")[0]
+class _Holder(NamedTuple):
+    """Who wrote a token into the lock: a process, told from an earlier one with its id by when it was born."""
+
+    host: str
+    pid: str
+    born: str
+    at: str
+
+    @classmethod
+    def read(cls, found: bytes) -> _Holder:
+        """From what the lock holds, whoever wrote it."""
+        parts = str(found, "utf-8", "replace").split("|", 3)
+        return cls(*parts, *[""] * (4 - len(parts)))
+
+    @property
+    def token(self) -> str:
+        """As it stands in the lock."""
+        return "|".join(self)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it was a process of this machine that has ended; of other machines nothing is known."""
+        return self.host == socket.gethostname() and self.pid.isdigit() and _born(int(self.pid)) != self.born
 
 
 def _born(pid: int) -> str:

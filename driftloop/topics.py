@@ -25,8 +25,10 @@ class Topic:
     config: dict[str, str] = field(default_factory=dict, hash=False)
 
 
-_LONG = {"retention.ms": str(365 * DAY)}
-_SHORT = {"retention.ms": str(7 * DAY)}
+# The broker's clock, not the sender's: a broker refuses what a clock that runs more than an hour ahead has stamped.
+_STAMPED = {"message.timestamp.type": "LogAppendTime"}
+_LONG = _STAMPED | {"retention.ms": str(365 * DAY)}
+_SHORT = _STAMPED | {"retention.ms": str(7 * DAY)}
 _BIG = {"max.message.bytes": str(kafka.MAX_MESSAGE)}
 
 EVENTS = Topic("events", messages.Event, "texts to be scored", config=_SHORT | _BIG)
@@ -34,7 +36,9 @@ PREDICTIONS = Topic("predictions", messages.Prediction, "what the model said", c
 LABELS = Topic("labels", messages.Label, "true labels, late", config=_SHORT)
 OUTCOMES = Topic("outcomes", messages.Outcome, "predictions joined with labels", partitioned=False, config=_LONG)
 DRIFT_ALERTS = Topic("drift-alerts", messages.DriftAlert, "alarms, with what moved", False, _LONG)
-MODEL_UPDATES = Topic("model-updates", messages.ModelUpdate, "promotions", False, {"cleanup.policy": "compact"})
+MODEL_UPDATES = Topic(
+    "model-updates", messages.ModelUpdate, "promotions", False, _STAMPED | {"cleanup.policy": "compact"}
+)
 RETRAINING = Topic("retraining", messages.Retraining, "what the retraining job does", False, _LONG)
 DEAD_LETTERS = Topic("dead-letters", messages.DeadLetter, "what could not be processed", False, _LONG)
 

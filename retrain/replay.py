@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,15 +91,10 @@ def read(settings: Settings) -> Told:
     alerts = kafka.read_all(settings, name(settings, DRIFT_ALERTS), DriftAlert)
     diary = kafka.read_all(settings, name(settings, RETRAINING), Retraining)
     outcomes: list[tuple[int, Outcome]] = []
-    with kafka.reading(settings, name(settings, OUTCOMES)) as client:
-        ends = client.end_offsets(list(client.assignment()))
-        while any(client.position(tp) < end for tp, end in ends.items()):
-            for records in client.poll(timeout_ms=500).values():
-                for record in records:
-                    try:
-                        outcomes.append((record.offset, decode(Outcome, record.value or b"")))
-                    except ValueError:
-                        continue
+    for part in kafka.records(settings, name(settings, OUTCOMES)):
+        for record in part:
+            with suppress(ValueError):
+                outcomes.append((record.offset, decode(Outcome, record.value or b"")))
     return Told(
         outcomes,
         [alert for alert in alerts if alert.stream == settings.stream],

@@ -87,6 +87,8 @@ class _Auditor:
         books = Books(self._settings, self._ledger, self._say)
         counted = self._counted()
         books.read()
+        for topic, count in books.vanished.items():
+            self._add("less", f"messages of {topic} were acknowledged and the broker no longer has them", count, [])
         self._compare_events(books.whole)
         self._compare_joins(books.whole)
         self._compare_detectors(counted)

@@ -40,6 +40,8 @@ class Books:
         """Messages of each topic that were read."""
         self.whole: dict[str, bool] = {}
         """Whether a topic is there from its first message on."""
+        self.vanished: dict[str, int] = {}
+        """By topic, how many messages were acknowledged by a processor that lie beyond the topic's end."""
         self.versions: set[str] = set()
         """The model versions that predictions name."""
         self._scored = self._committed("scorer", EVENTS)
@@ -48,6 +50,7 @@ class Books:
     def read(self) -> None:
         """Read everything up to the present ends."""
         ends = self._ends(OUTCOMES, DEAD_LETTERS, PREDICTIONS, LABELS, EVENTS)
+        self._look_beyond(ends)
         self._read_outcomes(ends)
         self._read_dead_letters(ends)
         self._read_predictions(ends)
@@ -71,6 +74,13 @@ class Books:
         finally:
             client.close()
         return ends
+
+    def _look_beyond(self, ends: dict[str, Offsets]) -> None:
+        """A broker whose disk lost what it had acknowledged ends before the offsets that were read from it."""
+        known = {tp: end for topic in ends.values() for tp, end in topic.items()}
+        for tp, offset in (self._scored | self._watched).items():
+            if offset > known[tp]:
+                self.vanished[tp.topic] = self.vanished.get(tp.topic, 0) + offset - known[tp]
 
     def _records(self, topic: Topic, ends: dict[str, Offsets]) -> Iterator[list[Any]]:
         """The records of a topic up to the ends that were noted, in parts as they come."""

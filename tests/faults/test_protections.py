@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kafka.admin import ConfigResource, ConfigResourceType
+from msgspec.structs import replace
 
 from benchmarks.faulty import write_plan
 from driftloop import kafka, topics
-from driftloop.messages import DeadLetter, Prediction
+from driftloop.messages import DeadLetter, Outcome, Prediction
 from driftloop.settings import Settings
 from driftloop.store import MONITOR, Store
 from driftloop.topics import DEAD_LETTERS, OUTCOMES, PREDICTIONS
 from serving.audit import Audit, audit
-from tests.integration.conftest import World
+from tests.integration.conftest import World, event, label
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -106,7 +108,8 @@ def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, 
 @pytest.mark.parametrize("without", [(), ("no-recall",)], ids=["protected", "control"])
 @pytest.mark.parametrize("dies", [False, True], ids=["it-lives-on", "the-monitor-dies-too"])
 def test_a_store_that_is_emptied_is_told_again(world: World, dies: bool, without: tuple[str, ...]) -> None:
-    world.start("score", changes=without)
+    for member in ("one", "two"):  # they share the partitions, and find out one after the other
+        world.start("score", changes=without, log=member, DRIFTLOOP_SCORER__MEMBER=member)
     world.send(events=range(400), labels=range(300))
     world.send(labels=range(400, 500))  # they wait for their predictions, in the store alone
     monitor = world.start("monitor", changes=without)
@@ -183,3 +186,95 @@ def test_a_scorer_that_is_frozen_past_its_session_answers_nothing_twice(world: W
     said = through(world)
     assert said.clean and said.counts["predictions"] == EVENTS + 200, words(said)
     assert all(isinstance(p, Prediction) for p in world.read(PREDICTIONS))
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["protected", "control"])
+def test_an_event_that_breaks_the_model_is_one_dead_letter_and_its_neighbours_are_answered(
+    world: World, split: bool
+) -> None:
+    world.send(events=range(100))
+    world.outbox.put("events", "poison", replace(event(100), event_id="poison", text="a POISON pill"))
+    world.send(events=range(101, 200))
+    scorer = world.start("score", changes=("poisoned",) if split else ("poisoned", "no-split"))
+    if not split:
+        world.until(lambda: scorer.restarts >= 2)
+        said = audit(world.settings)
+        assert said.counts["waiting"] > 0 and said.counts["dead_letters"] == 0, "no event of its batch is answered"
+        return
+    said = through(world)
+    assert said.clean and said.counts["predictions"] == 199 and scorer.restarts == 0, words(said)
+    (letter,) = world.read(DEAD_LETTERS)
+    assert isinstance(letter, DeadLetter) and letter.key == "poison" and "the model choked" in letter.error
+
+
+@pytest.mark.parametrize("stamped_by", ["broker", "sender"], ids=["protected", "control"])
+def test_a_clock_that_jumps_hours_ahead_and_back_holds_nothing_up(world: World, stamped_by: str) -> None:
+    """The control stamps messages with the sender's clock, and the broker refuses what is an hour ahead."""
+    if stamped_by == "sender":
+        client = kafka.admin(world.settings)
+        for topic in topics.ALL:
+            wanted = {"message.timestamp.type": "CreateTime"}
+            name = topics.name(world.settings, topic)
+            client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, wanted)])
+        client.close()
+    scorer = world.start("score", changes=("clock-steps",))
+    monitor = world.start("monitor", changes=("clock-steps",))
+    sent = 0
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        world.send(events=range(sent, sent + 10), labels=range(sent, sent + 10))
+        sent += 10
+        time.sleep(0.2)
+        scorer.poll()
+        monitor.poll()
+    if stamped_by == "sender":
+        assert scorer.restarts > 0, "the broker took what was stamped two hours ahead"
+        return
+    said = through(world)
+    assert said.clean and said.counts["predictions"] == said.counts["outcomes"] == sent, words(said)
+    assert scorer.restarts == monitor.restarts == 0
+    at = [one.predicted_at for one in world.read(PREDICTIONS) if isinstance(one, Prediction)]
+    assert max(at) > time.time() + 3_600 and min(at) < time.time() - 1_800, "the clock did not jump"
+
+
+@pytest.mark.parametrize("without", [(), ("no-offsets",)], ids=["protected", "control"])
+def test_labels_that_come_early_twice_or_contradict_one_another_count_once(
+    world: World, without: tuple[str, ...]
+) -> None:
+    """And those that never come hold nothing up."""
+    world.start("monitor", changes=without)
+    world.start("score")
+    world.send(labels=range(100))
+    world.send(events=range(200))
+    world.until(lambda: world.count(OUTCOMES) == 100)
+    world.send(labels=range(50))
+    for i in range(50, 100):
+        world.outbox.put("labels", f"e{i}", replace(label(i), label="neither"))
+    world.outbox.flush()
+    said = through(world, "outcomes that differ") if without else None
+    if without:
+        assert said is not None and said.verdict == "PROCESSED-MORE", said
+        return
+    read = [topics.name(world.settings, topics.LABELS)]
+    ends = kafka.end_offsets(world.settings, read)[read[0]]
+    world.until(lambda: sum(kafka.committed(world.settings, "monitor", read).values()) == ends)
+    said = audit(world.settings)
+    assert said.clean and said.counts["outcomes"] == said.counts["outcome_messages"] == 100, words(said)
+    assert said.counts["predictions"] == 200 and Store(world.settings).counted(MONITOR) == 100
+    assert {one.label for one in world.read(OUTCOMES) if isinstance(one, Outcome)} == {"negative", "positive"}
+
+
+def test_a_bundle_that_was_truncated_on_its_way_is_refused_and_the_model_before_it_answers(world: World) -> None:
+    """Its control is the champion itself, which came the same way and is loaded."""
+    champion = world.promote()
+    scorer = world.start("score")
+    world.send(events=range(50))
+    world.until(lambda: world.count(PREDICTIONS) == 50)
+    world.promote(truncated=True)
+    world.until(lambda: world.count(DEAD_LETTERS) == 1)
+    world.send(events=range(50, 100))
+    world.until(lambda: world.count(PREDICTIONS) == 100)
+    (letter,) = world.read(DEAD_LETTERS)
+    assert isinstance(letter, DeadLetter) and "model.onnx" in letter.error and "missing or was altered" in letter.error
+    assert {one.model_version for one in world.read(PREDICTIONS) if isinstance(one, Prediction)} == {champion}
+    assert scorer.restarts == 0

@@ -85,14 +85,13 @@ def test_of_two_retrainers_one_works_and_the_other_takes_over_at_once_when_it_is
     world.until(lambda: any(m.state == "promoted" for m in diary(world)))
     second = world.start("retrain", restart=False, **QUICK)
     world.until(lambda: "waiting until it ends" in second.last_words())
-    runs = {message.run_id for message in diary(world)}
     put(world, range(200, 330), [alert(220, "another-alert")])
     world.until(lambda: "another-alert" in {message.trigger for message in diary(world)})
     first.kill()
     world.until(lambda: ("finished", "another-alert") in ended(world))
     told = [m for m in world.read(MODEL_UPDATES) if isinstance(m, ModelUpdate)]
     assert [m.fence for m in told] == sorted(m.fence for m in told)
-    assert len(runs) >= 1 and second.exit_code is None
+    assert second.exit_code is None
 
 
 def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(world: World) -> None:

@@ -83,11 +83,13 @@ def prepare(
     ports: Mapping[str, int],
     keep: Sequence[int] = (),
     credentials: Credentials | None = None,
+    *,
+    advertised: int = 0,
 ) -> Child:
     """Format the storage when it is new, write the properties, and return the child that runs the broker.
 
     With ``credentials``, which lie beside ``folder``, it lets in only their users, and lets them do only what
-    `driftloop.access` says.
+    `driftloop.access` says. ``advertised`` is the port to which it sends its clients, where that is not its own.
 
     The voters are named in the properties and not in the storage, so the ports may differ from one start to the next.
     """
@@ -97,7 +99,7 @@ def prepare(
         **PROPERTIES,
         **(SECURED if credentials else {}),
         "listeners": f"CLIENTS://{HOST}:{ports['kafka']},CONTROLLER://{HOST}:{ports['controller']}",
-        "advertised.listeners": f"CLIENTS://{HOST}:{ports['kafka']}",
+        "advertised.listeners": f"CLIENTS://{HOST}:{advertised or ports['kafka']}",
         "controller.quorum.voters": f"1@{HOST}:{ports['controller']}",
         # Relative to the working folder: properties files know neither commas nor letters beyond Latin-1 in a path.
         "log.dirs": "data",

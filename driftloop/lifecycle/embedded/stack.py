@@ -61,6 +61,7 @@ class EmbeddedStack:
         secured: whether Kafka speaks TLS, wants a password and lets each role do only what `driftloop.access` says, and
             Valkey knows one user that may touch the loop's keys alone. The passwords lie under ``root/secrets``. MLflow
             cannot tell its clients apart: it stays open to this machine's users.
+        advertised: the port to which Kafka sends its clients, of a proxy before it; 0 for its own.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class EmbeddedStack:
         ports: Mapping[str, int] | None = None,
         minimum_free: int = MINIMUM_FREE,
         secured: bool = False,
+        advertised: int = 0,
     ) -> None:
         self.root = root.absolute()
         self.ports: dict[str, int] = {}
@@ -79,6 +81,7 @@ class EmbeddedStack:
         self._requested = dict(ports or {})
         self._minimum_free = minimum_free
         self._secured = secured
+        self._advertised = advertised
         self._credentials: Credentials | None = None
         self._services: dict[str, _Service] = {}
         self._lock: int | None = None
@@ -276,7 +279,9 @@ class EmbeddedStack:
         try:
             if name == "kafka":
                 java, jars = find_java(), kafka_classpath(self._progress)
-                child = kafka.prepare(java, jars, folder, log, self.ports, keep, self._credentials)
+                child = kafka.prepare(
+                    java, jars, folder, log, self.ports, keep, self._credentials, advertised=self._advertised
+                )
                 after = partial(kafka.after, java, jars, folder)
                 return _Service(child, lambda: kafka.ready(port, known), (port, self.ports["controller"]), after)
             if name == "valkey":

@@ -1,0 +1,152 @@
+"""What a disk can do to the loop: half of a batch on it after a crash, and no room while events flow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.world import World, event
+from driftloop import topics
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.settings import Settings
+from driftloop.topics import OUTCOMES, PREDICTIONS
+from serving.audit import Audit, audit
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+DISK = 400
+"""Megabytes."""
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}m", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def small_world(stack: EmbeddedStack, folder: Path) -> World:
+    settings = stack.settings(Settings(stream="storage", topic_prefix="storage.", partitions=2, work=str(folder)))
+    topics.create(settings)
+    world = World(settings, folder)
+    world.promote()
+    return world
+
+
+def close(world: World) -> None:
+    for child in world.children:
+        child.stop()
+    world.outbox.close()
+
+
+def through(world: World, complaint: str = "") -> Audit:
+    """What the ledger says once all is through, or, where there is to be one, once it has that complaint."""
+    said: list[Audit] = []
+
+    def done() -> bool:
+        said[:] = [audit(world.settings)]
+        counts = said[0].counts
+        if complaint:
+            return any(complaint in finding.what for finding in said[0].findings)
+        return said[0].clean and counts["waiting"] == 0 and counts["outcomes"] == counts["labels"]
+
+    world.until(done, 120)
+    return said[0]
+
+
+def last_batch(segment: Path) -> tuple[int, int]:
+    """Where the last record batch of a log segment begins, and where it ends.
+
+    A batch is its first offset in 8 bytes, the length of what follows in 4, and that (Kafka's message format, v2).
+    """
+    body = segment.read_bytes()
+    begin, end = 0, 0
+    while end + 12 < len(body) and (length := int.from_bytes(body[end + 8 : end + 12])):
+        begin, end = end, end + 12 + length
+    return begin, end
+
+
+@pytest.mark.parametrize("acknowledged", [False, True], ids=["half-written", "control"])
+def test_half_a_batch_on_the_disk_of_a_broker_that_died_is_no_event(tmp_path: Path, acknowledged: bool) -> None:
+    """The control cuts into a batch that the broker had acknowledged: that the ledger must find."""
+    with EmbeddedStack(tmp_path / "run") as stack:
+        world = small_world(stack, tmp_path)
+        try:
+            world.send(events=range(300), labels=range(300))
+            world.start("score")
+            world.start("monitor")
+            through(world)
+            os.kill(stack.pids["kafka"], signal.SIGKILL)
+            stack.child("kafka").stop()
+            segment = tmp_path / "run" / "kafka" / "data" / "storage.events-0" / f"{0:020}.log"
+            begin, end = last_batch(segment)
+            with segment.open("r+b") as file:
+                batch = file.read()[begin:end]
+                file.truncate(end - 20 if acknowledged else end)
+                if not acknowledged:
+                    file.seek(end)
+                    file.write(batch[: len(batch) // 2])
+            stack.child("kafka").start()
+            stack.wait("kafka")
+            if acknowledged:
+                said = through(world, "the broker no longer has")
+                assert said.verdict == "PROCESSED-LESS", said
+                return
+            world.send(events=range(300, 400), labels=range(300, 400))
+            said = through(world)
+            assert said.verdict == "ALL-RECORDS-DELIVERED", said
+            assert said.counts["events"] == said.counts["predictions"] == said.counts["outcomes"] == 400, said
+        finally:
+            close(world)
+
+
+@pytest.mark.parametrize("changes", [(), ("no-waiting",)], ids=["protected", "control"])
+def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
+    """Kafka ends itself and Valkey refuses to write; both come back when there is room, and so does everything else."""
+    with EmbeddedStack(disk / "run", minimum_free=0) as stack:
+        world = small_world(stack, tmp_path)
+        try:
+            scorer = world.start("score", changes=changes, DRIFTLOOP_SCORER__BATCH="16")
+            world.start("monitor")
+            world.send(events=range(200), labels=range(200))
+            world.until(lambda: world.count(PREDICTIONS) >= 100 or bool(changes))
+            fill(disk)
+            broker = stack.child("kafka")
+            broker.restart = False
+            for i in range(200, 5_000):  # until the broker fails: it writes to what it has allocated before
+                world.outbox.put("events", f"e{i}", event(i))
+            world.until(lambda: broker.poll() is not None, 120)
+            (disk / "filler").unlink()
+            broker.restart = True
+            broker.start()
+            stack.wait("kafka")
+            stack.wait("valkey")
+            world.outbox.flush()
+            if changes:
+                scorer.kill()
+            said = through(world, "neither a prediction nor a dead letter" if changes else "")
+            assert said.verdict == ("PROCESSED-LESS" if changes else "ALL-RECORDS-DELIVERED"), said
+            if not changes:
+                assert said.counts["predictions"] == 5_000 and world.count(OUTCOMES) >= 200
+        finally:
+            close(world)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb") as filler:
+        try:
+            while True:
+                filler.write(b"\0" * 65_536)
+                filler.flush()
+        except OSError as error:
+            assert "No space left" in str(error)
