@@ -135,7 +135,7 @@ def strike(running: Running, fault: Fault, freeze: float = 30.0) -> Row:
         said = running.settle()
         findings = [f"{one.count} {one.what} (first: {', '.join(one.first)})" for one in said.findings]
         findings += [f"not looked at: {reason}" for reason in said.unchecked]
-        if said.counts["waiting"] or said.counts["labels"] != said.counts["outcomes"]:
+        if said.counts["waiting"] or said.counts["labels_waiting"]:
             findings.append(f"stalled: {said.counts}")
         sent, missing, doubled = running.sent()
         findings += [f"{missing} events were never sent"] * bool(missing)

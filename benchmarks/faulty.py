@@ -6,8 +6,8 @@
 Whoever wants a fault writes ``POINT ACTION PID`` into the file PLAN (`write_plan`): the next time that the process
 comes to that point it removes the file and sends the signal, to itself where PID is 0, or to a broker, say. Words after
 PLAN name `CHANGES`, most of them protections to be taken away for the control of a test: with them off, the same fault
-must be found by `driftloop audit`. The code under test knows nothing of this; its functions are wrapped. SIGUSR2 makes the
-process write to its log where each of its threads is.
+must be found by `driftloop audit`. The code under test knows nothing of this; its functions are wrapped. SIGUSR2 makes it
+write to its log where each of its threads is.
 """
 
 from __future__ import annotations
@@ -189,14 +189,9 @@ def no_split() -> None:
 
 
 def clock_steps() -> None:
-    """The wall clock jumps two hours ahead after five seconds, and three hours back five seconds later."""
-    clock, began = time.time, time.monotonic()
-
-    def stepping() -> float:
-        run = time.monotonic() - began
-        return clock() + (0 if run < 5 else 7_200 if run < 10 else -3_600)
-
-    time.time = stepping
+    """The wall clock goes wrong by as many seconds as the file that FAULTY_CLOCK names says."""
+    clock, wrong = time.time, Path(os.environ["FAULTY_CLOCK"])
+    time.time = lambda: clock() + float(wrong.read_text())
 
 
 CHANGES: dict[str, Callable[[], None]] = {

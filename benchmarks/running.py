@@ -191,7 +191,7 @@ class Running:
             def through() -> bool:
                 found[:] = [audit(self.settings)]
                 counts = found[0].counts
-                return found[0].clean and counts["waiting"] == 0 and counts["labels"] == counts["outcomes"]
+                return found[0].clean and counts["waiting"] == counts["labels_waiting"] == 0
 
             try:
                 self.until("all that was sent", through, 60)

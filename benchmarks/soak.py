@@ -57,7 +57,9 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def clean(self) -> bool:
         """Whether everything is there once."""
-        return self.audit.clean and not self.never_sent and not self.stalled and self.audit.counts["waiting"] == 0
+        counts = self.audit.counts
+        through = counts["waiting"] == counts["labels_waiting"] == 0
+        return self.audit.clean and not self.never_sent and not self.stalled and through
 
 
 def main() -> int:

@@ -127,7 +127,7 @@ class World:
     ) -> str:
         """Train, register and announce a champion; a flipped one says the opposite of the truth.
 
-        A tampered one is signed with a stranger's key, a truncated one has lost half of its encoder on the way.
+        A tampered one is signed with a stranger's key, a truncated one has lost half of its head on the way.
         """
         encoder = exported_encoder(self.settings.model)
         pairs = [text_and_label(10_000 + i) for i in range(rows)]
@@ -152,10 +152,9 @@ class World:
             key="a stranger's key" if tampered else self.settings.signing_key,
         )
         if truncated:
-            model = bundle / "encoder" / "model.onnx"
-            half = model.read_bytes()[: model.stat().st_size // 2]
-            model.unlink()  # it may be a link to the encoder's own file
-            model.write_bytes(half)
+            file = bundle / "head.skops"
+            half = file.read_bytes()[: file.stat().st_size // 2]
+            file.write_bytes(half)
         promotions = Promotions(self.settings, self.outbox)
         version = promotions.registry.register(Candidacy("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger}))
         if announce:

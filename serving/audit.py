@@ -29,6 +29,8 @@ SHOWN = 5
 LINEAGE = ("candidate", "trigger", "dataset_revision", "topic", "first_offset", "last_offset", "digest")
 """What is written on every version that was promoted."""
 
+UNJOINED = "labels JOIN predictions USING (id) LEFT JOIN outcomes USING (id) WHERE outcomes.id IS NULL"
+
 Word = Literal["ALL-RECORDS-DELIVERED", "PROCESSED-LESS", "PROCESSED-MORE"]
 
 
@@ -115,11 +117,10 @@ class _Auditor:
         self._find("less", "undecodable messages have no dead letter", lost, "topic || ' ' || part || ':' || at")
 
     def _compare_joins(self, whole: dict[str, bool]) -> None:
-        both = "labels JOIN predictions USING (id) LEFT JOIN outcomes USING (id) WHERE outcomes.id IS NULL"
         self._find(
             "less",
             "labels met a prediction and have no outcome",
-            f"{both} AND NOT labels.pending AND NOT predictions.pending",
+            f"{UNJOINED} AND NOT labels.pending AND NOT predictions.pending",
             "labels.id",
         )
         self._find("more", "events have outcomes that differ", "outcomes WHERE others > 0")
@@ -213,6 +214,7 @@ class _Auditor:
             "dead_letters": ask.count("entries WHERE dead > 0"),
             "waiting": ask.count(waiting),
             "labels": ask.count("labels"),
+            "labels_waiting": ask.count(UNJOINED),
             "outcomes": ask.count("outcomes"),
             "event_messages": messages[EVENTS.name],
             "prediction_messages": messages[PREDICTIONS.name],

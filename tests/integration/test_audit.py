@@ -75,6 +75,7 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Worl
         "dead_letters": 1,
         "waiting": 0,
         "labels": EVENTS_SENT - 50 + 1,
+        "labels_waiting": 0,
         "outcomes": EVENTS_SENT - 50,
         "event_messages": EVENTS_SENT + 2,
         "prediction_messages": 0,
