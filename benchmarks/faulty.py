@@ -4,10 +4,10 @@
     python -m benchmarks.faulty score PLAN no-dedupe
 
 Whoever wants a fault writes ``POINT ACTION PID`` into the file PLAN (`write_plan`): the next time that the process
-comes to that point it removes the file and sends the signal, to itself where PID is 0, or to a broker, say. Words after
-PLAN name `CHANGES`, most of them protections to be taken away for the control of a test: with them off, the same fault
-must be found by `driftloop audit`. The code under test knows nothing of this; its functions are wrapped. SIGUSR2 makes it
-write to its log where each of its threads is.
+comes to that point it removes the file and sends the signal, to itself where PID is 0, or to a broker, say. Words
+after PLAN name `CHANGES`, most of them protections to be taken away for the control of a test: with them off, the
+same fault must be found by `driftloop audit`. The code under test knows nothing of this; its functions are wrapped.
+SIGUSR2 makes it write to its log where each of its threads is.
 """
 
 from __future__ import annotations
