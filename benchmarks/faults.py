@@ -33,6 +33,8 @@ from driftloop.settings import Settings
 
 PROCESSES = ("scorer", "monitor", "retrainer", "producer")
 SERVICES = {"MLflow": "mlflow", "Valkey": "valkey", "Kafka": "kafka"}
+AT_ONCE = 20
+"""Faults that happen to one loop."""
 SECOND = "second scorer"
 """Comes so that there is a rebalance, and goes."""
 MOMENTS = {
@@ -106,16 +108,18 @@ def main() -> int:
 
 
 def suffer(folder: Path, faults: Sequence[Fault], freeze: float) -> list[Row]:
-    """Let the faults happen to one loop, one after the other."""
+    """Let the faults happen to one loop, one after the other; now and then to a new one, for the ledger reads it all."""
     rows: list[Row] = []
     with EmbeddedStack(folder / "stack") as stack:
-        settings = stack.settings(Settings(stream="faults", topic_prefix="faults."))
-        with Running(stack, settings, folder) as running:
-            for number, fault in enumerate(faults, 1):
-                rows.append(strike(running, fault, freeze))
-                words = "; ".join(rows[-1].findings) or "nothing lost, nothing doubled"
-                after = "" if rows[-1].recovery is None else f" after {rows[-1].recovery:.1f} s"
-                print(f"{number}/{len(faults)} {fault.name}: next prediction{after}; {words}", file=sys.stderr)
+        for first in range(0, len(faults), AT_ONCE):
+            settings = stack.settings(Settings(stream=f"faults-{first}", topic_prefix=f"faults-{first}."))
+            (folder / str(first)).mkdir()
+            with Running(stack, settings, folder / str(first)) as running:
+                for fault in faults[first : first + AT_ONCE]:
+                    rows.append(strike(running, fault, freeze))
+                    words = "; ".join(rows[-1].findings) or "nothing lost, nothing doubled"
+                    after = "" if rows[-1].recovery is None else f" after {rows[-1].recovery:.1f} s"
+                    print(f"{len(rows)}/{len(faults)} {fault.name}: next prediction{after}; {words}", file=sys.stderr)
     return rows
 
 
