@@ -108,7 +108,7 @@ def main() -> int:
 
 
 def suffer(folder: Path, faults: Sequence[Fault], freeze: float) -> list[Row]:
-    """Let the faults happen to one loop, one after the other; now and then to a new one, for the ledger reads it all."""
+    """Let the faults happen one after the other; a new loop every `AT_ONCE`, for the ledger reads all of it."""
     rows: list[Row] = []
     with EmbeddedStack(folder / "stack") as stack:
         for first in range(0, len(faults), AT_ONCE):
