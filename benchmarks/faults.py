@@ -33,7 +33,7 @@ from driftloop.settings import Settings
 
 PROCESSES = ("scorer", "monitor", "retrainer", "producer")
 SERVICES = {"MLflow": "mlflow", "Valkey": "valkey", "Kafka": "kafka"}
-AT_ONCE = 20
+AT_ONCE = 8
 """Faults that happen to one loop."""
 SECOND = "second scorer"
 """Comes so that there is a rebalance, and goes."""
