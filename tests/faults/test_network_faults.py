@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,42 +24,56 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
 
 
 class Network:
-    """A stack, each of its services behind a proxy, and a world that knows the proxies alone."""
+    """Use as a context manager: a stack, each of its services behind a proxy that its clients are told of."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open = ExitStack()
+
+    def __enter__(self) -> Network:
         port = free_port()
-        self.kafka = Proxy(port)
-        with_kafka = self.kafka.__enter__()
-        self.stack = EmbeddedStack(folder / "run", ports={"kafka": port}, advertised=with_kafka.port)
-        self.stack.start()
-        self.redis = Proxy(self.stack.ports["valkey"]).__enter__()
-        self.mlflow = Proxy(self.stack.ports["mlflow"]).__enter__()
-        settings = replace(
-            self.stack.settings(Settings(stream="net", topic_prefix="net.", partitions=2)),
+        self.kafka = self._open.enter_context(Proxy(port))
+        stack = EmbeddedStack(self._folder / "run", ports={"kafka": port}, advertised=self.kafka.port)
+        self._open.enter_context(stack)
+        self.redis = self._open.enter_context(Proxy(stack.ports["valkey"]))
+        self.mlflow = self._open.enter_context(Proxy(stack.ports["mlflow"]))
+        self.settings = replace(
+            stack.settings(Settings(partitions=2)),
             kafka=f"127.0.0.1:{self.kafka.port}",
             redis=f"redis://127.0.0.1:{self.redis.port}/0",
             mlflow=f"http://127.0.0.1:{self.mlflow.port}",
         )
-        topics.create(settings)
-        self.world = World(settings, folder)
-        self.world.promote()
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def mend(self) -> None:
+        """Everything gets through, at once."""
         for proxy in (self.kafka, self.redis, self.mlflow):
+            proxy.delay = 0.0
             proxy.mend()
-        for child in self.world.children:
-            child.stop()
-        self.world.outbox.close()
-        self.stack.stop()
-        for proxy in (self.kafka, self.redis, self.mlflow):
-            proxy.__exit__()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with Network(tmp_path_factory.mktemp("network")) as made:
+        yield made
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
-    made = Network(tmp_path)
+def world(network: Network, tmp_path: Path) -> Iterator[World]:
+    """A world with a champion, that knows the proxies alone."""
+    mark = uuid.uuid4().hex[:8]
+    settings = replace(network.settings, stream=f"net-{mark}", topic_prefix=f"n{mark}.")
+    topics.create(settings)
+    made = World(settings, tmp_path)
+    made.promote()
     yield made
-    made.close()
+    network.mend()
+    for child in made.children:
+        child.stop()
+    made.outbox.close()
 
 
 def through(world: World, complaint: str = "") -> Audit:
@@ -77,10 +93,9 @@ def through(world: World, complaint: str = "") -> Audit:
 
 @pytest.mark.parametrize("changes", [(), ("no-acks",)], ids=["protected", "control"])
 def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
-    network: Network, changes: tuple[str, ...]
+    network: Network, world: World, changes: tuple[str, ...]
 ) -> None:
     """First it is silent, so that what is sent is under way; then every connection is reset."""
-    world = network.world
     world.start("monitor")
     world.start("score", changes=changes, DRIFTLOOP_SCORER__BATCH="16", DRIFTLOOP_SCORER__FLOOR_MS="10")
     world.send(events=range(600), labels=range(600))
@@ -97,8 +112,10 @@ def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
 
 
 @pytest.mark.parametrize("service", ["kafka", "redis", "mlflow"])
-def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(network: Network, service: str) -> None:
-    world, proxy = network.world, getattr(network, service)
+def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(
+    network: Network, world: World, service: str
+) -> None:
+    proxy = getattr(network, service)
     world.start("monitor")
     world.start("score")
     sent = 0
@@ -114,10 +131,10 @@ def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(network: Netw
     goes_on()
     time.sleep(5)
     proxy.delay = 0.0
-    for trouble in (proxy.cut, proxy.silence):
+    for trouble, seconds in ((proxy.cut, 4), (proxy.silence, 12)):  # clients give up on Redis after 10 s of silence
         goes_on()
         trouble()
-        time.sleep(12)
+        time.sleep(seconds)
         proxy.mend()
         through(world)
     if service == "mlflow":  # a promotion that was registered comes through as well
