@@ -27,10 +27,13 @@ from driftloop import topics
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.messages import Event, Label
 from driftloop.settings import Settings
+from driftloop.topics import Topic
 from serving.audit import Audit, audit
 
 FLOOR_MS = 5.0
 PATIENCE = 3600.0
+TELL_EVERY = 20.0
+"""Seconds."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,9 +90,9 @@ def measure(stack: EmbeddedStack, world: World, events: int, rate: float, floor_
         _send(world, events, rate, 1)
         sent_for = time.monotonic() - began
         backlog = events + 1 - world.count(topics.PREDICTIONS)
-        world.until(lambda: world.count(topics.PREDICTIONS) >= events + 1, PATIENCE)
+        _wait(world, topics.PREDICTIONS, events + 1)
         took = time.monotonic() - began
-        world.until(lambda: world.count(topics.OUTCOMES) >= world.count(topics.LABELS), PATIENCE)
+        _wait(world, topics.OUTCOMES, world.count(topics.LABELS))
         time.sleep(3)  # until the last batch is committed
     for child in children.values():
         child.stop()
@@ -122,6 +125,21 @@ def _send(world: World, events: int, rate: float, first: int) -> None:
             world.outbox.flush()
             time.sleep(max(0.0, began + (number - first) / rate - time.monotonic()))
     world.outbox.flush()
+
+
+def _wait(world: World, topic: Topic, goal: int) -> None:
+    """Wait until a topic has had so many messages, and say now and then how many there are."""
+    told = time.monotonic()
+
+    def there() -> bool:
+        nonlocal told
+        count = world.count(topic)
+        if time.monotonic() - told > TELL_EVERY:
+            told = time.monotonic()
+            print(f"{topic.name}: {count:,} of {goal:,}", file=sys.stderr, flush=True)
+        return count >= goal
+
+    world.until(there, PATIENCE)
 
 
 def _audit(settings: Settings) -> tuple[Audit, float, float]:

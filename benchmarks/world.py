@@ -25,6 +25,7 @@ from driftloop.topics import Topic
 from retrain.candidates.linear import learn
 from retrain.promotion import Promotions
 from retrain.window import Window
+from serving.audit import Audit, audit
 
 WORDS = {"negative": ("awful", "late", "lost", "broken"), "positive": ("great", "thanks", "lovely", "best")}
 
@@ -47,6 +48,11 @@ def event(i: int) -> Event:
 def label(i: int) -> Label:
     """Its label."""
     return Label(event_id=f"e{i}", label=text_and_label(i)[1], labelled_at=2000.0 + i, position=i)
+
+
+def words(said: Audit) -> str:
+    """What the ledger complains of."""
+    return "; ".join(finding.what for finding in said.findings)
 
 
 @dataclass
@@ -105,6 +111,20 @@ class World:
         """How many messages a topic has had."""
         full = topics.name(self.settings, topic)
         return kafka.end_offsets(self.settings, [full])[full]
+
+    def through(self, complaint: str = "", seconds: float = 60) -> Audit:
+        """What the ledger says once all is through, or, where there is to be one, once it has that complaint."""
+        said: list[Audit] = []
+
+        def done() -> bool:
+            said[:] = [audit(self.settings)]
+            counts = said[0].counts
+            if complaint:
+                return counts["waiting"] == 0 and complaint in words(said[0])
+            return said[0].clean and counts["waiting"] == 0 and counts["outcomes"] == counts["labels"]
+
+        self.until(done, seconds)
+        return said[0]
 
     def until(self, true: Callable[[], bool], seconds: float = 60) -> None:
         """Wait for a condition; the processes' last words are in the failure."""

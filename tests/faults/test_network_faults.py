@@ -18,7 +18,6 @@ from driftloop.lifecycle.embedded.ports import free_port
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.settings import Settings
 from driftloop.topics import PREDICTIONS
-from serving.audit import Audit, audit
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
 
@@ -76,21 +75,6 @@ def world(network: Network, tmp_path: Path) -> Iterator[World]:
     made.outbox.close()
 
 
-def through(world: World, complaint: str = "") -> Audit:
-    """What the ledger says once all is through, or, where there is to be one, once it has that complaint."""
-    said: list[Audit] = []
-
-    def done() -> bool:
-        said[:] = [audit(world.settings)]
-        counts = said[0].counts
-        if complaint:
-            return any(complaint in finding.what for finding in said[0].findings)
-        return said[0].clean and counts["waiting"] == 0 and counts["outcomes"] == counts["labels"]
-
-    world.until(done, 150)
-    return said[0]
-
-
 @pytest.mark.parametrize("changes", [(), ("no-acks",)], ids=["protected", "control"])
 def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
     network: Network, world: World, changes: tuple[str, ...]
@@ -105,7 +89,7 @@ def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
     network.kafka.cut()
     time.sleep(2)
     network.kafka.mend()
-    said = through(world, "neither a prediction nor a dead letter" if changes else "")
+    said = world.through("neither a prediction nor a dead letter" if changes else "", 150)
     assert said.verdict == ("PROCESSED-LESS" if changes else "ALL-RECORDS-DELIVERED"), said
     if not changes:
         assert said.counts["predictions"] == said.counts["outcomes"] == 600
@@ -136,9 +120,9 @@ def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(
         trouble()
         time.sleep(seconds)
         proxy.mend()
-        through(world)
+        world.through(seconds=150)
     if service == "mlflow":  # a promotion that was registered comes through as well
         world.promote(flipped=True)
         goes_on()
-    said = through(world)
+    said = world.through(seconds=150)
     assert said.verdict == "ALL-RECORDS-DELIVERED" and said.counts["predictions"] == sent, said

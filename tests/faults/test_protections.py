@@ -17,6 +17,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from msgspec.structs import replace
 
 from benchmarks.faulty import write_plan
+from benchmarks.world import words
 from driftloop import kafka, topics
 from driftloop.messages import DeadLetter, Outcome, Prediction
 from driftloop.settings import Settings
@@ -41,25 +42,6 @@ def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
     made.outbox.close()
 
 
-def through(world: World, complaint: str = "") -> Audit:
-    """What the ledger says once everything is through, or, where there is to be one, once it has that complaint."""
-    said = [audit(world.settings)]
-
-    def done() -> bool:
-        said[:] = [audit(world.settings)]
-        counts = said[0].counts
-        if complaint:
-            return complaint in words(said[0]) and counts["waiting"] == 0
-        return said[0].clean and counts["waiting"] == 0 and counts["outcomes"] == counts["labels"]
-
-    world.until(done)
-    return said[0]
-
-
-def words(said: Audit) -> str:
-    return "; ".join(finding.what for finding in said.findings)
-
-
 def hurt(world: World, point: str, without: tuple[str, ...], complaint: str) -> Audit:
     """Send everything, kill the scorer at a point of a later batch, and let it come back."""
     plan = world.folder / "plan"
@@ -73,7 +55,7 @@ def hurt(world: World, point: str, without: tuple[str, ...], complaint: str) -> 
         world.until(lambda: world.count(PREDICTIONS) > 50)
     write_plan(plan, point, "kill")
     world.until(lambda: scorer.restarts == 1)
-    return through(world, complaint if without else "")
+    return world.through(complaint if without else "")
 
 
 @pytest.mark.parametrize("without", [(), ("no-waiting",)], ids=["protected", "control"])
@@ -101,7 +83,7 @@ def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, 
     write_plan(plan, "saved", "kill")
     world.send(labels=range(100, EVENTS))
     world.until(lambda: monitor.restarts == 1)
-    said = through(world, "counted by the detectors beyond" if without else "")
+    said = world.through("counted by the detectors beyond" if without else "")
     assert said.verdict == ("PROCESSED-MORE" if without else "ALL-RECORDS-DELIVERED"), words(said)
 
 
@@ -122,7 +104,7 @@ def test_a_store_that_is_emptied_is_told_again(world: World, dies: bool, without
         world.until(lambda: monitor.restarts == 1)
     world.send(events=range(400, 600), labels=range(300, 400))
     world.send(events=range(50), labels=range(50))  # what comes again is answered as before
-    said = through(world, "labels met a prediction and have no outcome" if without else "")
+    said = world.through("labels met a prediction and have no outcome" if without else "")
     if without:
         assert said.verdict == "PROCESSED-LESS" and "on the topic and not in the store" in words(said)
     else:
@@ -183,7 +165,7 @@ def test_a_scorer_that_is_frozen_past_its_session_answers_nothing_twice(world: W
     finally:
         os.kill(frozen.pid or 0, signal.SIGCONT)
     world.send(events=range(EVENTS, EVENTS + 200))
-    said = through(world)
+    said = world.through()
     assert said.clean and said.counts["predictions"] == EVENTS + 200, words(said)
     assert all(isinstance(p, Prediction) for p in world.read(PREDICTIONS))
 
@@ -201,7 +183,7 @@ def test_an_event_that_breaks_the_model_is_one_dead_letter_and_its_neighbours_ar
         said = audit(world.settings)
         assert said.counts["waiting"] > 0 and said.counts["dead_letters"] == 0, "no event of its batch is answered"
         return
-    said = through(world)
+    said = world.through()
     assert said.clean and said.counts["predictions"] == 199 and scorer.restarts == 0, words(said)
     (letter,) = world.read(DEAD_LETTERS)
     assert isinstance(letter, DeadLetter) and letter.key == "poison" and "the model choked" in letter.error
@@ -232,7 +214,7 @@ def test_a_clock_that_jumps_hours_ahead_and_back_holds_nothing_up(world: World, 
             assert "timestamp" in scorer.log.read_text()
             return
         world.until(lambda n=batch.stop: world.count(OUTCOMES) == n)
-    said = through(world)
+    said = world.through()
     assert said.clean and said.counts["predictions"] == said.counts["outcomes"] == 400, words(said)
     assert scorer.restarts == monitor.restarts == 0
     at = [one.predicted_at for one in world.read(PREDICTIONS) if isinstance(one, Prediction)]
@@ -253,7 +235,7 @@ def test_labels_that_come_early_twice_or_contradict_one_another_count_once(
     for i in range(50, 100):
         world.outbox.put("labels", f"e{i}", replace(label(i), label="neither"))
     world.outbox.flush()
-    said = through(world, "outcomes that differ") if without else None
+    said = world.through("outcomes that differ") if without else None
     if without:
         assert said is not None and said.verdict == "PROCESSED-MORE", said
         return

@@ -15,7 +15,6 @@ from driftloop import topics
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.settings import Settings
 from driftloop.topics import OUTCOMES, PREDICTIONS
-from serving.audit import Audit, audit
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
@@ -49,21 +48,6 @@ def close(world: World) -> None:
     world.outbox.close()
 
 
-def through(world: World, complaint: str = "") -> Audit:
-    """What the ledger says once all is through, or, where there is to be one, once it has that complaint."""
-    said: list[Audit] = []
-
-    def done() -> bool:
-        said[:] = [audit(world.settings)]
-        counts = said[0].counts
-        if complaint:
-            return any(complaint in finding.what for finding in said[0].findings)
-        return said[0].clean and counts["waiting"] == 0 and counts["outcomes"] == counts["labels"]
-
-    world.until(done, 120)
-    return said[0]
-
-
 def last_batch(segment: Path) -> tuple[int, int]:
     """Where the last record batch of a log segment begins, and where it ends.
 
@@ -85,7 +69,7 @@ def test_half_a_batch_on_the_disk_of_a_broker_that_died_is_no_event(tmp_path: Pa
             world.send(events=range(300), labels=range(300))
             world.start("score")
             world.start("monitor")
-            through(world)
+            world.through(seconds=120)
             os.kill(stack.pids["kafka"], signal.SIGKILL)
             stack.child("kafka").stop()
             segment = tmp_path / "run" / "kafka" / "data" / "storage.events-0" / f"{0:020}.log"
@@ -99,11 +83,11 @@ def test_half_a_batch_on_the_disk_of_a_broker_that_died_is_no_event(tmp_path: Pa
             stack.child("kafka").start()
             stack.wait("kafka")
             if acknowledged:
-                said = through(world, "the broker no longer has")
+                said = world.through("the broker no longer has", 120)
                 assert said.verdict == "PROCESSED-LESS", said
                 return
             world.send(events=range(300, 400), labels=range(300, 400))
-            said = through(world)
+            said = world.through(seconds=120)
             assert said.verdict == "ALL-RECORDS-DELIVERED", said
             assert said.counts["events"] == said.counts["predictions"] == said.counts["outcomes"] == 400, said
         finally:
@@ -134,7 +118,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Pa
             world.outbox.flush()
             if changes:
                 scorer.kill()
-            said = through(world, "neither a prediction nor a dead letter" if changes else "")
+            said = world.through("neither a prediction nor a dead letter" if changes else "", 120)
             assert said.verdict == ("PROCESSED-LESS" if changes else "ALL-RECORDS-DELIVERED"), said
             if not changes:
                 assert said.counts["predictions"] == 5_000 and world.count(OUTCOMES) >= 200
