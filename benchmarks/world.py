@@ -103,6 +103,12 @@ class World:
         self.children.append(child)
         return child
 
+    def close(self) -> None:
+        """Stop the processes, and leave the broker."""
+        for child in self.children:
+            child.stop()
+        self.outbox.close()
+
     def read(self, topic: Topic) -> list[Message]:
         """Every message on a topic."""
         return kafka.read_all(self.settings, topics.name(self.settings, topic), topic.message)

@@ -214,7 +214,7 @@ class _Auditor:
             "dead_letters": ask.count("entries WHERE dead > 0"),
             "waiting": ask.count(waiting),
             "labels": ask.count("labels"),
-            "labels_waiting": ask.count(UNJOINED),
+            "labels_waiting": ask.count(f"{UNJOINED} AND (labels.pending OR predictions.pending)"),
             "outcomes": ask.count("outcomes"),
             "event_messages": messages[EVENTS.name],
             "prediction_messages": messages[PREDICTIONS.name],

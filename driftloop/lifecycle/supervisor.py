@@ -230,20 +230,21 @@ class _Spare:
     go: int
 
     def take_over(self) -> bool:
-        """Tell it to go on; False where it is gone."""
+        """Tell it to go on; False where it is gone, and then nothing of it is left."""
         try:
-            if self.launcher.poll() is None:
-                return os.write(self.go, b"!") == 1
+            told = self.launcher.poll() is None and os.write(self.go, b"!") == 1
         except BrokenPipeError:
-            pass
-        finally:
+            told = False
+        if told:
             os.close(self.go)
-        return False
+        else:
+            self.dismiss()
+        return told
 
     def dismiss(self) -> None:
         """End it, whatever it is loading."""
         os.close(self.go)
-        if self.pid is not None:
+        if self.pid is not None and self.launcher.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
         self.launcher.wait()

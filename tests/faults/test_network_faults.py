@@ -70,9 +70,7 @@ def world(network: Network, tmp_path: Path) -> Iterator[World]:
     made.promote()
     yield made
     network.mend()
-    for child in made.children:
-        child.stop()
-    made.outbox.close()
+    made.close()
 
 
 @pytest.mark.parametrize("changes", [(), ("no-acks",)], ids=["protected", "control"])

@@ -37,9 +37,7 @@ def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
     made = World(settings, tmp_path)
     made.promote()
     yield made
-    for child in made.children:
-        child.stop()
-    made.outbox.close()
+    made.close()
 
 
 def hurt(world: World, point: str, without: tuple[str, ...], complaint: str) -> Audit:

@@ -42,12 +42,6 @@ def small_world(stack: EmbeddedStack, folder: Path) -> World:
     return world
 
 
-def close(world: World) -> None:
-    for child in world.children:
-        child.stop()
-    world.outbox.close()
-
-
 def last_batch(segment: Path) -> tuple[int, int]:
     """Where the last record batch of a log segment begins, and where it ends.
 
@@ -91,7 +85,7 @@ def test_half_a_batch_on_the_disk_of_a_broker_that_died_is_no_event(tmp_path: Pa
             assert said.verdict == "ALL-RECORDS-DELIVERED", said
             assert said.counts["events"] == said.counts["predictions"] == said.counts["outcomes"] == 400, said
         finally:
-            close(world)
+            world.close()
 
 
 @pytest.mark.parametrize("changes", [(), ("no-waiting",)], ids=["protected", "control"])
@@ -123,7 +117,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Pa
             if not changes:
                 assert said.counts["predictions"] == 5_000 and world.count(OUTCOMES) >= 200
         finally:
-            close(world)
+            world.close()
 
 
 def fill(disk: Path) -> None:

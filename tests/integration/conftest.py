@@ -18,6 +18,4 @@ def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
     """A world without processes; those it starts are stopped at the end."""
     made = World(settings, tmp_path)
     yield made
-    for child in made.children:
-        child.stop()
-    made.outbox.close()
+    made.close()

@@ -32,9 +32,7 @@ def wide(settings: Settings, tmp_path: Path) -> Iterator[World]:
     made = World(replace(settings, scorer=replace(settings.scorer, floor_ms=10.0)), tmp_path)
     made.promote()
     yield made
-    for child in made.children:
-        child.stop()
-    made.outbox.close()
+    made.close()
 
 
 def members(world: World) -> set[str]:

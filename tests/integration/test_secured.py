@@ -74,9 +74,7 @@ def guarded(secured: EmbeddedStack, tmp_path: Path) -> Iterator[Guarded]:
     made = Guarded(settings, tmp_path)
     made.stack = secured
     yield made
-    for child in made.children:
-        child.stop()
-    made.outbox.close()
+    made.close()
 
 
 def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
