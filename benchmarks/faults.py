@@ -6,7 +6,7 @@
 
 Victims are the scorer, the monitor, the retrainer, the producer, MLflow, Valkey and Kafka. Moments are points in the
 work of the scorer, or of the victim itself where it has such: see `MOMENTS`. Recovery is the time from the fault to the
-next prediction; for what is frozen it holds the freezing.
+next prediction; where what is frozen holds the others up, it holds the freezing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -128,12 +130,9 @@ def strike(running: Running, fault: Fault, freeze: float = 30.0) -> Row:
     name = SERVICES.get(fault.victim, fault.victim)
     try:
         moment = _happen(running, fault, name)
-        if fault.action == "freeze":
-            pid = running.pid(name)
-            time.sleep(max(0.0, moment + freeze - time.time()))
-            os.kill(pid, signal.SIGCONT)
-        running.until("the next prediction", lambda: running.predicted_after(moment))
-        recovery = time.time() - moment
+        with _thawing(running.pid(name), freeze) if fault.action == "freeze" else nullcontext():
+            running.until("the next prediction", lambda: running.predicted_after(moment))
+            recovery = time.time() - moment
         if SECOND in running.children:
             running.stop(SECOND)
         said = running.settle()
@@ -154,7 +153,7 @@ def _happen(running: Running, fault: Fault, name: str) -> float:
     points = MOMENTS[fault.moment]
     if fault.moment == "idle":
         running.settle()
-        os.kill(running.pid(name), ACTIONS[fault.action])
+        running.signal(name, ACTIONS[fault.action])
         return time.time()
     watched = fault.victim if fault.victim in points else "scorer"
     if fault.moment == "rebalance":
@@ -167,6 +166,17 @@ def _happen(running: Running, fault: Fault, name: str) -> float:
         running.plan(watched, points[watched], fault.action, name)
     running.until(f"{fault.name}", lambda: running.has_happened(watched))
     return time.time()
+
+
+@contextmanager
+def _thawing(pid: int, seconds: float) -> Iterator[None]:
+    """Let a frozen process go on after ``seconds``; over when it does."""
+    thaw = threading.Timer(seconds, os.kill, (pid, signal.SIGCONT))
+    thaw.start()
+    try:
+        yield
+    finally:
+        thaw.join()
 
 
 def show(rows: Sequence[Row]) -> None:

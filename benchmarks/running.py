@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -134,11 +135,19 @@ class Running:
     def pid(self, name: str) -> int:
         """The process id of a process of the loop or a service of the stack, waited for where it is being restarted."""
         deadline = time.monotonic() + PATIENCE
-        while (found := self._child(name).pid) is None:
+        while (found := self._child(name).pid) is None or not psutil.pid_exists(found):
             if time.monotonic() > deadline:
                 raise NotInTime(f"{name} was not started again")
             time.sleep(0.05)
         return found
+
+    def signal(self, name: str, signum: signal.Signals) -> int:
+        """Send it to a process of the loop or a service of the stack, as soon as it runs; returns the process id."""
+        while True:
+            pid = self.pid(name)
+            with suppress(ProcessLookupError):  # it ended a moment ago, and nobody has noticed yet
+                os.kill(pid, signum)
+                return pid
 
     def plan(self, name: str, point: str, action: str, victim: str) -> None:
         """Let ``action`` happen to ``victim`` when the process ``name`` comes to ``point``."""
@@ -183,8 +192,7 @@ class Running:
 
     def settle(self) -> Audit:
         """Pause the load, wait until all that was sent is through, and say what the ledger says."""
-        producer = self.pid("producer")
-        os.kill(producer, signal.SIGSTOP)
+        producer = self.signal("producer", signal.SIGSTOP)
         try:
             found: list[Audit] = []
 

@@ -10,6 +10,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from driftloop import kafka, topics
+from driftloop.fencing import Fence
 from driftloop.identity import refusals
 from driftloop.messages import Message, decode
 from driftloop.settings import Settings
@@ -28,6 +29,7 @@ class Follower:
 
     def __init__(self, settings: Settings, followed: Sequence[Topic], newest: int | None = None) -> None:
         self._settings = settings
+        self._fence = Fence()
         self._client: Any = kafka.consumer(settings, max_poll_records=5000)
         self._kinds = {topics.name(settings, topic): topic for topic in followed}
         self._found = {topic.name: self._find(topic) for topic in topics.ALL}
@@ -42,7 +44,7 @@ class Follower:
                 self._client.seek(tp, max(begins[tp], end - newest))
 
     def poll(self) -> Iterator[tuple[Topic, Message]]:
-        """What has come, waiting 0.2 s at most; what is no message of its topic is passed over.
+        """What has come, waiting 0.2 s at most; what is no message of its topic, or void, is passed over.
 
         A broker that is away has nothing to say, and is asked again the next time.
 
@@ -56,7 +58,9 @@ class Follower:
             topic = self._kinds[tp.topic]
             for record in records:
                 with suppress(ValueError):
-                    yield topic, decode(topic.message, record.value or b"")
+                    message = decode(topic.message, record.value or b"")
+                    if self._fence.admits(message):
+                        yield topic, message
 
     @property
     def caught_up(self) -> bool:

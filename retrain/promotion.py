@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from driftloop import kafka
 from driftloop.classifiers.bundle import Lineage
+from driftloop.fencing import Fence
 from driftloop.kafka import Outbox
 from driftloop.lease import Lease
 from driftloop.messages import Kind, ModelUpdate, Retraining
@@ -70,8 +71,9 @@ class Promotions:
     def announced(self) -> ModelUpdate | None:
         """The update that counts: the last of the last retrainer that took office."""
         found = kafka.read_all(self.settings, name(self.settings, MODEL_UPDATES), ModelUpdate)
-        mine = [update for update in found if update.stream == self.settings.stream]
-        return max(reversed(mine), key=lambda update: update.fence, default=None)
+        fence = Fence()
+        mine = [update for update in found if update.stream == self.settings.stream and fence.admits(update)]
+        return mine[-1] if mine else None
 
     def _announce(
         self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"

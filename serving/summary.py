@@ -17,6 +17,7 @@ import numpy as np
 
 from driftloop import kafka, topics
 from driftloop.errors import DriftloopError
+from driftloop.fencing import Fence
 from driftloop.messages import DeadLetter, DriftAlert, Kind, ModelUpdate, Outcome, Prediction, Retraining
 from driftloop.settings import Settings
 from serving.judgement import MAX_DELAY, Alert, Drift, Truth, judge_alerts
@@ -181,11 +182,12 @@ def collect(settings: Settings) -> Topics:
         return kafka.read_all(settings, topics.name(settings, topic), topic.message)
 
     events = topics.name(settings, topics.EVENTS)
+    fence = Fence()
     return Topics(
         predictions=read(topics.PREDICTIONS),
         outcomes=read(topics.OUTCOMES),
         alerts=read(topics.DRIFT_ALERTS),
-        updates=read(topics.MODEL_UPDATES),
+        updates=[update for update in read(topics.MODEL_UPDATES) if fence.admits(update)],
         retraining=read(topics.RETRAINING),
         dead_letters=read(topics.DEAD_LETTERS),
         events=kafka.end_offsets(settings, [events])[events],

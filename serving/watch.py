@@ -13,6 +13,7 @@ import msgspec
 
 from driftloop import kafka, messages, topics
 from driftloop.errors import DriftloopError
+from driftloop.fencing import Fence
 from driftloop.messages import Message
 from driftloop.settings import Settings
 from driftloop.text import visible
@@ -85,8 +86,12 @@ def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
     topic = find_topic(topic_name)
     view.filters.check(topic)
     shown = 0
+    fence = Fence()
     if view.most == 0:
         return 0
+    if topic is topics.MODEL_UPDATES and not view.from_beginning:
+        for update in kafka.read_all(settings, topics.name(settings, topic), topic.message):
+            fence.admits(update)
     for key, value in _records(settings, topics.name(settings, topic), view.from_beginning):
         try:
             message = messages.decode(topic.message, value)
@@ -97,7 +102,8 @@ def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
         else:
             if not view.filters.accept(message):
                 continue
-            line = messages.encode(message).decode() if view.as_json else describe(message)
+            void = "" if fence.admits(message) else "void, from a retrainer that was replaced: "
+            line = messages.encode(message).decode() if view.as_json else void + describe(message)
         out.write((_ascii_json(line) if view.as_json else line) + "\n")
         out.flush()
         shown += 1

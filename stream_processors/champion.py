@@ -10,6 +10,7 @@ from kafka import TopicPartition
 
 from driftloop import kafka, messages
 from driftloop.classifiers.bundle import BundleClassifier, BundleError
+from driftloop.fencing import Fence
 from driftloop.identity import Refused
 from driftloop.kafka import Outbox
 from driftloop.messages import ModelUpdate
@@ -85,7 +86,7 @@ class Champion:
         with kafka.reading(self._settings, topic) as client:
             ends = client.end_offsets(list(client.assignment()))
             newest: tuple[ModelUpdate, Record] | None = None
-            fence = 0  # a retrainer that was replaced may still have had an update on its way
+            fence = Fence()
             while not self._stop.is_set():
                 for records in client.poll(timeout_ms=200).values():
                     for raw in records:
@@ -95,8 +96,8 @@ class Champion:
                         except ValueError as error:
                             self._refuse(record, f"not a model update: {error}")
                             continue
-                        if update.stream == self._settings.stream and update.fence >= fence:
-                            newest, fence = (update, record), update.fence
+                        if update.stream == self._settings.stream and fence.admits(update):
+                            newest = (update, record)
                 # Old promotions are skipped: only the last one is worth loading.
                 if newest and all(client.position(TopicPartition(t, p)) >= end for (t, p), end in ends.items()):
                     self._take(*newest)

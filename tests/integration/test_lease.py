@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import time
+from contextlib import closing
+from typing import Any
 
 import msgspec
 import pytest
 
 from driftloop.errors import DriftloopError
+from driftloop.follow import Follower
 from driftloop.lease import Lease
 from driftloop.messages import ModelUpdate, Prediction, Retraining
 from driftloop.settings import Settings
 from driftloop.store import Store
 from driftloop.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
+from serving.summary import collect
+from serving.watch import View, watch
 from tests.integration.conftest import World
 from tests.integration.test_worker import QUICK, alert, put
 
@@ -114,7 +120,7 @@ def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(worl
 
 
 def test_an_update_of_a_replaced_retrainer_is_void(world: World) -> None:
-    """With the control: the same update under a token that stands is followed."""
+    """With the control: the same update under a token that stands is followed. Who watches is told the same."""
     good = world.promote()
     (standing,) = [m for m in world.read(MODEL_UPDATES) if isinstance(m, ModelUpdate)]
     tell(world, msgspec.structs.replace(standing, fence=20))
@@ -133,6 +139,16 @@ def test_an_update_of_a_replaced_retrainer_is_void(world: World) -> None:
     world.send(events=range(20, 30))
     world.until(lambda: world.count(PREDICTIONS) == 30)
     assert versions(world) == {good, late}
+    counted = [(good, 0), (good, 20), (late, 20)]
+    assert [(m.version, m.fence) for m in collect(world.settings).updates] == counted
+    with closing(Follower(world.settings, (MODEL_UPDATES,))) as follower:
+        followed: list[Any] = []
+        while not follower.caught_up:
+            followed += [message for _, message in follower.poll()]
+    assert [(m.version, m.fence) for m in followed] == counted
+    lines = io.StringIO()
+    watch(world.settings, MODEL_UPDATES.name, View(from_beginning=True, most=4), lines)
+    assert ["void" in line for line in lines.getvalue().splitlines()] == [False, False, True, False]
 
 
 def diary(world: World) -> list[Retraining]:
