@@ -16,6 +16,7 @@ from driftloop.classifiers import pyfunc
 from driftloop.classifiers.bundle import ENCODER, BundleError, link, manifest_digest, read_manifest
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
+from driftloop.text import without_password
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -52,7 +53,7 @@ class Registry:
         self._name = settings.model_name
         self._encoders: dict[str, str] = {}
         """The runs of encoders met so far, by their tag."""
-        self._uri = settings.mlflow
+        self._uri = without_password(settings.mlflow)
         mlflow.set_tracking_uri(settings.mlflow)
         self.client = mlflow.MlflowClient(tracking_uri=settings.mlflow)
         try:
@@ -61,9 +62,9 @@ class Registry:
             if not self.client.search_registered_models(filter_string=f"name='{self._name}'"):
                 self.client.create_registered_model(self._name)
         except self._failure as error:
+            why = str(error).replace(settings.mlflow, "it").splitlines()[0][:160]
             raise DriftloopError(
-                f"No MLflow answers at {settings.mlflow} ({str(error).splitlines()[0][:160]}): start one, or set "
-                "DRIFTLOOP_MLFLOW to its address."
+                f"No MLflow answers at {self._uri} ({why}): start one, or set DRIFTLOOP_MLFLOW to its address."
             ) from error
 
     def register(self, candidacy: Candidacy) -> str:

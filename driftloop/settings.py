@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from driftloop.errors import DriftloopError
+from driftloop.text import MASK, without_password
 
 PREFIX = "DRIFTLOOP_"
 FILE = "_FILE"
@@ -33,7 +34,15 @@ Masked = Literal["handle", "email", "phone", "link"]
 """Kinds of personal data that a text may hold."""
 
 
-class KafkaSecurity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Reticent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the settings that does not show its secrets where it is printed, as in a traceback."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={_shown(name, getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({shown})"
+
+
+class KafkaSecurity(_Reticent, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to reach a broker that asks for more than a socket."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -177,7 +186,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     port: Port = 8000
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(_Reticent, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a process of driftloop needs to know."""
 
     kafka: str = "127.0.0.1:9092"
@@ -301,6 +310,12 @@ def _read_secret(name: str, path: str) -> str:
     if not secret:
         raise DriftloopError(f"{name} names an empty file ({path}): write the secret into it.")
     return secret
+
+
+def _shown(name: str, value: Any) -> str:
+    if value and any(secret.endswith(name.upper()) for secret in SECRETS):
+        return MASK
+    return without_password(repr(value)) if isinstance(value, str) else repr(value)
 
 
 def _parse(path: list[str], value: str) -> Any:

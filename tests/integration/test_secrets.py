@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from driftloop.cli import VERBS
+from driftloop.errors import DriftloopError
 from driftloop.lifecycle.embedded.ports import HOST, free_port
-from driftloop.settings import cache_dir
+from driftloop.registry import Registry
+from driftloop.settings import Settings, cache_dir
 from tests.integration.conftest import text_and_label
 from tests.integration.test_simulate import Done, command, environ, link_cache, started, write_scenario
 
@@ -127,6 +129,15 @@ def test_no_failure_tells_a_secret(tmp_path: Path, verb: str, given: str) -> Non
     done = command(*arguments.get(verb, [verb]), env=env, cwd=tmp_path)
     assert (done.code == 0) == (verb in ("settings", "help")), done
     assert leaks([], done[1:], PLANTED.values()) == []
+
+
+def test_a_registry_that_is_away_tells_no_password() -> None:
+    address = f"{HOST}:{free_port()}"
+    with pytest.raises(
+        DriftloopError, match=rf"No MLflow answers at http://me:•+@{address} .* set DRIFTLOOP_MLFLOW"
+    ) as e:
+        Registry(Settings(mlflow=f"http://me:{PLANTED['url-password']}@{address}"))
+    assert leaks([], [str(e.value)], PLANTED.values()) == []
 
 
 def test_no_page_of_help_shows_a_setting_that_is_given(tmp_path: Path) -> None:

@@ -22,6 +22,20 @@ def test_without_variables_the_settings_are_the_defaults() -> None:
     assert settings.load({"PATH": "/bin", "KAFKA": "elsewhere:1"}) == Settings()
 
 
+def test_settings_that_are_printed_show_no_secret() -> None:
+    shown = repr(
+        Settings(
+            redis="redis://me:tiger-1@store:6379/0",
+            mlflow="http://me:tiger-2@registry:5000",
+            redis_password="tiger-3",
+            signing_key="tiger-4",
+            security=KafkaSecurity(username="somebody", password="tiger-5"),
+        )
+    )
+    assert "tiger" not in shown
+    assert all(text in shown for text in ("somebody", "me:••••••@store:6379/0", "signing_key=••••••", "batch=64"))
+
+
 def test_the_environment_of_some_settings_gives_them_back() -> None:
     chosen = Settings(
         kafka="a:1,b:2",
