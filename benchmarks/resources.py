@@ -36,6 +36,8 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     """Resident memory, median of the last third of the samples."""
     mib_per_hour: float
     """Slope of a straight line through the samples (least squares)."""
+    later_mib_per_hour: float
+    """The same through the later half of the samples: what is filled once and then kept shows in the first alone."""
     files: int
     files_per_hour: float
 
@@ -71,13 +73,14 @@ class Sampler:
         for name, samples in self.samples.items():
             if len(samples) < 6:
                 continue
-            last = samples[-len(samples) // 3 :]
+            last, later = samples[-len(samples) // 3 :], samples[len(samples) // 2 :]
             rows.append(
                 Growth(
                     name=name,
                     samples=len(samples),
                     mib=round(float(np.median([one.mib for one in last])), 1),
                     mib_per_hour=round(_slope(samples, [one.mib for one in samples]), 1),
+                    later_mib_per_hour=round(_slope(later, [one.mib for one in later]), 1),
                     files=int(np.median([one.files for one in last])),
                     files_per_hour=round(_slope(samples, [float(one.files) for one in samples]), 1),
                 )
@@ -99,11 +102,11 @@ class Sampler:
 
 def show(rows: list[Growth]) -> None:
     """A table."""
-    print(f"{'process':<14} {'looks':>5} {'MiB':>7} {'MiB per hour':>13} {'files':>6} {'files per hour':>15}")
+    print(f"{'process':<14} {'looks':>5} {'MiB':>7} {'MiB/h':>9} {'later half':>11} {'files':>6} {'files/h':>9}")
     for row in sorted(rows, key=lambda row: row.name):
         print(
-            f"{row.name:<14} {row.samples:>5} {row.mib:>7.0f} {row.mib_per_hour:>13.1f} {row.files:>6} "
-            f"{row.files_per_hour:>15.1f}"
+            f"{row.name:<14} {row.samples:>5} {row.mib:>7.0f} {row.mib_per_hour:>9.1f} "
+            f"{row.later_mib_per_hour:>11.1f} {row.files:>6} {row.files_per_hour:>9.1f}"
         )
 
 

@@ -6,6 +6,7 @@ The faults happen at exact points of a real process's work; see `benchmarks.faul
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import time
@@ -17,7 +18,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from msgspec.structs import replace
 
 from benchmarks.faulty import write_plan
-from benchmarks.world import words
+from benchmarks.world import text_and_label, words
 from driftloop import kafka, topics
 from driftloop.messages import DeadLetter, Outcome, Prediction
 from driftloop.settings import Settings
@@ -244,6 +245,27 @@ def test_labels_that_come_early_twice_or_contradict_one_another_count_once(
     assert said.clean and said.counts["outcomes"] == said.counts["outcome_messages"] == 100, words(said)
     assert said.counts["predictions"] == 200 and Store(world.settings).counted(MONITOR) == 100
     assert {one.label for one in world.read(OUTCOMES) if isinstance(one, Outcome)} == {"negative", "positive"}
+
+
+@pytest.mark.parametrize("without", [(), ("no-dedupe",)], ids=["protected", "control"])
+def test_events_that_come_out_of_order_and_twice_are_answered_once(world: World, without: tuple[str, ...]) -> None:
+    order = list(range(300))
+    random.Random(7).shuffle(order)
+    world.start("monitor")
+    world.start("score", changes=without, DRIFTLOOP_SCORER__BATCH="16")
+    for i in (*order, *order[::3]):
+        world.outbox.put("events", f"e{i}", event(i))
+    for i in reversed(range(300)):
+        world.outbox.put("labels", f"e{i}", label(i))
+    world.outbox.flush()
+    said = world.through("predictions that differ" if without else "")
+    if without:
+        assert said.verdict == "PROCESSED-MORE", words(said)
+        return
+    assert said.counts["event_messages"] == said.counts["prediction_messages"] == 400, words(said)
+    assert said.counts["predictions"] == said.counts["outcomes"] == Store(world.settings).counted(MONITOR) == 300
+    joined = {(one.position, one.text, one.label) for one in world.read(OUTCOMES) if isinstance(one, Outcome)}
+    assert joined == {(i, *text_and_label(i)) for i in range(300)}
 
 
 def test_a_bundle_that_was_truncated_on_its_way_is_refused_and_the_model_before_it_answers(world: World) -> None:
