@@ -150,6 +150,28 @@ def stalls() -> None:
     stream.noack_take = stalling
 
 
+def skips() -> None:
+    """Faust leaves out the first message of a batch where the file that FAULTY_SKIP names exists, and removes it."""
+    stream: Any = import_module("faust.streams").Stream
+    take, mark = stream.noack_take, Path(os.environ["FAULTY_SKIP"])
+
+    async def skipping(self: Any, *given: Any, **named: Any) -> Any:
+        async for batch in take(self, *given, **named):
+            if len(batch) > 1 and mark.exists():
+                mark.unlink()
+                yield batch[1:]
+            else:
+                yield batch
+
+    stream.noack_take = skipping
+
+
+def no_positions() -> None:
+    """Nobody looks whether a message was left out."""
+    positions: Any = import_module("stream_processors.positions").Positions
+    positions.check = lambda self, batch: None
+
+
 def stub() -> None:
     """The champion is a model that costs nothing: what is left is the system around it."""
     shelf: Any = import_module("stream_processors.shelf").Shelf
@@ -200,6 +222,8 @@ CHANGES: dict[str, Callable[[], None]] = {
     "no-offsets": no_offsets,
     "no-recall": no_recall,
     "stalls": stalls,
+    "skips": skips,
+    "no-positions": no_positions,
     "no-acks": no_acks,
     "poisoned": poisoned,
     "no-split": no_split,

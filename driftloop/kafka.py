@@ -200,6 +200,24 @@ def committed(settings: Settings, role: str, topics: Iterable[str]) -> dict[Topi
         client.close()
 
 
+def next_offset(settings: Settings, tp: TopicPartition, offset: int) -> int:
+    """The offset of the first message at or after ``offset``; the partition's end where there is none.
+
+    Not every offset is a message's: some are a transaction's own, others were compacted or are past their time.
+    """
+    client = consumer(settings, max_poll_records=1)
+    try:
+        client.assign([tp])
+        client.seek(tp, offset)
+        end: int = client.end_offsets([tp])[tp]
+        while client.position(tp) < end:
+            for found in client.poll(timeout_ms=500).values():
+                return int(found[0].offset)
+        return end
+    finally:
+        client.close()
+
+
 def group(role: str, settings: Settings) -> str:
     """The consumer group of the processes with ``role`` (scorer, monitor): their lag is looked up under this name."""
     return f"driftloop-{role}-{settings.topic_prefix}{settings.stream}"
@@ -212,6 +230,13 @@ def lag(client: KafkaConsumer, owned: Iterable[TopicPartition]) -> int:
         return 0
     ends, begins = client.end_offsets(wanted), client.beginning_offsets(wanted)
     return sum(max(0, ends[tp] - max(begins[tp], client.committed(tp) or 0)) for tp in wanted)
+
+
+def messages_wait(settings: Settings, client: KafkaConsumer, owned: Iterable[TopicPartition]) -> bool:
+    """Whether what `lag` counts are messages, and not offsets alone: the messages themselves are looked for."""
+    wanted = list(owned)
+    last = client.end_offsets(wanted)
+    return any(next_offset(settings, tp, client.committed(tp) or 0) < last[tp] for tp in wanted)
 
 
 def leave_group(settings: Settings, group: str, member: str) -> None:

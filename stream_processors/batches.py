@@ -1,10 +1,11 @@
 """The loop that both processors use: a batch is acknowledged only when its results are safe.
 
 Faust reads raw bytes and hands over batches without acknowledging them (`noack_take`). A handler works on a batch in
-a thread of its own and returns when everything it wrote has been confirmed by its store; only then are the events
-acknowledged and, later, their offsets committed. Any exception ends the process with nothing acknowledged, and
-whoever started it starts it again: the batch is read once more. So does a stall: an agent of Faust can stop taking
-messages in silence (faust-streaming/faust, issues 175, 323, 502, 523), and `Progress` sees that messages wait.
+a thread of its own and returns when everything it wrote has been confirmed by its store; only then does the batch
+count as handled and, at most a second later, are its offsets committed. Any exception ends the process with nothing
+committed, and whoever started it starts it again: the batch is read once more. So does a stall: an agent of Faust can
+stop taking messages in silence (faust-streaming/faust, issues 175, 323, 502, 523), and `Progress` sees that messages
+wait. And so does a message that was left out: see `positions`.
 
 Processes with the same role share the partitions. Before a partition changes hands the batch under way is finished and
 committed, and what was only buffered is dropped: its new owner reads it. A process that is told to stop leaves its
@@ -20,11 +21,9 @@ import os
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -37,11 +36,12 @@ from faust.tables import TableManager
 from driftloop import kafka
 from driftloop.errors import DriftloopError
 from driftloop.identity import may_not, tls_context
-from driftloop.messages import dead_letter
 from driftloop.settings import KafkaSecurity, Settings
-from driftloop.topics import DEAD_LETTERS, Topic, name
+from driftloop.topics import Topic, name
 from stream_processors.breaker import Breaker
+from stream_processors.positions import Positions
 from stream_processors.progress import FIRST, Progress
+from stream_processors.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +49,10 @@ SESSION = 20.0
 """Seconds without a heartbeat after which a process counts as dead and its partitions go to the others."""
 HEARTBEAT = 1.0
 """Seconds between two heartbeats; with their answers comes the word that partitions are to change hands."""
+COMMIT_EVERY = 1.0
+"""Seconds between two commits."""
 HANDOVER = 30.0
 """Most seconds that a rebalance waits for the batch under way."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One message as it lies on the broker."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
 
 
 class Handler(Protocol):
@@ -78,13 +69,6 @@ class Handler(Protocol):
     def close(self) -> None:
         """Stop waiting for anything: `open` raises `Stopped`; called from another thread."""
         ...
-
-
-def bury(outbox: kafka.Outbox, record: Record, error: str, where: str) -> None:
-    """Put a dead letter for ``record`` into the outbox: its own bytes, what was wrong, and where."""
-    source = (record.topic, record.partition, record.offset)
-    letter = dead_letter(record.key, record.value, error, where, source, time.time())
-    outbox.put(DEAD_LETTERS.name, letter.key, letter)
 
 
 class Stopped(Exception):
@@ -106,7 +90,8 @@ def run(
         app = _app(role, settings, member, Path(empty))
         seen = stack.enter_context(Progress(role, settings, app.conf.id, _stalled))
         breaker = Breaker(settings.breaker)
-        _agent(app, [name(settings, topic) for topic in topics], handler, seen, breaker, batch, within)
+        names = [name(settings, topic) for topic in topics]
+        _agent(app, names, handler, Positions(settings, role, names), seen, breaker, batch, within)
         worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
         worker.spinner = None  # it writes cursor codes, into logs as well
         for library in ("faust", "mode", "aiokafka", "asyncio"):
@@ -144,7 +129,6 @@ def _app(role: str, settings: Settings, member: str, folder: Path) -> faust.App:
         consumer_max_fetch_size=kafka.MAX_MESSAGE,
         broker_session_timeout=SESSION,
         broker_heartbeat_interval=HEARTBEAT,
-        broker_commit_interval=1.0,
         broker_max_poll_interval=3600.0,
     )
 
@@ -187,6 +171,7 @@ def _agent(
     app: faust.App,
     topics: Sequence[str],
     handler: Handler,
+    positions: Positions,
     progress: Progress,
     breaker: Breaker,
     batch: int,
@@ -199,9 +184,7 @@ def _agent(
     opened = False
     handed_over = -1
     """Generation of the group whose partitions have been given back."""
-    reached: dict[Any, int] = {}
-    """Next offset of each partition. Faust commits every second, but forgets what is acknowledged and not committed
-    when a rebalance begins."""
+    committed: dict[Any, int] = {}
 
     def current(event: Any) -> bool:
         """Whether the event's partition is still ours: if not, whoever owns it now reads the event again."""
@@ -221,22 +204,34 @@ def _agent(
                     await asyncio.sleep(breaker.pause)
                 async with turn:
                     events = [event for event in taken if current(event)]
-                    messages = [event.message for event in events]
-                    records = [Record(m.topic, m.partition, m.offset, m.key, m.value) for m in messages]
+                    records = [_record(event.message) for event in events]
                     if records:
                         progress.begins()
+                        await in_thread(positions.check, records)
                         dead = await in_thread(handler.handle, records)
                         progress.handled(len(records))
                         _count(breaker, len(records), dead, progress)
-                    for event in events:
-                        await stream.ack(event)
-                        reached[event.message.tp] = event.message.offset + 1
+                        # What took longer than a handover is not ours any more.
+                        positions.handled(_record(event.message) for event in events if current(event))
             except Stopped:
                 return
             except Exception as error:
                 _leave(error)
 
-    app.agent(app.topic(*topics, key_serializer="raw", value_serializer="raw"), concurrency=1)(process)
+    async def commit() -> None:
+        """Tell the broker how far the batches have come; with the turn, so that none is under way."""
+        nonlocal committed
+        reached = positions.reached
+        if reached and reached != committed and await app.consumer._commit(reached):
+            committed = reached
+
+    # Without acknowledgements Faust commits nothing.
+    app.agent(app.topic(*topics, key_serializer="raw", value_serializer="raw", acks=False), concurrency=1)(process)
+
+    @app.timer(COMMIT_EVERY)  # type: ignore[untyped-decorator]
+    async def every_second() -> None:
+        async with turn:
+            await commit()
 
     @app.on_partitions_revoked.connect(weak=False)  # type: ignore[untyped-decorator]
     async def handing_over(_app: Any, _revoked: Any, **_: Any) -> None:
@@ -245,22 +240,24 @@ def _agent(
         with contextlib.suppress(TimeoutError):  # then the batch is read a second time, by the partition's new owner
             async with asyncio.timeout(HANDOVER), turn:
                 handed_over = app.consumer_generation_id
-                if reached:
-                    await app.consumer._commit(reached)
-                reached.clear()
+                await commit()
+        positions.forget()
 
     # Told by Faust, not asked of it: its consumer, touched first from another thread, would be made there, and broken.
     @app.on_partitions_assigned.connect(weak=False)  # type: ignore[untyped-decorator]
     async def taken_over(_app: Any, assigned: Any, **_: Any) -> None:
+        positions.forget()
         progress.owns(assigned)
 
     @app.on_before_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
     async def stopping(_app: Any, **_: Any) -> None:
         handler.close()
         await turn.acquire()
-        # Now, and not when Faust closes its consumer: by then the group may have begun a rebalance, and refuse.
-        if reached:
-            await app.consumer._commit(reached)
+        await commit()
+
+
+def _record(message: Any) -> Record:
+    return Record(message.topic, message.partition, message.offset, message.key, message.value)
 
 
 def _count(breaker: Breaker, records: int, dead: int, progress: Progress) -> None:

@@ -16,7 +16,8 @@ from driftloop.kafka import Outbox
 from driftloop.messages import ModelUpdate
 from driftloop.settings import Settings
 from driftloop.topics import MODEL_UPDATES, name
-from stream_processors.batches import Record, Stopped, bury
+from stream_processors.batches import Stopped
+from stream_processors.records import Record, bury
 from stream_processors.shelf import Shelf
 
 log = logging.getLogger(__name__)

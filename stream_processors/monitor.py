@@ -21,9 +21,9 @@ from driftloop.store import MONITOR, Store
 from driftloop.topics import DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, name
 from stream_processors import batches
 from stream_processors.answers import Answers
-from stream_processors.batches import Record, bury
 from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import join
+from stream_processors.records import Record, bury
 from stream_processors.recovery import find_joins, learn_again
 
 log = logging.getLogger(__name__)

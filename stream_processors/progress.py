@@ -114,10 +114,12 @@ class Progress:
             return
         PARTITIONS.labels(self._role).set(len(partitions))
         lag = kafka.lag(client, partitions)
-        LAG.labels(self._role).set(lag)
         moved, self._seen = self._records > self._seen, self._records
-        # The last offsets of a partition may be a transaction's own, which nobody can take.
-        if moved or self._excused or lag <= len(partitions):
+        # The last offset of a partition may be a transaction's own, which nobody can take.
+        if not moved and 0 < lag <= len(partitions) and not kafka.messages_wait(self._settings, client, partitions):
+            lag = 0
+        LAG.labels(self._role).set(lag)
+        if moved or self._excused or not lag:
             self._moved = time.monotonic()
         else:
             self._complain(f"{lag} messages wait and it has taken none")

@@ -17,8 +17,8 @@ from driftloop.store import Store
 from driftloop.topics import EVENTS, PREDICTIONS
 from stream_processors import batches
 from stream_processors.answers import Answers
-from stream_processors.batches import Record, bury
 from stream_processors.champion import Champion
+from stream_processors.records import Record, bury
 
 AHEAD = 86_400.0
 """Seconds that a producer's clock may be ahead. An event from further in the future would, once learnt from, make every

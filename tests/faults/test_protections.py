@@ -126,6 +126,28 @@ def test_an_agent_that_stalls_in_silence_is_started_again(world: World, patience
     assert audit(world.settings).clean
 
 
+@pytest.mark.parametrize(
+    ("after", "without"),
+    [(0, ()), (50, ()), (50, ("no-positions",))],
+    ids=["protected, the first message", "protected, one of many", "control"],
+)
+def test_a_message_that_faust_leaves_out_is_read_after_all(world: World, after: int, without: tuple[str, ...]) -> None:
+    mark = world.folder / "skip"
+    if not after:
+        mark.touch()
+    world.send(events=range(EVENTS))
+    scorer = world.start("score", changes=("skips", *without), FAULTY_SKIP=str(mark), DRIFTLOOP_SCORER__BATCH="16")
+    if after:
+        world.until(lambda: world.count(PREDICTIONS) > after)
+        mark.touch()
+    said = world.through("neither a prediction nor a dead letter" if without else "")
+    if without:
+        assert said.verdict == "PROCESSED-LESS" and scorer.restarts == 0
+        return
+    assert not mark.exists() and scorer.restarts == 1 and said.counts["predictions"] == EVENTS, words(said)
+    assert re.search(r"Message \d+ of \S+events, partition 0, was not handed over", scorer.log.read_text())
+
+
 @pytest.mark.parametrize("share", ["0.5", "1"], ids=["protected", "control"])
 def test_a_flood_of_dead_letters_is_stopped_and_goes_on_when_it_is_over(world: World, share: str) -> None:
     for number in range(3_000):

@@ -24,6 +24,8 @@ class Watched:
 
     now: float = 1_000.0
     lag: int = 0
+    messages: bool = True
+    """Whether what waits are messages, and not a transaction's own offsets."""
     said: list[str] = field(default_factory=list)
     progress: Any = None
 
@@ -40,6 +42,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     made = Watched()
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: made.now))
     monkeypatch.setattr(kafka, "lag", lambda _client, _partitions: made.lag)
+    monkeypatch.setattr(kafka, "messages_wait", lambda _settings, _client, _partitions: made.messages)
     settings = Settings(health=HealthSettings(patience=PATIENCE))
     made.progress = Progress("scorer", settings, "group", made.said.append)
     made.progress.owns([TopicPartition("events", 0)])
@@ -59,10 +62,16 @@ def test_messages_that_wait_while_none_is_taken_are_a_stall(watched: Watched) ->
     assert "The scorer has stalled (500 messages wait and it has taken none" in watched.after(6)[0]
 
 
+def test_one_message_that_is_never_taken_is_a_stall(watched: Watched) -> None:
+    watched.lag = 1
+    assert "The scorer has stalled (1 messages wait" in watched.after(PATIENCE + 6)[0]
+
+
 @pytest.mark.parametrize(
     "life",
     [
         pytest.param(lambda w: w.after(3 * PATIENCE), id="nothing waits"),
+        pytest.param(lambda w: (setattr(w, "lag", 1), setattr(w, "messages", False), w.after(900)), id="a marker"),
         pytest.param(lambda w: [(works(w, 90), w.after(30)) for _ in range(20)], id="slow, not still"),
         pytest.param(lambda w: (w.progress.wait("a flood"), setattr(w, "lag", 9), w.after(900)), id="excused"),
         pytest.param(lambda w: (w.progress.begins(), setattr(w, "lag", 9), w.after(PATIENCE * 9)), id="a long batch"),
