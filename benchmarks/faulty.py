@@ -7,7 +7,7 @@ Whoever wants a fault writes ``POINT ACTION PID`` into the file PLAN (`write_pla
 comes to that point it removes the file and sends the signal, to itself where PID is 0, or to a broker, say. Words
 after PLAN name `CHANGES`, most of them protections to be taken away for the control of a test: with them off, the
 same fault must be found by `driftloop audit`. The code under test knows nothing of this; its functions are wrapped.
-SIGUSR2 makes it write to its log where each of its threads is.
+SIGQUIT makes it write to its log where each of its threads is.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def arm(name: str, point: Point, plan: Path) -> None:
 def main() -> None:
     """Make the changes, wrap the points, and run the role."""
     role, plan, *changes = sys.argv[1:]
-    faulthandler.register(signal.SIGUSR2)
+    faulthandler.register(signal.SIGQUIT)
     for change in changes:
         CHANGES[change]()
     for name, point in POINTS[role].items():

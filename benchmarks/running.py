@@ -231,7 +231,7 @@ class Running:
         """Let the processors write to their logs where each of their threads is, for whoever looks into a stall."""
         for name in ("scorer", "monitor", "retrainer"):
             if (pid := self.children[name].pid) is not None:
-                os.kill(pid, signal.SIGUSR2)
+                os.kill(pid, signal.SIGQUIT)
 
     def _child(self, name: str) -> Child:
         return self.stack.child(name) if name in SERVICES else self.children[name]

@@ -5,8 +5,10 @@ Every key starts with ``driftloop:STREAM:`` and, but for the state, expires.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from driftloop.text import without_password
 
 MONITOR = "monitor"
 """The name of the monitor's state."""
+LOADING = 120.0
+"""Most seconds that a server is waited for which says that it is loading its data."""
 
 
 def connect(settings: Settings, **options: Any) -> Any:
@@ -42,8 +46,15 @@ class Store:
         self.client = connect(settings, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30)
 
     def check(self) -> None:
-        """Raise a `DriftloopError` when the server does not answer, or wants another password."""
+        """Wait for a server that is loading its data.
+
+        Raises:
+            DriftloopError: it does not answer, wants another password, or takes longer than `LOADING`.
+        """
+        until = time.monotonic() + LOADING
         try:
+            while not self._ping() and time.monotonic() < until:
+                time.sleep(0.2)
             self.client.ping()
         except redis.AuthenticationError as error:
             raise DriftloopError(
@@ -61,6 +72,13 @@ class Store:
                 f"No Redis answers at {self._url} ({error}): start one, or set DRIFTLOOP_REDIS to redis://host:port/0, "
                 "rediss:// where it speaks TLS."
             ) from error
+
+    def _ping(self) -> bool:
+        """Whether the server has loaded its data."""
+        with suppress(redis.BusyLoadingError):
+            self.client.ping()
+            return True
+        return False
 
     def key(self, *parts: str) -> str:
         """The full key for ``parts``."""
