@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -51,11 +50,8 @@ class Store:
         Raises:
             DriftloopError: it does not answer, wants another password, or takes longer than `LOADING`.
         """
-        until = time.monotonic() + LOADING
         try:
-            while not self._ping() and time.monotonic() < until:
-                time.sleep(0.2)
-            self.client.ping()
+            self._ping()
         except redis.AuthenticationError as error:
             raise DriftloopError(
                 f"Redis at {self._url} does not take the password ({str(error).rstrip('.')}): set "
@@ -73,12 +69,16 @@ class Store:
                 "rediss:// where it speaks TLS."
             ) from error
 
-    def _ping(self) -> bool:
-        """Whether the server has loaded its data."""
-        with suppress(redis.BusyLoadingError):
-            self.client.ping()
-            return True
-        return False
+    def _ping(self) -> None:
+        until = time.monotonic() + LOADING
+        while True:
+            try:
+                self.client.ping()
+                return
+            except redis.BusyLoadingError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.2)
 
     def key(self, *parts: str) -> str:
         """The full key for ``parts``."""

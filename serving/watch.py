@@ -100,9 +100,9 @@ def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
                 continue
             line = _undecodable(key, value, error, view.as_json)
         else:
+            void = "" if fence.admits(message) else "void, from a retrainer that was replaced: "
             if not view.filters.accept(message):
                 continue
-            void = "" if fence.admits(message) else "void, from a retrainer that was replaced: "
             line = messages.encode(message).decode() if view.as_json else void + describe(message)
         out.write((_ascii_json(line) if view.as_json else line) + "\n")
         out.flush()

@@ -211,8 +211,10 @@ def _agent(
                         dead = await in_thread(handler.handle, records)
                         progress.handled(len(records))
                         _count(breaker, len(records), dead, progress)
-                        # What took longer than a handover is not ours any more.
-                        positions.handled(_record(event.message) for event in events if current(event))
+                        if current(
+                            events[0]
+                        ):  # all are of one generation; what took longer than a handover is not ours
+                            positions.handled(records)
             except Stopped:
                 return
             except Exception as error:
