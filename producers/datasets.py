@@ -182,8 +182,6 @@ def _read(what: str, source: str, **options: Any) -> Any:
 
 
 def _datasets() -> Any:
-    # Read once, when the library is imported: no telemetry and no bars over the terminal view.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import datasets
     except ImportError as error:

@@ -20,12 +20,9 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import faust
@@ -84,11 +81,8 @@ def run(
     `DriftloopError`, 1 for anything else. Start it again and the batch is read once more.
     """
     member = member.replace("{host}", socket.gethostname())
-    with ExitStack() as stack:
-        # Faust wants a folder, and puts nothing into it.
-        empty = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"driftloop-{role}-", dir=settings.work or None))
-        app = _app(role, settings, member, Path(empty))
-        seen = stack.enter_context(Progress(role, settings, app.conf.id, _stalled))
+    app = _app(role, settings, member)
+    with Progress(role, settings, app.conf.id, _stalled) as seen:
         breaker = Breaker(settings.breaker)
         names = [name(settings, topic) for topic in topics]
         _agent(app, names, handler, Positions(settings, role, names), seen, breaker, batch, within)
@@ -107,14 +101,13 @@ def run(
     kafka.leave_group(settings, app.conf.id, member)
 
 
-def _app(role: str, settings: Settings, member: str, folder: Path) -> faust.App:
+def _app(role: str, settings: Settings, member: str) -> faust.App:
     return _App(
         settings,
         kafka.group(role, settings),
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
         broker_credentials=_credentials(settings.security),
         store="memory://",
-        datadir=folder,
         key_serializer="raw",
         value_serializer="raw",
         web_enabled=False,
@@ -139,6 +132,9 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
     def __init__(self, settings: Settings, *arguments: Any, **options: Any) -> None:
         self._settings = settings
         super().__init__(*arguments, **options)
+
+    def _create_directories(self) -> None:
+        """None: they are for tables, and would be left by a process that is killed."""
 
     def _crash(self, reason: BaseException) -> None:
         if isinstance(reason, TopicAuthorizationFailedError | GroupAuthorizationFailedError):

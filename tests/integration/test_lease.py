@@ -20,7 +20,7 @@ from driftloop.settings import Settings
 from driftloop.store import Store
 from driftloop.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
 from serving.summary import collect
-from serving.watch import View, watch
+from serving.watch import Filters, View, watch
 from tests.integration.conftest import World
 from tests.integration.test_worker import QUICK, alert, put
 
@@ -146,9 +146,17 @@ def test_an_update_of_a_replaced_retrainer_is_void(world: World) -> None:
         while not follower.caught_up:
             followed += [message for _, message in follower.poll()]
     assert [(m.version, m.fence) for m in followed] == counted
+    assert void(world, View(from_beginning=True, most=4)) == [False, False, True, False]
+    # The update that made the first of these void is not one of them.
+    of_late = Filters(where=(("version", late),))
+    assert void(world, View(filters=of_late, from_beginning=True, most=2)) == [True, False]
+
+
+def void(world: World, view: View) -> list[bool]:
+    """Whether `watch` calls each update void that it shows."""
     lines = io.StringIO()
-    watch(world.settings, MODEL_UPDATES.name, View(from_beginning=True, most=4), lines)
-    assert ["void" in line for line in lines.getvalue().splitlines()] == [False, False, True, False]
+    watch(world.settings, MODEL_UPDATES.name, view, lines)
+    return ["void" in line for line in lines.getvalue().splitlines()]
 
 
 def diary(world: World) -> list[Retraining]:

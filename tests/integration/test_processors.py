@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -63,14 +64,20 @@ def test_hostile_messages_become_dead_letters_and_hold_nothing_up(world: World) 
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_a_scorer_killed_in_the_middle_loses_nothing(world: World, comes_back: bool) -> None:
+def test_a_scorer_killed_in_the_middle_loses_and_leaves_nothing(
+    world: World, comes_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The control: a scorer that does not come back leaves events without a prediction."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
     world.promote()
     world.send(events=range(1500))
-    scorer = world.start("score", restart=comes_back, DRIFTLOOP_SCORER__BATCH="32")
+    scorer = world.start("score", restart=comes_back, DRIFTLOOP_SCORER__BATCH="32", TMPDIR=str(empty))
     world.until(lambda: world.count(PREDICTIONS) >= 100)
     scorer.kill()
     killed_at = world.count(PREDICTIONS)
+    assert list(empty.iterdir()) == []
     assert killed_at < 1500, "it was killed too late for this test to show anything"
     if not comes_back:
         world.until(lambda: scorer.poll() is not None)

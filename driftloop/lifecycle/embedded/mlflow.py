@@ -49,8 +49,6 @@ def prepare(folder: Path, log: Path, port: int, keep: Sequence[int] = ()) -> Chi
         "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts.as_uri(),
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
         "_MLFLOW_SGI_NAME": "uvicorn",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_WORKSPACES": "false",
         # A subscriber on this machine may listen on plain HTTP and the loopback address.
