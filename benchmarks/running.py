@@ -192,11 +192,13 @@ class Running:
 
     def settle(self) -> Audit:
         """Pause the load, wait until all that was sent is through, and say what the ledger says."""
-        producer = self.signal("producer", signal.SIGSTOP)
+        paused: set[int] = set()
         try:
             found: list[Audit] = []
 
             def through() -> bool:
+                # Each time, for one that was told to end is replaced by another.
+                paused.add(self.signal("producer", signal.SIGSTOP))
                 found[:] = [audit(self.settings)]
                 counts = found[0].counts
                 return found[0].clean and counts["waiting"] == counts["labels_waiting"] == 0
@@ -209,7 +211,8 @@ class Running:
                     raise
             return found[0]
         finally:
-            os.kill(producer, signal.SIGCONT)
+            for pid in paused:
+                self._wake(pid)
 
     def sent(self) -> tuple[int, int, int]:
         """Events on the topic, positions missing among those before the last call's end, and repeated messages.
@@ -248,5 +251,6 @@ class Running:
 
     @staticmethod
     def _wake(pid: int | None) -> None:
-        if pid is not None and psutil.pid_exists(pid):
-            os.kill(pid, signal.SIGCONT)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
