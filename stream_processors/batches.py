@@ -207,9 +207,8 @@ def _agent(
                         dead = await in_thread(handler.handle, records)
                         progress.handled(len(records))
                         _count(breaker, len(records), dead, progress)
-                        if current(
-                            events[0]
-                        ):  # all are of one generation; what took longer than a handover is not ours
+                        # All are of one generation; what took longer than a handover is not ours any more.
+                        if current(events[0]):
                             positions.handled(records)
             except Stopped:
                 return
