@@ -26,8 +26,8 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 FIRST_DELAY = 0.2
 """Seconds before the first restart; every further one waits twice as long."""
 LONGEST_DELAY = 10.0
-STEADY = 30.0
-"""Seconds of life after which a child's earlier deaths no longer count."""
+STEADY = 10.0
+"""Seconds of life after which a child's earlier deaths no longer count: one that lives as long makes no haste."""
 SPARE_AFTER = 5.0
 """Seconds of life after which a child's spare is started: its own start comes first."""
 
