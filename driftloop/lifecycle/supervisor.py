@@ -30,6 +30,8 @@ STEADY = 10.0
 """Seconds of life after which a child's earlier deaths no longer count: one that lives as long makes no haste."""
 SPARE_AFTER = 5.0
 """Seconds of life after which a child's spare is started: its own start comes first."""
+NEXT_SPARE_AFTER = 2.0
+"""The same for a child that was a spare itself, whose start is short."""
 
 
 class Child:
@@ -80,7 +82,7 @@ class Child:
         self._launcher: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._spare: _Spare | None = None
-        self._born = 0.0
+        self._born = self._spare_at = 0.0
         self._deaths = 0
         self._again_at: float | None = None
 
@@ -98,11 +100,13 @@ class Child:
         if self._launcher is not None:
             raise DriftloopError(f"{self.name} is running already (process {self._pid}).")
         spare, self._spare = self._spare, None
+        self._born = time.monotonic()
         if spare is not None and spare.take_over():
             self._launcher, self._pid = spare.launcher, spare.pid
+            self._spare_at = self._born + NEXT_SPARE_AFTER
         else:
             self._launcher, self._pid = self._launch(self.argv)
-        self._born = time.monotonic()
+            self._spare_at = self._born + SPARE_AFTER
         self._again_at = None
         self.exit_code = None
 
@@ -144,15 +148,15 @@ class Child:
                 self.start()
             return None
         code = self._launcher.poll()
-        lived = time.monotonic() - self._born
         if code is None:
-            if self.warm and self.restart and self._spare is None and lived > SPARE_AFTER:
+            if self.warm and self.restart and self._spare is None and time.monotonic() > self._spare_at:
                 self._spare = self._wait_in_line()
             return None
         self._buried(code)
         if not self.restart:
             return self.exit_code
-        self._deaths = 1 if lived > STEADY else self._deaths + 1
+        steady = time.monotonic() - self._born > STEADY
+        self._deaths = 1 if steady else self._deaths + 1
         self._again_at = time.monotonic() + min(LONGEST_DELAY, FIRST_DELAY * 2 ** (self._deaths - 1))
         return None
 
