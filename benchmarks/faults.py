@@ -129,6 +129,8 @@ def strike(running: Running, fault: Fault, freeze: float = 30.0) -> Row:
     """Let one fault happen, wait until predictions come again, and ask the ledger."""
     name = SERVICES.get(fault.victim, fault.victim)
     try:
+        # One that ends again and again is started again later and later, and has no spare.
+        running.until(f"a {name} that is over the last fault", lambda: running.steady(name))
         moment = _happen(running, fault, name)
         with _thawing(running.pid(name), freeze) if fault.action == "freeze" else nullcontext():
             running.until("the next prediction", lambda: running.predicted_after(moment))

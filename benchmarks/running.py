@@ -141,6 +141,10 @@ class Running:
             time.sleep(0.05)
         return found
 
+    def steady(self, name: str) -> bool:
+        """Whether a process of the loop or a service of the stack is over what happened to it last."""
+        return self._child(name).steady
+
     def signal(self, name: str, signum: signal.Signals) -> int:
         """Send it to a process of the loop or a service of the stack, as soon as it runs; returns the process id."""
         while True:

@@ -91,6 +91,11 @@ class Child:
         """The process id of the child itself, None while it is not running."""
         return self._pid
 
+    @property
+    def steady(self) -> bool:
+        """Whether it has lived long enough, since it was last started, for its earlier deaths not to count."""
+        return time.monotonic() - self._born > STEADY
+
     def start(self) -> None:
         """Start the child.
 
@@ -155,8 +160,7 @@ class Child:
         self._buried(code)
         if not self.restart:
             return self.exit_code
-        steady = time.monotonic() - self._born > STEADY
-        self._deaths = 1 if steady else self._deaths + 1
+        self._deaths = 1 if self.steady else self._deaths + 1
         self._again_at = time.monotonic() + min(LONGEST_DELAY, FIRST_DELAY * 2 ** (self._deaths - 1))
         return None
 

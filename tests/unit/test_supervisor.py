@@ -214,6 +214,7 @@ def test_a_spare_takes_the_place_of_a_child_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(supervisor, "SPARE_AFTER", 0.0)
+    monkeypatch.setattr(supervisor, "NEXT_SPARE_AFTER", 0.0)
     child = counted(tmp_path, restart=True, warm=warm)
     child.start()
     try:
