@@ -172,10 +172,11 @@ class Simulated:
         return there[0]
 
     def child(self, *words: str) -> psutil.Process:
-        """The process below it whose command line ends in, or has, these words; not the launcher before it."""
+        """The process below it whose command line has these words; not its launcher, and not its spare."""
+        beside = ("launcher.py", "driftloop.lifecycle.standby")
         for process in self.family():
             line = process.cmdline()
-            if all(word in line for word in words) and not any(part.endswith("launcher.py") for part in line):
+            if all(word in line for word in words) and not any(part.endswith(beside) for part in line):
                 return process
         raise AssertionError(f"no {words} among {[process.cmdline() for process in self.family()]}")
 
