@@ -3,7 +3,7 @@ PYTHON ?= python3
 SCENARIO ?= tweets
 UV = .uv/bin/uv
 RUN = .venv/bin/
-# Files of tests that run side by side: on two cores, those on the stack take 36 minutes two at a time, alone 63.
+# Files of tests that run side by side; those on the stack mostly wait, so on two cores two at a time take half as long.
 WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadfile
 export UV_PROJECT_ENVIRONMENT = .venv
