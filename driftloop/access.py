@@ -40,6 +40,8 @@ from driftloop.topics import (
 
 ADMIN = "admin"
 """The role that makes the topics and these rules; a super user of the broker, and no process of the loop."""
+BROKER = "broker"
+"""The broker itself, which logs in at its own controller with a certificate."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from driftloop.lifecycle.embedded.credentials import BROKER, write_private
+from driftloop.access import BROKER, user
 from driftloop.lifecycle.embedded.ports import HOST
+from driftloop.lifecycle.embedded.private import write_private
 
 VALID = datetime.timedelta(days=825)
 
@@ -40,7 +41,7 @@ def issued(folder: Path) -> Certificates:
     authority_key, broker_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = _certificate("driftloop run", authority_key.public_key(), "driftloop run", authority_key, None)
     alternatives = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST)), x509.DNSName("localhost")])
-    broker = _certificate(BROKER, broker_key.public_key(), "driftloop run", authority_key, alternatives)
+    broker = _certificate(user(BROKER), broker_key.public_key(), "driftloop run", authority_key, alternatives)
     private = broker_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

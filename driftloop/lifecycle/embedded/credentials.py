@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from driftloop.access import ADMIN, ROLES, user
+from driftloop.lifecycle.embedded.private import write_private
 from driftloop.settings import KafkaSecurity, Settings
 
-BROKER = "driftloop-broker"
-"""Common name of the broker's certificate, with which it also logs in at its own controller."""
 REDIS = "redis"
 """The file of the online store's password; the store has one user for all."""
 COMMANDS = (
@@ -79,12 +77,3 @@ class Credentials:
         lines = f"user default off\nuser driftloop on #{digest} resetchannels ~driftloop:* -@all {allowed}\n"
         write_private(self.folder / "redis.acl", lines.encode())
         return self.folder / "redis.acl"
-
-
-def write_private(file: Path, body: bytes) -> None:
-    """Write a file that only this user can read, whole or not at all."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = file.with_suffix(".new")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(body)
-    scratch.replace(file)

@@ -12,12 +12,13 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from driftloop.access import ADMIN, user
+from driftloop.access import ADMIN, BROKER, user
 from driftloop.errors import DriftloopError
 from driftloop.kafka import MAX_MESSAGE, connection
 from driftloop.lifecycle.embedded import class_archive
-from driftloop.lifecycle.embedded.credentials import BROKER, Credentials, write_private
+from driftloop.lifecycle.embedded.credentials import Credentials
 from driftloop.lifecycle.embedded.ports import HOST, listening
+from driftloop.lifecycle.embedded.private import write_private
 from driftloop.lifecycle.supervisor import Child
 from driftloop.settings import Settings
 
@@ -61,7 +62,7 @@ PROPERTIES = {
 SECURED = {
     "listener.security.protocol.map": "CLIENTS:SASL_SSL,CONTROLLER:SSL",
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "super.users": f"User:{user(ADMIN)};User:CN={BROKER}",
+    "super.users": f"User:{user(ADMIN)};User:CN={user(BROKER)}",
     "ssl.keystore.type": "PEM",
     "ssl.keystore.location": "../secrets/broker.pem",
     "ssl.truststore.type": "PEM",
