@@ -143,7 +143,8 @@ class Running:
 
     def steady(self, name: str) -> bool:
         """Whether a process of the loop or a service of the stack is over what happened to it last."""
-        return self._child(name).steady
+        child = self._child(name)
+        return child.pid is not None and child.steady
 
     def signal(self, name: str, signum: signal.Signals) -> int:
         """Send it to a process of the loop or a service of the stack, as soon as it runs; returns the process id."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import driftloop
 from driftloop.errors import DriftloopError
 from driftloop.lifecycle.embedded.ports import HOST, listening
+from driftloop.lifecycle.embedded.private import write_private
 from driftloop.lifecycle.supervisor import Child
 from driftloop.settings import cache_dir
 
@@ -98,6 +99,5 @@ def _from_template(template: Path, database: Path) -> None:
 def _webhook_key(file: Path) -> str:
     """The key that MLflow encrypts webhook secrets with in its database: without it they are lost at a restart."""
     if not file.exists():
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(base64.urlsafe_b64encode(os.urandom(32)))
+        write_private(file, base64.urlsafe_b64encode(os.urandom(32)))
     return file.read_text(encoding="ascii").strip()
