@@ -10,9 +10,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPATH=/app \
-    HOME=/tmp \
-    HF_HUB_DISABLE_TELEMETRY=1 \
-    MLFLOW_DISABLE_TELEMETRY=true
+    HOME=/tmp
 # 10001 is nobody's number on the host. Volumes take over who owns the folders that they are mounted on.
 RUN groupadd --gid 10001 driftloop \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp driftloop \
@@ -63,6 +61,8 @@ ENTRYPOINT ["/app/driftloop.sh"]
 CMD ["serve"]
 
 FROM base AS mlflow
+# Its server is started without our package, which switches this off everywhere else.
+ENV MLFLOW_DISABLE_TELEMETRY=true
 RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv uv sync --no-install-project --extra registry
 USER 10001:10001
 ENTRYPOINT ["mlflow"]

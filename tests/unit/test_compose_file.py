@@ -23,6 +23,12 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 
 
+def stages() -> dict[str, str]:
+    """The Dockerfile's stages by name, each from what it is built on."""
+    parts = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {part.split()[2]: part for part in parts}
+
+
 def findings(file: dict[str, Any]) -> list[str]:
     """What is wrong with a compose file."""
     found: list[str] = []
@@ -82,11 +88,10 @@ def test_the_control_a_file_that_breaks_a_promise_is_refused(change: Any, findin
 
 
 def test_the_commands_are_verbs_and_the_images_are_targets() -> None:
-    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE))
     for name, service in compose()["services"].items():
         if "build" in service:
             target = service["build"]["target"]
-            assert target in targets and service["image"] == f"driftloop-{target}"
+            assert target in stages() and service["image"] == f"driftloop-{target}"
         if name in OURS:
             assert service["command"][0] in VERBS
 
@@ -121,13 +126,19 @@ def test_every_variable_of_the_compose_file_is_explained_in_the_example() -> Non
 
 def test_a_change_of_the_code_installs_nothing() -> None:
     """What an image installs comes before any of our code is copied into it, and from the lock alone."""
-    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    base = next(stage for stage in stages if " AS base" in stage)
+    base = stages()["base"]
     assert re.findall(r"^COPY (.*)$", base, re.MULTILINE) == ["pyproject.toml uv.lock ./"]
     assert all(word in base for word in ("UV_LOCKED=1", "UV_NO_DEV=1"))
-    images = [stage for stage in stages if "ENTRYPOINT" in stage]
+    images = [stage for stage in stages().values() if "ENTRYPOINT" in stage]
     assert len(images) == 5
     for stage in images:
         assert stage.startswith("base AS ") and "USER 10001:10001" in stage
         before, _, after = stage.partition("uv sync --no-install-project")
         assert "COPY" not in before and "RUN" not in after
+
+
+def test_no_image_reports_who_uses_it() -> None:
+    """Our package switches that off where it is loaded; MLflow's server starts without it."""
+    ours = {name for name, stage in stages().items() if 'ENTRYPOINT ["/app/driftloop.sh"]' in stage}
+    others = {name for name, stage in stages().items() if "ENTRYPOINT" in stage} - ours
+    assert others == {"mlflow"} and "ENV MLFLOW_DISABLE_TELEMETRY=true" in stages()["mlflow"]
