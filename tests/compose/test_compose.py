@@ -130,7 +130,7 @@ def test_the_loop_closes_and_every_event_has_its_one_prediction_whatever_dies(wo
     compose = world.compose
     world.until("a prediction", lambda s: s.get("predictions", 0) > 0)
     log = compose("logs", "producer")
-    assert "live page" in log and "MLflow at" in log
+    assert "live page" in log
 
     # Three scorers share the partitions, and then it is one again: nothing is lost, and nothing done twice.
     compose("up", "-d", "--no-recreate", "--scale", "scorer=3", timeout=120)
