@@ -192,6 +192,8 @@ def test_the_environment_of_this_process_stays_as_it_is() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_the_child_dies_with_its_parent(tmp_path: Path, number: signal.Signals) -> None:
     code = (
+        # A shell that starts the tests in the background has them, and all below them, ignore SIGINT.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); folder = Path(sys.argv[1])\n"
         "from retrain import sandbox; from retrain.window import Window; from test_sandbox import task\n"
         "sandbox.run('tests.misbehaving:Sleeper', Window.load(folder / 'in'), task(folder, 600), folder)"
