@@ -59,8 +59,8 @@ POINTS: dict[str, dict[str, Point]] = {
         "sent": FLUSH,
         "acknowledged": Point(f"{SCORER}.handle", after=True),
         "rebalance": REBALANCE,
-        "model-announced": Point("stream_processors.champion:Champion._take"),
-        "model-loaded": Point("stream_processors.shelf:Shelf.load", after=True),
+        "model-announced": Point("driftloop.champion:Champion._take"),
+        "model-loaded": Point("driftloop.shelf:Shelf.load", after=True),
     },
     "monitor": {
         "batch-taken": Point(f"{MONITOR}.handle"),
@@ -174,7 +174,7 @@ def no_positions() -> None:
 
 def stub() -> None:
     """The champion is a model that costs nothing: what is left is the system around it."""
-    shelf: Any = import_module("stream_processors.shelf").Shelf
+    shelf: Any = import_module("driftloop.shelf").Shelf
     model: Any = import_module("benchmarks.stub").Stub
     shelf.load = lambda self, update, encoder: model(update.version)
 

@@ -27,6 +27,7 @@ from driftloop.errors import DriftloopError
 from driftloop.identity import may_not
 from driftloop.settings import Settings
 from driftloop.topics import (
+    COMMANDS,
     DEAD_LETTERS,
     DRIFT_ALERTS,
     EVENTS,
@@ -77,9 +78,10 @@ ROLES = (
         "retrainer",
         ("retrain", "approve", "reject", "rollback"),
         writes=(MODEL_UPDATES, RETRAINING, DEAD_LETTERS),
-        reads=(EVENTS, LABELS, PREDICTIONS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING),
+        reads=(EVENTS, LABELS, PREDICTIONS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, COMMANDS),
     ),
-    Role("serving", ("serve", "watch", "audit", "case", "models", "ask"), writes=(), reads=topics.ALL),
+    Role("api", ("serve",), writes=(LABELS, COMMANDS), reads=topics.ALL),  # people's labels, and what they ask for
+    Role("reader", ("watch", "audit", "case", "models", "ask"), writes=(), reads=topics.ALL),
 )
 
 
@@ -185,7 +187,7 @@ def _rules(settings: Settings, role: Role) -> Iterator[ACL]:
         yield allow(ResourceType.CLUSTER, "kafka-cluster", ACLOperation.IDEMPOTENT_WRITE)
     if role.joins:
         yield allow(ResourceType.GROUP, kafka.group(role.name, settings), ACLOperation.READ)
-    if role.name == "serving":  # the lag is what the others' groups have committed
+    if role.reads == topics.ALL:  # the lag is what the others' groups have committed
         for other in ROLES:
             if other.joins:
                 yield allow(ResourceType.GROUP, kafka.group(other.name, settings), ACLOperation.DESCRIBE)

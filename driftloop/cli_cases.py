@@ -18,8 +18,8 @@ from driftloop.errors import DriftloopError
 from driftloop.text import visible
 
 if TYPE_CHECKING:
+    from driftloop.registry import Model
     from driftloop.settings import Settings
-    from retrain.manual import Model
     from serving.case import Case
 
 
@@ -54,11 +54,11 @@ def case(arguments: argparse.Namespace) -> int:
 
 def models(arguments: argparse.Namespace) -> int:
     """List every version of the stream's model."""
-    from retrain import manual
+    from driftloop.registry import Registry
 
     terminate_as_interrupt()
     settings = find_settings(arguments)
-    found = manual.models(settings)
+    found = Registry(settings).models()
     live = _live_accuracy(settings)
     if arguments.json:
         import msgspec

@@ -9,7 +9,8 @@ from typing import NoReturn
 from driftloop import cli_case_pages
 
 TOPICS = (
-    "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "retraining", "dead-letters",
+    "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "retraining", "commands",
+    "dead-letters",
 )  # fmt: skip
 
 BENCHMARKS = ("adaptation", "detection", "label_noise", "throughput", "scaling")
@@ -133,7 +134,7 @@ better beyond chance. Everything is registered in MLflow, rejected candidates wi
 first model, on the first labelled events. It goes on until it is interrupted; with --once it does what is due by what
 is on the topics, and ends.
 
-reads   drift-alerts, outcomes; events and labels for the first model
+reads   drift-alerts, outcomes; people's labels and commands; events and labels for the first model
 writes  retraining, model-updates; runs and model versions to MLflow
 """
 
@@ -147,12 +148,15 @@ examples
 """
 
 SERVE = """\
-Serves the live page at /, an API (the loop's status, a prediction by its event's id, the schema at /openapi.json), the
-loop's figures for Prometheus at /metrics, and /health. It listens on the loopback address unless told otherwise, and
-asks nobody who they are: put a proxy that does in front of it before others can reach it.
+Serves the live page at /, the loop's figures for Prometheus at /metrics, /health, and an API, with a manual at /docs:
+scores texts with the champion (also for clients of the Open Inference Protocol, below /v2), says where a prediction
+comes from, streams predictions and alerts, takes people's labels, and promotes, rolls back and retrains for admins.
 
-reads   predictions, outcomes, drift-alerts, model-updates, retraining, dead-letters; predictions by id from Redis
-writes  nothing
+It listens on the loopback address unless told otherwise. Who calls is known by a token (DRIFTLOOP_API__TOKENS); without
+any set, everybody on this machine may do everything, and from elsewhere read and score.
+
+reads   every topic; predictions by id from Redis; models from MLflow
+writes  labels (people's), commands (what they ask of `driftloop retrain`, which does it)
 """
 
 SERVE_MORE = """
@@ -160,6 +164,10 @@ examples
   driftloop serve --kafka broker:9092 --redis redis://cache:6379/0
   DRIFTLOOP_API__PORT=8080 driftloop serve
   curl http://127.0.0.1:8000/v1/status
+  curl -H 'Content-Type: application/json' -d '{"text": "late again", "explain": true}' \\
+      http://127.0.0.1:8000/v1/predict
+  curl -N http://127.0.0.1:8000/v1/stream/predictions
+  DRIFTLOOP_API__TOKENS=ann:annotator:TOKEN,bob:admin:OTHER driftloop serve     tokens of 16 characters or more
 """
 
 TOPICS_PAGE = """\

@@ -10,3 +10,7 @@ class DriftloopError(Exception):
     """
 
     exit_code = 2
+
+
+class Stopped(Exception):
+    """Something that was waited for is not waited for any more: the process was asked to end."""

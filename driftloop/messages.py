@@ -81,6 +81,8 @@ class Label(Message, frozen=True, kw_only=True):
     annotator: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     labelled_at: Time
     position: Position = -1
+    feedback: bool = False
+    """A person's word on this very prediction: what is retrained next believes it where another label came first."""
 
 
 class Outcome(Message, frozen=True, kw_only=True):
@@ -177,6 +179,19 @@ class Retraining(Message, frozen=True, kw_only=True):
     def ends(self) -> bool:
         """Whether the whole retraining is over with this, well or not; a candidate's own failure is not its end."""
         return self.state == "finished" or (self.state == "failed" and not self.candidate)
+
+
+class Command(Message, frozen=True, kw_only=True):
+    """What a person asks of the retrainer; it answers on `retraining`, with ``command_id`` as the run's id."""
+
+    command_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    stream: str
+    action: Literal["promote", "reject", "rollback", "retrain"]
+    version: Version = ""
+    """Of the model that is meant; empty for a retraining, and for a rollback to the champion's predecessor."""
+    by: Annotated[str, msgspec.Meta(max_length=200)]
+    reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    at: Time
 
 
 class DeadLetter(Message, frozen=True, kw_only=True):

@@ -39,6 +39,24 @@ class Candidacy:
     """Alert id, window offsets, dataset revision, parent version, verdict and reason."""
 
 
+@dataclass(frozen=True)
+class Model:
+    """A registered version, for people."""
+
+    version: str
+    champion: bool
+    candidate: str
+    trigger: str
+    verdict: str
+    """promoted, rejected, waiting, rolled-back; empty where nothing was decided."""
+    accuracy: float | None
+    """On the events that it was compared on; None where it never was."""
+    parent: str
+    """The champion that it was compared with."""
+    restores: str
+    reason: str
+
+
 class Registry:
     """MLflow for one stream: one experiment and one registered model, both named `driftloop-STREAM`."""
 
@@ -140,6 +158,25 @@ class Registry:
         """Every registered version as MLflow describes it, oldest first."""
         found = self.client.search_model_versions(f"name='{self._name}'", max_results=1000)
         return sorted(found, key=lambda version: int(version.version))
+
+    def models(self) -> list[Model]:
+        """Every registered version as people want to see it, oldest first."""
+        champion = self.champion()
+        return [self._model(one, champion) for one in self.versions()]
+
+    def _model(self, one: Any, champion: str | None) -> Model:
+        accuracy = self.client.get_run(one.run_id).data.metrics.get("accuracy") if one.run_id else None
+        return Model(
+            version=str(one.version),
+            champion=str(one.version) == champion,
+            candidate=one.tags.get("candidate", ""),
+            trigger=one.tags.get("trigger", ""),
+            verdict=one.tags.get("verdict", ""),
+            accuracy=None if accuracy is None else round(float(accuracy), 4),
+            parent=one.tags.get("parent_version", ""),
+            restores=one.tags.get("restores", ""),
+            reason=one.tags.get("reason", ""),
+        )
 
     def download(self, version: str, into: Path, name: str = "") -> Path:
         """Fetch the bundle of ``version`` into the folder ``into`` and return the bundle's folder, there as ``name``.

@@ -2,7 +2,7 @@
 
 A nested field is reached with two underscores: ``DRIFTLOOP_SCORER__BATCH=64``. Three variables point the loop
 at a stack of your own: ``DRIFTLOOP_KAFKA``, ``DRIFTLOOP_REDIS`` and ``DRIFTLOOP_MLFLOW``. A secret may lie in a file
-that ``DRIFTLOOP_SIGNING_KEY_FILE``, ``DRIFTLOOP_REDIS_PASSWORD_FILE`` or ``DRIFTLOOP_SECURITY__PASSWORD_FILE`` names.
+that a variable of the same name with ``_FILE`` at its end names, such as ``DRIFTLOOP_SIGNING_KEY_FILE``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ PREFIX = "DRIFTLOOP_"
 FILE = "_FILE"
 """At the end of a secret's variable: it names a file that holds the secret, as container engines hand them out."""
 
-SECRETS = frozenset(f"{PREFIX}{name}" for name in ("SIGNING_KEY", "REDIS_PASSWORD", "SECURITY__PASSWORD"))
+SECRETS = frozenset(
+    f"{PREFIX}{name}" for name in ("SIGNING_KEY", "REDIS_PASSWORD", "SECURITY__PASSWORD", "API__TOKENS")
+)
 """The variables whose values are never shown or stored; each may name a file instead."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -32,6 +34,8 @@ Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Limit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Masked = Literal["handle", "email", "phone", "link"]
 """Kinds of personal data that a text may hold."""
+Role = Literal["nobody", "viewer", "annotator", "admin"]
+"""Of the API's callers, each with the rights of those before it."""
 
 
 class _Reticent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,11 +183,27 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Seconds without progress, while there is work, after which a process calls itself ill."""
 
 
-class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where `driftloop serve` listens."""
+class ApiSettings(_Reticent, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where `driftloop serve` listens, and to whom."""
 
     address: str = "127.0.0.1"
     port: Port = 8000
+    tokens: tuple[str, ...] = ()
+    """Who may call: NAME:ROLE:TOKEN for each, with a role of viewer (reads and scores), annotator (also gives labels)
+    or admin (also promotes, rejects, rolls back, retrains), and a token of 16 characters or more; in a file, on lines
+    of their own."""
+    anonymous: Role | None = None
+    """Role of a caller without a token. Not set: nobody where there are tokens, or else admin where it listens on this
+    machine alone, or else viewer."""
+    hosts: tuple[str, ...] = ()
+    """Names in the addresses under which browsers find it, as example.org. Not set: the names of this machine's own
+    loopback where it listens there, or else any."""
+    rate: Annotated[int, msgspec.Meta(ge=0)] = 6000
+    """Most requests, and most texts, a minute for each caller; 0: no limit, of wrong tokens neither."""
+    max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
+    """Longest body of a request."""
+    max_texts: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
+    """Most texts in a request."""
 
 
 class Settings(_Reticent, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -295,7 +315,7 @@ def cache_dir() -> Path:
 
 
 _OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE"})
-_LISTS = frozenset({("monitor", "detectors"), ("retrain", "candidates"), ("pages",), ("mask",)})
+_LISTS = frozenset({"monitor.detectors", "retrain.candidates", "pages", "mask", "api.tokens", "api.hosts"})
 _SECRET_FILES = frozenset(f"{name}{FILE}" for name in SECRETS)
 
 
@@ -319,11 +339,11 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _parse(path: list[str], value: str) -> Any:
-    if tuple(path) not in _LISTS:
+    if ".".join(path) not in _LISTS:
         return value
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
         except (json.JSONDecodeError, RecursionError) as error:
             raise DriftloopError(f"{PREFIX}{'__'.join(path).upper()} is not a JSON list: {error}.") from error
-    return [part.strip() for part in value.split(",") if part.strip()]
+    return [part.strip() for part in value.replace("\n", ",").split(",") if part.strip()]

@@ -40,9 +40,10 @@ MODEL_UPDATES = Topic(
     "model-updates", messages.ModelUpdate, "promotions", False, _STAMPED | {"cleanup.policy": "compact"}
 )
 RETRAINING = Topic("retraining", messages.Retraining, "what the retraining job does", False, _LONG)
+COMMANDS = Topic("commands", messages.Command, "what people ask of the retrainer", False, _LONG)
 DEAD_LETTERS = Topic("dead-letters", messages.DeadLetter, "what could not be processed", False, _LONG)
 
-ALL = (EVENTS, PREDICTIONS, LABELS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, DEAD_LETTERS)
+ALL = (EVENTS, PREDICTIONS, LABELS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, COMMANDS, DEAD_LETTERS)
 
 
 def name(settings: Settings, topic: Topic) -> str:

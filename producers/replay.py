@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from kafka.errors import KafkaError, MessageSizeTooLargeError
+from prometheus_client import Counter
 
 from driftloop import access, kafka, messages, topics
 from driftloop.errors import DriftloopError
@@ -176,6 +177,9 @@ class _Clock:
             self._reported = (self.tick, now)
 
 
+SENT = Counter("driftloop_sent", "Messages that the broker has acknowledged.", ["topic"])
+
+
 class _Sender:
     """Sends by position and sees to it that every message is acknowledged."""
 
@@ -184,7 +188,7 @@ class _Sender:
         self._scenario = scenario
         self._patience = patience
         self._halt = halt
-        self._waiting: deque[tuple[Any, int]] = deque()
+        self._waiting: deque[tuple[Any, int, str]] = deque()
         self.events = 0
         self.labels = 0
         milliseconds = int(patience * 1000)
@@ -233,11 +237,11 @@ class _Sender:
             )
         except KafkaError as error:
             raise self._failure(error, position) from error
-        self._waiting.append((future, position))
+        self._waiting.append((future, position, topic.name))
 
     def _acknowledge(self) -> None:
         """Wait for the oldest message in flight: the producer gives up by itself when its patience ends."""
-        future, position = self._waiting[0]
+        future, position, topic = self._waiting[0]
         give_up = time.monotonic() + self._patience + GRACE
         while True:
             try:
@@ -249,6 +253,7 @@ class _Sender:
                 if self._halt.is_set():
                     give_up = min(give_up, time.monotonic() + GRACE)
         self._waiting.popleft()
+        SENT.labels(topic).inc()
 
     def _failure(self, error: KafkaError, position: int) -> DriftloopError:
         if isinstance(error, MessageSizeTooLargeError):

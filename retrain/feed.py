@@ -1,4 +1,4 @@
-"""What the worker knows of the stream: the newest outcomes, the alerts, and what was retrained before."""
+"""What the worker knows of the stream: the newest outcomes, the alerts, what people say, what was retrained before."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from driftloop import kafka, messages
 from driftloop.identity import refusals
 from driftloop.kafka import Outbox
-from driftloop.messages import DriftAlert, Outcome, Retraining
+from driftloop.messages import Command, DriftAlert, Label, Outcome, Retraining
 from driftloop.settings import Settings
-from driftloop.topics import DEAD_LETTERS, DRIFT_ALERTS, OUTCOMES, RETRAINING, name
+from driftloop.topics import COMMANDS, DEAD_LETTERS, DRIFT_ALERTS, LABELS, OUTCOMES, RETRAINING, Topic, name
 from retrain.policies import Now, Past
 
 ALERTS_KEPT = 200
 
 
 class Feed:
-    """Follows `outcomes` and `drift-alerts`; a repeated message is counted once.
+    """Follows `outcomes`, `drift-alerts`, `commands`, and people's words on `labels`; what is repeated counts once.
 
-    A new worker begins with the newest ``keep`` outcomes, all alerts, and the retrainings that were finished before.
-    What is no message of its topic is put into ``outbox`` as a dead letter.
+    A new worker begins with the newest ``keep`` outcomes, all alerts, the retrainings that were finished before, and
+    the commands that nobody has answered. What is no message of its topic is put into ``outbox`` as a dead letter.
     """
 
     def __init__(self, settings: Settings, keep: int, outbox: Outbox) -> None:
@@ -38,11 +39,20 @@ class Feed:
         self._fresh: list[Outcome] = []
         self.labelled = 0
         """Labelled events so far."""
-        self.past = _finished(settings)
+        self.corrections: dict[str, Label] = {}
+        """People's labels by event id, the newest of each; they count in place of those that came with the stream."""
+        self.commands: deque[Command] = deque()
+        """What people ask for, oldest first; whoever answers takes it out."""
+        history = _history(settings)
+        self.past = _finished(history)
+        self._answered = {message.run_id for message in history}
         start = {0: max(0, kafka.end_offsets(settings, [name(settings, OUTCOMES)])[name(settings, OUTCOMES)] - keep)}
         self._readers = [
             _Reader(settings, OUTCOMES.name, start, self._outcome, self._bury),
             _Reader(settings, DRIFT_ALERTS.name, None, self._alert, self._bury),
+            _Reader(settings, COMMANDS.name, None, self._command, self._bury),
+            # What is no label is a dead letter of the monitor's already.
+            _Reader(settings, LABELS.name, _since_kept(settings, LABELS), self._label, lambda record, error: None),
         ]
 
     @property
@@ -81,6 +91,12 @@ class Feed:
         for reader in self._readers:
             reader.close()
 
+    @property
+    def corrected(self) -> dict[str, tuple[str, str]]:
+        """Label and annotator, by event id, of the outcomes that have a person's label."""
+        said = ((outcome, self.corrections.get(outcome.event_id)) for _, outcome in self._outcomes)
+        return {outcome.event_id: (label.label, label.annotator) for outcome, label in said if label is not None}
+
     def _bury(self, record: Any, error: str) -> None:
         source = (record.topic, record.partition, record.offset)
         letter = messages.dead_letter(record.key, record.value, error, "retrainer", source, time.time())
@@ -92,17 +108,44 @@ class Feed:
         self.labelled = offset + 1
         if outcome.event_id in self._known:
             return
+        outcome = self._believed(outcome)
         if len(self._outcomes) == self._outcomes.maxlen:
             self._known.discard(self._outcomes[0][1].event_id)
         self._known.add(outcome.event_id)
         self._outcomes.append((offset, outcome))
         self._fresh.append(outcome)
 
+    def _believed(self, outcome: Outcome) -> Outcome:
+        """The outcome with a person's label, where one has said another than the stream did."""
+        said = self.corrections.get(outcome.event_id)
+        return outcome if said is None else corrected(outcome, said.label, said.annotator)
+
+    def _label(self, offset: int, body: bytes) -> None:
+        label = messages.decode(Label, body)
+        if not label.feedback:
+            return
+        self.corrections[label.event_id] = label
+        if label.event_id in self._known:
+            for place, (at, outcome) in enumerate(self._outcomes):
+                if outcome.event_id == label.event_id:
+                    self._outcomes[place] = at, self._believed(outcome)
+
+    def _command(self, offset: int, body: bytes) -> None:
+        command = messages.decode(Command, body)
+        if command.stream == self._settings.stream and command.command_id not in self._answered:
+            self._answered.add(command.command_id)
+            self.commands.append(command)
+
     def _alert(self, offset: int, body: bytes) -> None:
         alert = messages.decode(DriftAlert, body)
         if alert.stream == self._settings.stream and alert.alert_id not in self._alert_ids:
             self._alert_ids.add(alert.alert_id)
             self.alerts.append(alert)
+
+
+def corrected(outcome: Outcome, label: str, annotator: str) -> Outcome:
+    """The outcome with another label, by ``annotator``."""
+    return replace(outcome, label=label, correct=label == outcome.predicted, annotator=annotator)
 
 
 class _Reader:
@@ -154,14 +197,19 @@ def unfinished(settings: Settings) -> list[Retraining]:
     return list(newest.values())
 
 
-def _finished(settings: Settings) -> list[Past]:
-    """The retrainings that the topic `retraining` says are finished, in the order in which they began."""
+def _finished(history: list[Retraining]) -> list[Past]:
+    """The retrainings that are said to be finished, in the order in which they began."""
     done = []
-    for message in _history(settings):
+    for message in history:
         if message.state == "finished":
             with suppress(msgspec.ValidationError):  # a bootstrap's end and a person's word have no past
                 done.append(msgspec.convert(message.scores.get("past"), Past))
     return sorted(done, key=lambda past: past.labelled)
+
+
+def _since_kept(settings: Settings, topic: Topic) -> dict[int, int]:
+    """Where to begin with a topic, so as to know of every event whose prediction is kept."""
+    return kafka.offsets_since(settings, name(settings, topic), time.time() - settings.keep_hours * 3600)
 
 
 def _history(settings: Settings) -> list[Retraining]:

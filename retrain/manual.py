@@ -10,24 +10,25 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from driftloop.classifiers.bundle import verify_bundle
 from driftloop.errors import DriftloopError
 from driftloop.kafka import Outbox
-from driftloop.registry import Registry
+from driftloop.messages import Command
 from driftloop.settings import Settings
 from retrain.promotion import Diary, Promotions
 
 Action = Literal["promote", "rollback"]
+MANUAL = "manual"
+"""Trigger of what no alert led to, but a person."""
 LONGEST = 5000
 """Characters of a tag that every MLflow store takes."""
 
 
 def restore(
-    promotions: Promotions, version: str, reason: str, action: Action = "rollback", trigger: str = "manual"
+    promotions: Promotions, version: str, reason: str, action: Action = "rollback", trigger: str = MANUAL
 ) -> str:
     """Make the model of an old ``version`` the champion again, under a new version's number, which is returned.
 
@@ -59,58 +60,15 @@ def restore(
     return fresh
 
 
-@dataclass(frozen=True)
-class Model:
-    """A registered version, for people."""
-
-    version: str
-    champion: bool
-    candidate: str
-    trigger: str
-    verdict: str
-    """promoted, rejected, waiting, rolled-back; empty where nothing was decided."""
-    accuracy: float | None
-    """On the events that it was compared on; None where it never was."""
-    parent: str
-    """The champion that it was compared with."""
-    restores: str
-    reason: str
-
-
-def models(settings: Settings) -> list[Model]:
-    """Every registered version of the stream's model, oldest first.
-
-    Raises:
-        DriftloopError: no MLflow answers.
-    """
-    registry = Registry(settings)
-    champion = registry.champion()
-    found = []
-    for one in registry.versions():
-        accuracy = registry.client.get_run(one.run_id).data.metrics.get("accuracy") if one.run_id else None
-        found.append(
-            Model(
-                version=str(one.version),
-                champion=str(one.version) == champion,
-                candidate=one.tags.get("candidate", ""),
-                trigger=one.tags.get("trigger", ""),
-                verdict=one.tags.get("verdict", ""),
-                accuracy=None if accuracy is None else round(float(accuracy), 4),
-                parent=one.tags.get("parent_version", ""),
-                restores=one.tags.get("restores", ""),
-                reason=one.tags.get("reason", ""),
-            )
-        )
-    return found
-
-
-def approve(settings: Settings, version: str, by: str, reason: str = "") -> str:
+def approve(settings: Settings, version: str, by: str, reason: str = "", run_id: str = "") -> str:
     """Promote a winner that waits, or a candidate that the gate rejected; returns what was done, as a sentence.
+
+    ``run_id`` is what it goes by on `retraining`; empty: a new one.
 
     Raises:
         DriftloopError: there is no such version, or it neither waits nor was rejected.
     """
-    with _desk(settings) as desk:
+    with _desk(settings, run_id) as desk:
         chosen = desk.find(version)
         verdict = chosen.tags.get("verdict", "")
         if verdict not in ("waiting", "rejected"):
@@ -132,13 +90,13 @@ def approve(settings: Settings, version: str, by: str, reason: str = "") -> str:
     return f"Version {version} was {words}; it is the champion now{again}."
 
 
-def reject(settings: Settings, version: str, by: str, reason: str) -> str:
-    """Turn down a winner that waits for approval; returns what was done, as a sentence.
+def reject(settings: Settings, version: str, by: str, reason: str, run_id: str = "") -> str:
+    """Turn down a winner that waits for approval; returns what was done, as a sentence. ``run_id``: see `approve`.
 
     Raises:
         DriftloopError: there is no such version, or it does not wait.
     """
-    with _desk(settings) as desk:
+    with _desk(settings, run_id) as desk:
         chosen = desk.find(version)
         verdict = chosen.tags.get("verdict", "")
         if verdict != "waiting":
@@ -149,13 +107,15 @@ def reject(settings: Settings, version: str, by: str, reason: str) -> str:
     return f"Version {version} was {words}."
 
 
-def rollback(settings: Settings, version: str, by: str, reason: str = "") -> str:
+def rollback(settings: Settings, version: str, by: str, reason: str = "", run_id: str = "") -> str:
     """Bring ``version`` back, empty for the champion's predecessor; returns what was done, as a sentence.
+
+    ``run_id``: see `approve`.
 
     Raises:
         DriftloopError: there is no champion or no such version, it is the champion, or it never was one.
     """
-    with _desk(settings) as desk:
+    with _desk(settings, run_id) as desk:
         champion = desk.promotions.registry.champion()
         if champion is None:
             raise DriftloopError("There is no champion yet, and nothing to go back to.")
@@ -177,9 +137,10 @@ def rollback(settings: Settings, version: str, by: str, reason: str = "") -> str
 class _Desk:
     """The registry and the two topics, for one act of a person."""
 
-    def __init__(self, settings: Settings, outbox: Outbox) -> None:
+    def __init__(self, settings: Settings, outbox: Outbox, run_id: str) -> None:
         self._settings = settings
         self._outbox = outbox
+        self._run_id = run_id or f"manual-{uuid.uuid4().hex[:8]}"
         self.promotions = Promotions(settings, outbox)
         self._known = {str(one.version): one for one in self.promotions.registry.versions()}
 
@@ -201,17 +162,30 @@ class _Desk:
 
     def write(self, state: str, words: str, trigger: str, version: str, candidate: str) -> None:
         """The two lines on `retraining`: what was done, and that it is over."""
-        run_id = f"manual-{uuid.uuid4().hex[:8]}"
-        diary = Diary(self._settings, self._outbox, run_id, trigger or "manual", -1)
+        diary = Diary(self._settings, self._outbox, self._run_id, trigger or MANUAL, -1)
         diary.write(state, words, version=version, candidate=candidate)
         diary.write("finished", words, version=version)
 
 
+def obey(settings: Settings, command: Command) -> None:
+    """Do what a person asked for by the API, which takes the answer from `retraining`; not for a retraining.
+
+    Raises:
+        DriftloopError: it cannot be done.
+    """
+    if command.action == "promote":
+        approve(settings, command.version, command.by, command.reason, command.command_id)
+    elif command.action == "reject":
+        reject(settings, command.version, command.by, command.reason or "no reason was given", command.command_id)
+    else:
+        rollback(settings, command.version, command.by, command.reason, command.command_id)
+
+
 @contextmanager
-def _desk(settings: Settings) -> Iterator[_Desk]:
+def _desk(settings: Settings, run_id: str) -> Iterator[_Desk]:
     outbox = Outbox(settings)
     try:
-        yield _Desk(settings, outbox)
+        yield _Desk(settings, outbox, run_id)
     finally:
         outbox.close()
 

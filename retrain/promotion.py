@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from prometheus_client import Counter, Histogram
+
 from driftloop import kafka
 from driftloop.classifiers.bundle import Lineage
 from driftloop.fencing import Fence
@@ -98,6 +100,15 @@ class Promotions:
         return 0 if last is None else last.fence
 
 
+STEPS = Counter("driftloop_retraining_steps", "State changes of retrainings.", ["state", "candidate"])
+SECONDS = Histogram(
+    "driftloop_retraining_seconds",
+    "Time that a retraining takes, from its queueing to its end.",
+    ["kind"],
+    buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+)
+
+
 class Diary:
     """The state changes of one retraining on the topic `retraining`."""
 
@@ -128,3 +139,6 @@ class Diary:
         )
         self._outbox.put(RETRAINING.name, self._settings.stream, message)
         self._outbox.flush()
+        STEPS.labels(state, message.candidate).inc()
+        if message.ends:
+            SECONDS.labels(self._kind).observe(message.seconds)

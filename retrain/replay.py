@@ -29,7 +29,7 @@ from driftloop.settings import RetrainSettings, Settings
 from driftloop.store import Store
 from driftloop.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING, name
 from retrain.candidates.linear import LinearHead, choose_weight, fit_head
-from retrain.feed import ALERTS_KEPT
+from retrain.feed import ALERTS_KEPT, corrected
 from retrain.history import build_window
 from retrain.policies import Now, Past, Retrain, Wait, make_policy
 from retrain.trust import weigh
@@ -111,6 +111,8 @@ def decide_again(told: Told, place: int, chosen: RetrainSettings) -> Step:
     what = f"decision {line.run_id}"
     if "last_offset" not in line.scores:
         return Step(what, None, "its message does not say what the policy knew")
+    if line.scores.get("asked_by"):
+        return Step(what, None, line.reason)
     chosen = settings_then(line, chosen)
     moment = moment_of(told, place, chosen.window)
     rows = sum(outcome.occurred_at >= line.scores["onset_at"] for outcome in moment.outcomes)
@@ -139,10 +141,12 @@ def moment_of(told: Told, place: int, keep: int) -> Moment:
     line = told.diary[place]
     scores = line.scores
     alerts = {alert.alert_id: alert for alert in reversed(told.alerts) if alert.detected_at <= line.at}
+    outcomes = outcomes_between(told.outcomes, int(scores["first_offset"]), int(scores["last_offset"]), keep)
+    said = scores.get("corrections", {})
     return Moment(
         Now(int(scores["labelled"]), tuple(_pasts(told.diary[:place], told.diary))),
         tuple(reversed(alerts.values()))[-ALERTS_KEPT:],
-        outcomes_between(told.outcomes, int(scores["first_offset"]), int(scores["last_offset"]), keep),
+        [corrected(o, *said[o.event_id]) if o.event_id in said else o for o in outcomes],
     )
 
 

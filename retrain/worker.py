@@ -29,17 +29,17 @@ from driftloop.classifiers.onnx import exported_encoder
 from driftloop.errors import DriftloopError
 from driftloop.kafka import Outbox
 from driftloop.lease import Lease
-from driftloop.messages import Outcome
+from driftloop.messages import Command, Outcome
 from driftloop.settings import Settings
 from driftloop.store import Store
-from retrain import sandbox
+from retrain import manual, sandbox
 from retrain.bootstrap import first_champion
 from retrain.champions import Champions
 from retrain.competition import Competition
 from retrain.evaluation import Evaluation
 from retrain.feed import Feed, unfinished
 from retrain.history import build_window
-from retrain.policies import Past, Retrain, make_policy
+from retrain.policies import ALWAYS, Past, Retrain, make_policy, newest_episode
 from retrain.promotion import Diary, Promotions
 from retrain.shadow import Shadow
 from retrain.trust import weigh
@@ -129,6 +129,8 @@ class Worker:
         feed = desk.feed
         while not self._stopped():
             self._office.check()
+            while feed.commands:
+                self._obey(feed.commands.popleft(), desk)
             decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)
             if isinstance(decision, Retrain):
                 self._retrain(decision, desk)
@@ -176,11 +178,28 @@ class Worker:
         diary.write("promoted", reason, candidate=manifest.lineage.candidate, version=version)
         diary.write("finished", reason, version=version)
 
-    def _retrain(self, decision: Retrain, desk: Desk) -> None:
+    def _obey(self, command: Command, desk: Desk) -> None:
+        """What a person asked for: done, or said why it cannot be."""
+        if command.action == "retrain" and desk.feed.outcomes:
+            words = f"asked for by {command.by}: {command.reason or 'no reason was given'}"
+            newest = newest_episode(tuple(desk.feed.alerts), tuple(desk.feed.past))
+            since = ALWAYS if newest is None else newest.onset_at
+            trigger = manual.MANUAL if newest is None else newest.trigger
+            self._retrain(Retrain(words, trigger, since), desk, command)
+            return
+        try:
+            if command.action == "retrain":
+                raise DriftloopError("There is no labelled event yet to learn from: wait for the first labels.")
+            manual.obey(self._settings, command)
+        except DriftloopError as error:
+            diary = Diary(self._settings, self._outbox, command.command_id, manual.MANUAL, -1)
+            diary.write("failed", str(error)[:500])
+
+    def _retrain(self, decision: Retrain, desk: Desk, asked: Command | None = None) -> None:
         """One retraining: its quick part from beginning to end, and the start of its slow one."""
         feed = desk.feed
         began = time.monotonic()
-        run_id = uuid.uuid4().hex[:12]
+        run_id = uuid.uuid4().hex[:12] if asked is None else asked.command_id
         position = feed.outcomes[-1].position if feed.outcomes else -1
         diary = Diary(self._settings, self._outbox, run_id, decision.trigger, position, decision.kind)
         past = Past(
@@ -199,6 +218,8 @@ class Worker:
             "last_offset": last,
             "labelled": past.labelled,
             "rows": past.rows,
+            "corrections": feed.corrected,
+            "asked_by": "" if asked is None else asked.by,
             "settings": msgspec.to_builtins(self._settings.retrain),
         }
         diary.write("queued", decision.reason, scores=inputs)

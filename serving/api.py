@@ -5,54 +5,71 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from http import HTTPStatus
+from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
-import msgspec
-import redis
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY
-from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 import driftloop
+from driftloop.champion import Champion
 from driftloop.errors import DriftloopError
 from driftloop.health import metrics
-from driftloop.messages import Prediction, decode
 from driftloop.settings import ApiSettings, Settings
 from driftloop.store import Store
-from serving import page
+from serving import manual, page
+from serving.broadcast import Broadcast
+from serving.callers import Callers
+from serving.door import NO_SNIFFING, Door, problem
 from serving.live import Live
 from serving.metrics import LoopCollector
+from serving.routes import Parts, inference_protocol, loop, people, scoring, streams
+from serving.scoring import Scoring
 
-NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+PROBLEM = {
+    "title": "Problem",
+    "description": "An error (RFC 9457).",
+    "type": "object",
+    "required": ["title", "status", "detail"],
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What is wrong, in a sentence."},
+        "error": {"type": "string", "description": "The same, for clients of the Open Inference Protocol."},
+    },
+}
 
 
-class _Any(StringConvertor):
-    """Starlette's own convertor for the rest of a path ends at a line break, and an event's id may hold one."""
+def make(settings: Settings, live: Live, champion: Champion) -> FastAPI:
+    """The application; ``live`` is open and ``champion`` followed while it serves.
 
-    regex = "(?s:.*)"
-
-
-register_url_convertor("any", _Any())
-
-
-def make(settings: Settings, live: Live) -> FastAPI:
-    """The application; ``live`` is open while it serves."""
-    # FastAPI's own documentation pages load their scripts from elsewhere; the schema itself is at /openapi.json.
+    Raises:
+        DriftloopError: a token in the settings is not one.
+    """
+    # FastAPI's own documentation pages load their scripts from elsewhere; ours are in `serving.manual`.
     app = FastAPI(title="driftloop", version=driftloop.__version__, docs_url=None, redoc_url=None)
-    store = Store(settings)
+    callers = Callers(settings.api)
+    parts = Parts(settings, live, Store(settings), callers, Scoring(settings, champion))
+    app.add_middleware(Door, hosts=callers.hosts, max_bytes=settings.api.max_bytes)
 
     @app.exception_handler(AnyHTTPException)
-    def problem(_request: Request, error: AnyHTTPException) -> JSONResponse:
-        """RFC 9457: every error has the same form, the router's own as well."""
-        body = {"title": HTTPStatus(error.status_code).phrase, "status": error.status_code, "detail": error.detail}
-        headers = {**NO_SNIFFING, **(error.headers or {})}
-        return JSONResponse(body, error.status_code, media_type="application/problem+json", headers=headers)
+    def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
+        """The router's own errors have the same form."""
+        return problem(error.status_code, error.detail, request.url.path, dict(error.headers or {}))
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    @app.exception_handler(RequestValidationError)
+    def misunderstood(request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(422, _words(error.errors()), request.url.path)
+
+    viewer = Depends(callers.at_least("viewer"))
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False, dependencies=[viewer])
     def live_page() -> HTMLResponse:
         policy = {"Content-Security-Policy": page.content_security_policy()}
         return HTMLResponse(page.render(live), headers={**NO_SNIFFING, **policy})
@@ -68,76 +85,66 @@ def make(settings: Settings, live: Live) -> FastAPI:
         """The loop's figures in Prometheus' text format."""
         return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/v1/status", tags=["loop"])
-    def status() -> dict[str, Any]:
-        """Counts, lag, the champion, accuracy by version, and the newest news."""
-        with live.lock:
-            board, state = live.board, live.board.state
-            return {
-                "stream": settings.stream,
-                "phase": state.phase,
-                "champion": live.champion or None,
-                "events": state.events,
-                "predictions": state.predictions,
-                "labels": state.labels,
-                "outcomes": state.outcomes,
-                "dead_letters": state.dead_letters,
-                "lag": state.lag,
-                "events_per_second": round(board.rate, 2),
-                "accuracy": board.accuracy,
-                "accuracy_by_version": {v: t.accuracy for v, t in board.versions.items()},
-                "drift_alerts": dict(live.alerts),
-                "retrainings": dict(live.retrainings),
-                "retraining": board.retraining,
-                "news": list(board.news)[-20:],
-            }
-
-    @app.get("/v1/predictions/{event_id:any}", tags=["loop"], responses=_problems(404, 502, 503))
-    def prediction(event_id: str) -> dict[str, Any]:
-        """What was said about an event, while it is kept (DRIFTLOOP_KEEP_HOURS)."""
-        try:
-            body = store.predictions([event_id])[0]
-        except redis.RedisError as error:
-            raise HTTPException(503, "The online store does not answer; try again in a moment.") from error
-        if body is None:
-            raise HTTPException(404, f"There is no prediction for {event_id[:200]!r}: it is unknown, waits, or is old.")
-        try:
-            found: dict[str, Any] = msgspec.to_builtins(decode(Prediction, body))
-        except ValueError as error:
-            raise HTTPException(502, f"The stored prediction cannot be read: {error}.") from error
-        return found
-
+    for kind in (scoring, inference_protocol, loop, people, streams):
+        app.include_router(kind.router(parts))
+    app.include_router(manual.router())
+    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of an endpoint, for the schema; every one has the form of RFC 9457."""
-    content: dict[str, Any] = {"application/problem+json": {"schema": {"type": "object"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+def _schema(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, in which every error is a problem."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schemas = found.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = PROBLEM
+        for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's form of it, which is not ours
+            schemas.pop(name, None)
+        app.openapi_schema = found
+    return app.openapi_schema
+
+
+def _words(errors: Sequence[Any]) -> str:
+    """What is wrong with a request, without showing what it held."""
+    said = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors[:5]]
+    return "; ".join(said)[:1000]
 
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        DriftloopError: Redis does not answer, or the port cannot be taken.
+        DriftloopError: Redis does not answer, a token is not one, or the port cannot be taken.
     """
     logging.basicConfig(level=logging.WARNING)
     Store(settings).check()
+    champion = Champion(settings)
     with _listen(settings.api) as listener, Live(settings) as live:
+        app = make(settings, live, champion)
         REGISTRY.register(LoopCollector(live))
+        champion.start()
         config = uvicorn.Config(
-            make(settings, live),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
         )
-        server = uvicorn.Server(config)
+        server = _Server(config, live.broadcast)
         # uvicorn, once it has ended, sends its signal again, to whoever was there before it: that one ends it the same.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)
         server.run(sockets=[listener])
+        champion.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which would wait at its end for those who listen to a stream without end."""
+
+    def __init__(self, config: uvicorn.Config, broadcast: Broadcast) -> None:
+        super().__init__(config)
+        self._broadcast = broadcast
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        self._broadcast.close()
+        super().handle_exit(sig, frame)
 
 
 def _listen(chosen: ApiSettings) -> socket.socket:

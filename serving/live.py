@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict, deque
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka.errors import KafkaError
 
@@ -18,11 +18,16 @@ from driftloop.lifecycle.tally import FOLLOWED, State
 from driftloop.messages import DriftAlert, Message, ModelUpdate, Retraining
 from driftloop.settings import Settings
 from serving.board import Board
+from serving.broadcast import Broadcast
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 NEWEST = 20_000
 """Messages of each partition that are read at the start: what is older only counts."""
+ALERTS, RUNS = 1000, 1000
+"""Alerts and retrainings that are remembered whole, the newest."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at the offsets."""
 
@@ -33,6 +38,8 @@ class Live:
     def __init__(self, settings: Settings) -> None:
         self.lock = threading.Lock()
         self.pulse = Pulse(settings.health.patience)
+        self.broadcast = Broadcast()
+        """What has just come, for those who listen."""
         self._settings = settings
         self._state = State(began=time.time())
         self._stop = threading.Event()
@@ -44,6 +51,11 @@ class Live:
         self.board = Board(self._settings.stream, self._settings.retrain.bootstrap)
         self.alerts: Counter[str] = Counter()
         """Drift alerts by signal."""
+        self.alert_log: OrderedDict[str, DriftAlert] = OrderedDict()
+        """By id, in the order in which they came."""
+        self.runs: OrderedDict[str, list[Retraining]] = OrderedDict()
+        """What was said of each retraining, or of what a person did, by its id; oldest first."""
+        self.promotions: deque[ModelUpdate] = deque(maxlen=RUNS)
         self.retrainings: Counter[str] = Counter()
         """Retrainings that have ended, by how: promoted, kept (the champion stays), failed."""
         self.champion = ""
@@ -79,10 +91,12 @@ class Live:
                 self._begin()
             looked = float("-inf")
             while not self._stop.is_set():
-                arrived = list(follower.poll())
+                arrived = [message for _, message in follower.poll() if self._ours(message)]
                 with self.lock:
-                    for _, message in arrived:
+                    for message in arrived:
                         self._take(message)
+                for message in arrived if self.complete else ():
+                    self.broadcast.publish(message)
                 if time.monotonic() - looked >= LOOK_EVERY:
                     looked = time.monotonic()
                     with suppress(KafkaError):  # no beat: a broker that stays away makes the process ill
@@ -103,15 +117,21 @@ class Live:
             self.board.tick(state)
         self.pulse.beat(f"following {state.events} events")
 
+    def _ours(self, message: Message) -> bool:
+        """Whether it is not another stream's, on the same topics."""
+        return bool(getattr(message, "stream", self._settings.stream) == self._settings.stream)
+
     def _take(self, message: Message) -> None:
-        if getattr(message, "stream", self._settings.stream) != self._settings.stream:
-            return  # another stream's, on the same topics
         self.board.take(message)
+        if isinstance(message, Retraining):
+            _remember(self.runs, message.run_id, [*self.runs.get(message.run_id, ()), message], RUNS)
         match message:
             case DriftAlert():
                 self.alerts[message.signal] += 1
+                _remember(self.alert_log, message.alert_id, message, ALERTS)
             case ModelUpdate():
                 self.champion = message.version
+                self.promotions.append(message)
             case Retraining(state="promoted"):
                 self._promoting.add(message.run_id)
             case Retraining() if message.ends:
@@ -120,3 +140,10 @@ class Live:
                 self.retrainings["promoted" if won else "kept" if message.state == "finished" else "failed"] += 1
             case _:
                 pass
+
+
+def _remember(log: OrderedDict[str, T], key: str, value: T, most: int) -> None:
+    """Put a value into a log of bounded length; a known key keeps its place."""
+    log[key] = value
+    if len(log) > most:
+        log.popitem(last=False)

@@ -143,7 +143,8 @@ def _prediction(m: messages.Prediction) -> str:
 
 
 def _label(m: messages.Label) -> str:
-    return f"{_clock(m.labelled_at)} {_at(m.position)} {m.label}  by {m.annotator or 'somebody'}  {m.event_id}"
+    who = f"{m.annotator or 'somebody'}{', in answer to the prediction' if m.feedback else ''}"
+    return f"{_clock(m.labelled_at)} {_at(m.position)} {m.label}  by {who}  {m.event_id}"
 
 
 def _outcome(m: messages.Outcome) -> str:
@@ -175,6 +176,11 @@ def _retraining(m: messages.Retraining) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def _command(m: messages.Command) -> str:
+    version = f" v{m.version}" if m.version else ""
+    return f"{_clock(m.at)} {m.command_id}  {m.action}{version}  by {m.by}: {m.reason}"
+
+
 def _dead_letter(m: messages.DeadLetter) -> str:
     return f"{_clock(m.at)} † {m.topic}[{m.partition}] offset {m.offset}, {m.size} bytes, by {m.where}: {m.error}"
 
@@ -187,6 +193,7 @@ _DESCRIBE: dict[type[Message], Callable[[Any], str]] = {
     messages.DriftAlert: _alert,
     messages.ModelUpdate: _update,
     messages.Retraining: _retraining,
+    messages.Command: _command,
     messages.DeadLetter: _dead_letter,
 }
 

@@ -31,7 +31,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFai
 from faust.tables import TableManager
 
 from driftloop import kafka
-from driftloop.errors import DriftloopError
+from driftloop.errors import DriftloopError, Stopped
 from driftloop.identity import may_not, tls_context
 from driftloop.settings import KafkaSecurity, Settings
 from driftloop.topics import Topic, name
@@ -66,10 +66,6 @@ class Handler(Protocol):
     def close(self) -> None:
         """Stop waiting for anything: `open` raises `Stopped`; called from another thread."""
         ...
-
-
-class Stopped(Exception):
-    """The processor was asked to stop before it had handled a batch."""
 
 
 def run(
@@ -205,7 +201,7 @@ def _agent(
                         progress.begins()
                         await in_thread(positions.check, records)
                         dead = await in_thread(handler.handle, records)
-                        progress.handled(len(records))
+                        progress.handled(len(records), dead)
                         _count(breaker, len(records), dead, progress)
                         # All are of one generation; what took longer than a handover is not ours any more.
                         if current(events[0]):

@@ -11,6 +11,7 @@ from operator import attrgetter
 
 import msgspec
 from kafka import TopicPartition
+from prometheus_client import Gauge
 
 from driftloop import kafka, messages
 from driftloop.classifiers.base import Matrix
@@ -27,6 +28,9 @@ from stream_processors.records import Record, bury
 from stream_processors.recovery import find_joins, learn_again
 
 log = logging.getLogger(__name__)
+
+LEVEL = Gauge("driftloop_drift_evidence_ratio", "Evidence of a drift; all signals together alarm at 1.", ["signal"])
+ESTIMATE = Gauge("driftloop_estimated_accuracy_ratio", "Accuracy over the newest block, estimated without labels.")
 
 BATCH, WITHIN = 500, 0.2
 READ = (PREDICTIONS, LABELS)
@@ -112,7 +116,16 @@ class Monitor:
             self._outbox.put(DRIFT_ALERTS.name, alert.stream, alert)
         self._outbox.flush()
         self._save([outcome.event_id for outcome in outcomes], joined.parked, joined.unparked)
+        self._show()
         return dead
+
+    def _show(self) -> None:
+        """What the detectors make of it, as metrics."""
+        for signal, level in self._watch.levels.items():
+            LEVEL.labels(signal).set(level)
+        newest = self._watch.blocks[-1].estimate if self._watch.blocks else None
+        if newest is not None:
+            ESTIMATE.set(newest)
 
     def _save(
         self, joined: Iterable[str] = (), parked: Mapping[str, bytes] | None = None, unparked: Iterable[str] = ()

@@ -26,6 +26,7 @@ LONG = 10
 FIRST = "waiting for its first batch, and what that needs"
 
 RECORDS = Counter("driftloop_records", "Messages taken off the topics and answered for.", ["role"])
+DEAD_LETTERS = Counter("driftloop_dead_letters", "Messages that could not be processed.", ["role"])
 BATCH_SECONDS = Histogram(
     "driftloop_batch_seconds",
     "Time from a batch's start until all its results are confirmed.",
@@ -80,11 +81,12 @@ class Progress:
         """A batch is taken."""
         self._began = time.monotonic()
 
-    def handled(self, records: int) -> None:
-        """The batch is through, everything it wrote is confirmed."""
+    def handled(self, records: int, dead: int) -> None:
+        """The batch is through, everything it wrote is confirmed; ``dead`` of the records are dead letters."""
         began, self._began = self._began or time.monotonic(), None
         self._records += records
         RECORDS.labels(self._role).inc(records)
+        DEAD_LETTERS.labels(self._role).inc(dead)
         BATCH_SECONDS.labels(self._role).observe(time.monotonic() - began)
 
     def __enter__(self) -> Progress:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+from prometheus_client import Counter, Histogram
 
 from driftloop import messages
+from driftloop.champion import Champion
 from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.bundle import BundleClassifier
 from driftloop.kafka import Outbox
@@ -17,12 +21,18 @@ from driftloop.store import Store
 from driftloop.topics import EVENTS, PREDICTIONS
 from stream_processors import batches
 from stream_processors.answers import Answers
-from stream_processors.champion import Champion
 from stream_processors.records import Record, bury
 
 AHEAD = 86_400.0
 """Seconds that a producer's clock may be ahead. An event from further in the future would, once learnt from, make every
 later one look like a part of the training data."""
+
+PREDICTED = Counter("driftloop_predictions", "Predictions by the version that made them.", ["version"])
+AGE = Histogram(
+    "driftloop_event_age_seconds",
+    "Age of an event, since it occurred, when its prediction is safe.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
 
 
 class Scorer:
@@ -34,7 +44,7 @@ class Scorer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._champion = Champion(settings)
+        self._champion = Champion(settings, self._refused)
 
     def open(self) -> None:
         """Connect to Redis and Kafka, follow the promotions, and wait for the first."""
@@ -66,6 +76,10 @@ class Scorer:
         self._outbox.flush()
         if scored:
             self._answers.sent(said)
+            PREDICTED.labels(model.version).inc(len(scored))
+            now = time.time()
+            for event, _, _ in scored:
+                AGE.observe(max(0.0, now - event.occurred_at))
         self._sit_out(len(records), started)
         return self._dead
 
@@ -139,6 +153,17 @@ class Scorer:
     def _bury(self, record: Record, error: str) -> None:
         self._dead += 1
         bury(self._outbox, record, error, "scorer")
+
+    def _refused(self, update: Any, error: str) -> None:
+        """A model that must not be loaded; called by the thread that follows the promotions."""
+        record = Record(update.topic, update.partition, update.offset, update.key, update.value)
+        bury(self._letters, record, error, "scorer: load model")
+        self._letters.flush()
+
+    @cached_property
+    def _letters(self) -> Outbox:
+        """That thread's own, opened when it is needed; one for each refusal would hold promotions up."""
+        return Outbox(self._settings)
 
 
 def run(settings: Settings) -> None:

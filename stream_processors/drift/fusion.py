@@ -78,6 +78,11 @@ class Fusion:
         """The weighted mean of the signals' e-detectors; the alarm is raised at 10,000 / rate."""
         return sum(self._values().values())
 
+    @property
+    def levels(self) -> dict[str, float]:
+        """What each signal adds to the evidence, in parts of what raises an alarm: together 1."""
+        return {name: value / self._limit for name, value in self._values().items()}
+
     def _values(self) -> dict[str, float]:
         """What each signal adds to the evidence; signals that have seen nothing leave their share to the others."""
         seen = [signal for signal in self._signals.values() if signal.rows]

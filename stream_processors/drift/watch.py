@@ -80,6 +80,11 @@ class DriftWatch:
         """The accuracy estimated for each block of predictions, oldest first."""
         return self._estimate.blocks
 
+    @property
+    def levels(self) -> dict[str, float]:
+        """How near each signal of the fused detectors is to an alarm; together they raise one at 1."""
+        return {name: level for fusion in self._fused.values() for name, level in fusion.levels.items()}
+
     def predicted(self, prediction: Prediction, embedding: Matrix | None = None) -> list[DriftAlert]:
         """Take a prediction, and the embedding of its text, shape (d,), where there is one. No label is needed."""
         if prediction.in_sample or not self._same_model(prediction.model_version):

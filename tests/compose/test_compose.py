@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
@@ -66,6 +67,17 @@ class World:
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as answer:
             return answer.read()
+
+    def post(self, path: str, body: Any) -> tuple[int, Any]:
+        """Status and JSON of the answer, for somebody without a token."""
+        data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", data, kind)
+        try:
+            answer = urllib.request.urlopen(request, timeout=30)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return answer.status, json.load(answer)
 
     def metric(self, number: int, name: str) -> float:
         """A metric of the scorer with that number; 0 while it does not answer."""
@@ -226,6 +238,20 @@ def test_prometheus_sees_every_process_and_the_page_is_there(world: World) -> No
         60,
     )
     assert b"driftloop v" in world.get("/")
+
+
+def test_the_api_scores_and_takes_labels_and_wants_a_token_for_more(world: World) -> None:
+    world.until("a model in the API", lambda _: world.post("/v1/predict", {"text": "late again"})[0] == 200)
+    status, scored = world.post("/v1/predict", {"text": "late again", "explain": True})
+    assert status == 200 and scored["predictions"][0]["words"]
+    assert scored["predictions"][0]["model_version"] == world.status()["champion"]
+    event = world.topic("predictions")[-1]
+    status, taken = world.post("/v1/feedback", {"event_id": event["event_id"], "label": event["label"]})
+    assert status == 202 and taken["corrects"] is False
+    assert any(label["feedback"] for label in world.topic("labels"))
+    assert world.post("/v1/retrainings", {})[0] == 401
+    lineage = json.loads(world.get(f"/v1/lineage/{event['event_id']}"))
+    assert lineage["models"][0]["version"] == event["model_version"] and lineage["alert"]
 
 
 def test_it_leaves_nothing_behind(world: World) -> None:

@@ -11,6 +11,7 @@ import schemathesis
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from schemathesis.config import SchemathesisConfig
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from driftloop.lifecycle.embedded.ports import HOST
 from driftloop.messages import Prediction, encode
@@ -22,7 +23,16 @@ from tests.unit.test_views import made
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(580)]
 
-ENDPOINTS = {"/health", "/metrics", "/v1/status", "/v1/predictions/{event_id}"}
+MODEL = "/v2/models/{model}"
+ENDPOINTS = {
+    "/health", "/metrics", "/v1/status", "/v1/predictions/{event_id}", "/v1/lineage/{event_id}", "/v1/predict",
+    "/v1/models", "/v1/alerts", "/v1/cases/{case_id}", "/v1/retrainings", "/v1/drift", "/v1/feedback", "/v1/rollback",
+    "/v1/models/{version}/promote", "/v1/models/{version}/reject", "/v1/models/{version}/rollback",
+    "/v1/commands/{command_id}", "/v2", "/v2/health/live", "/v2/health/ready", MODEL, f"{MODEL}/versions/{{version}}",
+    f"{MODEL}/ready", f"{MODEL}/versions/{{version}}/ready", f"{MODEL}/infer", f"{MODEL}/versions/{{version}}/infer",
+}  # fmt: skip
+STREAMS = "/v1/stream/"
+"""What begins like this has no end that could be looked at; `test_api.py` listens to it."""
 IDS = ["e1", "a\nb:c\x00d", "😀" * 100, "../../health", "%2e%2e", " ", "*", "?a=b#c", "\u202e", "x" * 1024]
 
 
@@ -41,22 +51,28 @@ def get(api: Api, path: bytes, method: str = "GET") -> tuple[int, str, bytes]:
 def test_the_api_keeps_to_its_schema_whatever_is_asked(world: World) -> None:
     write_a_loop(world)
     Store(world.settings).client.set(Store(world.settings).key("prediction", "broken"), b"{")
-    api = serve(world)
+    world.promote()
+    token = "t" * 16
+    api = serve(world, token, DRIFTLOOP_API__RATE="0", DRIFTLOOP_API__TOKENS=f"ann:admin:{token}")
+    known = {"Authorization": f"Bearer {token}"}
     schema = schemathesis.openapi.from_url(f"http://{HOST}:{api.port}/openapi.json", config=SchemathesisConfig())
     met = set()
     for found in schema.get_all_operations():
         operation = found.ok()
+        if operation.path.startswith(STREAMS):
+            continue
         met.add(operation.path)
 
-        @each(operation.as_strategy(), 2_000, 60)
+        @each(operation.as_strategy(), 2_000, 30)
         def check(batch: list[schemathesis.Case]) -> None:
             for case in batch:
-                case.call_and_validate()
+                # A schema cannot say that a label has to be known, or a shape to fit: such a body is refused.
+                case.call_and_validate(headers=known, excluded_checks=[positive_data_acceptance])
                 count(f"API: {case.operation.label}", "as its schema says")
 
         check()
     assert met == ENDPOINTS, "the schema does not name every endpoint"
-    assert get(api, b"/v1/predictions/broken")[0] == 502, "what cannot be read is said to be unreadable"
+    assert api.get("/v1/predictions/broken").status == 502, "what cannot be read is said to be unreadable"
     assert api.healthy() and not api.child.restarts
 
 

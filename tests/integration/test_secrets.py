@@ -78,7 +78,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     ended.set()
     watcher.join()
     passwords = [file.read_text() for file in (root / "secrets").iterdir() if file.suffix == ""]
-    assert len(passwords) == 7
+    assert len(passwords) == 8
     yield Ran(root, cache, [*passwords, PLANTED["signing-key"]], done, seen)
 
 
@@ -93,7 +93,7 @@ def test_a_secured_simulation_leaves_its_secrets_nowhere(ran: Ran) -> None:
 
 
 def test_the_control_a_planted_secret_is_found(ran: Ran) -> None:
-    assert len(leaks([ran.root], [], ran.secrets)) == 8 - 1, "the files of the passwords themselves"
+    assert len(leaks([ran.root], [], ran.secrets)) == 9 - 1, "the files of the passwords themselves"
     topic = next((ran.root / "kafka" / "data").glob("labels-0/*.log"))
     assert leaks([ran.root], [], ["own-annotator"], ran.root / "secrets") == []
     assert str(topic) in " ".join(leaks([ran.root], [], ["label"], ran.root / "secrets"))

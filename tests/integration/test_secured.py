@@ -110,7 +110,7 @@ def test_the_loop_goes_round_with_one_identity_for_each_role(guarded: Guarded) -
         sent += 10
         guarded.until(lambda wanted=sent: guarded.count(OUTCOMES) >= wanted)  # type: ignore[misc]
         assert sent < 2000
-    seen = json.loads(command(guarded.of("serving"), "audit", "--json").stdout)
+    seen = json.loads(command(guarded.of("reader"), "audit", "--json").stdout)
     assert (seen["verdict"], seen["counts"]["events"], seen["counts"]["outcomes"]) == (
         "ALL-RECORDS-DELIVERED",
         sent,
@@ -174,7 +174,7 @@ def test_only_a_scorer_joins_the_group_of_the_scorers(guarded: Guarded, role: st
         ("score", "producer", "let driftloop-producer write to {}predictions, as the scorer must"),
         ("monitor", "scorer", "let driftloop-scorer read {}labels, as the monitor must"),
         ("retrain", "scorer", "let driftloop-scorer read {}labels, as the retrainer must"),
-        ("rollback", "serving", "let driftloop-serving"),
+        ("rollback", "reader", "let driftloop-reader"),
     ],
 )
 def test_a_verb_with_the_identity_of_another_role_ends_with_one_sentence(
@@ -218,16 +218,16 @@ def wrong(right: KafkaSecurity, how: str, folder: Path) -> KafkaSecurity:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("password", "does not let driftloop-serving in with SCRAM-SHA-512: set DRIFTLOOP_SECURITY__USERNAME"),
+        ("password", "does not let driftloop-reader in with SCRAM-SHA-512: set DRIFTLOOP_SECURITY__USERNAME"),
         ("user", "does not let driftloop-stranger in with SCRAM-SHA-512"),
-        ("mechanism", "does not let driftloop-serving in with PLAIN"),
+        ("mechanism", "does not let driftloop-reader in with PLAIN"),
         ("untrusted", "is not trusted (unable to get local issuer certificate): set DRIFTLOOP_SECURITY__CA_FILE"),
         ("plaintext", "does not answer as a Kafka broker that speaks PLAINTEXT: set DRIFTLOOP_SECURITY__PROTOCOL"),
         ("without password", "does not answer as a Kafka broker that speaks SSL: set DRIFTLOOP_SECURITY__PROTOCOL"),
     ],
 )
 def test_who_is_not_known_is_told_what_to_set(guarded: Guarded, how: str, words: str) -> None:
-    right = guarded.of("serving")
+    right = guarded.of("reader")
     strange = replace(right, security=wrong(right.security, how, guarded.folder))
     refused(command(strange, "topics"), words)
     assert command(right, "topics").returncode == 0

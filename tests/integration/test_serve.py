@@ -68,9 +68,11 @@ class Api:
 
     child: Child
     port: int
+    token: str = ""
 
     def get(self, path: str, method: str = "GET") -> Answer:
-        request = urllib.request.Request(f"http://{HOST}:{self.port}{path}", method=method)
+        shown = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        request = urllib.request.Request(f"http://{HOST}:{self.port}{path}", method=method, headers=shown)
         try:
             answer = urllib.request.urlopen(request, timeout=20)
         except urllib.error.HTTPError as error:
@@ -100,18 +102,18 @@ class Api:
             " ".join([sample.name, *sample.labels.values()]): sample.value
             for family in text_string_to_metric_families(answer.body)
             for sample in family.samples
-            if sample.name.startswith("driftloop_")
+            if sample.name.startswith("driftloop_") and not sample.name.startswith("driftloop_http_")
         }
 
 
-def serve(world: World, **environ: str) -> Api:
-    """Start the verb on a free port, and wait until it answers."""
+def serve(world: World, token: str = "", **environ: str) -> Api:
+    """Start the verb on a free port, and wait until it answers who has the token."""
     port = free_port()
     env = environment(world.settings) | {"DRIFTLOOP_API__PORT": str(port)} | environ
     child = Child("serve", VERB, env=env, log=world.folder / f"serve-{port}.log")
     world.children.append(child)
     child.start()
-    api = Api(child, port)
+    api = Api(child, port, token)
     world.until(lambda: api.healthy() and api.figures()["phase"] != "starting")
     return api
 
@@ -369,7 +371,7 @@ def test_errors_are_problems_and_a_redis_with_a_password_is_reached_with_it(
         ("GET", "/v1/predictions/e2", 404, "no prediction for 'e2'"),
         ("GET", f"/v1/predictions/{quote(hostile)}", 404, f"{hostile[:200]!r}: it is unknown"),
         ("GET", "/nowhere", 404, ""),
-        ("GET", "/docs", 404, ""),
+        ("GET", "/docs/favicon.png", 404, ""),
         ("POST", "/v1/status", 405, ""),
     ]
     locked_out = ("GET", "/v1/predictions/e1", 503, "The online store does not answer")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from driftloop import shelf
 from driftloop.messages import ModelUpdate
 from driftloop.topics import DEAD_LETTERS, MODEL_UPDATES, PREDICTIONS
-from stream_processors import shelf
 from tests.integration.conftest import World
 
 pytestmark = pytest.mark.stack

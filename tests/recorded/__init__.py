@@ -17,6 +17,11 @@ from driftloop.topics import ALL, Topic
 FOLDERS = sorted(path for path in Path(__file__).parent.iterdir() if (path / "messages.py").is_file())
 
 
+def known(folder: Path) -> list[Topic]:
+    """The topics that there were then."""
+    return [topic for topic in ALL if (folder / f"{topic.name}.jsonl").is_file()]
+
+
 def lines(folder: Path, topic: Topic) -> list[bytes]:
     """The values that were recorded of a topic, in their order."""
     return (folder / f"{topic.name}.jsonl").read_bytes().splitlines()
@@ -24,7 +29,7 @@ def lines(folder: Path, topic: Topic) -> list[bytes]:
 
 def everything(folder: Path) -> Iterator[tuple[Topic, bytes]]:
     """All recorded values, topic by topic."""
-    for topic in ALL:
+    for topic in known(folder):
         for line in lines(folder, topic):
             yield topic, line
 

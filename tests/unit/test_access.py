@@ -12,12 +12,13 @@ def writers(topic: Topic) -> set[str]:
 
 
 def test_each_topic_is_written_by_the_room_that_makes_it_and_by_nobody_else() -> None:
-    assert writers(topics.EVENTS) == writers(topics.LABELS) == {"producer"}
+    assert writers(topics.EVENTS) == {"producer"} and writers(topics.LABELS) == {"producer", "api"}
     assert writers(topics.PREDICTIONS) == {"scorer"}
     assert writers(topics.OUTCOMES) == writers(topics.DRIFT_ALERTS) == {"monitor"}
     assert writers(topics.MODEL_UPDATES) == writers(topics.RETRAINING) == {"retrainer"}
     assert writers(topics.DEAD_LETTERS) == {"scorer", "monitor", "retrainer"}
-    assert access.find("serving").writes == ()
+    assert writers(topics.COMMANDS) == {"api"}
+    assert access.find("reader").writes == ()
 
 
 def test_every_verb_that_reaches_the_broker_has_one_role() -> None:

@@ -105,7 +105,8 @@ def test_every_setting_in_the_files_is_one_that_driftloop_takes() -> None:
     ), "the example shows the defaults; the partitions are compose's own"
     for service in compose()["services"].values():
         environ = {name: str(value) for name, value in (service.get("environment") or {}).items()}
-        ours = {n: "6" if "${" in v else v for n, v in environ.items() if n.startswith(settings.PREFIX)}
+        defaults = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in environ.items()}
+        ours = {name: value for name, value in defaults.items() if name.startswith(settings.PREFIX)}
         settings.load({name: value for name, value in ours.items() if not name.endswith("_FILE")})
 
 

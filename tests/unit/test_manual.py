@@ -8,7 +8,7 @@ import pytest
 
 from driftloop import cli_cases, cli_pages
 from driftloop.cli import main
-from retrain.manual import Model
+from driftloop.registry import Model
 from tests.unit.test_views import HOSTILE, STEERING
 
 PARSER = cli_pages.build()

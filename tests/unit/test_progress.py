@@ -53,7 +53,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 def works(watched: Watched, lag: int) -> None:
     watched.lag = lag
     watched.progress.begins()
-    watched.progress.handled(10)
+    watched.progress.handled(10, 0)
 
 
 def test_messages_that_wait_while_none_is_taken_are_a_stall(watched: Watched) -> None:

@@ -121,6 +121,15 @@ SECRET_FILES = {
     "DRIFTLOOP_REDIS_PASSWORD_FILE": lambda chosen: chosen.redis_password,
     "DRIFTLOOP_SECURITY__PASSWORD_FILE": lambda chosen: chosen.security.password,
 }
+"""Those of one secret each; `test_tokens_are_read_from_a_file_one_a_line` has the list's."""
+
+
+def test_tokens_are_read_from_a_file_one_a_line(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("ann:admin:sesame-1\n\nbob:viewer:sesame-2\r\n")
+    chosen = settings.load({"DRIFTLOOP_API__TOKENS_FILE": str(tmp_path / "tokens")})
+    assert chosen.api.tokens == ("ann:admin:sesame-1", "bob:viewer:sesame-2")
+    assert settings.load(settings.environment(chosen)) == chosen and "sesame" not in repr(chosen.api)
+    assert {f"{name}_FILE" for name in settings.SECRETS} == {*SECRET_FILES, "DRIFTLOOP_API__TOKENS_FILE"}
 
 
 @pytest.fixture(params=SECRET_FILES)

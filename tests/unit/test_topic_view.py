@@ -11,6 +11,7 @@ import pytest
 from driftloop import topics
 from driftloop.errors import DriftloopError
 from driftloop.messages import (
+    Command,
     DeadLetter,
     DriftAlert,
     Event,
@@ -37,7 +38,7 @@ FIELDS: dict[str, Any] = {
     "window": 10, "alert_id": "a1", "digest": "0123456789abcdef", "action": "promote", "reason": "better by 0.1",
     "run_id": "r1", "trigger": "a1", "state": "rejected", "candidate": "linear", "seconds": 3.5, "key": None,
     "value_base64": "", "size": 7, "error": "not an event", "where": "scorer", "topic": "events", "partition": 0,
-    "offset": 12,
+    "offset": 12, "command_id": "c1", "by": "ann",
 }  # fmt: skip
 
 
@@ -145,6 +146,9 @@ def test_what_cannot_be_watched_is_refused_before_a_broker_is_asked() -> None:
         (made(ModelUpdate, action="rollback"), "○ rollback v2"),
         (made(Retraining), "r1  rejected  linear  v2  3.5 s  better by 0.1"),
         (made(Retraining, candidate="", version="", seconds=0.0), "r1  rejected  better by 0.1"),
+        (made(Label, annotator="anna", feedback=True), "negative  by anna, in answer to the prediction  e1"),
+        (made(Command, version="3", by="anna"), "c1  promote v3  by anna: better by 0.1"),
+        (made(Command, action="retrain", version=""), "c1  retrain  by ann: better"),
         (made(DeadLetter), "† events[0] offset 12, 7 bytes, by scorer: not an event"),
     ],
 )
@@ -160,7 +164,9 @@ def test_every_topic_has_a_line_for_its_messages() -> None:
 
 @pytest.mark.parametrize("topic", topics.ALL, ids=lambda topic: topic.name)
 def test_a_strangers_text_is_written_out_in_every_line(topic: topics.Topic) -> None:
-    texts = {name: HOSTILE for name, value in FIELDS.items() if isinstance(value, str) and name not in ("signal",)}
+    texts = {
+        name: HOSTILE for name, value in FIELDS.items() if isinstance(value, str) and name not in ("signal", "action")
+    }
     evil = made(topic.message, **texts, evidence={HOSTILE: [HOSTILE]}, scores={HOSTILE: HOSTILE})
     line = describe(evil)
     assert "\\x1b" in line and [sign for sign in STEERING if sign in line] == []

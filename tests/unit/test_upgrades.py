@@ -19,7 +19,7 @@ from driftloop.topics import ALL
 from stream_processors.drift.watch import MADE_BY, DriftWatch
 from stream_processors.monitor import _unsigned
 from tests.hostile import whole
-from tests.recorded import FOLDERS, everything, lines, older, reader
+from tests.recorded import FOLDERS, everything, known, lines, older, reader
 
 KEY = Settings().signing_key
 each_version = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -27,7 +27,8 @@ each_version = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: fol
 
 def test_there_is_something_recorded_of_every_topic() -> None:
     assert {folder.name for folder in FOLDERS} >= {"before-schema", "schema-1"}
-    assert all(lines(folder, topic) for folder in FOLDERS for topic in ALL)
+    assert all(lines(folder, topic) for folder in FOLDERS for topic in known(folder))
+    assert known(FOLDERS[-1]) == list(ALL)
 
 
 @each_version
@@ -41,7 +42,7 @@ def test_what_an_older_version_wrote_is_read_completely(folder: Path) -> None:
 @each_version
 def test_an_older_reader_reads_what_this_version_writes(folder: Path) -> None:
     then = reader(folder)
-    for topic, line in [*everything(folder), *((topic, encode(whole(topic.message))) for topic in ALL)]:
+    for topic, line in [*everything(folder), *((topic, encode(whole(topic.message))) for topic in known(folder))]:
         kind = older(then, topic.message)
         assert kind is not None
         now = encode(decode(topic.message, line))
@@ -55,7 +56,7 @@ def test_fields_have_only_been_added_with_a_default(folder: Path) -> None:
     then = reader(folder)
     if getattr(then, "SCHEMA", 1) != SCHEMA:
         pytest.skip("its schema is another")
-    for topic in ALL:
+    for topic in known(folder):
         before = {field.name: field for field in msgspec.structs.fields(older(then, topic.message))}
         now = {field.name: field for field in msgspec.structs.fields(topic.message)}
         assert before.keys() <= now.keys(), topic.name

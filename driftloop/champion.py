@@ -1,24 +1,23 @@
-"""Follows `model-updates` and keeps the newest champion loaded, ready to be swapped in between two batches."""
+"""Where a promotion arrives: follows `model-updates` and keeps the newest champion loaded, for whoever scores."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from functools import cached_property
+from collections.abc import Callable
+from typing import Any
 
 from kafka import TopicPartition
 
 from driftloop import kafka, messages
 from driftloop.classifiers.bundle import BundleClassifier, BundleError
+from driftloop.errors import Stopped
 from driftloop.fencing import Fence
 from driftloop.identity import Refused
-from driftloop.kafka import Outbox
 from driftloop.messages import ModelUpdate
 from driftloop.settings import Settings
+from driftloop.shelf import Shelf
 from driftloop.topics import MODEL_UPDATES, name
-from stream_processors.batches import Stopped
-from stream_processors.records import Record, bury
-from stream_processors.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +26,20 @@ class Champion:
     """The model that events are scored with.
 
     `current` waits for the first promotion; later ones are fetched, verified and warmed by a thread beside the
-    scoring, and `current` returns them from the next call on. A bundle that must not be loaded becomes a dead
-    letter, and the model before it stays.
+    scoring, and `current` returns them from the next call on. Of an update that must not be followed, ``refused`` is
+    told once, with its record and the reason, and the model before it stays.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, refused: Callable[[Any, str], None] = lambda record, why: None) -> None:
         self._settings = settings
+        self._tell = refused
         self._model: BundleClassifier | None = None
         self._refused: Exception | None = None
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="champion")
         self._shelf = Shelf(settings)
-        self._buried: set[tuple[int, int]] = set()
+        self._told: set[tuple[int, int]] = set()
         """Partition and offset of what was no update: the topic is read from its beginning more than once."""
 
     def start(self) -> None:
@@ -68,6 +68,11 @@ class Champion:
                 self._changed.wait(0.5)
             return self._model
 
+    @property
+    def newest(self) -> BundleClassifier | None:
+        """The champion, None before there is one."""
+        return self._model
+
     def _follow(self) -> None:
         """Until the end; a registry or a broker that is away for a while is waited for."""
         while not self._stop.is_set():
@@ -86,14 +91,13 @@ class Champion:
         topic = name(self._settings, MODEL_UPDATES)
         with kafka.reading(self._settings, topic) as client:
             ends = client.end_offsets(list(client.assignment()))
-            newest: tuple[ModelUpdate, Record] | None = None
+            newest: tuple[ModelUpdate, Any] | None = None
             fence = Fence()
             while not self._stop.is_set():
                 for records in client.poll(timeout_ms=200).values():
-                    for raw in records:
-                        record = Record(raw.topic, raw.partition, raw.offset, raw.key, raw.value)
+                    for record in records:
                         try:
-                            update = messages.decode(ModelUpdate, raw.value or b"")
+                            update = messages.decode(ModelUpdate, record.value or b"")
                         except ValueError as error:
                             self._refuse(record, f"not a model update: {error}")
                             continue
@@ -104,7 +108,7 @@ class Champion:
                     self._take(*newest)
                     newest = None
 
-    def _take(self, update: ModelUpdate, record: Record) -> None:
+    def _take(self, update: ModelUpdate, record: Any) -> None:
         model = self._model
         if model is not None and model.version == update.version:
             return
@@ -121,17 +125,11 @@ class Champion:
             self._changed.notify_all()
         log.warning("scoring with version %s", update.version)
 
-    def _refuse(self, record: Record, error: str) -> None:
+    def _refuse(self, record: Any, error: str) -> None:
         """Say once of an update why it is passed over."""
         place = (record.partition, record.offset)
-        if record.value is None or place in self._buried:  # compaction leaves a mark without a value
+        if record.value is None or place in self._told:  # compaction leaves a mark without a value
             return
         log.error("%s", error)
-        bury(self._outbox, record, error, "scorer: load model")
-        self._outbox.flush()
-        self._buried.add(place)
-
-    @cached_property
-    def _outbox(self) -> Outbox:
-        """Opened when it is needed, by the thread that follows; one for each refusal would hold promotions up."""
-        return Outbox(self._settings)
+        self._tell(record, error)
+        self._told.add(place)

@@ -1,4 +1,4 @@
-"""Bundles that this machine has fetched before, so that a scorer comes back without the registry, and sooner.
+"""Bundles that this machine has fetched before, so that who answers comes back without the registry, and sooner.
 
 A bundle lies under the digest of its manifest, which `model-updates` carries. What lies here is trusted no more than
 what comes from the registry: whoever loads it verifies the signature and every digest.
@@ -35,7 +35,7 @@ class Shelf:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError:  # a container with a file system that is read only
-            self._scratch = tempfile.TemporaryDirectory(prefix="driftloop-scorer-")
+            self._scratch = tempfile.TemporaryDirectory(prefix="driftloop-models-")
             self._folder = Path(self._scratch.name)
 
     def load(self, update: ModelUpdate, encoder: OnnxEncoder | None) -> BundleClassifier:
@@ -79,7 +79,7 @@ class Shelf:
         return model
 
     def _clear(self) -> None:
-        """Remove the oldest, and what cut-off downloads left; another scorer may be doing the same."""
+        """Remove the oldest, and what cut-off downloads left; another process may be doing the same."""
         with suppress(OSError):
             newest = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
             bundles = [path for path in newest if len(path.name) == 64][KEPT:]

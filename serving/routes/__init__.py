@@ -1,0 +1,76 @@
+"""The API's endpoints, a file for each kind; `Parts` is what they work with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from http import HTTPStatus
+from typing import TypeVar
+
+from fastapi import HTTPException
+
+from driftloop.kafka import Outbox
+from driftloop.messages import Message
+from driftloop.registry import Registry
+from driftloop.settings import Settings
+from driftloop.store import Store
+from driftloop.topics import Topic
+from serving.callers import Callers
+from serving.live import Live
+from serving.scoring import Scoring
+
+T = TypeVar("T")
+
+
+@dataclass
+class Parts:
+    """What an endpoint may need. Registry and broker are asked for when they are needed first."""
+
+    settings: Settings
+    live: Live
+    store: Store
+    callers: Callers
+    scoring: Scoring
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return Registry(self.settings)
+
+    def ask_registry(self, what: Callable[[Registry], T]) -> T:
+        """Ask MLflow something.
+
+        Raises:
+            HTTPException: 503 where it does not answer.
+        """
+        try:
+            with self._lock:
+                registry = self._registry
+            return what(registry)
+        except Exception as error:  # MLflow's client raises types of its own
+            raise HTTPException(503, "The model registry does not answer; try again in a moment.") from error
+
+    @cached_property
+    def _outbox(self) -> Outbox:
+        return Outbox(self.settings)
+
+    def send(self, topic: Topic, key: str, message: Message) -> None:
+        """Put a message on a topic; returns when the broker has it.
+
+        Raises:
+            HTTPException: 503 where the broker does not take it.
+        """
+        try:
+            with self._lock:
+                self._outbox.put(topic.name, key, message)
+                self._outbox.flush()
+        except Exception as error:  # the broker's client raises types of its own
+            raise HTTPException(503, f"The broker did not take it ({error}); try again in a moment.") from error
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
+    """The errors of an endpoint, for the schema; every one has the form of RFC 9457."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
