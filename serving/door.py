@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,8 +45,7 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = self._refused(scope["method"], headers)
+        refused = self._refused(scope["method"], Headers(scope=scope))
         if refused is not None:
             await refused(scope, receive, send)
             return
@@ -61,7 +61,7 @@ class Door:
             if not path.startswith(ENDLESS):
                 SECONDS.labels(path).observe(time.perf_counter() - began)
 
-    def _refused(self, method: str, headers: dict[str, str]) -> JSONResponse | None:
+    def _refused(self, method: str, headers: Headers) -> JSONResponse | None:
         host = headers.get("host", "")
         if self._hosts and _name(f"//{host}") not in self._hosts:
             return problem(421, f"This server is not {host[:100]!r}: name it in DRIFTLOOP_API__HOSTS if it is.")

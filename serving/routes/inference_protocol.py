@@ -116,11 +116,7 @@ def router(parts: Parts) -> APIRouter:
         }
 
     @routes.get("/v2/models/{model}/ready", dependencies=[caller], responses=errors)
-    @routes.get(
-        "/v2/models/{model}/versions/{version}/ready",
-        dependencies=[caller],
-        responses=problems(401, 403, 404, 429, 503),
-    )
+    @routes.get("/v2/models/{model}/versions/{version}/ready", dependencies=[caller], responses=errors)
     def model_ready(model: str, version: str | None = None) -> dict[str, Any]:
         """Whether this model serves."""
         find(model, version)
@@ -142,7 +138,8 @@ def router(parts: Parts) -> APIRouter:
 
     answers: dict[int | str, dict[str, Any]] = {
         200: {"content": {"application/json": {"schema": {"type": "object"}}}},
-        **problems(401, 403, 404, 413, 422, 429, 503),
+        **errors,
+        **problems(413, 422),
     }
     for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
         routes.add_api_route(path, infer, methods=["POST"], openapi_extra=_BODY, responses=answers)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from serving.callers import Caller
 from serving.routes import Parts, problems
+from serving.scoring import Word
 
 EXPLAINED = 8
 """Texts of a request whose words are weighed: each costs as much as a text for every word in it."""
@@ -27,17 +28,6 @@ class ScoreRequest(BaseModel):
     """Also say which words mattered, of a few texts at a time."""
 
 
-class WordWeight(BaseModel):
-    """A word and what it did to the answer."""
-
-    word: str
-    start: int
-    end: int
-    """Characters of the text that it stands at."""
-    weight: float
-    """How much less probable the label is without it; below 0: how much more."""
-
-
 class Answer(BaseModel):
     """What the model says about a text."""
 
@@ -45,7 +35,7 @@ class Answer(BaseModel):
     probabilities: dict[str, float]
     model_version: str
     route: str
-    words: list[WordWeight] | None = None
+    words: list[Word] | None = None
     """Where they were asked for, the strongest first."""
 
 
@@ -74,9 +64,7 @@ def router(parts: Parts) -> APIRouter:
         scored = await parts.scoring.score(texts)
         answers = []
         for text, said in zip(texts, scored, strict=True):
-            words = None
-            if request.explain:
-                words = [WordWeight(**vars(word)) for word in await parts.scoring.words(text, said)]
+            words = await parts.scoring.words(text, said) if request.explain else None
             answers.append(Answer(**vars(said), words=words))
         return ScoreResponse(predictions=answers, milliseconds=round((time.perf_counter() - began) * 1000, 2))
 

@@ -18,7 +18,7 @@ from driftloop.messages import Command, DriftAlert, Label, Outcome, Prediction, 
 from driftloop.store import Store
 from driftloop.topics import COMMANDS, DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, RETRAINING
 from tests.integration.conftest import World, text_and_label
-from tests.integration.test_serve import Answer, Api, serve
+from tests.integration.test_serve import Answer, Api, ask, serve
 from tests.unit.test_views import made
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
@@ -32,15 +32,7 @@ def call(api: Api, path: str, body: Any = None, token: str = "", **headers: str)
     given = {"Content-Type": "application/json"} if data is not None else {}
     given |= {"Authorization": f"Bearer {token}"} if token else {}
     given |= {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(f"http://{HOST}:{api.port}{path}", data=data, headers=given)
-    try:
-        answer = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        answer = error
-    with answer:
-        return Answer(
-            int(answer.status), str(answer.headers["Content-Type"]), dict(answer.headers), answer.read().decode()
-        )
+    return ask(urllib.request.Request(f"http://{HOST}:{api.port}{path}", data=data, headers=given), 60)
 
 
 def ready(world: World, token: str = "", **environ: str) -> Api:

@@ -62,6 +62,17 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+def ask(request: urllib.request.Request, timeout: float = 20) -> Answer:
+    """Send a request; an error is an answer too."""
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        kind = str(answer.headers["Content-Type"])
+        return Answer(int(answer.status), kind, dict(answer.headers), answer.read().decode())
+
+
 @dataclass
 class Api:
     """A process that serves."""
@@ -73,13 +84,7 @@ class Api:
     def get(self, path: str, method: str = "GET") -> Answer:
         shown = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         request = urllib.request.Request(f"http://{HOST}:{self.port}{path}", method=method, headers=shown)
-        try:
-            answer = urllib.request.urlopen(request, timeout=20)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            kind = str(answer.headers["Content-Type"])
-            return Answer(int(answer.status), kind, dict(answer.headers), answer.read().decode())
+        return ask(request)
 
     def healthy(self) -> bool:
         assert self.child.poll() is None, self.child.last_words()
