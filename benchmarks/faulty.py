@@ -25,6 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from driftloop import logs
 from driftloop.settings import load
 
 ACTIONS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "end": signal.SIGTERM}
@@ -273,15 +274,17 @@ def main() -> None:
     """Make the changes, wrap the points, and run the role."""
     role, plan, *changes = sys.argv[1:]
     faulthandler.register(signal.SIGQUIT)
+    settings = load()
+    logs.configure(settings.logs, role)
     for change in changes:
         CHANGES[change]()
     for name, point in POINTS[role].items():
         arm(name, point, Path(plan))
     if role == "replay":
         scenario = import_module("producers.scenarios").load_scenario(os.environ["FAULTY_SCENARIO"])
-        import_module("producers.replay").run(load(), scenario)
+        import_module("producers.replay").run(settings, scenario)
     else:
-        import_module(MODULES[role]).run(load())
+        import_module(MODULES[role]).run(settings)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.faulty import MODULES
 from driftloop import kafka, topics
 from driftloop.classifiers.bundle import Lineage, write_bundle
 from driftloop.classifiers.onnx import exported_encoder
@@ -90,10 +89,10 @@ class World:
         ``plan`` is the file in which it looks for faults, ``changes`` are made to it; see `benchmarks.faulty`.
         """
         hurt = plan is not None or changes
-        plain = "" if hurt else f"from driftloop.settings import load; from {MODULES[role]} import run; run(load())"
+        module = ["benchmarks.faulty", role, str(plan), *changes] if hurt else ["driftloop", role]
         child = Child(
             role,
-            [sys.executable, *(["-m", "benchmarks.faulty", role, str(plan), *changes] if hurt else ["-c", plain])],
+            [sys.executable, "-m", *module],
             env=environment(self.settings) | environ,
             log=self.folder / f"{log or role}.log",
             restart=restart,

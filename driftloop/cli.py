@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from driftloop import cli_pages
+from driftloop import cli_pages, logs
 from driftloop.cli_options import (
     INTERRUPTED,
-    complain,
     environ_of,
     find_settings,
     load_settings,
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except DriftloopError as error:
-        complain(str(error))
+        logs.complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = _service_failure(error)
         if sentence is None:
             raise
-        complain(sentence)
+        logs.complain(sentence)
         try:
             sys.stdout.flush()
         except OSError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from driftloop import logs
 from driftloop.text import visible
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def load_settings(arguments: argparse.Namespace, remembered: dict[str, str] | No
     """The settings from options, environment and, below both, ``remembered`` variables."""
     from driftloop import settings as tree
 
-    return tree.load({**(remembered or {}), **environ_of(arguments)})
+    settings = tree.load({**(remembered or {}), **environ_of(arguments)})
+    logs.configure(settings.logs, arguments.verb)
+    return settings
 
 
 def find_settings(arguments: argparse.Namespace) -> Settings:
@@ -41,8 +44,9 @@ def find_settings(arguments: argparse.Namespace) -> Settings:
 
     environ, running = runs.environ_of(Path(arguments.run) if arguments.run else None, environ_of(arguments))
     settings = tree.load(environ)
+    logs.configure(settings.logs, arguments.verb)
     if running is None and "DRIFTLOOP_KAFKA" not in environ:
-        complain(f"No simulation is running on this machine; trying Kafka at {settings.kafka}.")
+        logs.complain(f"No simulation is running on this machine; trying Kafka at {settings.kafka}.")
     return settings
 
 
@@ -68,8 +72,3 @@ def write(line: str) -> None:
     """One line on standard output, at once."""
     sys.stdout.write(visible(line) + "\n")
     sys.stdout.flush()
-
-
-def complain(line: str) -> None:
-    """One sentence on standard error."""
-    sys.stderr.write(f"driftloop: {visible(line)}\n")

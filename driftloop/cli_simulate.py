@@ -13,9 +13,9 @@ from msgspec.structs import replace
 from rich.console import Console
 
 import driftloop
+from driftloop import logs
 from driftloop.cli_options import (
     INTERRUPTED,
-    complain,
     environ_of,
     load_settings,
     open_console,
@@ -75,7 +75,7 @@ def simulate(arguments: argparse.Namespace) -> int:
         view.close()
         _clear(settings, root)
     if interrupted:
-        complain(f"Interrupted; go on with `driftloop simulate --resume {root}`.")
+        logs.complain(f"Interrupted; go on with `driftloop simulate --resume {root}`.")
         return INTERRUPTED
     return 0 if complete else 1
 

@@ -173,6 +173,15 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Seconds out of touch after which another retrainer of the stream may take over."""
 
 
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a process says on standard error; see `driftloop.logs`."""
+
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or a JSON object on each line."""
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    """The least that is said: info tells of every batch, dead letter and step of a retraining."""
+
+
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a process answers for its health and its metrics."""
 
@@ -247,6 +256,7 @@ class Settings(_Reticent, frozen=True, kw_only=True, forbid_unknown_fields=True)
     scorer: ScorerSettings = ScorerSettings()
     monitor: MonitorSettings = MonitorSettings()
     retrain: RetrainSettings = RetrainSettings()
+    logs: LogSettings = LogSettings()
     health: HealthSettings = HealthSettings()
     api: ApiSettings = ApiSettings()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from prometheus_client import Counter, Histogram
 
-from driftloop import kafka
+from driftloop import kafka, logs
 from driftloop.classifiers.bundle import Lineage
 from driftloop.fencing import Fence
 from driftloop.kafka import Outbox
@@ -18,6 +19,8 @@ from driftloop.messages import Kind, ModelUpdate, Retraining
 from driftloop.registry import Candidacy, Registry
 from driftloop.settings import Settings
 from driftloop.topics import MODEL_UPDATES, RETRAINING, name
+
+log = logging.getLogger(__name__)
 
 
 class Promotions:
@@ -139,6 +142,16 @@ class Diary:
         )
         self._outbox.put(RETRAINING.name, self._settings.stream, message)
         self._outbox.flush()
+        with logs.about(run=self._run_id):
+            log.info("%s: %s", state, reason)
         STEPS.labels(state, message.candidate).inc()
         if message.ends:
             SECONDS.labels(self._kind).observe(message.seconds)
+
+    def fail(self, error: Exception) -> str:
+        """Write that the retraining has failed; returns the words."""
+        with logs.about(run=self._run_id):
+            log.error("the retraining failed", exc_info=error)
+        words = str(error)[:500]
+        self.write("failed", words)
+        return words

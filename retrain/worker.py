@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -240,9 +239,7 @@ class Worker:
             if decision.kind == "search" and not self._stop.is_set():
                 competition.search()
         except Exception as error:
-            log.exception("the retraining failed")
-            self._failure = str(error)[:500]
-            diary.write("failed", self._failure)
+            self._failure = diary.fail(error)
         promoted = competition is not None and competition.promoted
         past = replace(past, promoted=promoted, seconds=round(time.monotonic() - began, 2))
         feed.past.append(past)
@@ -279,10 +276,8 @@ class Worker:
             try:
                 competition.follow(fresh, desk.feed.outcomes, desk.champions.answers)
             except Exception as error:
-                log.exception("the retraining failed")
-                self._failure = str(error)[:500]
-                competition.cancel(self._failure)
-                competition.diary.write("failed", self._failure)
+                competition.cancel(str(error)[:500])
+                self._failure = competition.diary.fail(error)
                 self._open.remove(competition)
                 continue
             if not competition.running:
@@ -361,7 +356,6 @@ def run(settings: Settings, once: bool = False, progress: Callable[[], None] | N
     Raises:
         DriftloopError: Kafka, Redis or MLflow do not answer, or the configured model cannot be loaded.
     """
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(message)s")
     worker = Worker(settings)
     if progress is not None:
         worker.progress = progress

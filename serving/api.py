@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 from collections.abc import Sequence
@@ -46,15 +45,10 @@ PROBLEM = {
 }
 
 
-def make(settings: Settings, live: Live, champion: Champion) -> FastAPI:
-    """The application; ``live`` is open and ``champion`` followed while it serves.
-
-    Raises:
-        DriftloopError: a token in the settings is not one.
-    """
+def make(settings: Settings, live: Live, champion: Champion, callers: Callers) -> FastAPI:
+    """The application; ``live`` is open and ``champion`` followed while it serves."""
     # FastAPI's own documentation pages load their scripts from elsewhere; ours are in `serving.manual`.
     app = FastAPI(title="driftloop", version=driftloop.__version__, docs_url=None, redoc_url=None)
-    callers = Callers(settings.api)
     parts = Parts(settings, live, Store(settings), callers, Scoring(settings, champion))
     app.add_middleware(Door, hosts=callers.hosts, max_bytes=settings.api.max_bytes)
 
@@ -116,11 +110,11 @@ def run(settings: Settings) -> None:
     Raises:
         DriftloopError: Redis does not answer, a token is not one, or the port cannot be taken.
     """
-    logging.basicConfig(level=logging.WARNING)
+    callers = Callers(settings.api)
     Store(settings).check()
     champion = Champion(settings)
     with _listen(settings.api) as listener, Live(settings) as live:
-        app = make(settings, live, champion)
+        app = make(settings, live, champion, callers)
         REGISTRY.register(LoopCollector(live))
         champion.start()
         config = uvicorn.Config(

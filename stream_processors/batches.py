@@ -19,18 +19,17 @@ import contextlib
 import logging
 import os
 import socket
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, NoReturn, Protocol
+from contextvars import copy_context
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import faust
 import mode
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from faust.tables import TableManager
 
-from driftloop import kafka
+from driftloop import kafka, logs
 from driftloop.errors import DriftloopError, Stopped
 from driftloop.identity import may_not, tls_context
 from driftloop.settings import KafkaSecurity, Settings
@@ -41,6 +40,8 @@ from stream_processors.progress import FIRST, Progress
 from stream_processors.records import Record
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SESSION = 20.0
 """Seconds without a heartbeat after which a process counts as dead and its partitions go to the others."""
@@ -82,10 +83,8 @@ def run(
         breaker = Breaker(settings.breaker)
         names = [name(settings, topic) for topic in topics]
         _agent(app, names, handler, Positions(settings, role, names), seen, breaker, batch, within)
-        worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True)
+        worker = _Worker(app, redirect_stdouts=False, quiet=True)
         worker.spinner = None  # it writes cursor codes, into logs as well
-        for library in ("faust", "mode", "aiokafka", "asyncio"):
-            logging.getLogger(library).setLevel(logging.ERROR)
         try:
             worker.execute_from_commandline()
         except SystemExit as end:
@@ -138,6 +137,13 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         super()._crash(reason)
 
 
+class _Worker(faust.Worker):  # type: ignore[misc]
+    """Faust's, which leaves the log as `driftloop.logs` has set it up."""
+
+    def _setup_logging(self) -> None:
+        pass
+
+
 class _NoTables(TableManager):  # type: ignore[misc]
     """Faust's waits a second for tables to come; we have none, and go on when the agents' topics are known."""
 
@@ -182,9 +188,12 @@ def _agent(
         """Whether the event's partition is still ours: if not, whoever owns it now reads the event again."""
         return bool(app.consumer_generation_id == event.message.generation_id != handed_over)
 
+    async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+        """Done by the handler's thread, which logs what is about this batch as such."""
+        return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, work, *arguments)
+
     async def process(stream: Any) -> None:
         nonlocal opened
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, pool)
         async for taken in stream.noack_take(batch, within=within):
             try:
                 if not opened:
@@ -199,8 +208,10 @@ def _agent(
                     records = [_record(event.message) for event in events]
                     if records:
                         progress.begins()
-                        await in_thread(positions.check, records)
-                        dead = await in_thread(handler.handle, records)
+                        with logs.about(batch=_span(records)):
+                            await in_thread(positions.check, records)
+                            dead = await in_thread(handler.handle, records)
+                            log.info("%d messages handled, %d of them dead letters", len(records), dead)
                         progress.handled(len(records), dead)
                         _count(breaker, len(records), dead, progress)
                         # All are of one generation; what took longer than a handover is not ours any more.
@@ -253,6 +264,14 @@ def _record(message: Any) -> Record:
     return Record(message.topic, message.partition, message.offset, message.key, message.value)
 
 
+def _span(records: Sequence[Record]) -> str:
+    """What a batch is called in the log: the offsets of each of its partitions."""
+    spans: dict[str, list[int]] = {}
+    for record in records:
+        spans.setdefault(f"{record.topic}-{record.partition}", []).append(record.offset)
+    return ",".join(f"{partition}@{offsets[0]}-{offsets[-1]}" for partition, offsets in spans.items())
+
+
 def _count(breaker: Breaker, records: int, dead: int, progress: Progress) -> None:
     """Tell the breaker of a batch, and the world when it opens, tries in vain, or closes."""
     before = breaker.open
@@ -271,6 +290,5 @@ def _leave(error: Exception) -> NoReturn:
     """End the process here: Faust's own way down would first wait for what is buffered, and commit."""
     if not isinstance(error, DriftloopError):
         log.error("the batch failed", exc_info=error)
-    sys.stderr.write(f"driftloop: {error}\n")
-    sys.stderr.flush()
+    logs.complain(str(error))
     os._exit(error.exit_code if isinstance(error, DriftloopError) else 1)

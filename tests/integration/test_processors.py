@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import base64
+import json
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from driftloop import topics
+from driftloop.lifecycle.supervisor import Child
+from driftloop.messages import Command
+from driftloop.settings import LogSettings
 from driftloop.store import MONITOR, Store
-from driftloop.topics import DEAD_LETTERS, DRIFT_ALERTS, EVENTS, LABELS, OUTCOMES, PREDICTIONS
+from driftloop.topics import DEAD_LETTERS, DRIFT_ALERTS, EVENTS, LABELS, OUTCOMES, PREDICTIONS, RETRAINING
 from tests.integration.conftest import World, text_and_label
 
 pytestmark = pytest.mark.stack
@@ -170,3 +176,30 @@ def test_labels_that_cannot_be_read_are_buried(world: World) -> None:
     world.until(lambda: world.count(DEAD_LETTERS) == 1)
     letter = world.read(DEAD_LETTERS)[0]
     assert letter.where == "monitor" and letter.topic == topics.name(world.settings, LABELS)
+
+
+def test_the_log_names_the_batch_the_event_and_the_retraining(world: World) -> None:
+    world.settings = replace(
+        world.settings,
+        logs=LogSettings(format="json", level="info"),
+        retrain=replace(world.settings.retrain, candidates=("linear",)),
+    )
+    world.promote()
+    world.send(events=range(5))
+    world.outbox.put("events", b"broken", b"{")
+    wish = Command(command_id="c1", stream=world.settings.stream, action="retrain", by="Ann", at=time.time())
+    world.outbox.put("commands", world.settings.stream, wish)
+    scorer, retrainer = world.start("score"), world.start("retrain")
+    world.until(lambda: world.count(PREDICTIONS) >= 5 and world.count(DEAD_LETTERS) >= 1)
+    world.until(lambda: world.count(RETRAINING) >= 1)
+
+    def said(child: Child) -> list[dict[str, str]]:
+        return [json.loads(line) for line in child.log.read_text().splitlines()]
+
+    world.until(lambda: any("handled" in line["message"] for line in said(scorer)))
+    (dead,) = [line for line in said(scorer) if "dead letter of" in line["message"]]
+    full = topics.name(world.settings, EVENTS)
+    assert (dead["event"], dead["role"], dead["level"]) == ("broken", "score", "INFO")
+    assert dead["batch"].startswith(f"{full}-0@") and dead["batch"].endswith("-5")
+    runs = {message.run_id for message in world.read(RETRAINING)}
+    assert {line["run"] for line in said(retrainer) if "run" in line} <= runs != set()
