@@ -43,7 +43,8 @@ Start with `driftloop simulate`: it needs nothing but this package, and shows al
 SIMULATE = """\
 Runs the whole loop on this machine: a real Kafka, a Valkey and an MLflow as child processes, and beside them the
 scorer, the monitor, the retraining job and a replay of the scenario. You see events per second, lag, the rolling
-accuracy of each model version, drift (▲, true drifts △) and promotions (●). It ends by itself when every event is
+accuracy of each model version, drift (▲, true drifts △) and promotions (●), here and on the live page, which opens in
+your browser where there is one. It ends by itself when every event is
 predicted, every label joined and no retraining under way, and leaves summary.json in the run directory.
 
 Built-in scenarios: tweets (six sources in turn, five true drifts), tweets-short (the first of them, 90 seconds),
@@ -51,7 +52,7 @@ tweets-gradual, tweets-recurring, tweets-stationary (the control), tweets-typos,
 TOML file of your own that names a CSV file, a folder or a dataset of the Hugging Face Hub.
 
 reads   predictions, outcomes, drift-alerts, model-updates, retraining, dead-letters (to show them)
-writes  nothing itself: its child processes `replay`, `score`, `monitor` and `retrain` do
+writes  nothing itself: its child processes `replay`, `score`, `monitor`, `retrain` and `serve` do
 """
 
 SIMULATE_MORE = """
@@ -69,7 +70,7 @@ the run directory (--out, default runs/TIME-SCENARIO)
   kafka/ valkey/ mlflow/    their data
 
 a stack of your own
-  With DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS and DRIFTLOOP_MLFLOW all set (or --stack own) nothing is started but the four
+  With DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS and DRIFTLOOP_MLFLOW all set (or --stack own) nothing is started but the five
   processes. `--stack embedded` ignores the three.
 """
 
@@ -279,6 +280,8 @@ def build() -> argparse.ArgumentParser:
         help="auto: own when all three addresses are set",
     )
     verb.add_argument("--plain", action="store_true", help="print lines; this is so wherever output is no terminal")
+    verb.add_argument("--no-page", action="store_true", help="without the live page")
+    verb.add_argument("--no-open", action="store_true", help="do not show the live page in a browser")
     verb.add_argument("--keep", action="store_true", help="leave the stack running at the end, until Ctrl-C")
 
     verb = _verb(verbs, "replay", "send a scenario's events and labels", REPLAY, REPLAY_MORE, stack)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import sys
 import time
+import webbrowser
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +28,7 @@ from driftloop.cli_options import (
 )
 from driftloop.errors import DriftloopError
 from driftloop.lifecycle import own_stack, runs, simulation
+from driftloop.lifecycle.embedded.ports import free_port, is_free
 from driftloop.settings import Settings
 from producers.scenarios import Scenario, load_scenario, read_spec
 from serving import closing, summary, terminal
@@ -45,19 +50,19 @@ def simulate(arguments: argparse.Namespace) -> int:
     if arguments.resume is None:
         runs.new(root, record)
     _clear(settings, root)  # what a killed session left there is of no use to this one
-    positions = tuple(position for position in scenario.drifts if position < events)
-    truth = Truth(scenario.name, positions, scenario.drifts_known, warm_up)
+    truth = Truth(scenario.name, settings.api.drifts, scenario.drifts_known, warm_up)
+    console = open_console()
     plan = simulation.Plan(
         scenario=record.scenario,
         events=events,
         rate=record.rate,
         limit=record.limit,
         embedded=record.stack == "embedded",
+        page=None if arguments.no_page else partial(_open_page, console, arguments.no_open),
         # The command's own start: what was imported so far counts as well.
         began=float(psutil.Process().create_time()),
     )
     write(f"Run directory: {root}")
-    console = open_console()
     view = terminal.open_view(console, scenario.name, plain=arguments.plain, bootstrap=warm_up, drifts=truth.drifts)
     interrupted, complete = True, False
     try:
@@ -159,7 +164,21 @@ def _fit(settings: Settings, scenario: Scenario, record: runs.Record, root: Path
             "--limit, or lower DRIFTLOOP_RETRAIN__BOOTSTRAP."
         )
     work = settings.work or str(root.absolute() / WORK)
-    return replace(settings, retrain=retrain, dataset=scenario.revision, work=work), events, warm_up
+    drifts = tuple(position for position in scenario.drifts if position < events)
+    api = replace(settings.api, port=_page_port(settings.api.port), drifts=drifts)
+    return replace(settings, retrain=retrain, dataset=scenario.revision, work=work, api=api), events, warm_up
+
+
+def _page_port(wanted: int) -> int:
+    """That of the settings; another where somebody else listens there."""
+    return wanted if wanted and is_free(wanted) else free_port()
+
+
+def _open_page(console: Console, closed: bool, address: str) -> None:
+    """Show the live page to whoever sits at this machine; a browser inside the terminal would hide the view."""
+    graphical = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if console.is_terminal and graphical and not closed:
+        webbrowser.open(address)
 
 
 def _keep(settings: Settings) -> None:

@@ -21,8 +21,10 @@ from driftloop.text import visible
 if TYPE_CHECKING:
     from driftloop.settings import LogSettings
 
-TALKATIVE = ("faust", "mode", "aiokafka", "asyncio", "kafka", "mlflow", "httpx", "urllib3")
+TALKATIVE = ("faust", "mode", "aiokafka", "asyncio", "mlflow", "nicegui", "httpx", "urllib3")
 """Libraries whose warnings tell of their insides: what of them concerns a user is said by us."""
+SILENT = ("kafka",)
+"""One whose errors do as well: kafka-python logs each try to connect as one."""
 
 log = logging.getLogger(__name__)
 _about: ContextVar[dict[str, str]] = ContextVar("about", default={})  # noqa: B039  # never changed in place
@@ -37,6 +39,8 @@ def configure(settings: LogSettings, role: str) -> None:
     root.setLevel(settings.level.upper())
     for library in TALKATIVE:
         logging.getLogger(library).setLevel(logging.ERROR)
+    for library in SILENT:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -154,6 +154,22 @@ class Registry:
         """What is written on a version: digest, candidate, trigger, offsets, parent, verdict, reason."""
         return dict(self.client.get_model_version(self._name, version).tags)
 
+    def describe(self, version: str) -> dict[str, str]:
+        """All that is written on a version, and the parameters and metrics of the run that made it, by their names.
+
+        Raises:
+            BundleError: the registry has no such version.
+        """
+        try:
+            found = self.client.get_model_version(self._name, version)
+        except self._failure as error:
+            raise BundleError(f"There is no version {version[:40]!r} in the registry.") from error
+        known = {**found.tags}
+        if found.run_id:
+            data = self.client.get_run(found.run_id).data
+            known |= {**data.params, **{name: f"{number:.6g}" for name, number in data.metrics.items()}}
+        return {name: str(value) for name, value in sorted(known.items())}
+
     def versions(self) -> list[Any]:
         """Every registered version as MLflow describes it, oldest first."""
         found = self.client.search_model_versions(f"name='{self._name}'", max_results=1000)

@@ -211,6 +211,8 @@ class ApiSettings(_Reticent, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Most requests, and most texts, a minute for each caller; 0: no limit, of wrong tokens neither."""
     max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     """Longest body of a request."""
+    drifts: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
+    """Stream positions at which the stream is known to change, for the live page to show; `simulate` sets them."""
     max_texts: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
     """Most texts in a request."""
 
@@ -325,7 +327,9 @@ def cache_dir() -> Path:
 
 
 _OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE"})
-_LISTS = frozenset({"monitor.detectors", "retrain.candidates", "pages", "mask", "api.tokens", "api.hosts"})
+_LISTS = frozenset(
+    {"monitor.detectors", "retrain.candidates", "pages", "mask", "api.tokens", "api.hosts", "api.drifts"}
+)
 _SECRET_FILES = frozenset(f"{name}{FILE}" for name in SECRETS)
 
 

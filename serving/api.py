@@ -9,10 +9,10 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -25,7 +25,7 @@ from driftloop.store import Store
 from serving import manual, page
 from serving.broadcast import Broadcast
 from serving.callers import Callers
-from serving.door import NO_SNIFFING, Door, problem
+from serving.door import Door, problem
 from serving.live import Live
 from serving.metrics import LoopCollector
 from serving.routes import Parts, inference_protocol, loop, people, scoring, streams
@@ -61,13 +61,6 @@ def make(settings: Settings, live: Live, champion: Champion, callers: Callers) -
     def misunderstood(request: Request, error: RequestValidationError) -> JSONResponse:
         return problem(422, _words(error.errors()), request.url.path)
 
-    viewer = Depends(callers.at_least("viewer"))
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False, dependencies=[viewer])
-    def live_page() -> HTMLResponse:
-        policy = {"Content-Security-Policy": page.content_security_policy()}
-        return HTMLResponse(page.render(live), headers={**NO_SNIFFING, **policy})
-
     @app.get("/health", tags=["operation"], responses={503: {"description": "Nothing has been followed for a while"}})
     def health() -> Response:
         """Whether the topics are being followed: 200, or 503 when they have not been for a while."""
@@ -82,6 +75,7 @@ def make(settings: Settings, live: Live, champion: Champion, callers: Callers) -
     for kind in (scoring, inference_protocol, loop, people, streams):
         app.include_router(kind.router(parts))
     app.include_router(manual.router())
+    page.mount(app, parts)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from driftloop.lifecycle.tally import State
 from driftloop.messages import DeadLetter, DriftAlert, Message, ModelUpdate, Outcome, Prediction, Retraining
@@ -18,6 +19,16 @@ STEP = 50
 """Stream positions that one cell of the timeline stands for, before cells are merged to fit the width."""
 RATE_OVER = 5.0
 """Seconds that events/s are measured over."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at a stream position."""
+
+    position: int
+    kind: Literal["true", "alert", "retraining", "promotion", "rollback"]
+    """true: where the scenario knows that the stream changes."""
+    words: str
 
 
 @dataclass
@@ -51,14 +62,24 @@ class Board:
         self.printed = 0
         """News so far, to know which are new."""
         self._bootstrap = bootstrap
-        self._drifts = tuple(drifts)
-        self._cells: dict[int, list[int]] = {}
-        self._alerts: list[int] = []
-        self._promotions: list[tuple[int, str]] = []
+        self.cells: dict[int, list[int]] = {}
+        """The timeline: [labelled, correct] in each cell of `STEP` positions."""
+        self._marks = [Mark(at, "true", "the stream changes here") for at in drifts]
+        self._swaps: list[tuple[Mark, str]] = []
+        """Changes of the champion, each with the version that came."""
         self._first_seen: dict[str, int] = {}
+        self._counted = 0
         self._rates: deque[tuple[float, int]] = deque()
         self._told: Counter[str] = Counter()
         self._last_position = 0
+
+    @property
+    def marks(self) -> list[Mark]:
+        """What happened where; a change of the champion is where its first prediction is."""
+        return self._marks + [
+            Mark(max(self._first_seen.get(version, mark.position), 0), mark.kind, mark.words)
+            for mark, version in self._swaps
+        ]
 
     def take(self, message: Message) -> None:
         """Learn from a message."""
@@ -71,17 +92,19 @@ class Board:
             case Outcome():
                 self._outcome(message)
             case DriftAlert():
-                self._alerts.append(message.position)
+                words = f"{message.signal} moved by {message.severity:+.3f}"
+                self._marks.append(Mark(max(message.position, 0), "alert", words))
                 self._tell(
                     f"▲ drift: {message.signal} moved by {message.severity:+.3f} at event {message.position} "
                     f"(began about {message.onset}; {message.detector}, v{message.model_version})"
                 )
             case ModelUpdate():
-                mark = "●" if message.action == "promote" else "○"
+                forward = message.action == "promote"
                 self._track(message.version).reason = message.reason
-                self._promotions.append((self._last_position, message.version))
-                done = "promoted" if message.action == "promote" else "rolled back to"
-                self._tell(f"{mark} {done} v{message.version}: {message.reason}")
+                done = f"{'promoted' if forward else 'rolled back to'} v{message.version}"
+                mark = Mark(self._last_position, "promotion" if forward else "rollback", done)
+                self._swaps.append((mark, message.version))
+                self._tell(f"{'●' if forward else '○'} {done}: {message.reason}")
             case Retraining():
                 self._retrained(message)
             case DeadLetter():
@@ -131,11 +154,22 @@ class Board:
         parts += [f"restarts {restarts}"] if restarts else []
         return "  ".join(parts)
 
+    def rolling(self, points: int) -> dict[str, list[tuple[int, float]]]:
+        """The accuracy over the stream by version, and of all together under "".
+
+        Each point is the stream position where some cells end and the share of right predictions over them and those
+        before, `WINDOW` labelled positions in all; there are ``points`` at most.
+        """
+        merge = max(1, -(-(max(self.cells, default=0) + 1) // points))
+        over = max(1, WINDOW // (STEP * merge))
+        every = {"": self.cells, **{name: track.cells for name, track in self.versions.items() if track.cells}}
+        return {name: _rolled(_merged(cells, merge), over, STEP * merge) for name, cells in every.items()}
+
     def timeline(self, width: int, ascii_only: bool = False) -> Timeline:
         """The accuracy over the stream, its marks, and each version's part of it, in ``width`` cells."""
-        last = max([(self.state.total - 1) // STEP, *self._cells, 0])
+        last = max([(self.state.total - 1) // STEP, *self.cells, 0])
         merge = max(1, -(-(last + 1) // max(width, 1)))
-        cells = _merged(self._cells, merge)
+        cells = _merged(self.cells, merge)
         shares = [right / n for n, right in cells.values()]
         low, high = (min(shares), max(shares)) if shares else (0.0, 1.0)
         low, high = math.floor(low * 10) / 10, math.ceil(high * 10) / 10
@@ -145,23 +179,23 @@ class Board:
             return "".join(_bar(of.get(cell), low, high, ascii_only) for cell in range(columns))
 
         marks = [" "] * columns
-        signs = {"true": "'", "alert": "^", "promotion": "o"} if ascii_only else _SIGNS
-        placed = [(at, "true") for at in self._drifts] + [(at, "alert") for at in self._alerts]
-        placed += [(max(self._first_seen.get(v, at), 0), "promotion") for at, v in self._promotions]
-        for position, kind in placed:
-            cell = min(max(position, 0) // STEP // merge, columns - 1)
-            marks[cell] = signs[kind]
+        signs = _ASCII_SIGNS if ascii_only else _SIGNS
+        for mark in self.marks:
+            if mark.kind in signs:
+                marks[min(mark.position // STEP // merge, columns - 1)] = signs[mark.kind]
         versions = {v: spark(_merged(t.cells, merge)) for v, t in self.versions.items()}
         return Timeline(spark(cells), "".join(marks), versions, low, high)
 
     def _outcome(self, outcome: Outcome) -> None:
         if outcome.in_sample or 0 <= outcome.position < self._bootstrap:
             return
-        cell = max(outcome.position, 0) // STEP
+        # Where the producer knows no positions, the labelled events are counted.
+        cell = (outcome.position if outcome.position >= 0 else self._counted) // STEP
+        self._counted += 1
         track = self._track(outcome.model_version)
         track.recent.append(outcome.correct)
         self.recent.append(outcome.correct)
-        for cells in (self._cells, track.cells):
+        for cells in (self.cells, track.cells):
             counts = cells.setdefault(cell, [0, 0])
             counts[0] += 1
             counts[1] += outcome.correct
@@ -180,6 +214,9 @@ class Board:
             "finished": f"finished after {message.seconds:.1f} s: {message.reason}",
         }[message.state]
         self.retraining = f"{what}  [{message.trigger}]"
+        if message.state == "queued":
+            at = message.position if message.position >= 0 else self._last_position
+            self._marks.append(Mark(at, "retraining", f"{message.kind}: {message.reason}"))
         # The promotion itself is told by its model update.
         if message.state != "promoted":
             self._tell(f"retraining {what}")
@@ -204,7 +241,8 @@ class Timeline:
     """Accuracies at the bottom and the top of the bars."""
 
 
-_SIGNS = {"true": "△", "alert": "▲", "promotion": "●"}
+_SIGNS = {"true": "△", "alert": "▲", "promotion": "●", "rollback": "●"}
+_ASCII_SIGNS = {"true": "'", "alert": "^", "promotion": "o", "rollback": "o"}
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "_.,-=+*#"
 
 
@@ -214,6 +252,15 @@ def _merged(cells: dict[int, list[int]], merge: int) -> dict[int, list[int]]:
         counts = out.setdefault(cell // merge, [0, 0])
         counts[0] += n
         counts[1] += right
+    return out
+
+
+def _rolled(cells: dict[int, list[int]], over: int, width: int) -> list[tuple[int, float]]:
+    recent: deque[list[int]] = deque(maxlen=over)
+    out = []
+    for cell in sorted(cells):
+        recent.append(cells[cell])
+        out.append(((cell + 1) * width, round(sum(r for _, r in recent) / sum(n for n, _ in recent), 4)))
     return out
 
 

@@ -74,8 +74,8 @@ def _case(alert: DriftAlert, told: Told, stream: _Stream, swaps: Mapping[str, li
     before = stream.between(max(earlier, default=float("-inf")), alert.onset_at)
     until = stream.between(alert.onset_at, end if taken is None else max(taken, alert.onset_at))
     since = [] if taken is None else stream.between(max(taken, alert.onset_at), end)
-    rounds = _rounds(alert.alert_id, told.diary)
-    verdict = verdict_of(rounds, own)
+    made = rounds(alert.alert_id, told.diary)
+    verdict = verdict_of(made, own)
     shares = _share(before), _share(until), _share(since)
     evidence = alert.evidence
     return Case(
@@ -94,16 +94,16 @@ def _case(alert: DriftAlert, told: Told, stream: _Stream, swaps: Mapping[str, li
         onset_low=alert.onset_low,
         onset_high=alert.onset_high,
         onset_at=alert.onset_at,
-        moved=_moved(evidence),
+        moved=moved(evidence),
         estimated_accuracy=_objects(evidence.get("estimated_accuracy")),
         segments=_hurt(before, until, lambda o: o.segment),
         classes=_hurt(before, until, lambda o: o.label),
         course=_course([*before, *until, *since]),
-        rounds=rounds,
+        rounds=made,
         swaps=own,
         came_of_it=CameOfIt(
             verdict=verdict,
-            words=words_of(verdict, rounds, own, *shares),
+            words=words_of(verdict, made, own, *shares),
             before=shares[0],
             until=shares[1],
             since=shares[2],
@@ -147,7 +147,8 @@ def _swaps(told: Told, counted: Sequence[Outcome]) -> dict[str, list[Swap]]:
     return found
 
 
-def _rounds(case_id: str, diary: Sequence[Retraining]) -> list[Round]:
+def rounds(case_id: str, diary: Sequence[Retraining]) -> list[Round]:
+    """The retrainings for one trigger, with their candidates and what the gate said of each."""
     own = [line for line in diary if line.trigger == case_id]
     begun = {line.run_id: line for line in own if line.state == "queued"}
     manual = [line for line in own if line.run_id not in begun]
@@ -206,7 +207,7 @@ def _candidate(name: str, lines: Sequence[Retraining], manual: Sequence[Retraini
     )
 
 
-def _moved(evidence: Mapping[str, Any]) -> list[Moved]:
+def moved(evidence: Mapping[str, Any]) -> list[Moved]:
     """The alert's ranked movements; the evidence of a single detector is plainer, and has mixes and words."""
     ranked = []
     for one in _list(evidence.get("moved")):

@@ -19,6 +19,7 @@ from driftloop.messages import DriftAlert, Message, ModelUpdate, Retraining
 from driftloop.settings import Settings
 from serving.board import Board
 from serving.broadcast import Broadcast
+from serving.recent import Recent
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class Live:
 
     def _begin(self) -> None:
         """Nothing has been read: what has been is read again from here on, and must not count twice."""
-        self.board = Board(self._settings.stream, self._settings.retrain.bootstrap)
+        self.board = Board(self._settings.stream, self._settings.retrain.bootstrap, self._settings.api.drifts)
+        self.recent = Recent()
         self.alerts: Counter[str] = Counter()
         """Drift alerts by signal."""
         self.alert_log: OrderedDict[str, DriftAlert] = OrderedDict()
@@ -115,6 +117,7 @@ class Live:
             state.dead_letters, state.lag = written["dead-letters"], lag
             state.phase = "running" if self.champion else "waiting for the first model"
             self.board.tick(state)
+            self.recent.tick(self.board.rate, lag)
         self.pulse.beat(f"following {state.events} events")
 
     def _ours(self, message: Message) -> bool:
@@ -123,6 +126,7 @@ class Live:
 
     def _take(self, message: Message) -> None:
         self.board.take(message)
+        self.recent.take(message)
         if isinstance(message, Retraining):
             _remember(self.runs, message.run_id, [*self.runs.get(message.run_id, ()), message], RUNS)
         match message:

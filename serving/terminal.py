@@ -137,6 +137,7 @@ def draw(board: Board, width: int, ascii_only: bool = False) -> Text:
     first = state.first_prediction_seconds
     clock = f"{time.time() - state.began:.0f} s"
     clock += "" if first is None else f", first prediction after {first:.1f} s"
+    clock += f", {state.page}" if state.page else ""
     clock += f", {state.memory_mb / 1024:.1f} GB" if state.memory_mb else ""
     lines.append(Text(clock, style="dim"))
     of = f"/{state.total}" if state.total else ""

@@ -1,4 +1,4 @@
-"""A whole loop on one machine: the stack, the four processes, and a parent that watches until all is done."""
+"""A whole loop on one machine: the stack, the five processes, and a parent that watches until all is done."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from driftloop import access, topics
 from driftloop.errors import DriftloopError
 from driftloop.follow import Follower
 from driftloop.lifecycle import runs
+from driftloop.lifecycle.embedded.ports import HOST, listening
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.lifecycle.tally import FOLLOWED, ChildState, State, Tally
@@ -37,9 +39,11 @@ RESTART_WINDOW = 90.0
 """Seconds: a process that was restarted `TOO_MANY_RESTARTS` times within them is given up."""
 PROCESSORS = ("score", "monitor", "retrain")
 REPLAY = "replay"
+PAGE = "serve"
+"""What the loop can do without: it is given up alone."""
 WARM = {"score": ("stream_processors.scorer",)}
 """Whose gap is a gap in the answers, and what its spare loads."""
-STOP_ORDER = (REPLAY, *PROCESSORS)
+STOP_ORDER = (REPLAY, *PROCESSORS, PAGE)
 """First what sends, then what answers: the rest of the stream is scored by whoever resumes."""
 
 
@@ -71,6 +75,8 @@ class Plan:
     limit: int | None = None
     embedded: bool = True
     """False: the addresses in the settings are a stack of the user's own, which `own_stack.check` has seen."""
+    page: Callable[[str], None] | None = lambda address: None
+    """Told the address of the live page once it answers; None: there is to be none."""
     began: float = field(default_factory=time.time)
     """Unix seconds from which the times to the first prediction and promotion count."""
 
@@ -152,10 +158,10 @@ class Simulation:
         return self._report(interrupted)
 
     def stop_processes(self) -> None:
-        """Stop the replay and the processors, in this order; the stack stays."""
+        """Stop the replay and the processors, in this order; the stack and the live page stay."""
         self.state.phase = "stopping"
         self._tick()
-        for name in STOP_ORDER:
+        for name in (REPLAY, *PROCESSORS):
             if name in self._children:
                 self._children[name].stop()
 
@@ -204,7 +210,8 @@ class Simulation:
             replay += ["--rate", self._plan.rate] if self._plan.rate else []
             replay += ["--limit", str(self._plan.limit)] if self._plan.limit else []
             # The first model is what everything waits for: the replay and the retraining job go first.
-            for arguments in (replay, ["retrain"], ["score"], ["monitor"]):
+            page = [] if self._plan.page is None else [[PAGE]]
+            for arguments in (replay, ["retrain"], ["score"], ["monitor"], *page):
                 name = arguments[0]
                 argv = [sys.executable, "-P", "-m", "driftloop", *arguments]
                 child = Child(
@@ -264,6 +271,7 @@ class Simulation:
         return True
 
     def _look_at_children(self) -> None:
+        given_up: Child | None = None
         for name, child in self._children.items():
             seen = self.state.children[name]
             code = child.poll()
@@ -274,8 +282,25 @@ class Simulation:
             seen.running, seen.restarts, seen.exit_code = child.pid is not None, child.restarts, code
             if name == REPLAY and code:
                 raise DriftloopError(_obituary(child, f"ended with status {code}"))
-            if len(recent) == TOO_MANY_RESTARTS and recent[-1] - recent[0] < RESTART_WINDOW:
+            keeps_ending = len(recent) == TOO_MANY_RESTARTS and recent[-1] - recent[0] < RESTART_WINDOW
+            if keeps_ending and name == PAGE:
+                given_up = child
+            elif keeps_ending:
                 raise DriftloopError(_obituary(child, f"was restarted {child.restarts} times and keeps ending"))
+
+        if given_up is not None:
+            self._children.pop(PAGE).stop()
+            self._note(f"There is no live page: {_obituary(given_up, 'keeps ending')}")
+        elif PAGE in self._children and not self.state.page:
+            self._look_at_page()
+
+    def _look_at_page(self) -> None:
+        """Say where the live page is, once it is there."""
+        chosen = self.settings.api
+        if self._plan.page is not None and listening(chosen.port):
+            self.state.page = f"http://{HOST}:{chosen.port}"
+            self._note(f"The live page is at {self.state.page}")
+            self._plan.page(self.state.page)
 
     def _tick(self) -> None:
         self._ticked = time.monotonic()

@@ -51,6 +51,8 @@ class State:
     """starting, waiting for the first model, running, finishing, stopping."""
     notes: list[str] = field(default_factory=list)
     children: dict[str, ChildState] = field(default_factory=dict)
+    page: str = ""
+    """Address of the live page, once it answers."""
     events: int = 0
     labels: int = 0
     predictions: int = 0

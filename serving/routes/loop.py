@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-import redis
 from fastapi import APIRouter, Depends, HTTPException, Query
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from driftloop.messages import Message, Prediction, decode
+from driftloop.messages import Message
 from serving import casebook
 from serving.lineage import lineage
+from serving.people import find_prediction
 from serving.routes import Parts, problems
 
 
@@ -125,24 +125,6 @@ def router(parts: Parts) -> APIRouter:
             }
 
     return routes
-
-
-def find_prediction(parts: Parts, event_id: str) -> Prediction:
-    """What was said about an event.
-
-    Raises:
-        HTTPException: 404 where nothing is known of it, 502 or 503 where that cannot be said.
-    """
-    try:
-        body = parts.store.predictions([event_id])[0]
-    except redis.RedisError as error:
-        raise HTTPException(503, "The online store does not answer; try again in a moment.") from error
-    if body is None:
-        raise HTTPException(404, f"There is no prediction for {event_id[:200]!r}: it is unknown, waits, or is old.")
-    try:
-        return decode(Prediction, body)
-    except ValueError as error:
-        raise HTTPException(502, f"The stored prediction cannot be read: {error}.") from error
 
 
 def _plain(message: msgspec.Struct) -> dict[str, Any]:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from typing import Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from driftloop.messages import Command, Label
-from driftloop.topics import COMMANDS, LABELS
 from serving.callers import Caller
+from serving.people import Action, ask, give_label
 from serving.routes import Parts, problems
-from serving.routes.loop import find_prediction
-
-Action = Literal["promote", "reject", "rollback", "retrain"]
 
 
 class Feedback(BaseModel):
@@ -68,20 +62,8 @@ def router(parts: Parts) -> APIRouter:
     def feedback(said: Feedback, caller: Caller = annotator) -> Taken:
         """Say what the label of an event is. It goes to the topic `labels`, where it counts as any other; where the
         stream's own label came first, the next retraining believes the person."""
-        found = find_prediction(parts, said.event_id)
-        if said.label not in found.probabilities and not said.new_class:
-            known = ", ".join(sorted(found.probabilities))
-            raise HTTPException(422, f"The model knows {known}: choose one, or set new_class if it is to learn more.")
         who = caller.name or said.annotator or "anonymous"
-        label = Label(
-            event_id=said.event_id,
-            label=said.label,
-            annotator=who,
-            labelled_at=time.time(),
-            position=found.position,
-            feedback=True,
-        )
-        parts.send(LABELS, said.event_id, label)
+        found = give_label(parts, said.event_id, said.label, who, said.new_class)
         return Taken(
             event_id=said.event_id,
             label=said.label,
@@ -90,54 +72,38 @@ def router(parts: Parts) -> APIRouter:
             corrects=found.label != said.label,
         )
 
-    def ask(action: Action, version: str, wish: Wish, caller: Caller, response: Response) -> Asked:
-        """Put a command on its topic."""
-        command = Command(
-            command_id=f"asked-{uuid.uuid4().hex[:12]}",
-            stream=parts.settings.stream,
-            action=action,
-            version=version,
-            by=caller.name or "anonymous",
-            reason=wish.reason,
-            at=time.time(),
-        )
-        parts.send(COMMANDS, parts.settings.stream, command)
+    def asked(action: Action, version: str, wish: Wish, caller: Caller, response: Response) -> Asked:
+        """Put a command on its topic, and say where its answer will be."""
+        command = ask(parts, action, version, wish.reason, caller.name)
         response.headers["Location"] = f"/v1/commands/{command.command_id}"
         return Asked(command_id=command.command_id, state="asked", words="")
-
-    def known(version: str) -> str:
-        """The version, where it is registered."""
-        there = parts.ask_registry(lambda registry: registry.versions())
-        if version not in {str(one.version) for one in there}:
-            raise HTTPException(404, f"There is no version {version[:40]!r}: /v1/models lists them.")
-        return version
 
     errors = problems(401, 403, 404, 413, 422, 429, 503)
 
     @routes.post("/v1/models/{version}/promote", status_code=202, responses=errors)
     def promote(version: str, wish: Wish, response: Response, who: Caller = admin) -> Asked:
         """Make a version that waits, or that the gate rejected, the champion."""
-        return ask("promote", known(version), wish, who, response)
+        return asked("promote", version, wish, who, response)
 
     @routes.post("/v1/models/{version}/reject", status_code=202, responses=errors)
     def reject(version: str, wish: Wish, response: Response, who: Caller = admin) -> Asked:
         """Turn down a version that waits for approval."""
-        return ask("reject", known(version), wish, who, response)
+        return asked("reject", version, wish, who, response)
 
     @routes.post("/v1/models/{version}/rollback", status_code=202, responses=errors)
     def rollback_to(version: str, wish: Wish, response: Response, who: Caller = admin) -> Asked:
         """Bring a former champion back."""
-        return ask("rollback", known(version), wish, who, response)
+        return asked("rollback", version, wish, who, response)
 
     @routes.post("/v1/rollback", status_code=202, responses=problems(401, 403, 413, 422, 429, 503))
     def rollback(wish: Wish, response: Response, who: Caller = admin) -> Asked:
         """Bring the champion's predecessor back."""
-        return ask("rollback", "", wish, who, response)
+        return asked("rollback", "", wish, who, response)
 
     @routes.post("/v1/retrainings", status_code=202, responses=problems(401, 403, 413, 422, 429, 503))
     def retrain(wish: Wish, response: Response, who: Caller = admin) -> Asked:
         """Retrain now, with all candidates, on what is labelled since the last drift."""
-        return ask("retrain", "", wish, who, response)
+        return asked("retrain", "", wish, who, response)
 
     @routes.get("/v1/commands/{command_id}", dependencies=[viewer], responses=problems(401, 403, 429))
     def command(command_id: str) -> Asked:

@@ -101,6 +101,12 @@ def test_libraries_do_not_chat(library: str, capsys: pytest.CaptureFixture[str])
     assert [line.endswith("it is broken") for line in capsys.readouterr().err.splitlines()] == [True]
 
 
+def test_no_try_to_connect_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(LogSettings(level="debug"), "serve")
+    logging.getLogger("kafka.net.connection").error("Connection failed")
+    assert capsys.readouterr().err == ""
+
+
 def test_the_setting_is_checked() -> None:
     command = [sys.executable, "-m", "driftloop", "score"]
     done = subprocess.run(command, env={"DRIFTLOOP_LOGS__FORMAT": "xml"}, capture_output=True, text=True, timeout=60)

@@ -1,0 +1,140 @@
+"""The live page as it is laid out, and how it is brought up to date, once a second for each that is open."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import resources
+
+from nicegui import ui
+
+from driftloop.text import visible
+from serving.callers import Caller
+from serving.page import charts
+from serving.page import parts as pieces
+from serving.page.drift import Alerts, Retraining
+from serving.page.lines import Lines
+from serving.page.models import Models, Wish
+from serving.page.pictures import NEWS, QUEUE, Picture, Pictures
+from serving.recent import SHOWN
+from serving.routes import Parts
+
+EVERY = 1.0
+"""Seconds."""
+TILES = ("predictions/s", "events waiting", "latency, median", "latency, 99th", "accuracy, newest 500", "labelled")
+
+
+class LivePage:
+    """One open page."""
+
+    def __init__(self, parts: Parts, caller: Caller, pictures: Pictures) -> None:
+        self._parts = parts
+        self._pictures = pictures
+        self._wish = Wish(parts, caller)
+        self._before: Picture | None = None
+        ui.add_css(resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"))
+        self._head(caller)
+        with ui.element("main").props("id=content tabindex=-1").classes("page") as main:
+            self._tiles()
+            self._charts()
+            with pieces.panel("Drift", "what moved, and what came of it"):
+                self._alerts = Alerts(parts)
+            with pieces.panel("Retraining", "the newest"):
+                self._retraining = Retraining()
+                if caller.may("admin"):
+                    ui.button("Retrain now", on_click=lambda: self._wish.open("retrain")).props("flat dense no-caps")
+            with pieces.panel("Predictions", "stand still while you point at them"):
+                self._feed = Lines(parts, caller, SHOWN, confirm=False)
+            with pieces.panel("Worth labelling", "the model is least sure of these"):
+                self._queue = Lines(parts, caller, QUEUE, confirm=True)
+            with pieces.panel("Models", classes="wide-panel"):
+                self._models = Models(parts, caller, pictures, self._wish)
+            with pieces.panel("News", classes="wide-panel"):
+                self._news = ui.element("div").props("role=log aria-live=polite aria-label=news").classes("news")
+        ui.skip_link("To the content", target=main)
+        self._show(pictures.now())
+        ui.timer(EVERY, self._refresh)
+
+    def _head(self, caller: Caller) -> None:
+        with ui.element("header").classes("head"):
+            ui.label("driftloop").classes("name").props("role=heading aria-level=1")
+            pieces.label(self._parts.settings.stream, "dim")
+            self._phase = ui.label().classes("chip").props("role=status")
+            with ui.element("nav").props("aria-label=more").classes("links"):
+                for text, target in (("API", "docs"), ("status", "v1/status"), ("metrics", "metrics")):
+                    ui.link(text, target)
+                dark = ui.dark_mode(None)
+                for text, value in (("light", False), ("dark", True)):
+                    ui.button(text, on_click=lambda _, value=value: dark.set_value(value)).props("flat dense no-caps")
+                if caller.name:
+                    with ui.element("form").props('method=post action="logout"'):
+                        ui.button(f"Log {visible(caller.name, 40)} out").props("flat dense no-caps type=submit")
+
+    def _tiles(self) -> None:
+        with ui.element("section").classes("tiles wide-panel").props('aria-label="figures"'):
+            self._figures = []
+            for name in TILES:
+                with ui.element("div").classes("tile"):
+                    self._figures.append(ui.label("–").classes("figure"))
+                    ui.label(name).classes("dim")
+
+    def _charts(self) -> None:
+        legend = " · ".join(f"{sign} {name}" for sign, _, name in charts.SIGNS.values())
+        with pieces.panel("Accuracy", f"over the newest 500 labelled events · {legend}", classes="wide-panel"):
+            self._accuracy = ui.echart(charts.accuracy({}, [])).classes("chart tall")
+            self._told = ui.label().classes("unseen")
+        with pieces.panel("Speed"):
+            self._speed = ui.echart(charts.speed([])).classes("chart")
+        with pieces.panel("Latency"):
+            self._latency = ui.echart(charts.latency([])).classes("chart")
+
+    async def _refresh(self) -> None:
+        self._show(await asyncio.to_thread(self._pictures.now))
+        await pieces.quietly(self._models.refresh)
+
+    def _show(self, picture: Picture) -> None:
+        before, self._before = self._before, picture
+        if before is picture:
+            return
+        champion = f" · champion v{visible(picture.champion, 40)}" if picture.champion else ""
+        self._phase.set_text(f"{visible(picture.phase, 80)}{champion}")
+        dead = f", {picture.dead_letters} dead letters" if picture.dead_letters else ""
+        texts = (
+            f"{picture.rate:.1f}",
+            f"{picture.lag:,}",
+            f"{picture.latency[0]:.0f} ms",
+            f"{picture.latency[1]:.0f} ms",
+            pieces.share(picture.accuracy),
+            f"{picture.outcomes:,} of {picture.predictions:,}{dead}",
+        )
+        for figure, text in zip(self._figures, texts, strict=True):
+            figure.set_text(text)
+        if before is None or (before.rolling, before.marks) != (picture.rolling, picture.marks):
+            _draw(self._accuracy, charts.accuracy(picture.rolling, picture.marks))
+            self._told.set_text(_told(picture))
+        _draw(self._speed, charts.speed(picture.seconds))
+        _draw(self._latency, charts.latency(picture.seconds))
+        self._alerts.show(picture.alerts)
+        self._retraining.show(picture.round)
+        self._feed.show(picture.feed)
+        self._queue.show(picture.queue)
+        self._add_news(picture, picture.printed - (before.printed if before else 0))
+
+    def _add_news(self, picture: Picture, number: int) -> None:
+        """The newest ``number`` lines come on top, and as many go at the end."""
+        with self._news:
+            for line in reversed(picture.news[: max(number, 0)]):
+                ui.label(line).move(target_index=0)
+        for old in self._news.default_slot.children[NEWS:]:
+            old.delete()
+
+
+def _draw(chart: ui.echart, options: charts.Options) -> None:
+    """Told to the chart itself: as a property, NiceGUI would watch each point of it for changes."""
+    chart.run_chart_method("setOption", options)
+
+
+def _told(picture: Picture) -> str:
+    """The chart for those who do not see it."""
+    lines = [f"version {name}: {points[-1][1]:.3f}" for name, points in picture.rolling.items() if name and points]
+    marks = [f"{mark.kind} at {mark.position}: {mark.words}" for mark in picture.marks[-5:]]
+    return visible("; ".join(lines + marks), 1000)
