@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 ENDLESS = "/v1/stream/"
@@ -32,7 +33,8 @@ class Door:
 
     A browser sends what a page of somebody else tells it to, with the address of this machine as well: so the name
     under which the server is called has to be one of ``hosts`` (DNS rebinding), and what changes something has to come
-    from a page of the server's own (cross-site request forgery). What no browser sends has no ``Origin``.
+    from a page of the server's own (cross-site request forgery), as does every web socket. What no browser sends has no
+    ``Origin``.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str], max_bytes: int) -> None:
@@ -42,6 +44,12 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer it here."""
+        if scope["type"] == "websocket":
+            if self._refused("CONNECT", Headers(scope=scope)) is None:
+                await self._app(scope, receive, send)
+            else:
+                await WebSocketClose()(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

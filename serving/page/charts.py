@@ -21,6 +21,7 @@ SIGNS = {
     "rollback": ("○", "#8a5cc2", "roll back"),
 }
 """Of each kind of mark: its sign, its colour, its name."""
+ACCURACY = "The rolling accuracy of each model version over the stream; the text below has the newest of each."
 Options = dict[str, Any]
 
 
@@ -44,7 +45,7 @@ def accuracy(rolling: dict[str, list[tuple[int, float]]], marks: Sequence[Mark])
             for mark in marks
         ],
     }
-    return _chart(series, {"type": "value", "min": 0}, {"min": _lowest(rolling), "max": 1, "interval": 0.1})
+    return _chart(ACCURACY, series, {"type": "value", "min": 0}, {"min": _lowest(rolling), "max": 1, "interval": 0.1})
 
 
 def speed(seconds: Sequence[Second]) -> Options:
@@ -54,7 +55,8 @@ def speed(seconds: Sequence[Second]) -> Options:
         {**_line("events waiting", [(_ms(one.at), one.lag) for one in seconds], LINES[1]), "yAxisIndex": 1},
     ]
     axes = [{"name": "predictions/s", "min": 0}, {"name": "waiting", "min": 0, "splitLine": {"show": False}}]
-    return _chart(series, {"type": "time"}, *axes)
+    words = "Predictions a second, and events that wait, of the last two minutes."
+    return _chart(words, series, {"type": "time"}, *axes)
 
 
 def latency(seconds: Sequence[Second]) -> Options:
@@ -63,16 +65,18 @@ def latency(seconds: Sequence[Second]) -> Options:
         _line("median", [(_ms(one.at), round(one.p50, 1)) for one in seconds], LINES[0]),
         _line("99th percentile", [(_ms(one.at), round(one.p99, 1)) for one in seconds], LINES[1]),
     ]
-    return _chart(series, {"type": "time"}, {"name": "ms", "min": 0})
+    words = "Milliseconds that a prediction took, median and 99th percentile, of the last two minutes."
+    return _chart(words, series, {"type": "time"}, {"name": "ms", "min": 0})
 
 
-def _chart(series: list[Options], x: Options, *y: Options) -> Options:
+def _chart(words: str, series: list[Options], x: Options, *y: Options) -> Options:
+    """``words`` is what a screen reader says: read out point by point, a chart tells nothing."""
     text = {"color": AXIS, "hideOverlap": True}
     line = {"lineStyle": {"color": AXIS}}
     split = {"lineStyle": {"color": AXIS, "opacity": 0.25}}
     return {
         "animation": False,
-        "aria": {"enabled": True},
+        "aria": {"enabled": True, "label": {"description": words}},
         "grid": {"left": 12, "right": 12, "top": 46, "bottom": 8, "containLabel": True},
         "legend": {"top": 0, "type": "scroll", "textStyle": text, "pageTextStyle": text, "pageIconColor": AXIS},
         # As text on the canvas: otherwise it would be HTML.

@@ -48,7 +48,7 @@ class Alerts:
             pieces.label(f"{began}; {alert.kind} drift, seen by {alert.detector} on version {alert.model_version}")
             found = casebook.moved(alert.evidence)
             if found:
-                head = ["what", "", "measure", "before", "after"]
+                head = ["what", "name", "measure", "before", "after"]
                 pieces.table("what moved", head, [moved(one) for one in found[:MOVED]])
             outcome = ui.element("div").props("aria-live=polite")
             pieces.button("What came of it", lambda: self._tell(alert.alert_id, outcome))

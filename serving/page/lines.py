@@ -94,7 +94,7 @@ class _Row:
         self._item.set_visibility(False)
 
     def _button(self) -> ui.button:
-        made = ui.button().props("flat dense no-caps")
+        made = pieces.button()
         made.on("click", lambda e: self._labelled(e.args), js_handler=_SAY)
         return made
 

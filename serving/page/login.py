@@ -81,5 +81,6 @@ def router(callers: Callers) -> APIRouter:
 
 def _page(said: str, status: int) -> HTMLResponse:
     """The form; ``said`` is one of the server's own sentences."""
-    headers = {**NO_SNIFFING, "Content-Security-Policy": _POLICY}
+    # Without the referrer the form would come from no origin.
+    headers = {**NO_SNIFFING, "Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin"}
     return HTMLResponse(_PAGE.replace("{said}", said), status, headers=headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from nicegui import ui
 
@@ -64,7 +65,7 @@ class Wish:
             self._reason = ui.input("Why?").props("maxlength=1000 autofocus").classes("wide")
             with ui.row():
                 pieces.button("Do it", self._send)
-                ui.button("Cancel", on_click=self._dialog.close).props("flat dense no-caps")
+                pieces.button("Cancel", self._dialog.close)
 
     def open(self, action: Action, version: str = "") -> None:
         """Ask for the reason."""
@@ -115,7 +116,8 @@ class Models:
         self._other.set_options(chosen)
 
     def _draw(self, models: Sequence[Model]) -> None:
-        head = ["version", "candidate", "verdict", "accuracy", "descent", "why", *([""] if self._admin else [])]
+        head = ["version", "candidate", "verdict", "accuracy", "descent", "why"]
+        head += ["what to do"] if self._admin else []
         with pieces.rows("models", head):
             for model in models:
                 self._row(model)
@@ -131,9 +133,8 @@ class Models:
             if self._admin:
                 with ui.element("td"), ui.element("div").classes("verdict"):
                     for action in possible(model):
-                        ui.button(
-                            action, on_click=lambda _, action=action: self._wish.open(action, model.version)
-                        ).props(f'flat dense no-caps aria-label="{WORDS[action]}: version {int(model.version)}"')
+                        then = partial(self._wish.open, action, model.version)
+                        pieces.button(action, then, f"{WORDS[action]}: version {model.version}")
 
     async def _compare(self) -> None:
         if not self._one.value or not self._other.value:
@@ -151,4 +152,4 @@ class Models:
         self._difference.clear()
         with self._difference:
             differ = [at for at, (_, mine, yours) in enumerate(rows) if mine != yours]
-            pieces.table("difference", ["", *(f"v{version}" for version in pair)], rows, differ)
+            pieces.table("difference", ["field", *(f"v{version}" for version in pair)], rows, differ)

@@ -32,7 +32,7 @@ def panel(title: str, note: str = "", classes: str = "") -> Iterator[ui.element]
 @contextmanager
 def rows(caption: str, head: Sequence[str]) -> Iterator[None]:
     """A table with this head; the rows are made in the block."""
-    region = ui.element("div").classes("scroll").props(f'tabindex=0 role=region aria-label="{caption}"')
+    region = ui.element("div").classes("scroll").props(f'tabindex=0 role=group aria-label="{caption}"')
     with region, ui.element("table"):
         with ui.element("thead"), ui.element("tr"):
             for text in head:
@@ -52,18 +52,23 @@ def table(caption: str, head: Sequence[str], texts: Sequence[Sequence[str]], mar
                         label(text)
 
 
-def button(text: str, then: Callable[[], Awaitable[None]], name: str = "") -> ui.button:
-    """A button; ``name`` is what a screen reader says where the text is too short."""
-    made = ui.button(visible(text, 60), on_click=lambda: said(then)).props("flat dense no-caps")
+def button(text: str = "", then: Callable[[], object] | None = None, name: str = "") -> ui.button:
+    """A button; ``name`` is what a screen reader says where the text is too short. What is in its way is shown."""
+    # Without a colour: Quasar's own has too little contrast.
+    made = ui.button(visible(text, 60), color=None).props("flat dense no-caps")
+    if then is not None:
+        made.on_click(lambda: said(then))
     if name:
         made.props["aria-label"] = visible(name, 200)
     return made
 
 
-async def said(then: Callable[[], Awaitable[None]]) -> None:
+async def said(then: Callable[[], object]) -> None:
     """Do what a person wants; what is in its way is shown to them."""
     try:
-        await then()
+        waited = then()
+        if isinstance(waited, Awaitable):
+            await waited
     except HTTPException as error:
         ui.notify(visible(str(error.detail), LONG), type="negative")
 

@@ -45,7 +45,7 @@ class Policed:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(raw=message["headers"])
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
+                headers["Referrer-Policy"] = "same-origin"  # or a form would be of no origin
                 if IS_PAGE in headers:
                     head = message  # until the whole page is there
                     return

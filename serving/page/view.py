@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib import resources
 
 from nicegui import ui
@@ -33,7 +34,7 @@ class LivePage:
         self._before: Picture | None = None
         ui.add_css(resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"))
         self._head(caller)
-        with ui.element("main").props("id=content tabindex=-1").classes("page") as main:
+        with ui.element("div").props("tabindex=-1").classes("page") as main:
             self._tiles()
             self._charts()
             with pieces.panel("Drift", "what moved, and what came of it"):
@@ -41,7 +42,7 @@ class LivePage:
             with pieces.panel("Retraining", "the newest"):
                 self._retraining = Retraining()
                 if caller.may("admin"):
-                    ui.button("Retrain now", on_click=lambda: self._wish.open("retrain")).props("flat dense no-caps")
+                    pieces.button("Retrain now", lambda: self._wish.open("retrain"))
             with pieces.panel("Predictions", "stand still while you point at them"):
                 self._feed = Lines(parts, caller, SHOWN, confirm=False)
             with pieces.panel("Worth labelling", "the model is least sure of these"):
@@ -49,7 +50,9 @@ class LivePage:
             with pieces.panel("Models", classes="wide-panel"):
                 self._models = Models(parts, caller, pictures, self._wish)
             with pieces.panel("News", classes="wide-panel"):
-                self._news = ui.element("div").props("role=log aria-live=polite aria-label=news").classes("news")
+                self._news = (
+                    ui.element("div").props("role=log aria-live=polite aria-label=news tabindex=0").classes("news")
+                )
         ui.skip_link("To the content", target=main)
         self._show(pictures.now())
         ui.timer(EVERY, self._refresh)
@@ -64,10 +67,10 @@ class LivePage:
                     ui.link(text, target)
                 dark = ui.dark_mode(None)
                 for text, value in (("light", False), ("dark", True)):
-                    ui.button(text, on_click=lambda _, value=value: dark.set_value(value)).props("flat dense no-caps")
+                    pieces.button(text, partial(dark.set_value, value))
                 if caller.name:
                     with ui.element("form").props('method=post action="logout"'):
-                        ui.button(f"Log {visible(caller.name, 40)} out").props("flat dense no-caps type=submit")
+                        pieces.button(f"Log {caller.name[:40]} out").props("type=submit")
 
     def _tiles(self) -> None:
         with ui.element("section").classes("tiles wide-panel").props('aria-label="figures"'):
