@@ -8,7 +8,7 @@ WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadfile
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate test lint unit integration e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-scaling images dist sbom audit-dependencies clean
+.PHONY: help setup simulate test lint unit integration browser e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-scaling images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -38,8 +38,11 @@ lint: setup
 unit: setup
 	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/unit tests/contracts
 
-integration: setup
-	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/integration tests/faults
+integration: setup browser
+	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/integration tests/faults tests/browser
+
+browser: setup ## a Chromium for the tests of the live page, installed where there is none
+	$(RUN)python -m tests.browser.chromium
 
 e2e: setup
 	$(RUN)python -m pytest tests/e2e

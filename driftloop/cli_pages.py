@@ -151,7 +151,8 @@ examples
 SERVE = """\
 Serves the live page at /, the loop's figures for Prometheus at /metrics, /health, and an API, with a manual at /docs:
 scores texts with the champion (also for clients of the Open Inference Protocol, below /v2), says where a prediction
-comes from, streams predictions and alerts, takes people's labels, and promotes, rolls back and retrains for admins.
+comes from, streams predictions and alerts, takes people's labels, and promotes, rolls back and retrains for admins. A
+browser shows its token once, in a form.
 
 It listens on the loopback address unless told otherwise. Who calls is known by a token (DRIFTLOOP_API__TOKENS); without
 any set, everybody on this machine may do everything, and from elsewhere read and score.

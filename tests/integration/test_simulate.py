@@ -122,7 +122,7 @@ class Simulated:
     def __post_init__(self) -> None:
         self.home = self.root.parent
         self.output, self.errors = self.home / f"{self.mark}.out", self.home / f"{self.mark}.err"
-        argv = [sys.executable, "-m", "driftloop", "simulate", *map(str, self.arguments), "--plain"]
+        argv = [sys.executable, "-m", "driftloop", "simulate", *map(str, self.arguments), "--plain", "--no-page"]
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             # Every process that it starts inherits the mark.
             env = {**self.env, "SIMULATED_BY_TEST": self.mark}
@@ -283,7 +283,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Be
         first.until(lambda: kafka.end_offsets(first.settings, [topics.EVENTS.name])[topics.EVENTS.name])
         # While it waits for its first model; `watch` waits with it.
         asked = [
-            started("simulate", "--resume", first.root, "--plain", env=env, cwd=homes[1]),
+            started("simulate", "--resume", first.root, "--plain", "--no-page", env=env, cwd=homes[1]),
             started("watch", "predictions", "--max", "3", "--from-beginning", env=env, cwd=homes[1]),
             started("topics", env=env, cwd=homes[1]),
         ]
