@@ -8,7 +8,7 @@ WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadfile
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate test lint unit integration browser e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-scaling images dist sbom audit-dependencies clean
+.PHONY: help setup simulate demo test lint unit integration browser e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-scaling images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ setup: .venv/.ready ## prepare the environment, uv itself included
 simulate: setup ## the whole loop, live: SCENARIO=tweets by default, ARGS for more options
 	$(RUN)driftloop simulate $(SCENARIO) $(ARGS)
 
+demo: setup browser ## a guided run that tells what happens and records itself; ARGS=--fast for under four minutes
+	$(RUN)driftloop demo $(ARGS)
+
 test: setup lint unit integration e2e ## lint, types, architecture, every test tier
 
 lint: setup
@@ -41,8 +44,8 @@ unit: setup
 integration: setup browser
 	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/integration tests/faults tests/browser
 
-browser: setup ## a Chromium for the tests of the live page, installed where there is none
-	$(RUN)python -m tests.browser.chromium
+browser: setup ## a Chromium for the tests and the film of the live page, installed where there is none
+	$(RUN)python -m serving.demo.browser
 
 e2e: setup
 	$(RUN)python -m pytest tests/e2e

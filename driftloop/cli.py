@@ -1,7 +1,7 @@
 """The command line: every verb of driftloop, wired to the room that does the work.
 
-This module, `cli_simulate` and `cli_cases` are the only ones of the kernel that know the rooms. Each room is imported
-where it is needed, so `--help` is quick.
+Of the kernel, this module and `cli_simulate`, `cli_demo`, `cli_cases` and `cli_audit` alone know the rooms. Each room
+is imported where it is needed, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -90,6 +90,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from driftloop import cli_simulate
 
     return cli_simulate.simulate(arguments)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_demo
+
+    return cli_demo.demo(arguments)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -225,6 +231,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "simulate": _simulate,
+    "demo": _demo,
     "replay": _replay,
     "score": _score,
     "monitor": _monitor,

@@ -74,6 +74,22 @@ a stack of your own
   processes. `--stack embedded` ignores the three.
 """
 
+DEMO = """\
+A guided run of `simulate` that tells what happens as it happens: the drift, the alert, the retraining, the gate, the
+swap. It takes under 15 minutes, with --fast under 4, and records itself: the terminal as an asciinema cast, and the
+live page as a film with subtitles, where there is a Chromium (`make browser` installs one).
+
+reads and writes  what `simulate` does; demo.cast, demo.mp4 and demo.vtt in the run directory
+"""
+
+DEMO_MORE = """
+examples
+  driftloop demo                               the first true drift of the tweets
+  driftloop demo --fast --out friday           in under four minutes, into a folder of that name
+  driftloop demo mine.toml --no-video          data of your own, and the terminal alone
+  asciinema play friday/demo.cast              any player of asciinema's casts
+"""
+
 REPLAY = """\
 Sends the events of a scenario at their rate, and each label some events later on a topic of its own. Event ids follow
 from the data, so the same scenario sends the same ids; a replay that was cut off goes on after the last message that
@@ -284,6 +300,13 @@ def build() -> argparse.ArgumentParser:
     verb.add_argument("--no-page", action="store_true", help="without the live page")
     verb.add_argument("--no-open", action="store_true", help="do not show the live page in a browser")
     verb.add_argument("--keep", action="store_true", help="leave the stack running at the end, until Ctrl-C")
+
+    verb = _verb(verbs, "demo", "a guided run that records itself", DEMO, DEMO_MORE, stack)
+    verb.add_argument("scenario", nargs="?", metavar="SCENARIO", help="name or TOML file (default: the tweets)")
+    verb.add_argument("--fast", action="store_true", help="under four minutes")
+    verb.add_argument("--out", metavar="DIR", help="a new run directory (default: runs/TIME-demo)")
+    verb.add_argument("--no-video", action="store_true", help="do not film the live page")
+    verb.add_argument("--no-open", action="store_true", help="do not show the live page in a browser")
 
     verb = _verb(verbs, "replay", "send a scenario's events and labels", REPLAY, REPLAY_MORE, stack)
     verb.add_argument("scenario", metavar="SCENARIO", help="name or TOML file")

@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 import webbrowser
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -38,8 +37,32 @@ WORK = "work"
 """Scratch files of the processes, in the run directory."""
 
 
-def simulate(arguments: argparse.Namespace) -> int:
-    """Run the verb and return its exit status."""
+class Stage:
+    """Where a simulation is shown: here, the terminal and the browser."""
+
+    def __init__(self, plain: bool, no_open: bool) -> None:
+        self._plain = plain
+        self._no_open = no_open
+        self._console: Console | None = None
+
+    def open(self, console: Console, scenario: Scenario, drifts: tuple[int, ...], warm_up: int) -> terminal.View:
+        """The view."""
+        self._console = console
+        return terminal.open_view(console, scenario.name, plain=self._plain, bootstrap=warm_up, drifts=drifts)
+
+    def page(self, address: str) -> None:
+        """Show the live page to whoever sits at this machine; a browser inside the terminal would hide the view."""
+        graphical = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        if self._console is not None and self._console.is_terminal and graphical and not self._no_open:
+            webbrowser.open(address)
+
+    def conclude(self, found: summary.Summary) -> None:
+        """Told how it ended, while the live page is still there."""
+
+
+def simulate(arguments: argparse.Namespace, stage: Stage | None = None) -> int:
+    """Run the verb and return its exit status; it is shown on ``stage``."""
+    stage = stage or Stage(arguments.plain, arguments.no_open)
     terminate_as_interrupt()
     root, record = _run_record(arguments)
     settings = load_settings(arguments, record.settings)
@@ -58,19 +81,18 @@ def simulate(arguments: argparse.Namespace) -> int:
         rate=record.rate,
         limit=record.limit,
         embedded=record.stack == "embedded",
-        page=None if arguments.no_page else partial(_open_page, console, arguments.no_open),
+        page=None if arguments.no_page else stage.page,
         # The command's own start: what was imported so far counts as well.
         began=float(psutil.Process().create_time()),
     )
     write(f"Run directory: {root}")
-    view = terminal.open_view(console, scenario.name, plain=arguments.plain, bootstrap=warm_up, drifts=truth.drifts)
+    view = stage.open(console, scenario, truth.drifts, warm_up)
     interrupted, complete = True, False
     try:
         with simulation.Simulation(root, plan, settings, view) as running:
             report = running.follow()
             running.stop_processes()
-            view.close()
-            found = _conclude(root, record, report, truth, running.settings, console)
+            found = _conclude(root, record, report, truth, running.settings, console, view, stage)
             if arguments.keep and not report.interrupted:
                 _keep(running.settings)
             interrupted, complete = report.interrupted, found.complete
@@ -93,7 +115,14 @@ def _clear(settings: Settings, root: Path) -> None:
 
 
 def _conclude(
-    root: Path, record: runs.Record, report: simulation.Report, truth: Truth, settings: Settings, console: Console
+    root: Path,
+    record: runs.Record,
+    report: simulation.Report,
+    truth: Truth,
+    settings: Settings,
+    console: Console,
+    view: terminal.View,
+    stage: Stage,
 ) -> summary.Summary:
     """Write summary.json while the broker still runs, and show it."""
     record = simulation.remember(root, record, report)
@@ -107,6 +136,8 @@ def _conclude(
         software=simulation.software(),
     )
     found = summary.summarise(summary.collect(settings), truth, clock)
+    stage.conclude(found)
+    view.close()
     closing.show(found, summary.write(found, root), console)
     return found
 
@@ -172,13 +203,6 @@ def _fit(settings: Settings, scenario: Scenario, record: runs.Record, root: Path
 def _page_port(wanted: int) -> int:
     """That of the settings; another where somebody else listens there."""
     return wanted if wanted and is_free(wanted) else free_port()
-
-
-def _open_page(console: Console, closed: bool, address: str) -> None:
-    """Show the live page to whoever sits at this machine; a browser inside the terminal would hide the view."""
-    graphical = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if console.is_terminal and graphical and not closed:
-        webbrowser.open(address)
 
 
 def _keep(settings: Settings) -> None:
