@@ -121,7 +121,8 @@ class Film:
 
         def come(event: dict[str, Any]) -> None:
             self._frame = base64.b64decode(event["data"])
-            session.send("Page.screencastFrameAck", {"sessionId": event["sessionId"]})
+            with suppress(Exception):  # the browser is being closed
+                session.send("Page.screencastFrameAck", {"sessionId": event["sessionId"]})
 
         session.on("Page.screencastFrame", come)
         session.send("Page.startScreencast", {"format": "jpeg", "quality": 85, "maxWidth": WIDTH, "maxHeight": HEIGHT})
@@ -132,6 +133,7 @@ class Film:
                 beat = self._wanted.get_nowait()
                 self._end_cue(time.monotonic() - began)
                 if beat is None:
+                    session.send("Page.stopScreencast")
                     return
                 self._cues.append(Cue(time.monotonic() - began, float("inf"), f"{beat.title}. {beat.text}"))
                 _act(page, beat)

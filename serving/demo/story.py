@@ -130,7 +130,7 @@ class Story:
         self._recent.append(one.correct)
         if one.model_version == self._champion:
             self._new.append(one.correct)
-        if len(self._recent) == BEFORE:
+        if len(self._recent) == BEFORE and "labels" not in self._told:
             text = (
                 f"Labels arrive some time after their events and are joined with the predictions: of the newest "
                 f"{BEFORE} the model had {_share(self._recent):.0%} right. People label too, and one click corrects."
