@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 import time
@@ -164,6 +165,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _topics(arguments: argparse.Namespace) -> int:
     from driftloop import cli_topics
 
+    if arguments.asyncapi:
+        from driftloop import asyncapi
+
+        sys.stdout.write(f"{json.dumps(asyncapi.document(), indent=1)}\n")
+        return 0
     terminate_as_interrupt()
     settings = find_settings(arguments)
     if arguments.console:

@@ -324,6 +324,7 @@ def build() -> argparse.ArgumentParser:
     )
     verb.add_argument("--console", metavar="TOPIC", choices=TOPICS, help=f"one of {', '.join(TOPICS)}")
     verb.add_argument("--max", metavar="N", type=_count, help="with --console: end after N messages")
+    verb.add_argument("--asyncapi", action="store_true", help="print the topics and messages as an AsyncAPI document")
     verb.add_argument("--acls", action="store_true", help="give each role its rights on the broker, and list them")
     _run(verb)
 
