@@ -79,7 +79,8 @@ A guided run of `simulate` that tells what happens as it happens: the drift, the
 swap. It takes under 15 minutes, with --fast under 4, and records itself: the terminal as an asciinema cast, and the
 live page as a film with subtitles, where there is a Chromium (`make browser` installs one).
 
-reads and writes  what `simulate` does; demo.cast, demo.mp4 and demo.vtt in the run directory
+reads   what `simulate` reads
+writes  what `simulate` does; demo.cast, demo.mp4 and demo.vtt in the run directory
 """
 
 DEMO_MORE = """
