@@ -8,7 +8,7 @@ WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadfile
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate demo test lint unit integration browser e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-scaling images dist sbom audit-dependencies clean
+.PHONY: help setup simulate demo test lint unit integration browser e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-page bench-scaling images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -85,6 +85,9 @@ bench-detection: setup ## detectors on streams with known drift; accuracy estima
 
 bench-throughput: setup ## the scorer through Kafka beside the bare scoring loop
 	$(RUN)python -m benchmarks.throughput $(ARGS)
+
+bench-page: setup browser ## what open live pages cost the server: ARGS="--tabs 5 --rounds 3"
+	$(RUN)python -m benchmarks.live_page $(ARGS)
 
 bench-serving: setup ## the API's latency next to MLflow's own model server with the same model
 	$(RUN)python -m benchmarks.serving $(ARGS)
