@@ -10,6 +10,7 @@ import nicegui
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from nicegui import ui
+from starlette.routing import Match
 
 from serving.door import problem
 from serving.page import login
@@ -30,6 +31,9 @@ def mount(app: FastAPI, parts: Parts) -> None:
     @nicegui.app.exception_handler(404)
     def unknown(request: Request, error: Exception) -> Response:
         """NiceGUI's own answer is a page, with state on the server, for each address that is tried."""
+        # It is asked for what fits an endpoint but for the method, too.
+        if any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.routes):
+            return problem(405, "This address does not take that method.", request.url.path)
         return problem(404, f"There is nothing at {request.url.path[:200]!r}.", request.url.path)
 
     @ui.page("/", title="driftloop", language="en-US", dark=None)

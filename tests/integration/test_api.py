@@ -209,7 +209,6 @@ def guarded(world: World) -> Api:
 
 DOORS = [
     ("viewer", "/v1/status", None, 200),
-    ("viewer", "/", None, 200),
     ("viewer", "/v1/predict", {"text": "x"}, 200),
     ("viewer", "/v1/commands/x", None, 200),
     ("viewer", "/v2", None, 200),
