@@ -244,9 +244,7 @@ def test_who_may_see_what(world: World, context: BrowserContext) -> None:
     assert context.cookies() == []
 
 
-def test_an_admin_steers_and_a_page_that_was_logged_in_before_cannot_be_steered_from_elsewhere(
-    world: World, context: BrowserContext
-) -> None:
+def test_an_admin_steers(world: World, context: BrowserContext) -> None:
     api = running(world, token="r" * 16, DRIFTLOOP_API__TOKENS=TOKENS)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{api.port}/")
@@ -258,14 +256,6 @@ def test_an_admin_steers_and_a_page_that_was_logged_in_before_cannot_be_steered_
     world.until(lambda: world.count(COMMANDS) == 1)
     (command,) = world.read(COMMANDS)
     assert (command.action, command.by, command.reason) == ("retrain", "root", "it is Friday")
-    socket = f"ws://127.0.0.1:{api.port}/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
-    open_it = """url => new Promise(done => { const s = new WebSocket(url);
-                 s.onopen = () => done('open'); s.onerror = () => done('refused') })"""
-    assert page.evaluate(open_it, socket) == "open"
-    stranger = context.new_page()
-    stranger.route("**/*", lambda route: route.fulfill(body="<html></html>", content_type="text/html"))
-    stranger.goto("http://elsewhere.example/")
-    assert stranger.evaluate(open_it, socket) == "refused"
 
 
 def test_two_versions_are_laid_side_by_side(world: World, context: BrowserContext) -> None:

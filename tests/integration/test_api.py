@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import threading
 import urllib.error
 import urllib.request
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -269,6 +272,24 @@ def test_pages_of_others_and_strange_names_are_turned_away(world: World) -> None
     plain = call(api, "/v1/retrainings", b"{}", Content_Type="text/plain")
     assert plain.status == 422 and world.count(COMMANDS) == 0
     assert call(api, "/v1/retrainings", b"{}").status == 202
+
+
+def test_web_sockets_of_others_are_turned_away(world: World) -> None:
+    world.promote()
+    api = ready(world)
+    path = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
+    own = f"127.0.0.1:{api.port}"
+
+    def knock(**headers: str) -> int:
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        key = {"Sec-WebSocket-Key": base64.b64encode(b"k" * 16).decode()}
+        with closing(http.client.HTTPConnection(HOST, api.port, timeout=20)) as connection:
+            connection.request("GET", path, headers=upgrade | key | headers)
+            return connection.getresponse().status
+
+    assert knock() == knock(Origin=f"http://{own}") == 101
+    assert knock(Origin="http://evil.example") == knock(Origin="null") == 403
+    assert knock(Host="evil.example") == knock(Host="evil.example", Origin="http://evil.example") == 403
 
 
 def test_too_much_at_a_time_is_refused_in_a_sentence(world: World) -> None:
