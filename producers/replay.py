@@ -18,9 +18,10 @@ from types import FrameType
 from typing import Any
 
 from kafka.errors import KafkaError, MessageSizeTooLargeError
+from opentelemetry.trace import Span
 from prometheus_client import Counter
 
-from driftloop import access, kafka, messages, topics
+from driftloop import access, kafka, messages, topics, trace
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 from producers import resume
@@ -188,7 +189,9 @@ class _Sender:
         self._scenario = scenario
         self._patience = patience
         self._halt = halt
-        self._waiting: deque[tuple[Any, int, str]] = deque()
+        self._waiting: deque[tuple[Any, int, str, Span | None]] = deque()
+        self._traces: dict[int, trace.Headers] = {}
+        """What the events whose labels are due went out with, by position: an earlier run's are not known."""
         self.events = 0
         self.labels = 0
         milliseconds = int(patience * 1000)
@@ -206,19 +209,22 @@ class _Sender:
         event = messages.Event(
             event_id=event_id, text=row.text, segment=row.segment, occurred_at=time.time(), position=position
         )
-        self._send(topics.EVENTS, position, event_id, event)
+        headers = self._send(topics.EVENTS, position, event_id, event)
+        if headers:
+            self._traces[position] = headers
         self.events += 1
 
     def label(self, position: int) -> None:
         """Send what the annotator says of the event at ``position``, unless that label never comes."""
         annotator, given = self._scenario.annotations[position]
+        headers = self._traces.pop(position, ())
         if given is None:
             return
         event_id = self._scenario.event_ids[position]
         label = messages.Label(
             event_id=event_id, label=given, annotator=annotator, labelled_at=time.time(), position=position
         )
-        self._send(topics.LABELS, position, event_id, label)
+        self._send(topics.LABELS, position, event_id, label, headers)
         self.labels += 1
 
     def settle(self) -> None:
@@ -226,22 +232,33 @@ class _Sender:
         while self._waiting:
             self._acknowledge()
 
-    def _send(self, topic: topics.Topic, position: int, event_id: str, message: messages.Message) -> None:
+    def _send(
+        self,
+        topic: topics.Topic,
+        position: int,
+        event_id: str,
+        message: messages.Message,
+        came_with: trace.Headers = (),
+    ) -> trace.Headers:
+        """Hand a message to the producer; returns its headers."""
         while self._waiting and self._waiting[0][0].is_done:
             self._acknowledge()
         while len(self._waiting) >= IN_FLIGHT:
             self._acknowledge()
+        full = topics.name(self._settings, topic)
+        span = trace.start(f"send {topic.name}", "producer", full, event_id, came_with)
+        headers = trace.carried(span)
         try:
-            future = self._producer.send(
-                topics.name(self._settings, topic), messages.encode(message), key=event_id.encode()
-            )
+            future = self._producer.send(full, messages.encode(message), key=event_id.encode(), headers=list(headers))
         except KafkaError as error:
+            trace.finish([span], str(error))
             raise self._failure(error, position) from error
-        self._waiting.append((future, position, topic.name))
+        self._waiting.append((future, position, topic.name, span))
+        return headers
 
     def _acknowledge(self) -> None:
         """Wait for the oldest message in flight: the producer gives up by itself when its patience ends."""
-        future, position, topic = self._waiting[0]
+        future, position, topic, span = self._waiting[0]
         give_up = time.monotonic() + self._patience + GRACE
         while True:
             try:
@@ -249,10 +266,12 @@ class _Sender:
                 break
             except KafkaError as error:
                 if future.is_done or time.monotonic() > give_up:
+                    trace.finish([span], str(error))
                     raise self._failure(error, position) from error
                 if self._halt.is_set():
                     give_up = min(give_up, time.monotonic() + GRACE)
         self._waiting.popleft()
+        trace.finish([span])
         SENT.labels(topic).inc()
 
     def _failure(self, error: KafkaError, position: int) -> DriftloopError:
