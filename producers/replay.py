@@ -19,7 +19,7 @@ from typing import Any
 
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 from opentelemetry.trace import Span
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from driftloop import access, kafka, messages, topics, trace
 from driftloop.errors import DriftloopError
@@ -179,6 +179,12 @@ class _Clock:
 
 
 SENT = Counter("driftloop_sent", "Messages that the broker has acknowledged.", ["topic"])
+SECONDS = Histogram(
+    "driftloop_send_seconds",
+    "Time from a message's sending until the broker has acknowledged it, or the producer has given it up.",
+    ["topic"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
 
 
 class _Sender:
@@ -189,7 +195,7 @@ class _Sender:
         self._scenario = scenario
         self._patience = patience
         self._halt = halt
-        self._waiting: deque[tuple[Any, int, str, Span | None]] = deque()
+        self._waiting: deque[tuple[Any, int, str]] = deque()
         self._traces: dict[int, trace.Headers] = {}
         """What the events whose labels are due went out with, by position: an earlier run's are not known."""
         self.events = 0
@@ -253,12 +259,13 @@ class _Sender:
         except KafkaError as error:
             trace.finish([span], str(error))
             raise self._failure(error, position) from error
-        self._waiting.append((future, position, topic.name, span))
+        future.add_both(_over, topic.name, time.monotonic(), span)
+        self._waiting.append((future, position, topic.name))
         return headers
 
     def _acknowledge(self) -> None:
         """Wait for the oldest message in flight: the producer gives up by itself when its patience ends."""
-        future, position, topic, span = self._waiting[0]
+        future, position, topic = self._waiting[0]
         give_up = time.monotonic() + self._patience + GRACE
         while True:
             try:
@@ -266,12 +273,10 @@ class _Sender:
                 break
             except KafkaError as error:
                 if future.is_done or time.monotonic() > give_up:
-                    trace.finish([span], str(error))
                     raise self._failure(error, position) from error
                 if self._halt.is_set():
                     give_up = min(give_up, time.monotonic() + GRACE)
         self._waiting.popleft()
-        trace.finish([span])
         SENT.labels(topic).inc()
 
     def _failure(self, error: KafkaError, position: int) -> DriftloopError:
@@ -299,6 +304,12 @@ class _Sender:
             sender.join(GRACE)
         with suppress(KafkaError):
             self._producer.close(timeout=GRACE)
+
+
+def _over(topic: str, began: float, span: Span | None, result: Any) -> None:
+    """A message is acknowledged, or given up; called by the producer's own thread."""
+    SECONDS.labels(topic).observe(time.monotonic() - began)
+    trace.finish([span], str(result) if isinstance(result, Exception) else "")
 
 
 @contextmanager

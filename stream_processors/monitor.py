@@ -11,12 +11,12 @@ from operator import attrgetter
 
 import msgspec
 from kafka import TopicPartition
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from driftloop import kafka, messages, trace
 from driftloop.classifiers.base import Matrix
 from driftloop.kafka import Outbox
-from driftloop.messages import DriftAlert, Label, Prediction
+from driftloop.messages import DriftAlert, Label, Outcome, Prediction
 from driftloop.settings import Settings
 from driftloop.store import MONITOR, Store
 from driftloop.topics import DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, name
@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 
 LEVEL = Gauge("driftloop_drift_evidence_ratio", "Evidence of a drift; all signals together alarm at 1.", ["signal"])
 ESTIMATE = Gauge("driftloop_estimated_accuracy_ratio", "Accuracy over the newest block, estimated without labels.")
+JOINED = Counter(
+    "driftloop_outcomes",
+    "Predictions joined with their label, by whether they were right; without those of a model's own training data.",
+    ["version", "correct"],
+)
 
 BATCH, WITHIN = 500, 0.2
 READ = (PREDICTIONS, LABELS)
@@ -122,11 +127,14 @@ class Monitor:
         trace.finish(spans.values())
         waiting.park(joined.parked)
         self._save([outcome.event_id for outcome in outcomes], joined.parked, joined.unparked)
-        self._show()
+        self._show(outcomes)
         return dead
 
-    def _show(self) -> None:
-        """What the detectors make of it, as metrics."""
+    def _show(self, outcomes: Iterable[Outcome]) -> None:
+        """What came of the batch, and what the detectors make of it, as metrics."""
+        for outcome in outcomes:
+            if not outcome.in_sample:
+                JOINED.labels(outcome.model_version, str(outcome.correct).lower()).inc()
         for signal, level in self._watch.levels.items():
             LEVEL.labels(signal).set(level)
         newest = self._watch.blocks[-1].estimate if self._watch.blocks else None

@@ -17,6 +17,7 @@ from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.bundle import BundleClassifier
 from driftloop.kafka import Outbox
 from driftloop.messages import Event, Prediction
+from driftloop.metrics import DEAD_LETTERS
 from driftloop.settings import Settings
 from driftloop.store import Store
 from driftloop.topics import EVENTS, PREDICTIONS
@@ -178,6 +179,7 @@ class Scorer:
         record = Record(update.topic, update.partition, update.offset, update.key, update.value)
         bury(self._letters, record, error, "scorer: load model")
         self._letters.flush()
+        DEAD_LETTERS.labels("scorer").inc()
 
     @cached_property
     def _letters(self) -> Outbox:

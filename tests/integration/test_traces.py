@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from driftloop import kafka
 from driftloop.lifecycle.supervisor import Child
 from driftloop.settings import LogSettings, TraceSettings, environment
+from driftloop.store import Store
 from driftloop.topics import ALL, DEAD_LETTERS, EVENTS, LABELS, OUTCOMES, PREDICTIONS, Topic, name
 from tests.integration.conftest import World, text_and_label
 
@@ -29,30 +30,29 @@ AT_THE_END = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
 """Spans are handed over when the process ends, and not before."""
 
 
-def replay(world: World) -> subprocess.Popen[str]:
+def replay(world: World, *options: str) -> None:
     """Events, whose labels come first at once and then 30 events later."""
     rows = "".join(f"{text},{label}\n" for text, label in map(text_and_label, range(TOTAL)))
     (world.folder / "data.csv").write_text("text,label\n" + rows)
     (world.folder / "mine.toml").write_text(
         f'rate = 20\nbootstrap = {AT_ONCE}\nlabel_delay = 30\n[dataset]\npath = "data.csv"\n'
     )
-    command = [sys.executable, "-m", "driftloop", "replay", str(world.folder / "mine.toml")]
+    command = [sys.executable, "-m", "driftloop", "replay", str(world.folder / "mine.toml"), *options]
     environ = os.environ | environment(world.settings) | AT_THE_END
-    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def run_the_loop(world: World) -> list[Child]:
-    """The whole way of all events: some labels are there before their predictions, others come after them."""
+    """The whole way of all events: the first labels are parked before there is a scorer, the others come after it."""
     world.promote()
     monitor = world.start("monitor", restart=False, **AT_THE_END)
-    with replay(world) as producer:
-        try:
-            world.until(lambda: world.count(LABELS) >= AT_ONCE)
-            scorer = world.start("score", restart=False, **AT_THE_END)
-            out = producer.communicate(timeout=100)[0]
-        finally:
-            producer.kill()
-    assert producer.returncode == 0, out
+    replay(world, "--limit", str(AT_ONCE))
+    keys = [outcome.event_id for outcome in world.read(LABELS)]
+    world.until(lambda: len(keys) == AT_ONCE and None not in Store(world.settings).parked_labels(keys))
+    scorer = world.start("score", restart=False, **AT_THE_END)
+    world.until(lambda: world.count(OUTCOMES) >= AT_ONCE)
+    replay(world)
     world.until(lambda: world.count(OUTCOMES) >= TOTAL)
     return [scorer, monitor]
 
@@ -86,9 +86,11 @@ def test_one_trace_goes_from_the_replay_over_the_prediction_to_the_outcome(world
         spans[event_id][span["name"]] = span
     assert spans.keys() == {outcome.event_id for outcome in world.read(OUTCOMES)} and len(spans) == TOTAL
     there = {topic.name: headers(world, topic) for topic in (EVENTS, LABELS, PREDICTIONS, OUTCOMES)}
+    late = 0
     for event_id, made in spans.items():
         sent, told, scored, joined = (made.pop(key) for key in ("send events", "send labels", "score", "join"))
         assert made == {}
+        late += told["start_time"] > scored["end_time"]
         assert len({span["context"]["trace_id"] for span in (sent, told, scored, joined)}) == 1
         assert sent["parent_id"] is None
         assert parent_of(told) == parent_of(scored) == sent["context"]["span_id"]
@@ -101,6 +103,7 @@ def test_one_trace_goes_from_the_replay_over_the_prediction_to_the_outcome(world
             "outcomes": carried(joined),
         }
     assert len({span["context"]["trace_id"] for span in map(json.loads, file.read_text().splitlines())}) == TOTAL
+    assert late, "no label came after its prediction: nothing was read from the store"
 
 
 def test_by_default_no_header_is_written_or_read_and_no_span_is_made(world: World, tmp_path: Path) -> None:
