@@ -181,7 +181,7 @@ class _Clock:
 SENT = Counter("driftloop_sent", "Messages that the broker has acknowledged.", ["topic"])
 SECONDS = Histogram(
     "driftloop_send_seconds",
-    "Time from a message's sending until the broker has acknowledged it, or the producer has given it up.",
+    "Time from a message's sending until the broker has acknowledged it.",
     ["topic"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
@@ -195,7 +195,7 @@ class _Sender:
         self._scenario = scenario
         self._patience = patience
         self._halt = halt
-        self._waiting: deque[tuple[Any, int, str]] = deque()
+        self._waiting: deque[tuple[Any, int]] = deque()
         self._traces: dict[int, trace.Headers] = {}
         """What the events whose labels are due went out with, by position: an earlier run's are not known."""
         self.events = 0
@@ -260,12 +260,12 @@ class _Sender:
             trace.finish([span], str(error))
             raise self._failure(error, position) from error
         future.add_both(_over, topic.name, time.monotonic(), span)
-        self._waiting.append((future, position, topic.name))
+        self._waiting.append((future, position))
         return headers
 
     def _acknowledge(self) -> None:
         """Wait for the oldest message in flight: the producer gives up by itself when its patience ends."""
-        future, position, topic = self._waiting[0]
+        future, position = self._waiting[0]
         give_up = time.monotonic() + self._patience + GRACE
         while True:
             try:
@@ -277,7 +277,6 @@ class _Sender:
                 if self._halt.is_set():
                     give_up = min(give_up, time.monotonic() + GRACE)
         self._waiting.popleft()
-        SENT.labels(topic).inc()
 
     def _failure(self, error: KafkaError, position: int) -> DriftloopError:
         if isinstance(error, MessageSizeTooLargeError):
@@ -308,8 +307,12 @@ class _Sender:
 
 def _over(topic: str, began: float, span: Span | None, result: Any) -> None:
     """A message is acknowledged, or given up; called by the producer's own thread."""
+    if isinstance(result, Exception):
+        trace.finish([span], str(result))
+        return
+    SENT.labels(topic).inc()
     SECONDS.labels(topic).observe(time.monotonic() - began)
-    trace.finish([span], str(result) if isinstance(result, Exception) else "")
+    trace.finish([span])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LEVEL = Gauge("driftloop_drift_evidence_ratio", "Evidence of a drift; all signals together alarm at 1.", ["signal"])
 ESTIMATE = Gauge("driftloop_estimated_accuracy_ratio", "Accuracy over the newest block, estimated without labels.")
+ESTIMATE.set(math.nan)  # until there is one
 JOINED = Counter(
     "driftloop_outcomes",
     "Predictions joined with their label, by whether they were right; without those of a model's own training data.",
@@ -137,7 +139,8 @@ class Monitor:
                 JOINED.labels(outcome.model_version, str(outcome.correct).lower()).inc()
         for signal, level in self._watch.levels.items():
             LEVEL.labels(signal).set(level)
-        newest = self._watch.blocks[-1].estimate if self._watch.blocks else None
+        estimates = (block.estimate for block in reversed(self._watch.blocks))  # the last one may still be growing
+        newest = next((estimate for estimate in estimates if estimate is not None), None)
         if newest is not None:
             ESTIMATE.set(newest)
 
