@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 import urllib.request
@@ -11,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,10 +36,10 @@ from driftloop.topics import (
 )
 from serving.board import WINDOW
 from tests.integration.conftest import World, text_and_label
+from tests.unit.test_monitoring import listed
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(280)]
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 BURIED = {"scorer": 3, "monitor": 1, "retrainer": 1}
 """Dead letters by who finds them: a refused promotion is one of the scorer's."""
 
@@ -304,18 +302,6 @@ def test_the_api_says_what_the_whole_loop_has_done(loop: Loop) -> None:
     assert said.of("driftloop_retrainings_total", "end") == {"promoted": 1, "kept": 1, "failed": 1}
     scrapes = said.one("driftloop_http_requests_total", path="/metrics", method="GET", status="200")
     assert scrapes == said.one("driftloop_http_request_seconds_count", path="/metrics") >= 1
-
-
-def listed() -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
-    """By process and metric, its type and labels as the page has them."""
-    found = {}
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if cells := re.fullmatch(r"\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\| ([\w, ]+) \| .+ \|", line):
-            name, kind, labels, processes = cells.groups()
-            for process in processes.split(", "):
-                assert (process, name) not in found, f"{name} stands there twice"
-                found[process, name] = (kind, frozenset(labels.split(", ")) - {""})
-    return found
 
 
 def shown(loop: Loop) -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
