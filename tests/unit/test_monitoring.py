@@ -84,22 +84,22 @@ def test_every_rule_fires_where_it_must_and_keeps_still_where_it_must_not(promto
     assert done.returncode == 0 and "SUCCESS" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("alert", alerts())
-@pytest.mark.parametrize(("always", "expected"), [(False, "got:[]"), (True, "exp:[]")])
+@pytest.mark.parametrize(("never", "expected"), [(True, r"exp:\[[^\]]"), (False, r"exp:\[\]")])
 def test_the_control_a_rule_that_never_or_always_fires_is_found_out(
-    alert: str, always: bool, expected: str, promtool: str, tmp_path: Path
+    never: bool, expected: str, promtool: str, tmp_path: Path
 ) -> None:
-    """So each has a case of both kinds."""
+    """So each of them has a case of both kinds."""
     groups = read(PROMETHEUS / "alerts.yml")
     for rule in itertools.chain.from_iterable(group["rules"] for group in groups["groups"]):
-        if rule.get("alert") == alert:
-            rule["expr"] = "vector(1)" if always else "vector(1) > 1"
+        if "alert" in rule:
+            rule["expr"] = "vector(1) > 1" if never else "vector(1)"
             rule.pop("for", None)
     (tmp_path / "alerts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
     shutil.copy(PROMETHEUS / "alerts.test.yml", tmp_path)
     done = run(promtool, "test", "rules", tmp_path / "alerts.test.yml")
     said = re.sub(r"\s", "", done.stdout + done.stderr)
-    assert done.returncode == 1 and f"alertname:{alert},time:" in said and expected in said, done.stderr
+    found = {alert for alert in alerts() if re.search(rf"alertname:{alert},time:[^,]+,{expected}", said)}
+    assert done.returncode == 1 and found == set(alerts())
 
 
 def test_promtool_takes_every_query_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
