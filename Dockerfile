@@ -38,7 +38,7 @@ RUN printf '#!/bin/sh\nexec python -m driftloop "$@"\n' > driftloop.sh && chmod 
 
 # --- the images -----------------------------------------------------------------------------------------------------
 FROM base AS processor
-RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv uv sync --no-install-project
+RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv uv sync --no-install-project --extra trace
 COPY --from=code /app /app
 USER 10001:10001
 ENTRYPOINT ["/app/driftloop.sh"]
@@ -46,7 +46,7 @@ CMD ["score"]
 
 FROM base AS producer
 # What scores and watches is no part of a replay.
-RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv uv sync --no-install-project --extra replay \
+RUN --mount=from=uv,source=/uv,target=/usr/local/bin/uv uv sync --no-install-project --extra replay --extra trace \
     --no-install-package onnxruntime --no-install-package scikit-learn --no-install-package scipy
 COPY --from=code /app /app
 USER 10001:10001

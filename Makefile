@@ -112,4 +112,4 @@ audit-dependencies: $(UV) ## known vulnerabilities of what is locked, asked of o
 	$(UV) audit --locked --preview-features audit-command
 
 clean: ## remove the environment and the runs
-	rm -rf .venv .uv runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .uv .promtool runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

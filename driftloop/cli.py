@@ -100,6 +100,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    from driftloop import trace
     from driftloop.health import Pulse, answering
     from producers import replay
     from producers.scenarios import load_scenario
@@ -118,7 +119,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
     for page in settings.pages:
         write(page)
-    with answering(settings.health, pulse):
+    with answering(settings.health, pulse), trace.tracing(settings, "replay"):
         report = replay.run(settings, scenario, rate=arguments.rate, limit=arguments.limit, progress=progress)
     resumed = f" after the {report.resumed_from} that were there" if report.resumed_from else ""
     write(f"{report.events} events{resumed} and {report.labels} labels sent in {report.seconds:.1f} s.")
@@ -127,17 +128,21 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _score(arguments: argparse.Namespace) -> int:
     settings = _reach(arguments)
+    from driftloop import trace
     from stream_processors import scorer
 
-    scorer.run(settings)
+    with trace.tracing(settings, "score"):
+        scorer.run(settings)
     return 0
 
 
 def _monitor(arguments: argparse.Namespace) -> int:
     settings = _reach(arguments)
+    from driftloop import trace
     from stream_processors import monitor
 
-    monitor.run(settings)
+    with trace.tracing(settings, "monitor"):
+        monitor.run(settings)
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+import driftloop.metrics  # noqa: F401  # what it sets up counts for every process
 from driftloop.errors import DriftloopError
 from driftloop.settings import HealthSettings
 

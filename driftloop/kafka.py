@@ -15,6 +15,7 @@ from driftloop.errors import DriftloopError
 from driftloop.identity import refusals
 from driftloop.messages import Message, decode, encode
 from driftloop.settings import Settings
+from driftloop.trace import Headers
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -63,13 +64,14 @@ class Outbox:
         self._producer = producer(settings)
         self._waiting: list[Any] = []
 
-    def put(self, topic: str, key: str | bytes | None, value: Message | bytes) -> None:
+    def put(self, topic: str, key: str | bytes | None, value: Message | bytes, headers: Headers = ()) -> None:
         """Send one message."""
         self._allowed()
         body = value if isinstance(value, bytes) else encode(value)
         raw = key.encode() if isinstance(key, str) else key
         with refusals(self._settings, "write to"):
-            self._waiting.append(self._producer.send(self._settings.topic_prefix + topic, value=body, key=raw))
+            full = self._settings.topic_prefix + topic
+            self._waiting.append(self._producer.send(full, value=body, key=raw, headers=list(headers)))
 
     def flush(self) -> list[int]:
         """The offsets of the messages put since the last flush, in their order.

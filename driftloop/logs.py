@@ -2,7 +2,7 @@
 
 JSON lines have ``time`` (ISO 8601, UTC), ``level``, ``role``, ``logger``, ``message`` and, where they are known,
 ``batch`` (topic-partition@first-last), ``event``, ``run`` (a retraining), ``version`` and ``trace`` (the OpenTelemetry
-trace id).
+trace id, where traces are on).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def configure(settings: LogSettings, role: str) -> None:
 
 @contextmanager
 def about(**ids: str) -> Iterator[None]:
-    """Whatever this thread or task logs in the block is about these: ``batch``, ``event``, ``run``, ``version``."""
+    """Whatever this thread or task logs in the block is about these: ``batch``, ``event``, ``run`` and the like."""
     token = _about.set({**_about.get(), **ids})
     try:
         yield

@@ -12,7 +12,7 @@ dead letter and not a wrong answer. `tests/recorded/` holds messages of every sc
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -34,6 +34,11 @@ Version = Annotated[str, msgspec.Meta(max_length=64)]
 
 Kind = Literal["answer", "refresh", "search"]
 """What a retraining is: the first answer to a drift, a refresh of what was learnt since, or a search by all."""
+
+
+Signal = Literal["error", "loss", "confidence", "mix", "embedding", "vocabulary"]
+"""What is watched for drift."""
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +119,7 @@ class DriftAlert(Message, frozen=True, kw_only=True):
     alert_id: str
     stream: str
     detector: str
-    signal: Literal["error", "loss", "confidence", "mix", "embedding", "vocabulary"]
+    signal: Signal
     """The one that was watched; of several fused ones the one with the strongest evidence."""
     severity: Size
     """Mean of the signal after the change minus the mean before it, for the mix the total variation distance."""

@@ -182,6 +182,17 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The least that is said: info tells of every batch, dead letter and step of a retraining."""
 
 
+class TraceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether each event's way is traced with OpenTelemetry; see `driftloop.trace`."""
+
+    exporter: Literal["none", "otlp", "file"] = "none"
+    """otlp: to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, over HTTP; file: a JSON object for each span."""
+    file: str = ""
+    """Where the exporter file appends them; several processes may share one."""
+    sample: Limit = 1.0
+    """Share of the traces that are kept; of an event that came with a trace, that trace decides."""
+
+
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a process answers for its health and its metrics."""
 
@@ -259,6 +270,7 @@ class Settings(_Reticent, frozen=True, kw_only=True, forbid_unknown_fields=True)
     monitor: MonitorSettings = MonitorSettings()
     retrain: RetrainSettings = RetrainSettings()
     logs: LogSettings = LogSettings()
+    trace: TraceSettings = TraceSettings()
     health: HealthSettings = HealthSettings()
     api: ApiSettings = ApiSettings()
 

@@ -1,4 +1,4 @@
-"""The online store: predictions by id, labels that wait for theirs, embeddings, detector state, locks.
+"""The online store: predictions by id, labels that wait for theirs, embeddings, traces, detector state, locks.
 
 Every key starts with ``driftloop:STREAM:`` and, but for the state, expires.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import redis
@@ -20,6 +20,7 @@ from driftloop.text import without_password
 
 MONITOR = "monitor"
 """The name of the monitor's state."""
+NO_TRACES: Mapping[str, bytes] = {}
 LOADING = 120.0
 """Most seconds that a server is waited for which says that it is loading its data."""
 
@@ -85,12 +86,16 @@ class Store:
         return self._prefix + ":".join(parts)
 
     def put_predictions(
-        self, predictions: Mapping[str, bytes], embeddings: Matrix | None = None, encoder: str = ""
+        self,
+        predictions: Mapping[str, bytes],
+        embeddings: Matrix | None = None,
+        encoder: str = "",
+        traces: Mapping[str, bytes] = NO_TRACES,
     ) -> list[bool]:
         """Store encoded predictions by event id, the first one wins; True where this one was the first.
 
         ``embeddings`` of shape (n, d), in the order of ``predictions``, are kept as float16 under the digest
-        ``encoder`` for the retraining job.
+        ``encoder`` for the retraining job. ``traces`` are values of the header `traceparent` by event id.
         """
         pipe = self.client.pipeline(transaction=False)
         for event_id, body in predictions.items():
@@ -98,6 +103,8 @@ class Store:
         if embeddings is not None:
             for event_id, row in zip(predictions, embeddings.astype(np.float16), strict=True):
                 pipe.set(self.key("embedding", encoder[:16], event_id), row.tobytes(), ex=self._keep)
+        for event_id, traceparent in traces.items():
+            pipe.set(self.key("trace", "prediction", event_id), traceparent, ex=self._keep, nx=True)
         return [bool(done) for done in pipe.execute()[: len(predictions)]]
 
     def drop_predictions(self, event_ids: Sequence[str]) -> None:
@@ -124,6 +131,17 @@ class Store:
         """The stored embeddings of an encoder, each of shape (d,), None where there is none."""
         found = self._many([self.key("embedding", encoder[:16], event_id) for event_id in event_ids])
         return [None if raw is None else np.frombuffer(raw, dtype=np.float16).astype(np.float32) for raw in found]
+
+    def park_traces(self, traces: Mapping[str, bytes]) -> None:
+        """Keep the `traceparent` that parked labels came with, by event id."""
+        pipe = self.client.pipeline(transaction=False)
+        for event_id, traceparent in traces.items():
+            pipe.set(self.key("trace", "label", event_id), traceparent, ex=self._keep, nx=True)
+        pipe.execute()
+
+    def traces(self, of: Literal["prediction", "label"], event_ids: Sequence[str]) -> list[bytes | None]:
+        """The `traceparent` that is kept with the predictions or parked labels of these events, None where none is."""
+        return self._many([self.key("trace", of, event_id) for event_id in event_ids])
 
     def parked_labels(self, event_ids: Sequence[str]) -> list[bytes | None]:
         """The parked labels of these events, None where there is none."""

@@ -18,9 +18,10 @@ from types import FrameType
 from typing import Any
 
 from kafka.errors import KafkaError, MessageSizeTooLargeError
-from prometheus_client import Counter
+from opentelemetry.trace import Span
+from prometheus_client import Counter, Histogram
 
-from driftloop import access, kafka, messages, topics
+from driftloop import access, kafka, messages, topics, trace
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings
 from producers import resume
@@ -178,6 +179,12 @@ class _Clock:
 
 
 SENT = Counter("driftloop_sent", "Messages that the broker has acknowledged.", ["topic"])
+SECONDS = Histogram(
+    "driftloop_send_seconds",
+    "Time from a message's sending until the broker has acknowledged it.",
+    ["topic"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
 
 
 class _Sender:
@@ -188,7 +195,9 @@ class _Sender:
         self._scenario = scenario
         self._patience = patience
         self._halt = halt
-        self._waiting: deque[tuple[Any, int, str]] = deque()
+        self._waiting: deque[tuple[Any, int]] = deque()
+        self._traces: dict[int, trace.Headers] = {}
+        """What the events whose labels are due went out with, by position: an earlier run's are not known."""
         self.events = 0
         self.labels = 0
         milliseconds = int(patience * 1000)
@@ -206,19 +215,22 @@ class _Sender:
         event = messages.Event(
             event_id=event_id, text=row.text, segment=row.segment, occurred_at=time.time(), position=position
         )
-        self._send(topics.EVENTS, position, event_id, event)
+        headers = self._send(topics.EVENTS, position, event_id, event)
+        if headers:
+            self._traces[position] = headers
         self.events += 1
 
     def label(self, position: int) -> None:
         """Send what the annotator says of the event at ``position``, unless that label never comes."""
         annotator, given = self._scenario.annotations[position]
+        headers = self._traces.pop(position, ())
         if given is None:
             return
         event_id = self._scenario.event_ids[position]
         label = messages.Label(
             event_id=event_id, label=given, annotator=annotator, labelled_at=time.time(), position=position
         )
-        self._send(topics.LABELS, position, event_id, label)
+        self._send(topics.LABELS, position, event_id, label, headers)
         self.labels += 1
 
     def settle(self) -> None:
@@ -226,22 +238,34 @@ class _Sender:
         while self._waiting:
             self._acknowledge()
 
-    def _send(self, topic: topics.Topic, position: int, event_id: str, message: messages.Message) -> None:
+    def _send(
+        self,
+        topic: topics.Topic,
+        position: int,
+        event_id: str,
+        message: messages.Message,
+        came_with: trace.Headers = (),
+    ) -> trace.Headers:
+        """Hand a message to the producer; returns its headers."""
         while self._waiting and self._waiting[0][0].is_done:
             self._acknowledge()
         while len(self._waiting) >= IN_FLIGHT:
             self._acknowledge()
+        full = topics.name(self._settings, topic)
+        span = trace.start(f"send {topic.name}", "producer", full, event_id, came_with)
+        headers = trace.carried(span)
         try:
-            future = self._producer.send(
-                topics.name(self._settings, topic), messages.encode(message), key=event_id.encode()
-            )
+            future = self._producer.send(full, messages.encode(message), key=event_id.encode(), headers=list(headers))
         except KafkaError as error:
+            trace.finish([span], str(error))
             raise self._failure(error, position) from error
-        self._waiting.append((future, position, topic.name))
+        future.add_both(_over, topic.name, time.monotonic(), span)
+        self._waiting.append((future, position))
+        return headers
 
     def _acknowledge(self) -> None:
         """Wait for the oldest message in flight: the producer gives up by itself when its patience ends."""
-        future, position, topic = self._waiting[0]
+        future, position = self._waiting[0]
         give_up = time.monotonic() + self._patience + GRACE
         while True:
             try:
@@ -253,7 +277,6 @@ class _Sender:
                 if self._halt.is_set():
                     give_up = min(give_up, time.monotonic() + GRACE)
         self._waiting.popleft()
-        SENT.labels(topic).inc()
 
     def _failure(self, error: KafkaError, position: int) -> DriftloopError:
         if isinstance(error, MessageSizeTooLargeError):
@@ -280,6 +303,16 @@ class _Sender:
             sender.join(GRACE)
         with suppress(KafkaError):
             self._producer.close(timeout=GRACE)
+
+
+def _over(topic: str, began: float, span: Span | None, result: Any) -> None:
+    """A message is acknowledged, or given up; called by the producer's own thread."""
+    if isinstance(result, Exception):
+        trace.finish([span], str(result))
+        return
+    SENT.labels(topic).inc()
+    SECONDS.labels(topic).observe(time.monotonic() - began)
+    trace.finish([span])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from driftloop import kafka, messages
+from driftloop import kafka, messages, metrics
 from driftloop.identity import refusals
 from driftloop.kafka import Outbox
 from driftloop.messages import Command, DriftAlert, Label, Outcome, Retraining
@@ -20,6 +20,10 @@ from driftloop.topics import COMMANDS, DEAD_LETTERS, DRIFT_ALERTS, LABELS, OUTCO
 from retrain.policies import Now, Past
 
 ALERTS_KEPT = 200
+ROLE = "retrainer"
+"""Of its metrics."""
+LOOK_EVERY = 3.0
+"""Seconds between two looks at the lag."""
 
 
 class Feed:
@@ -43,6 +47,9 @@ class Feed:
         """People's labels by event id, the newest of each; they count in place of those that came with the stream."""
         self.commands: deque[Command] = deque()
         """What people ask for, oldest first; whoever answers takes it out."""
+        self._looked = float("-inf")
+        """When the lag was looked at."""
+        metrics.DEAD_LETTERS.labels(ROLE)  # what begins at zero is seen to rise from it
         history = _history(settings)
         self.past = _finished(history)
         self._answered = {message.run_id for message in history}
@@ -77,8 +84,11 @@ class Feed:
 
     def poll(self, milliseconds: int = 200) -> None:
         """Take what has arrived, waiting at most ``milliseconds`` for each topic."""
-        for reader in self._readers:
-            reader.poll(milliseconds // len(self._readers))
+        taken = sum(reader.poll(milliseconds // len(self._readers)) for reader in self._readers)
+        metrics.RECORDS.labels(ROLE).inc(taken)
+        if time.monotonic() - self._looked >= LOOK_EVERY:
+            self._looked = time.monotonic()
+            metrics.LAG.labels(ROLE).set(sum(reader.end() - reader.position() for reader in self._readers))
 
     def catch_up(self, stopped: Callable[[], bool]) -> None:
         """Take all that is on the topics at this moment, or less where ``stopped`` becomes true."""
@@ -102,6 +112,7 @@ class Feed:
         letter = messages.dead_letter(record.key, record.value, error, "retrainer", source, time.time())
         self._outbox.put(DEAD_LETTERS.name, letter.key, letter)
         self._outbox.flush()
+        metrics.DEAD_LETTERS.labels(ROLE).inc()
 
     def _outcome(self, offset: int, body: bytes) -> None:
         outcome = messages.decode(Outcome, body)
@@ -165,7 +176,8 @@ class _Reader:
         self._take = take
         self._refuse = refuse
 
-    def poll(self, milliseconds: int) -> None:
+    def poll(self, milliseconds: int) -> int:
+        """Take what has come; returns how many messages."""
         with refusals(self._settings, "read"):
             polled = self._client.poll(timeout_ms=milliseconds)
         for records in polled.values():
@@ -174,6 +186,7 @@ class _Reader:
                     self._take(record.offset, record.value or b"")
                 except ValueError as error:
                     self._refuse(record, f"not a {record.topic} message: {error}")
+        return sum(map(len, polled.values()))
 
     def position(self) -> int:
         """Offset of the next message that `poll` takes."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from driftloop import kafka, logs
 from driftloop.classifiers.bundle import Lineage
@@ -104,12 +104,19 @@ class Promotions:
 
 
 STEPS = Counter("driftloop_retraining_steps", "State changes of retrainings.", ["state", "candidate"])
+STEPS.labels("queued", "")  # what begins at zero is seen to rise from it
 SECONDS = Histogram(
     "driftloop_retraining_seconds",
-    "Time that a retraining takes, from its queueing to its end.",
-    ["kind"],
+    "Time that a retraining takes, from its queueing to its end; the end is promoted, kept (the champion) or failed.",
+    ["kind", "end"],
     buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
+OLDEST = Gauge(
+    "driftloop_oldest_retraining_timestamp_seconds",
+    "When the oldest retraining under way began; 0: none is.",
+)
+_under_way: dict[str, float] = {}
+"""By run id, when each retraining under way was queued, in Unix seconds."""
 
 
 class Diary:
@@ -125,6 +132,7 @@ class Diary:
         self._position = position
         self._kind = kind
         self._started = time.time()
+        self._promoted = False
 
     def write(self, state: Any, reason: str, **details: Any) -> None:
         """Publish a state change; ``details`` are fields of `driftloop.messages.Retraining`."""
@@ -144,9 +152,19 @@ class Diary:
         self._outbox.flush()
         with logs.about(run=self._run_id):
             log.info("%s: %s", state, reason)
-        STEPS.labels(state, message.candidate).inc()
+        self._count(message)
+
+    def _count(self, message: Retraining) -> None:
+        """A state change, as metrics."""
+        STEPS.labels(message.state, message.candidate).inc()
+        self._promoted |= message.state == "promoted"
         if message.ends:
-            SECONDS.labels(self._kind).observe(message.seconds)
+            end = "promoted" if self._promoted else "kept" if message.state == "finished" else "failed"
+            SECONDS.labels(self._kind, end).observe(message.seconds)
+            _under_way.pop(self._run_id, None)
+        else:
+            _under_way.setdefault(self._run_id, self._started)
+        OLDEST.set(min(_under_way.values(), default=0))
 
     def fail(self, error: Exception) -> str:
         """Write that the retraining has failed; returns the words."""

@@ -29,6 +29,8 @@ NEWEST = 20_000
 """Messages of each partition that are read at the start: what is older only counts."""
 ALERTS, RUNS = 1000, 1000
 """Alerts and retrainings that are remembered whole, the newest."""
+ENDS = ("promoted", "kept", "failed")
+"""How a retraining can end; kept: the champion stays."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at the offsets."""
 
@@ -59,7 +61,7 @@ class Live:
         """What was said of each retraining, or of what a person did, by its id; oldest first."""
         self.promotions: deque[ModelUpdate] = deque(maxlen=RUNS)
         self.retrainings: Counter[str] = Counter()
-        """Retrainings that have ended, by how: promoted, kept (the champion stays), failed."""
+        """Retrainings that have ended, by which of `ENDS`."""
         self.champion = ""
         """The version that was promoted last; empty before the first."""
         self.complete = False

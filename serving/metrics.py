@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serving.live import Live
+from driftloop.messages import SIGNALS
+from serving.live import ENDS, Live
 
 
 class LoopCollector(Collector):
@@ -47,9 +48,9 @@ class LoopCollector(Collector):
             if live.champion:
                 champion.add_metric([live.champion], 1)
             alerts = CounterMetricFamily("driftloop_drift_alerts", "Drift alerts by signal.", labels=["signal"])
-            for signal, number in live.alerts.items():
-                alerts.add_metric([signal], number)
+            for signal in SIGNALS:  # what begins at zero is seen to rise from it
+                alerts.add_metric([signal], live.alerts[signal])
             retrainings = CounterMetricFamily("driftloop_retrainings", "Retrainings by their end.", labels=["end"])
-            for end, number in live.retrainings.items():
-                retrainings.add_metric([end], number)
+            for end in ENDS:
+                retrainings.add_metric([end], live.retrainings[end])
         yield from (messages, lag, accuracy, champion, alerts, retrainings)

@@ -14,7 +14,7 @@ from driftloop import kafka
 from driftloop.classifiers.base import Matrix
 from driftloop.messages import Prediction, decode
 from driftloop.settings import Settings
-from driftloop.store import Store
+from driftloop.store import NO_TRACES, Store
 from driftloop.topics import PREDICTIONS, name
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,16 @@ class Answers:
         changed, self._generation = now != self._generation, now
         return changed
 
-    def keep(self, bodies: Mapping[str, bytes], embeddings: Matrix, encoder: str) -> dict[str, bytes]:
+    def keep(
+        self, bodies: Mapping[str, bytes], embeddings: Matrix, encoder: str, traces: Mapping[str, bytes] = NO_TRACES
+    ) -> dict[str, bytes]:
         """Store encoded predictions by event id; those that count: the first for each event, be it this one or not.
 
-        ``embeddings`` of shape (n, d) are those of the texts in the order of ``bodies``, by the encoder of that digest.
+        ``embeddings`` of shape (n, d) are those of the texts in the order of ``bodies``, by the encoder of that digest;
+        ``traces`` are kept with the predictions, as in `driftloop.store.Store.put_predictions`.
         """
         while True:
-            first = self._store.put_predictions(bodies, embeddings, encoder)
+            first = self._store.put_predictions(bodies, embeddings, encoder, traces)
             fresh = [event_id for event_id, new in zip(bodies, first, strict=True) if new]
             if self._store.generation() == self._generation:
                 break

@@ -29,7 +29,7 @@ import mode
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from faust.tables import TableManager
 
-from driftloop import kafka, logs
+from driftloop import kafka, logs, trace
 from driftloop.errors import DriftloopError, Stopped
 from driftloop.identity import may_not, tls_context
 from driftloop.settings import KafkaSecurity, Settings
@@ -261,7 +261,8 @@ def _agent(
 
 
 def _record(message: Any) -> Record:
-    return Record(message.topic, message.partition, message.offset, message.key, message.value)
+    headers = tuple(message.headers or ()) if trace.on() else ()
+    return Record(message.topic, message.partition, message.offset, message.key, message.value, headers)
 
 
 def _span(records: Sequence[Record]) -> str:
@@ -291,4 +292,5 @@ def _leave(error: Exception) -> NoReturn:
     if not isinstance(error, DriftloopError):
         log.error("the batch failed", exc_info=error)
     logs.complain(str(error))
+    trace.close()
     os._exit(error.exit_code if isinstance(error, DriftloopError) else 1)

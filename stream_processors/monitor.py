@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 import msgspec
 from kafka import TopicPartition
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
-from driftloop import kafka, messages
+from driftloop import kafka, messages, trace
 from driftloop.classifiers.base import Matrix
 from driftloop.kafka import Outbox
-from driftloop.messages import DriftAlert, Label, Prediction
+from driftloop.messages import DriftAlert, Label, Outcome, Prediction
 from driftloop.settings import Settings
 from driftloop.store import MONITOR, Store
 from driftloop.topics import DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, name
@@ -26,11 +27,18 @@ from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import join
 from stream_processors.records import Record, bury
 from stream_processors.recovery import find_joins, learn_again
+from stream_processors.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
 LEVEL = Gauge("driftloop_drift_evidence_ratio", "Evidence of a drift; all signals together alarm at 1.", ["signal"])
 ESTIMATE = Gauge("driftloop_estimated_accuracy_ratio", "Accuracy over the newest block, estimated without labels.")
+ESTIMATE.set(math.nan)  # until there is one
+JOINED = Counter(
+    "driftloop_outcomes",
+    "Predictions joined with their label, by whether they were right; without those of a model's own training data.",
+    ["version", "correct"],
+)
 
 BATCH, WITHIN = 500, 0.2
 READ = (PREDICTIONS, LABELS)
@@ -95,35 +103,44 @@ class Monitor:
         dead = 0
         predictions: dict[str, Prediction] = {}
         labels: dict[str, Label] = {}
+        waiting = Waiting(self._settings, self._store)
         for record in records:
             place = _place(record.topic, record.partition)
             if record.offset < self._applied.get(place, 0):
                 continue
             self._applied[place] = record.offset + 1
-            dead += not self._decode(record, predictions, labels)
+            dead += not self._decode(record, predictions, labels, waiting)
         joined = join(self._store, predictions, labels)
         alerts: list[DriftAlert] = []
         embeddings = self._embeddings(predictions.values())
         for prediction in sorted(predictions.values(), key=attrgetter("occurred_at")):
             alerts += self._watch.predicted(prediction, embeddings.get(prediction.event_id))
         outcomes = sorted(joined.outcomes, key=attrgetter("occurred_at"))
+        spans = waiting.join(outcomes)
         for outcome in outcomes:
-            self._outbox.put(OUTCOMES.name, outcome.event_id, outcome)
+            headers = trace.carried(spans.get(outcome.event_id))
+            self._outbox.put(OUTCOMES.name, outcome.event_id, outcome, headers)
         offsets = self._outbox.flush()[-len(outcomes) :] if outcomes else self._outbox.flush()
         for outcome, offset in zip(outcomes, offsets, strict=False):
             alerts += self._watch.labelled(outcome, offset)
         for alert in alerts:
             self._outbox.put(DRIFT_ALERTS.name, alert.stream, alert)
         self._outbox.flush()
+        trace.finish(spans.values())
+        waiting.park(joined.parked)
         self._save([outcome.event_id for outcome in outcomes], joined.parked, joined.unparked)
-        self._show()
+        self._show(outcomes)
         return dead
 
-    def _show(self) -> None:
-        """What the detectors make of it, as metrics."""
+    def _show(self, outcomes: Iterable[Outcome]) -> None:
+        """What came of the batch, and what the detectors make of it, as metrics."""
+        for outcome in outcomes:
+            if not outcome.in_sample:
+                JOINED.labels(outcome.model_version, str(outcome.correct).lower()).inc()
         for signal, level in self._watch.levels.items():
             LEVEL.labels(signal).set(level)
-        newest = self._watch.blocks[-1].estimate if self._watch.blocks else None
+        estimates = (block.estimate for block in reversed(self._watch.blocks))  # the last one may still be growing
+        newest = next((estimate for estimate in estimates if estimate is not None), None)
         if newest is not None:
             ESTIMATE.set(newest)
 
@@ -154,15 +171,19 @@ class Monitor:
             found.update((event_id, row) for event_id, row in rows if row is not None)
         return found
 
-    def _decode(self, record: Record, predictions: dict[str, Prediction], labels: dict[str, Label]) -> bool:
+    def _decode(
+        self, record: Record, predictions: dict[str, Prediction], labels: dict[str, Label], waiting: Waiting
+    ) -> bool:
         """Take a message where it belongs; False where it is buried."""
         try:
             if record.topic == name(self._settings, LABELS):
                 label = messages.decode(Label, record.value or b"")
                 labels.setdefault(label.event_id, label)
+                waiting.take("label", label.event_id, record.headers)
             else:
                 prediction = messages.decode(Prediction, record.value or b"")
                 predictions.setdefault(prediction.event_id, prediction)
+                waiting.take("prediction", prediction.event_id, record.headers)
         except ValueError as error:
             bury(self._outbox, record, f"not a {record.topic} message: {error}", "monitor")
             return False

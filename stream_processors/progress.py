@@ -10,10 +10,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from kafka import TopicPartition
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Gauge, Histogram
 
 from driftloop import kafka
 from driftloop.health import Pulse, answering
+from driftloop.metrics import DEAD_LETTERS, LAG, RECORDS
 from driftloop.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,15 +26,12 @@ LONG = 10
 
 FIRST = "waiting for its first batch, and what that needs"
 
-RECORDS = Counter("driftloop_records", "Messages taken off the topics and answered for.", ["role"])
-DEAD_LETTERS = Counter("driftloop_dead_letters", "Messages that could not be processed.", ["role"])
 BATCH_SECONDS = Histogram(
     "driftloop_batch_seconds",
     "Time from a batch's start until all its results are confirmed.",
     ["role"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-LAG = Gauge("driftloop_lag_records", "Messages on this process's partitions that are not committed yet.", ["role"])
 PARTITIONS = Gauge("driftloop_partitions", "Partitions that this process reads.", ["role"])
 
 
@@ -60,6 +58,7 @@ class Progress:
         self._moved = time.monotonic()
         """When something was last done, or there was nothing to do."""
         self._pulse = Pulse(settings.health.patience)
+        DEAD_LETTERS.labels(role)  # what begins at zero is seen to rise from it
         self._records = 0
         self._seen = 0
         self._waiting = FIRST

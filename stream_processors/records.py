@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from driftloop import logs
+from driftloop import logs, trace
 from driftloop.kafka import Outbox
 from driftloop.messages import dead_letter
 from driftloop.topics import DEAD_LETTERS
@@ -23,12 +23,16 @@ class Record:
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: trace.Headers = ()
+    """Left out where traces are off."""
 
 
 def bury(outbox: Outbox, record: Record, error: str, where: str) -> None:
     """Put a dead letter for ``record`` into the outbox: its own bytes, what was wrong, and where."""
     source = (record.topic, record.partition, record.offset)
-    with logs.about(event=(record.key or b"").decode(errors="replace")[:100]):
-        log.info("dead letter of the %s: %s", where, error)
     letter = dead_letter(record.key, record.value, error, where, source, time.time())
-    outbox.put(DEAD_LETTERS.name, letter.key, letter)
+    key = (record.key or b"").decode(errors="replace")[:100]
+    with trace.failing("bury", record.topic, key, record.headers, error) as headers:
+        with logs.about(event=key):
+            log.info("dead letter of the %s: %s", where, error)
+        outbox.put(DEAD_LETTERS.name, letter.key, letter, headers)

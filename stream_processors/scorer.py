@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 
-from driftloop import messages
+from driftloop import messages, trace
 from driftloop.champion import Champion
 from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.bundle import BundleClassifier
 from driftloop.kafka import Outbox
 from driftloop.messages import Event, Prediction
+from driftloop.metrics import DEAD_LETTERS
 from driftloop.settings import Settings
 from driftloop.store import Store
 from driftloop.topics import EVENTS, PREDICTIONS
@@ -64,17 +66,21 @@ class Scorer:
         """Score a batch; returns, with the number of its dead letters, when Redis and the broker have everything."""
         model = self._champion.current()
         self._dead = 0
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.time_ns()
         decoded = self._decode(records)
         scored = self._score(model, decoded)
         if scored:
             predictions, embeddings = self._predictions(model, scored, started)
             bodies = {p.event_id: messages.encode(p) for p in predictions}
-            said = self._answers.keep(bodies, embeddings, model.encoder.digest)
+            spans = self._spans(decoded, bodies, began)
+            headers = {event_id: trace.carried(span) for event_id, span in spans.items()}
+            traces = {event_id: value for event_id, carried in headers.items() for _, value in carried}
+            said = self._answers.keep(bodies, embeddings, model.encoder.digest, traces)
             for event_id, body in said.items():
-                self._outbox.put(PREDICTIONS.name, event_id, body)
+                self._outbox.put(PREDICTIONS.name, event_id, body, headers.get(event_id, ()))
         self._outbox.flush()
         if scored:
+            trace.finish(spans.values())
             self._answers.sent(said)
             PREDICTED.labels(model.version).inc(len(scored))
             now = time.time()
@@ -146,6 +152,20 @@ class Scorer:
         ]
         return predictions, np.stack([embedding for _, _, embedding in scored])
 
+    def _spans(
+        self, decoded: dict[str, tuple[Record, Event]], scored: Iterable[str], began: int
+    ) -> dict[str, Span | None]:
+        """By event id, the spans of what was scored, in the traces that the events came with; none where they are off.
+
+        They began with their batch, at ``began``, in nanoseconds since 1970.
+        """
+        if not trace.on():
+            return {}
+        return {
+            event_id: trace.start("score", "consumer", record.topic, event_id, record.headers, began=began)
+            for event_id, record in ((event_id, decoded[event_id][0]) for event_id in scored)
+        }
+
     def _sit_out(self, events: int, started: float) -> None:
         """Wait for the rest of what ``events`` are to take at least."""
         time.sleep(max(0.0, events * self._settings.scorer.floor_ms / 1000 - (time.perf_counter() - started)))
@@ -159,6 +179,7 @@ class Scorer:
         record = Record(update.topic, update.partition, update.offset, update.key, update.value)
         bury(self._letters, record, error, "scorer: load model")
         self._letters.flush()
+        DEAD_LETTERS.labels("scorer").inc()
 
     @cached_property
     def _letters(self) -> Outbox:

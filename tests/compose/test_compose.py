@@ -238,6 +238,12 @@ def test_prometheus_sees_every_process_and_the_page_is_there(world: World) -> No
         60,
     )
     assert b"driftloop v" in world.get("/")
+    # The rules are loaded and worked out: the accuracy is recorded by one of them.
+    world.until(
+        "the rules' first figure",
+        lambda _: "=>" in world.compose("exec", "-T", "prometheus", *query, "driftloop:champion_accuracy_ratio > 0"),
+        120,
+    )
 
 
 def test_the_api_scores_and_takes_labels_and_wants_a_token_for_more(world: World) -> None:

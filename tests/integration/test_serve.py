@@ -34,7 +34,17 @@ from driftloop.lifecycle.embedded.ports import HOST, free_port, is_free
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.lifecycle.tally import FOLLOWED
-from driftloop.messages import DeadLetter, DriftAlert, Message, ModelUpdate, Outcome, Prediction, Retraining, encode
+from driftloop.messages import (
+    SIGNALS,
+    DeadLetter,
+    DriftAlert,
+    Message,
+    ModelUpdate,
+    Outcome,
+    Prediction,
+    Retraining,
+    encode,
+)
 from driftloop.settings import Settings, environment
 from driftloop.store import Store
 from driftloop.topics import DRIFT_ALERTS, EVENTS, PREDICTIONS, Topic, name
@@ -174,7 +184,7 @@ STATUS = {
     "lag": 7, "accuracy": 0.75, "accuracy_by_version": {"1": pytest.approx(2 / 3), "2": 1.0},
     "drift_alerts": {"error": 2, "mix": 1}, "retrainings": {"promoted": 1, "kept": 2, "failed": 1},
 }  # fmt: skip
-METRICS = {
+METRICS = {f"driftloop_drift_alerts_total {signal}": 0 for signal in SIGNALS} | {
     "driftloop_messages_total events": 7, "driftloop_messages_total predictions": 5,
     "driftloop_messages_total labels": 6, "driftloop_messages_total outcomes": 4,
     "driftloop_messages_total dead-letters": 1, "driftloop_events_lag": 7,

@@ -46,13 +46,18 @@ def findings(file: dict[str, Any]) -> list[str]:
         if service.get("privileged") or service.get("network_mode") or service.get("pid"):
             say("reaches into the host")
         for port in service.get("ports", []):
-            if name != "api" or not str(port).startswith("127.0.0.1:"):
+            if name not in {"api", "grafana"} or not str(port).startswith("127.0.0.1:"):
                 say(f"publishes {port}")
         if name not in ONE_SHOT and "test" not in service.get("healthcheck", {}):
             say("has no health check")
         if re.search(r"nc -z|/dev/tcp|redis-cli ping", str(service.get("healthcheck"))):
             say("is only asked whether its port is open")
-        for value in (service.get("environment") or {}).values():
+        environ = service.get("environment") or {}
+        if environ.get("GF_AUTH_ANONYMOUS_ORG_ROLE", "Viewer") != "Viewer" or (
+            "GF_AUTH_ANONYMOUS_ENABLED" in environ and "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION" not in environ
+        ):
+            say("lets strangers change what it shows")
+        for value in environ.values():
             if re.search(r"(?i)local-(key|password)", str(value)):
                 say("has a secret in its environment")
         for other, how in (service.get("depends_on") or {}).items():
@@ -72,6 +77,16 @@ def test_every_service_is_confined_checked_and_waits_for_what_it_needs() -> None
         (lambda s: s["redis"].update(ports=["127.0.0.1:6379:6379"]), "redis: publishes 127.0.0.1:6379:6379"),
         (lambda s: s["api"].update(ports=["8000:8000"]), "api: publishes 8000:8000"),
         (lambda s: s["mlflow"].update(ports=["127.0.0.1:5000:5000"]), "mlflow: publishes 127.0.0.1:5000:5000"),
+        (lambda s: s["grafana"].update(ports=["3000:3000"]), "grafana: publishes 3000:3000"),
+        (lambda s: s["grafana"].pop("cap_drop"), "grafana: keeps privileges"),
+        (
+            lambda s: s["grafana"]["environment"].update(GF_AUTH_ANONYMOUS_ORG_ROLE="Admin"),
+            "grafana: lets strangers change",
+        ),
+        (
+            lambda s: s["grafana"]["environment"].pop("GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"),
+            "grafana: lets strangers change",
+        ),
         (lambda s: s["scorer"].pop("cap_drop"), "scorer: keeps privileges"),
         (lambda s: s["retrainer"].pop("mem_limit"), "retrainer: has no memory limit"),
         (lambda s: s["monitor"].update(read_only=False), "monitor: can write to its root file system"),
