@@ -22,6 +22,7 @@ from driftloop.cli_options import (
     environ_of,
     find_settings,
     load_settings,
+    open_project,
     terminate_as_interrupt,
     write,
 )
@@ -97,6 +98,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     from producers import replay
     from producers.scenarios import load_scenario
 
+    open_project(arguments)
     settings = load_settings(arguments)
     scenario = load_scenario(arguments.scenario, mask=settings.mask)
     last = [float("-inf")]
@@ -205,7 +207,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from driftloop.lifecycle import doctor
 
     environ = environ_of(arguments)
-    if arguments.settings:
+    if arguments.settings is not None:
         for setting in doctor.list_settings(tree.load(environ)):
             default = "" if setting.value == setting.default else f"   (default {setting.default or 'empty'})"
             write(f"{setting.variable}={setting.value}{default}")

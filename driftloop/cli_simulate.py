@@ -23,6 +23,7 @@ from driftloop.cli_options import (
     environ_of,
     load_settings,
     open_console,
+    open_project,
     terminate_as_interrupt,
     write,
 )
@@ -41,6 +42,7 @@ WORK = "work"
 def simulate(arguments: argparse.Namespace) -> int:
     """Run the verb and return its exit status."""
     terminate_as_interrupt()
+    open_project(arguments)
     root, record = _run_record(arguments)
     settings = load_settings(arguments, record.settings)
     scenario = load_scenario(record.scenario, mask=settings.mask)
