@@ -1,7 +1,7 @@
 """The command line: every verb of driftloop, wired to the room that does the work.
 
-This module, `cli_simulate` and `cli_cases` are the only ones of the kernel that know the rooms. Each room is imported
-where it is needed, so `--help` is quick.
+This module and the others whose names begin with `cli_` are the only ones of the kernel that know the rooms. Each room
+is imported where it is needed, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -194,6 +194,30 @@ def _cases(arguments: argparse.Namespace) -> int:
     return cli_cases.VERBS[arguments.verb](arguments)
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_init
+
+    return cli_init.init(arguments)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_check
+
+    return cli_check.check(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_compare
+
+    return cli_compare.compare(arguments)
+
+
+def _backfill(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_backfill
+
+    return cli_backfill.backfill(arguments)
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     from importlib import import_module
 
@@ -241,6 +265,10 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "reject": _cases,
     "rollback": _cases,
     "ask": _cases,
+    "init": _init,
+    "check": _check,
+    "compare": _compare,
+    "backfill": _backfill,
     "bench": _bench,
     "doctor": _doctor,
 }

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ INTERRUPTED = 130
 SCENARIO, SETTINGS = "scenario.toml", "driftloop.toml"
 """What `driftloop init` writes."""
 WIDE = 140
+TELL_EVERY = 2.0
 
 
 def environ_of(arguments: argparse.Namespace) -> dict[str, str]:
@@ -88,6 +90,20 @@ def open_console() -> Console:
 
     console = Console(highlight=False, markup=False, emoji=False)
     return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDE)
+
+
+class Progress:
+    """What a long command tells on standard error, no more often than every two seconds."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Tell it, unless something was told just now."""
+        if time.monotonic() - self._last >= TELL_EVERY:
+            self._last = time.monotonic()
+            sys.stderr.write(visible(line) + "\n")
+            sys.stderr.flush()
 
 
 def write(line: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import NoReturn
 
-from driftloop import cli_case_pages
+from driftloop import cli_case_pages, cli_own_pages
 
 TOPICS = (
     "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "retraining", "commands",
@@ -336,6 +336,7 @@ def build() -> argparse.ArgumentParser:
     _run(verb)
 
     cli_case_pages.add(partial(_verb, verbs, stack=stack), _run)
+    cli_own_pages.add(partial(_verb, verbs, stack=stack), _run, _count, _rate)
 
     verb = _verb(
         verbs,

@@ -50,7 +50,9 @@ def save(folder: Path, *, classifier: bool, seed: int = 0) -> Path:
     """Write a random model with its tokenizer into ``folder``."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.manual_seed(seed)
     made = tokenizer()
     config = BertConfig(

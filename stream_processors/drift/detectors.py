@@ -145,7 +145,8 @@ def make_detector(text: str) -> tuple[str, RiverDetector | OwnDetector]:
     family, signals = _family(name, text)
     if signal not in signals:
         raise DriftloopError(f"The detector {name} cannot watch '{signal}': it takes {', '.join(sorted(signals))}.")
-    return signal, make_own(family, name, _parameters(query, text, seeded=name == "kswin"))
+    parameters = {"seed": 7} if name == "kswin" else {}
+    return signal, make_own(family, name, parameters | parse_parameters(query, text))
 
 
 def make_own(family: Any, name: str, parameters: dict[str, int | float]) -> RiverDetector | OwnDetector:
@@ -174,6 +175,22 @@ def make_own(family: Any, name: str, parameters: dict[str, int | float]) -> Rive
     return OwnDetector(name, make)
 
 
+def parse_parameters(query: str, text: str) -> dict[str, int | float]:
+    """Numbers by name, from ``query``, what stands after the question mark of ``text``.
+
+    Raises:
+        DriftloopError: one of them is no number.
+    """
+    parameters: dict[str, int | float] = {}
+    for pair in filter(None, query.split("&")):
+        key, _, value = pair.partition("=")
+        try:
+            parameters[key] = float(value) if not value.lstrip("-").isdigit() else int(value)
+        except ValueError as error:
+            raise DriftloopError(f"'{pair}' in '{text}' is not a number: write for instance delta=0.002.") from error
+    return parameters
+
+
 def _family(name: str, text: str) -> tuple[Any, frozenset[str]]:
     """The class of that name, and the signals that it can watch."""
     if name in FAMILIES:
@@ -184,15 +201,3 @@ def _family(name: str, text: str) -> tuple[Any, frozenset[str]]:
     family = plugins.find("detectors", name)
     binary_only = isinstance(family, type) and issubclass(family, BinaryDriftDetector)
     return family, frozenset({"error"}) if binary_only else SIGNALS
-
-
-def _parameters(query: str, text: str, *, seeded: bool) -> dict[str, int | float]:
-    """Numbers by name, from what stands after the question mark."""
-    parameters: dict[str, int | float] = {"seed": 7} if seeded else {}
-    for pair in filter(None, query.split("&")):
-        key, _, value = pair.partition("=")
-        try:
-            parameters[key] = float(value) if not value.lstrip("-").isdigit() else int(value)
-        except ValueError as error:
-            raise DriftloopError(f"'{pair}' in '{text}' is not a number: write for instance delta=0.002.") from error
-    return parameters
