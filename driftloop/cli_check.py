@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,24 +51,19 @@ def _results(kind: str, found: Any, name: str, parameters: str, settings: Settin
     """What comes of each check, as it comes.
 
     Raises:
-        DriftloopError: it cannot be made.
+        DriftloopError: it cannot be made, or the packages to check it with are not installed.
     """
     if kind == "detector":
-        yield from _detector(found, name, parameters)
-    elif parameters:
-        raise DriftloopError(f"A {kind} takes no parameters: leave out {parameters!r} and what stands before it.")
-    elif kind == "policy":
-        from retrain import policies, policy_contract
+        return _detector(found, name, parameters)
+    if parameters:
+        raise DriftloopError(f"A {kind} takes no parameters: leave out ?{parameters}.")
+    if kind == "policy":
+        return _policy(found, name, settings)
+    if kind == "candidate":
+        return _candidate(found, name, folder)
+    from driftloop.classifiers.contract import CHECKS
 
-        policies.make_own(found, settings.retrain)
-        subject = policy_contract.Subject(lambda: policies.make_own(found, settings.retrain))
-        yield from contract.run(policy_contract.CHECKS, subject)
-    elif kind == "candidate":
-        yield from _candidate(found, name, folder)
-    else:
-        from driftloop.classifiers.contract import CHECKS
-
-        yield from contract.run(CHECKS, _made(found, name))
+    return contract.run(CHECKS, _made(name, found))
 
 
 def _detector(found: Any, name: str, parameters: str) -> Iterator[Result]:
@@ -76,11 +71,20 @@ def _detector(found: Any, name: str, parameters: str) -> Iterator[Result]:
     from stream_processors.drift.detectors import make_own, parse_parameters
 
     chosen = parse_parameters(parameters, name)
-    make_own(found, name, chosen)
-    yield from contract.run(detectors.CHECKS, detectors.Subject(lambda: make_own(found, name, chosen)))
+    _made(name, lambda: found(**chosen))
+    return contract.run(detectors.CHECKS, detectors.Subject(lambda: make_own(found, name, chosen)))
+
+
+def _policy(found: Any, name: str, settings: Settings) -> Iterator[Result]:
+    from retrain import policies, policy_contract
+
+    _made(name, lambda: found(settings.retrain))
+    subject = policy_contract.Subject(lambda: policies.make_own(found, settings.retrain))
+    return contract.run(policy_contract.CHECKS, subject)
 
 
 def _candidate(found: Any, name: str, folder: Path) -> Iterator[Result]:
+    _made(name, found)
     try:
         from retrain import practice
         from retrain.candidates import catalogue
@@ -92,15 +96,15 @@ def _candidate(found: Any, name: str, folder: Path) -> Iterator[Result]:
             f"Checking a candidate needs the package {error.name}: install driftloop with its extra `retrain` "
             "(pip install 'driftloop[retrain]')."
         ) from error
-    catalogue.make_own(found, name)
     subject = candidates.Subject(lambda: catalogue.make_own(found, name), name, folder)
-    yield from contract.run(candidates.CHECKS, subject)
+    return contract.run(candidates.CHECKS, subject)
 
 
-def _made(found: Any, name: str) -> Any:
+def _made(name: str, make: Callable[[], Any]) -> Any:
     try:
-        return found()
+        return make()
     except Exception as error:  # a stranger's code
         raise DriftloopError(
-            f"The classifier {name} cannot be made ({type(error).__name__}: {error}): it is called without arguments."
+            f"{name} cannot be made ({type(error).__name__}: {error}): a detector is called with what stands after the "
+            "question mark, a policy with the [retrain] settings, the others without arguments."
         ) from error

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from driftloop.errors import DriftloopError
+
 S = TypeVar("S")
 
 
@@ -45,7 +47,7 @@ def words_of(check: Callable[[S], None]) -> str:
 
 def reason_of(error: Exception) -> str:
     """Why a check failed, in words."""
-    return str(error) if isinstance(error, Broken) else f"it raised {type(error).__name__}: {error}"
+    return str(error) if isinstance(error, Broken | DriftloopError) else f"it raised {type(error).__name__}: {error}"
 
 
 def run(checks: Sequence[Callable[[S], None]], subject: S) -> Iterator[Result]:

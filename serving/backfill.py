@@ -248,7 +248,9 @@ def _prediction(model: BundleClassifier, event: Event, said: Predictions, row: i
     return Prediction(
         event_id=event.event_id,
         label=label,
-        probabilities=dict(zip(said.classes, said.probabilities[row].round(4).tolist(), strict=True)),
+        probabilities={
+            label: round(float(p), 4) for label, p in zip(said.classes, said.probabilities[row], strict=True)
+        },
         model_version=model.version,
         route=said.route,
         latency_ms=round(said.cost_ms, 3),

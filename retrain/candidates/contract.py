@@ -47,6 +47,9 @@ class Subject:
     """Under which a process of its own finds it: a listed name, or module:Class."""
     folder: Path
     """An empty one, for what is fitted."""
+    seconds: float = 20.0
+    grace: float = 30.0
+    """The budget of a fit in a process of its own, and how long after it the process is killed."""
 
     @cached_property
     def fitted(self) -> Path:
@@ -174,12 +177,12 @@ def fits_its_recipe_again(subject: Subject) -> None:
 
 
 def ends_within_its_budget(subject: Subject) -> None:
-    """In a process of its own it ends within its 20 seconds and some grace, on a window that could take minutes."""
+    """In a process of its own it ends within its budget and some grace, on a window that could take minutes."""
     window = practice.window(1500, onset=700)
-    task, folder = subject.task("budget", 20.0), subject.folder / "budget"
+    task, folder = subject.task("budget", subject.seconds), subject.folder / "budget"
     folder.mkdir()
-    end = sandbox.run(subject.name, window, task, folder, grace=30.0)
-    expect(not end.overran, "it was killed 30 seconds after its budget had ended")
+    end = sandbox.run(subject.name, window, task, folder, grace=subject.grace)
+    expect(not end.overran, f"it was killed {subject.grace:g} s after the end of its budget of {subject.seconds:g} s")
     expect(end.bundle is not None and not end.reason, end.reason or "there is no bundle")
     if end.bundle is not None:
         labels = load_bundle(end.bundle, practice.KEY, threads=1).labels
