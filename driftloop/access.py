@@ -81,7 +81,7 @@ ROLES = (
         reads=(EVENTS, LABELS, PREDICTIONS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, COMMANDS),
     ),
     Role("api", ("serve",), writes=(LABELS, COMMANDS), reads=topics.ALL),  # people's labels, and what they ask for
-    Role("reader", ("watch", "audit", "case", "models", "ask"), writes=(), reads=topics.ALL),
+    Role("reader", ("watch", "audit", "case", "models", "ask", "compare", "backfill"), writes=(), reads=topics.ALL),
 )
 
 

@@ -1,6 +1,6 @@
 """The command line: every verb of driftloop, wired to the room that does the work.
 
-Of the kernel, this module and `cli_simulate`, `cli_demo`, `cli_cases` and `cli_audit` alone know the rooms. Each room
+This module and the others whose names begin with `cli_` are the only ones of the kernel that know the rooms. Each room
 is imported where it is needed, so `--help` is quick.
 """
 
@@ -23,6 +23,7 @@ from driftloop.cli_options import (
     environ_of,
     find_settings,
     load_settings,
+    open_project,
     terminate_as_interrupt,
     write,
 )
@@ -105,6 +106,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     from producers import replay
     from producers.scenarios import load_scenario
 
+    open_project(arguments)
     settings = load_settings(arguments)
     scenario = load_scenario(arguments.scenario, mask=settings.mask)
     last = [float("-inf")]
@@ -209,6 +211,30 @@ def _cases(arguments: argparse.Namespace) -> int:
     return cli_cases.VERBS[arguments.verb](arguments)
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_init
+
+    return cli_init.init(arguments)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_check
+
+    return cli_check.check(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_compare
+
+    return cli_compare.compare(arguments)
+
+
+def _backfill(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_backfill
+
+    return cli_backfill.backfill(arguments)
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     from importlib import import_module
 
@@ -222,7 +248,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from driftloop.lifecycle import doctor
 
     environ = environ_of(arguments)
-    if arguments.settings:
+    if arguments.settings is not None:
         for setting in doctor.list_settings(tree.load(environ)):
             default = "" if setting.value == setting.default else f"   (default {setting.default or 'empty'})"
             write(f"{setting.variable}={setting.value}{default}")
@@ -257,6 +283,10 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "reject": _cases,
     "rollback": _cases,
     "ask": _cases,
+    "init": _init,
+    "check": _check,
+    "compare": _compare,
+    "backfill": _backfill,
     "bench": _bench,
     "doctor": _doctor,
 }

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,17 +20,40 @@ if TYPE_CHECKING:
     from driftloop.settings import Settings
 
 INTERRUPTED = 130
+SCENARIO, SETTINGS = "scenario.toml", "driftloop.toml"
+"""What `driftloop init` writes."""
 WIDE = 140
+TELL_EVERY = 2.0
 
 
 def environ_of(arguments: argparse.Namespace) -> dict[str, str]:
-    """The environment with the options of the stack on top."""
-    given = {name: getattr(arguments, name) for name in ("kafka", "redis", "mlflow", "stream")}
-    return {**os.environ, **{f"DRIFTLOOP_{name.upper()}": value for name, value in given.items() if value}}
+    """The settings file's variables, the environment on top, and on both the options of the stack.
+
+    Raises:
+        DriftloopError: there is no such file, or a key in it does not fit.
+    """
+    from driftloop import settings as tree
+
+    given = {name: getattr(arguments, name) for name in ("kafka", "redis", "mlflow", "stream", "settings")}
+    options = {f"DRIFTLOOP_{name.upper()}": value for name, value in given.items() if value}
+    return tree.with_file({**os.environ, **options})
+
+
+def open_project(arguments: argparse.Namespace) -> None:
+    """A folder in place of a scenario stands for what `driftloop init` wrote into it.
+
+    That is its scenario.toml and, where no settings file is named, its driftloop.toml.
+    """
+    folder = Path(arguments.scenario or "")
+    if arguments.scenario is None or not (folder / SCENARIO).is_file():
+        return
+    arguments.scenario = str(folder / SCENARIO)
+    if arguments.settings is None and not os.environ.get("DRIFTLOOP_SETTINGS") and (folder / SETTINGS).is_file():
+        arguments.settings = str(folder / SETTINGS)
 
 
 def load_settings(arguments: argparse.Namespace, remembered: dict[str, str] | None = None) -> Settings:
-    """The settings from options, environment and, below both, ``remembered`` variables."""
+    """The settings from options, environment, settings file and, below these, ``remembered`` variables."""
     from driftloop import settings as tree
 
     settings = tree.load({**(remembered or {}), **environ_of(arguments)})
@@ -66,6 +90,20 @@ def open_console() -> Console:
 
     console = Console(highlight=False, markup=False, emoji=False)
     return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDE)
+
+
+class Progress:
+    """What a long command tells on standard error, no more often than every two seconds."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Tell it, unless something was told just now."""
+        if time.monotonic() - self._last >= TELL_EVERY:
+            self._last = time.monotonic()
+            sys.stderr.write(visible(line) + "\n")
+            sys.stderr.flush()
 
 
 def write(line: str) -> None:

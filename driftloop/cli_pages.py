@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import NoReturn
 
-from driftloop import cli_case_pages
+from driftloop import cli_case_pages, cli_own_pages
 
 TOPICS = (
     "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "retraining", "commands",
@@ -26,7 +26,8 @@ exit codes
 SETTINGS = """
 settings
   Every option of the stack is also an environment variable, DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS, DRIFTLOOP_MLFLOW and
-  DRIFTLOOP_STREAM; an option wins. `driftloop doctor --settings` shows all settings, their values and meaning.
+  DRIFTLOOP_STREAM, and a key of a TOML file that --settings or DRIFTLOOP_SETTINGS names. An option wins over the
+  environment, and that over the file. `driftloop doctor --settings` shows all settings, their values and meaning.
 """
 
 MAIN = """\
@@ -49,7 +50,8 @@ predicted, every label joined and no retraining under way, and leaves summary.js
 
 Built-in scenarios: tweets (six sources in turn, five true drifts), tweets-short (the first of them, 90 seconds),
 tweets-gradual, tweets-recurring, tweets-stationary (the control), tweets-typos, tweets-label-shift; or the path of a
-TOML file of your own that names a CSV file, a folder or a dataset of the Hugging Face Hub.
+TOML file of your own that names a CSV file, a folder or a dataset of the Hugging Face Hub; or a folder that
+`driftloop init` made, which stands for its scenario.toml and, without --settings, its driftloop.toml.
 
 reads   predictions, outcomes, drift-alerts, model-updates, retraining, dead-letters (to show them)
 writes  nothing itself: its child processes `replay`, `score`, `monitor`, `retrain` and `serve` do
@@ -60,6 +62,8 @@ examples
   driftloop simulate                           the tweets, at 40 events/s
   driftloop simulate tweets-short --plain      lines instead of a picture, for logs
   driftloop simulate mine.toml --rate max      your data, as fast as the machine goes
+  driftloop simulate my-project                what `driftloop init my-project` wrote
+  driftloop simulate tweets --settings mine.toml     with the settings in that file
   driftloop simulate --resume runs/DIR         go on where a run was stopped or killed
   DRIFTLOOP_RETRAIN__POLICY=never driftloop simulate     the loop left open, to compare with
 
@@ -264,7 +268,8 @@ examples
 DOCTOR = """\
 Looks at everything `driftloop simulate` needs on this machine - Python, packages, Java, Kafka's jars, Valkey, the
 encoder, disk, memory, cores, ports - and says for what is missing how to get it. Where DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS
-or DRIFTLOOP_MLFLOW is set, it asks that address instead. With --settings it shows all settings.
+or DRIFTLOOP_MLFLOW is set, it asks that address instead. With --settings it shows all settings; with a settings file
+after it, what they are with that file.
 
 reads   this machine
 writes  nothing
@@ -274,7 +279,17 @@ DOCTOR_MORE = """
 examples
   driftloop doctor
   driftloop doctor --settings
+  driftloop doctor --settings mine.toml
   driftloop doctor --kafka broker:9092 --redis redis://cache:6379/0 --mlflow http://mlflow:5000
+
+a settings file
+  signing_key_file = "/run/secrets/key"    # DRIFTLOOP_SIGNING_KEY_FILE: better than the secret itself in the file
+  [retrain]
+  policy = "periodic"                      # DRIFTLOOP_RETRAIN__POLICY
+  candidates = ["linear"]                  # DRIFTLOOP_RETRAIN__CANDIDATES
+  [retrain.gate]
+  minimum_gain = 0.01                      # DRIFTLOOP_RETRAIN__GATE__MINIMUM_GAIN
+  Paths in it start where the command is run, as those of a variable do.
 """
 
 
@@ -286,7 +301,7 @@ def build() -> argparse.ArgumentParser:
     stack = _stack_options()
 
     verb = _verb(verbs, "simulate", "run the whole loop on this machine and watch it", SIMULATE, SIMULATE_MORE, stack)
-    verb.add_argument("scenario", nargs="?", metavar="SCENARIO", help="name or TOML file (default: tweets)")
+    verb.add_argument("scenario", nargs="?", metavar="SCENARIO", help="name, TOML file or project (default: tweets)")
     _pace(verb)
     where = verb.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="a new run directory (default: runs/TIME-SCENARIO)")
@@ -310,7 +325,7 @@ def build() -> argparse.ArgumentParser:
     verb.add_argument("--no-open", action="store_true", help="do not show the live page in a browser")
 
     verb = _verb(verbs, "replay", "send a scenario's events and labels", REPLAY, REPLAY_MORE, stack)
-    verb.add_argument("scenario", metavar="SCENARIO", help="name or TOML file")
+    verb.add_argument("scenario", metavar="SCENARIO", help="name, TOML file or project")
     _pace(verb)
 
     _verb(verbs, "score", "score events with the champion", SCORE, SCORE_MORE, stack)
@@ -346,6 +361,7 @@ def build() -> argparse.ArgumentParser:
     _run(verb)
 
     cli_case_pages.add(partial(_verb, verbs, stack=stack), _run)
+    cli_own_pages.add(partial(_verb, verbs, stack=stack), _run, _count, _rate)
 
     verb = _verb(
         verbs,
@@ -358,8 +374,11 @@ def build() -> argparse.ArgumentParser:
     verb.add_argument("benchmark", metavar="NAME", choices=BENCHMARKS, help=f"one of {', '.join(BENCHMARKS)}")
     verb.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="the benchmark's own options")
 
-    verb = _verb(verbs, "doctor", "say what is missing and how to get it", DOCTOR, DOCTOR_MORE, stack)
-    verb.add_argument("--settings", action="store_true", help="show all settings instead")
+    alone = _stack_options(file=False)
+    verb = _verb(verbs, "doctor", "say what is missing and how to get it", DOCTOR, DOCTOR_MORE, alone)
+    verb.add_argument(
+        "--settings", metavar="FILE", nargs="?", const="", help="show all settings instead, as FILE makes them"
+    )
     return parser
 
 
@@ -395,13 +414,15 @@ def _verb(
     )
 
 
-def _stack_options() -> _Parser:
+def _stack_options(*, file: bool = True) -> _Parser:
     parser = _Parser(add_help=False)
     group = parser.add_argument_group("the stack")
     group.add_argument("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers")
     group.add_argument("--redis", metavar="URL", help="Redis or Valkey, redis://host:port/0")
     group.add_argument("--mlflow", metavar="URL", help="MLflow, http://host:port")
     group.add_argument("--stream", metavar="ID", help="stream id, also the model's name in MLflow")
+    if file:
+        group.add_argument("--settings", metavar="FILE", help="TOML file with settings; see `driftloop doctor`")
     return parser
 
 

@@ -22,6 +22,7 @@ from driftloop.cli_options import (
     environ_of,
     load_settings,
     open_console,
+    open_project,
     terminate_as_interrupt,
     write,
 )
@@ -64,6 +65,7 @@ def simulate(arguments: argparse.Namespace, stage: Stage | None = None) -> int:
     """Run the verb and return its exit status; it is shown on ``stage``."""
     stage = stage or Stage(arguments.plain, arguments.no_open)
     terminate_as_interrupt()
+    open_project(arguments)
     root, record = _run_record(arguments)
     settings = load_settings(arguments, record.settings)
     scenario = load_scenario(record.scenario, mask=settings.mask)

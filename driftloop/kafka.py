@@ -182,6 +182,17 @@ def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
         client.close()
 
 
+def bounds(settings: Settings, topic: str) -> dict[TopicPartition, tuple[int, int]]:
+    """The first offset that is kept, and the one that the next message will have, by partition."""
+    client = consumer(settings)
+    try:
+        found = partitions(client, topic)
+        first, last = client.beginning_offsets(found), client.end_offsets(found)
+        return {tp: (first[tp], last[tp]) for tp in found}
+    finally:
+        client.close()
+
+
 def offsets_since(settings: Settings, topic: str, at: float) -> dict[int, int]:
     """By partition, the offset of the first message written at ``at`` (Unix seconds) or later; its end if none was."""
     client = consumer(settings)

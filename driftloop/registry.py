@@ -57,10 +57,21 @@ class Model:
     reason: str
 
 
+def difference(one: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """What is said of two versions by `Registry.describe`, field by field: name, the first's, the second's."""
+    return [(name, one.get(name, "–"), other.get(name, "–")) for name in sorted({*one, *other})]
+
+
 class Registry:
     """MLflow for one stream: one experiment and one registered model, both named `driftloop-STREAM`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, make: bool = True) -> None:
+        """``make`` has experiment and model made where they are missing.
+
+        Raises:
+            BundleError: not to be made, they are missing.
+            DriftloopError: MLflow does not answer.
+        """
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -74,6 +85,10 @@ class Registry:
         mlflow.set_tracking_uri(settings.mlflow)
         self.client = mlflow.MlflowClient(tracking_uri=settings.mlflow)
         try:
+            if not make and not self.client.search_registered_models(filter_string=f"name='{self._name}'"):
+                raise BundleError(
+                    f"The registry at {self._uri} has no model {self._name}: correct --stream or --mlflow."
+                )
             found = self.client.get_experiment_by_name(self._name)
             self._experiment = found.experiment_id if found else self.client.create_experiment(self._name)
             if not self.client.search_registered_models(filter_string=f"name='{self._name}'"):

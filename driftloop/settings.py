@@ -1,8 +1,11 @@
-"""One typed settings tree, filled from environment variables that start with ``DRIFTLOOP_``.
+"""One typed settings tree, filled from environment variables that start with ``DRIFTLOOP_`` and from a TOML file.
 
 A nested field is reached with two underscores: ``DRIFTLOOP_SCORER__BATCH=64``. Three variables point the loop
 at a stack of your own: ``DRIFTLOOP_KAFKA``, ``DRIFTLOOP_REDIS`` and ``DRIFTLOOP_MLFLOW``. A secret may lie in a file
 that a variable of the same name with ``_FILE`` at its end names, such as ``DRIFTLOOP_SIGNING_KEY_FILE``.
+
+The file that ``DRIFTLOOP_SETTINGS`` names has the same tree: ``batch = 64`` in its table ``[scorer]``. A variable wins
+over it.
 """
 
 from __future__ import annotations
@@ -15,12 +18,19 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from driftloop import plugins
 from driftloop.errors import DriftloopError
 from driftloop.text import MASK, without_password
 
 PREFIX = "DRIFTLOOP_"
 FILE = "_FILE"
 """At the end of a secret's variable: it names a file that holds the secret, as container engines hand them out."""
+
+SETTINGS_FILE = f"{PREFIX}SETTINGS"
+"""The variable that names a settings file; empty: there is none."""
+
+POLICIES = ("never", "periodic", "on-drift", "cost-aware")
+"""The policies that come with driftloop."""
 
 SECRETS = frozenset(
     f"{PREFIX}{name}" for name in ("SIGNING_KEY", "REDIS_PASSWORD", "SECURITY__PASSWORD", "API__TOKENS")
@@ -97,7 +107,8 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     detectors: tuple[str, ...] = ("fused",)
     """``fused`` (``fused?rate=0.1``: false alarms per 10,000 events; ``fused?signals=error+loss``), or single ones as
-    ``signal:detector`` with optional parameters, such as ``error:adwin?delta=0.002``; each raises its own alarms."""
+    ``signal:detector`` with optional parameters, such as ``error:adwin?delta=0.002``; each raises its own alarms. One
+    of your own is ``error:my_package.module:MyDetector``, or the short name under which a package offers it."""
     member: str = "monitor-{host}"
     """Static group membership, as for the scorer."""
 
@@ -128,7 +139,9 @@ class GateLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When to retrain, with what, and for how long."""
 
-    policy: Literal["never", "periodic", "on-drift", "cost-aware"] = "on-drift"
+    policy: str = "on-drift"
+    """never, periodic, on-drift or cost-aware; one of your own is ``my_package.module:MyPolicy``, or the short name
+    under which a package offers it."""
     period: Count = 2000
     """Labelled events between two retrainings of the periodic policy."""
     cooldown: Annotated[int, msgspec.Meta(ge=0)] = 100
@@ -136,6 +149,7 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     bootstrap: Count = 500
     """Labelled events that the first champion is trained on."""
     candidates: tuple[str, ...] = ("linear", "tpot", "finetune")
+    """One of your own is ``my_package.module:MyCandidate``, or the short name under which a package offers it."""
     search_rows: Count = 300
     """Labelled events since the drift from which TPOT and fine-tuning take part; before, the linear head is alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -281,12 +295,12 @@ class Settings(_Reticent, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from ``environ`` (the process's own by default).
+    """Read the settings from ``environ`` (the process's own by default), and the settings file that it names.
 
     Raises:
-        DriftloopError: a variable is unknown or its value does not fit; the text names the field.
+        DriftloopError: a variable or a key is unknown or its value does not fit; the text names the field.
     """
-    source = os.environ if environ is None else environ
+    source = with_file(os.environ if environ is None else environ)
     tree: dict[str, Any] = {}
     for name, value in source.items():
         if not name.startswith(PREFIX) or name in _OTHER_VARIABLES:
@@ -303,15 +317,83 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
                 raise DriftloopError(f"{name} contradicts another setting: set either the whole or its parts.")
         node[path[-1]] = _parse(path, value)
     try:
-        return msgspec.convert(tree, Settings, strict=False)
+        return _settings_of(tree, strict=False)
     except ValueError as error:  # msgspec's own, and that of text which is not Unicode
         raise DriftloopError(
             f"A {PREFIX}… setting does not fit: {error}; see `driftloop doctor --settings` for all of them."
         ) from error
 
 
+def with_file(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` with what its settings file says below it, as variables.
+
+    Raises:
+        DriftloopError: the file cannot be read, or one of its keys is unknown or does not fit.
+    """
+    path = environ.get(SETTINGS_FILE, "")
+    below = _read_file(Path(path).expanduser()) if path else {}
+    # A secret, or the file that holds it, is the same setting: the one in the environment counts.
+    hidden = {name for name in below if {name.removesuffix(FILE), name.removesuffix(FILE) + FILE} & environ.keys()}
+    return {**{name: value for name, value in below.items() if name not in hidden}, **environ}
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """The variables that make `load` return ``settings`` again, for a child process."""
+    return _variables(msgspec.to_builtins(settings))
+
+
+def cache_dir() -> Path:
+    """The user cache: Kafka's jars and exported encoders. ``DRIFTLOOP_CACHE`` moves it."""
+    chosen = os.environ.get("DRIFTLOOP_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftloop"
+
+
+_OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE", SETTINGS_FILE})
+_LISTS = frozenset(
+    {"monitor.detectors", "retrain.candidates", "pages", "mask", "api.tokens", "api.hosts", "api.drifts"}
+)
+_SECRET_FILES = frozenset(f"{name}{FILE}" for name in SECRETS)
+
+
+def _settings_of(tree: Mapping[str, Any], *, strict: bool) -> Settings:
+    """The settings in a tree of builtins; a `ValueError` that names the field where one does not fit."""
+    settings = msgspec.convert(tree, Settings, strict=strict)
+    policy = settings.retrain.policy
+    if policy not in POLICIES and ":" not in policy and policy not in plugins.names("policies"):
+        choice = ", ".join((*POLICIES, *plugins.names("policies")))
+        raise ValueError(f"there is no policy {policy!r} - at `$.retrain.policy` (choose {choice}, or module:Class)")
+    return settings
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    """What a settings file says, as variables."""
+    try:
+        tree = msgspec.toml.decode(path.read_bytes())
+        _settings_of(_without_secret_files(tree, PREFIX), strict=True)
+    except OSError as error:
+        raise DriftloopError(
+            f"The settings file {path} cannot be read ({error.strerror}): correct --settings or {SETTINGS_FILE}."
+        ) from error
+    except ValueError as error:  # no TOML, no UTF-8, or a key that does not fit
+        raise DriftloopError(
+            f"The settings file {path} does not fit: {error}; see `driftloop doctor --settings` for all keys."
+        ) from error
+    return _variables(tree)
+
+
+def _without_secret_files(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """A tree without the keys that name a secret's file: they are no fields of the settings."""
+    return {
+        key: _without_secret_files(value, f"{prefix}{key.upper()}__") if isinstance(value, dict) else value
+        for key, value in node.items()
+        if f"{prefix}{key.upper()}" not in _SECRET_FILES
+    }
+
+
+def _variables(tree: Mapping[str, Any]) -> dict[str, str]:
+    """A tree of settings as environment variables."""
     out: dict[str, str] = {}
 
     def walk(node: Mapping[str, Any], prefix: str) -> None:
@@ -326,23 +408,8 @@ def environment(settings: Settings) -> dict[str, str]:
             else:
                 out[name] = str(value).lower() if isinstance(value, bool) else str(value)
 
-    walk(msgspec.to_builtins(settings), PREFIX)
+    walk(tree, PREFIX)
     return out
-
-
-def cache_dir() -> Path:
-    """The user cache: Kafka's jars and exported encoders. ``DRIFTLOOP_CACHE`` moves it."""
-    chosen = os.environ.get("DRIFTLOOP_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftloop"
-
-
-_OTHER_VARIABLES = frozenset({"DRIFTLOOP_CACHE"})
-_LISTS = frozenset(
-    {"monitor.detectors", "retrain.candidates", "pages", "mask", "api.tokens", "api.hosts", "api.drifts"}
-)
-_SECRET_FILES = frozenset(f"{name}{FILE}" for name in SECRETS)
 
 
 def _read_secret(name: str, path: str) -> str:

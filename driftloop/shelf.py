@@ -27,7 +27,7 @@ KEPT = 8
 
 
 class Shelf:
-    """Loads what is announced on `model-updates`, from the folder of earlier bundles or from the registry."""
+    """Loads models by the digest of their manifest, from the folder of earlier bundles or from the registry."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -39,41 +39,44 @@ class Shelf:
             self._folder = Path(self._scratch.name)
 
     def load(self, update: ModelUpdate, encoder: OnnxEncoder | None) -> BundleClassifier:
-        """The announced model, verified and warmed; ``encoder`` is used again where the bundle's is the same.
+        """The announced model, verified and warmed; see `fetch`."""
+        return self.fetch(update.version, update.digest, encoder)
+
+    def fetch(self, version: str, digest: str, encoder: OnnxEncoder | None) -> BundleClassifier:
+        """The model whose manifest has ``digest``, verified and warmed; ``encoder`` is used again where the bundle's is
+        the same.
 
         Raises:
             BundleError: it must not be loaded.
             DriftloopError: the registry does not answer.
         """
-        if not re.fullmatch("[0-9a-f]{64}", update.digest):
-            raise BundleError(f"Version {update.version} was announced without the digest of its manifest.")
-        kept = self._folder / update.digest
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise BundleError(f"Version {version} was announced without the digest of its manifest.")
+        kept = self._folder / digest
         if kept.is_dir():
             try:
-                return self._load(kept, update, encoder)
+                return self._load(kept, version, digest, encoder)
             except BundleError as error:
                 log.warning("%s; it is fetched again", error)
                 for path in (kept, *self._folder.glob("encoder-*")):  # its encoder's files may be the broken ones
                     shutil.rmtree(path, ignore_errors=True)
-        fetched = Registry(self._settings).download(update.version, self._folder, update.digest)
+        fetched = Registry(self._settings).download(version, self._folder, digest)
         try:
-            model = self._load(fetched, update, encoder)
+            model = self._load(fetched, version, digest, encoder)
         except BundleError:
             shutil.rmtree(fetched, ignore_errors=True)
             raise
         self._clear()
         return model
 
-    def _load(self, bundle: Path, update: ModelUpdate, encoder: OnnxEncoder | None) -> BundleClassifier:
-        if manifest_digest(bundle) != update.digest:
+    def _load(self, bundle: Path, version: str, digest: str, encoder: OnnxEncoder | None) -> BundleClassifier:
+        if manifest_digest(bundle) != digest:
             raise BundleError(
-                f"Version {update.version} in the registry is not the one that was promoted: its manifest's digest "
+                f"Version {version} in the registry is not the one that was promoted: its manifest's digest "
                 "differs from the one on model-updates; register the model again."
             )
         threads = self._settings.scorer.threads
-        model = load_bundle(
-            bundle, self._settings.signing_key, version=update.version, threads=threads, encoder=encoder
-        )
+        model = load_bundle(bundle, self._settings.signing_key, version=version, threads=threads, encoder=encoder)
         with suppress(OSError):
             bundle.touch()
         return model

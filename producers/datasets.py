@@ -27,6 +27,24 @@ from producers.packaged import PACKAGED, locate
 from producers.schema import DatasetSpec
 from producers.table import Table
 
+
+class NoColumn(DriftloopError):
+    """The data has no column of a name that the spec gives."""
+
+    def __init__(self, what: str, key: str, column: str, columns: list[str]) -> None:
+        super().__init__(
+            f"{what[0].upper() + what[1:]} has no column {column!r}: set `{key}` in the [dataset] table to one of "
+            f"{', '.join(map(repr, columns))}."
+        )
+        self.key = key
+        self.column = column
+        self.columns = columns
+
+
+class WrongEncoding(DriftloopError):
+    """The file is not encoded as the spec says."""
+
+
 _TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _FORMATS = {
     **dict.fromkeys(_TABLES, "csv"),
@@ -214,10 +232,10 @@ def _unreadable(what: str, error: BaseException) -> DriftloopError:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    hint = "check the file and the [dataset] table"
+    said = f"{what[0].upper() + what[1:]} could not be read ({_first_line(cause)})"
     if isinstance(cause, UnicodeDecodeError | LookupError) or "codec can't decode" in f"{error} {cause}":
-        hint = 'set `encoding` in the [dataset] table, for example encoding = "latin-1"'
-    return DriftloopError(f"{what[0].upper() + what[1:]} could not be read ({_first_line(cause)}): {hint}.")
+        return WrongEncoding(f'{said}: set `encoding` in the [dataset] table, for example encoding = "latin-1".')
+    return DriftloopError(f"{said}: check the file and the [dataset] table.")
 
 
 def _first_line(error: BaseException) -> str:
@@ -227,10 +245,7 @@ def _first_line(error: BaseException) -> str:
 def _require(spec: DatasetSpec, columns: list[str], what: str) -> None:
     for key, column in (("text", spec.text), ("label", spec.label), ("segment", spec.segment)):
         if column and column not in columns:
-            raise DriftloopError(
-                f"{what[0].upper() + what[1:]} has no column {column!r}: set `{key}` in the [dataset] table to one of "
-                f"{', '.join(map(repr, columns))}."
-            )
+            raise NoColumn(what, key, column, columns)
 
 
 def _normalise(data: Any, spec: DatasetSpec, what: str, revision: str) -> Table:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
+from driftloop import plugins
+from driftloop.errors import DriftloopError
 from driftloop.messages import DriftAlert, Kind, Outcome
 from driftloop.settings import RetrainSettings
 
@@ -66,7 +68,7 @@ DAY = 86_400.0
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides from the alerts and outcomes so far. `tests/contracts/test_policies.py` checks each of them."""
+    """Decides from the alerts and outcomes so far; `retrain.policy_contract` has the checks for each of them."""
 
     name: str
 
@@ -216,7 +218,11 @@ def newest_episode(alerts: Sequence[DriftAlert], past: Sequence[Past]) -> Retrai
 
 
 def make_policy(settings: RetrainSettings) -> Policy:
-    """The configured policy."""
+    """The configured policy; a class of the user's own is called with ``settings``.
+
+    Raises:
+        DriftloopError: there is no such class, it cannot be made, or it is no policy.
+    """
     on_drift = OnDrift(settings.cooldown, settings.search_rows, settings.window)
     policies: dict[str, Policy] = {
         "never": Never(),
@@ -224,5 +230,24 @@ def make_policy(settings: RetrainSettings) -> Policy:
         "on-drift": on_drift,
         "cost-aware": CostAware(on_drift, cost_of_error=settings.cost_of_error, cost_of_second=settings.cost_of_second),
     }
-    chosen = policies[settings.policy]
+    chosen = policies.get(settings.policy) or make_own(plugins.find("policies", settings.policy), settings)
     return Budgeted(chosen, settings.per_day) if settings.per_day else chosen
+
+
+def make_own(cls: Callable[[RetrainSettings], object], settings: RetrainSettings) -> Policy:
+    """A policy of the user's own.
+
+    Raises:
+        DriftloopError: it cannot be made, or lacks what a policy has.
+    """
+    name = getattr(cls, "__qualname__", str(cls))
+    try:
+        policy = cls(settings)
+    except Exception as error:  # a stranger's code
+        raise DriftloopError(
+            f"The policy {name} cannot be made ({type(error).__name__}: {error}): its one argument are the [retrain] "
+            "settings."
+        ) from error
+    if not isinstance(policy, Policy):
+        raise DriftloopError(f"{name} is not a policy: it needs a name and decide.")
+    return policy

@@ -29,7 +29,7 @@ from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.lifecycle.tally import FOLLOWED, ChildState, State, Tally
 from driftloop.messages import Message
-from driftloop.settings import HealthSettings, Settings, environment
+from driftloop.settings import SETTINGS_FILE, HealthSettings, Settings, environment
 from driftloop.topics import Topic
 
 TICK = 0.5
@@ -232,7 +232,9 @@ class Simulation:
         if self._stack is not None:
             settings = self._stack.settings(settings, access.role_of(verb))
         # One port for health cannot be shared by four processes, and this one sees how they are.
-        return {**environment(replace(settings, health=HealthSettings())), **_import_path()}
+        # They have all settings from this process: a file that changes meanwhile is not for a child that starts again.
+        own = {SETTINGS_FILE: "", **_import_path()}
+        return {**environment(replace(settings, health=HealthSettings())), **own}
 
     def _open(self) -> None:
         self._tally = Tally(self.state, topics.name(self.settings, topics.EVENTS))

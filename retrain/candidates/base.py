@@ -48,7 +48,7 @@ class Interrupted(Exception):
 
 @runtime_checkable
 class Candidate(Protocol):
-    """A way to learn. `tests/contracts/test_candidates.py` runs the same checks on each of them."""
+    """A way to learn; `retrain.candidates.contract` has the checks that each of them passes."""
 
     name: str
     quick: bool

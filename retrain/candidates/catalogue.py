@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+from typing import Any
 
+from driftloop import plugins
 from driftloop.errors import DriftloopError
 from retrain.candidates.base import Candidate
 
@@ -17,24 +18,32 @@ QUICK = frozenset({"linear"})
 
 
 def find(name: str) -> Candidate:
-    """The candidate called ``name``, or the one that ``module:Class`` names.
+    """The candidate called ``name`` here or in an installed package, or the one that ``module:Class`` names.
 
     Raises:
         DriftloopError: there is no such candidate, or its packages are not installed.
     """
-    module, _, attribute = CANDIDATES.get(name, name).partition(":")
-    if not attribute:
-        raise DriftloopError(
-            f"There is no candidate called {name}: choose from {', '.join(CANDIDATES)}, or give module:Class."
-        )
+    if name not in CANDIDATES and ":" not in name and name not in plugins.names("candidates"):
+        known = ", ".join((*CANDIDATES, *plugins.names("candidates")))
+        raise DriftloopError(f"There is no candidate called {name}: choose from {known}, or give module:Class.")
+    return make_own(plugins.find("candidates", CANDIDATES.get(name, name)), name)
+
+
+def make_own(cls: Any, name: str) -> Candidate:
+    """A candidate of the class ``cls``, which is called without arguments.
+
+    Raises:
+        DriftloopError: it cannot be made, or lacks what a candidate has.
+    """
     try:
-        candidate = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError) as error:
+        candidate = cls()
+    except Exception as error:  # a stranger's code
         raise DriftloopError(
-            f"The candidate {name} cannot be used ({error}): install what it needs with `uv sync --extra retrain`."
+            f"The candidate {name} cannot be made ({type(error).__name__}: {error}): it is called without arguments; "
+            "see that what it needs is installed."
         ) from error
     if not isinstance(candidate, Candidate):
-        raise DriftloopError(f"{name} is not a candidate: it needs a name, fit, rescue and refit.")
+        raise DriftloopError(f"{name} is not a candidate: it needs a name, quick, fit, rescue and refit.")
     return candidate
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from nicegui import ui
 
-from driftloop.registry import Model, Registry
+from driftloop.registry import Model, Registry, difference
 from driftloop.text import visible
 from serving.callers import Caller
 from serving.page import parts as pieces
@@ -36,11 +36,6 @@ def possible(model: Model) -> list[Action]:
         "rolled-back": ["rollback"],
     }
     return actions.get(model.verdict, [])
-
-
-def difference(one: dict[str, str], other: dict[str, str]) -> list[tuple[str, str, str]]:
-    """What is said of two versions, field by field: name, the first's, the second's."""
-    return [(name, one.get(name, "–"), other.get(name, "–")) for name in sorted({*one, *other})]
 
 
 def descent(models: Sequence[Model], version: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from stream_processors.drift.detectors import RiverDetector, State, make_detector
+from stream_processors.drift.detectors import OwnDetector, RiverDetector, State, make_detector
 from stream_processors.drift.evidence import Seen
 
 SignalName = Literal["error", "confidence", "mix"]
@@ -17,7 +17,7 @@ class Track:
 
     signal: SignalName
     text: str
-    detectors: dict[str, RiverDetector] = field(default_factory=dict)
+    detectors: dict[str, RiverDetector | OwnDetector] = field(default_factory=dict)
 
     def update(self, seen: Seen) -> bool:
         """Feed the detectors; True when one of them alarms."""

@@ -1,11 +1,11 @@
-"""The same checks on every policy, then what each of them is for."""
+"""The contract of policies on every one of them, then what each of them is for."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from driftloop.messages import DriftAlert, Outcome
-from driftloop.settings import RetrainSettings
+from driftloop.settings import POLICIES, RetrainSettings
 from retrain.policies import (
     ALWAYS,
     Budgeted,
@@ -19,53 +19,23 @@ from retrain.policies import (
     Wait,
     make_policy,
 )
-
-NAMES = ("never", "periodic", "on-drift", "cost-aware")
-
-
-def outcomes(n: int, start: int = 0) -> list[Outcome]:
-    return [
-        Outcome(
-            event_id=str(i),
-            text="t",
-            occurred_at=float(i),
-            position=i,
-            predicted="a",
-            confidence=0.5,
-            label="b",
-            correct=False,
-            model_version="1",
-            latency_ms=1.0,
-            labelled_at=float(i),
-        )
-        for i in range(start, start + n)
-    ]
-
-
-def alert(onset: float, name: str = "alarm", severity: float = 0.4) -> DriftAlert:
-    return DriftAlert(
-        alert_id=name,
-        stream="s",
-        detector="adwin",
-        signal="error",
-        severity=severity,
-        position=int(onset) + 50,
-        onset=int(onset),
-        onset_at=onset,
-        outcome_offset=0,
-        window=50,
-        model_version="1",
-        detected_at=0.0,
-    )
+from retrain.policy_contract import CHECKS, Subject, alert, outcomes
 
 
 def past(labelled: int, onset: float, rows: int, promoted: bool = True) -> Past:
     return Past(labelled, onset, rows, until_at=float(labelled - 1), trigger="alarm", promoted=promoted)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("per_day", [0, 1])
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_contract_holds(name: str, per_day: int, check: Callable[[Subject], None]) -> None:
+    check(Subject(lambda: make_policy(RetrainSettings(policy=name, period=300, per_day=per_day))))
+
+
+@pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_answers_in_words_and_without_memory(name: str) -> None:
-    policy = make_policy(RetrainSettings(policy=name, period=300))  # type: ignore[arg-type]
+    policy = make_policy(RetrainSettings(policy=name, period=300))
     assert isinstance(policy, Policy) and policy.name == name
     calm = policy.decide(Now(100), [], outcomes(100))
     assert isinstance(calm, Wait) and calm.reason

@@ -26,5 +26,6 @@ def test_every_verb_that_reaches_the_broker_has_one_role() -> None:
     verbs = next(action.choices for action in parser._actions if action.dest == "verb")
     assert verbs is not None
     known = [verb for role in ROLES for verb in role.verbs]
-    alone = {"simulate", "topics", "bench", "doctor"}  # they start processes, log in as the admin, or need no broker
+    # They start processes, log in as the admin, or need no broker.
+    alone = {"simulate", "topics", "bench", "doctor", "init", "check"}
     assert sorted(known) == sorted(set(verbs) - alone)

@@ -163,7 +163,7 @@ def test_the_list_of_settings_has_every_variable_with_its_value_default_and_mean
     assert stream.about.startswith("Stream id: the key of alerts")
     assert shown["DRIFTLOOP_RETRAIN__CANDIDATES"].value == '["linear"]'
     assert shown["DRIFTLOOP_SCORER__BATCH"].about == "Most events scored together."
-    assert shown["DRIFTLOOP_RETRAIN__POLICY"].about == "", "it has no docstring, and must not get another's"
+    assert shown["DRIFTLOOP_MODEL__MAX_TOKENS"].about == "", "it has no docstring, and must not get another's"
 
 
 def test_the_list_of_settings_never_shows_a_secret() -> None:

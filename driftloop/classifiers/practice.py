@@ -1,0 +1,34 @@
+"""Made-up texts for contract checks and tests: easy ones with labels, and those that break what is careless."""
+
+from __future__ import annotations
+
+import random
+
+LABELS = ("negative", "neutral", "positive")
+WORDS = {
+    "negative": ("awful", "late", "broken", "angry"),
+    "neutral": ("gate", "report", "tuesday", "map"),
+    "positive": ("great", "love", "happy", "thanks"),
+}
+FILLER = ("the", "flight", "was", "a", "car", "and", "so", "today", "my", "crew")
+HOSTILE = (
+    "",
+    "x" * 10_000,
+    "great 😀🎉👩‍👩‍👧",
+    "nul\x00byte",
+    "\u202eright to left\u202c שלום",
+    "\ud7ff\ufffd",
+    "\n\t ",
+)
+
+
+def sentences(n: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Texts that two telling words make easy, and their labels."""
+    rng = random.Random(seed)
+    labels = [rng.choice(LABELS) for _ in range(n)]
+    texts = []
+    for label in labels:
+        words = rng.choices(FILLER, k=6) + rng.choices(WORDS[label], k=2)
+        rng.shuffle(words)
+        texts.append(" ".join(words))
+    return texts, labels

@@ -1,0 +1,114 @@
+"""Every check of the contracts is seen to fail, on a class that is wrong in that way, and to say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftloop.classifiers import contract as classifier
+from driftloop.contract import Broken, run, words_of
+from driftloop.settings import RetrainSettings
+from retrain import policies
+from retrain import policy_contract as policy
+from retrain.candidates import contract as candidate
+from stream_processors.drift import contract as detector
+from stream_processors.drift.detectors import make_own
+from tests.broken import candidates, classifiers, detectors
+from tests.broken import policies as moods
+
+DETECTORS = [
+    (detector.has_its_parts, detectors.Nameless, "not a detector: it needs a name, update and reset"),
+    (detector.finds_a_jump, detectors.Deaf, "from 0.2 to 0.8 was not found"),
+    (detector.leaves_a_flat_signal_alone, detectors.Nervous, "alarms in 1000 values that do not move, more than 10"),
+    (detector.takes_any_share, detectors.BitsOnly, "it raised AssertionError: neither right nor wrong"),
+    (detector.takes_any_share, detectors.Truthful, "answered False: `update` must return a State"),
+    (detector.goes_on_when_restored, detectors.Amnesiac, "after a restart and at"),
+    (detector.goes_on_when_restored, detectors.Unpicklable, "cannot be kept"),
+    (detector.forgets_when_reset, detectors.Stubborn, "after `reset` and at"),
+]
+POLICIES = [
+    (policy.has_its_parts, moods.Nameless, "its name is '', not a word"),
+    (policy.waits_for_the_first_label, moods.Hasty, "it answered Retrain(reason='why not'"),
+    (policy.answers_in_words, moods.Silent, "it gave no reason"),
+    (policy.answers_in_words, moods.Prophet, "begins at 5000.0, after the newest event"),
+    (policy.depends_on_nothing_else, moods.Moody, "asked again, it answered"),
+    (policy.changes_nothing, moods.Greedy, "the alerts or outcomes were changed"),
+    (policy.waits_after_a_retraining, moods.Endless, "and would for ever"),
+]
+CANDIDATES = [
+    (candidate.has_its_parts, candidates.Nameless, "its name is '', not a word"),
+    (candidate.writes_a_bundle_that_loads, candidates.Unsigned, "is not signed with this key"),
+    (candidate.names_the_windows_classes, candidates.Forgetful, "its labels are ('negative', 'positive')"),
+    (candidate.keeps_the_lineage, candidates.Homeless, "trigger='made up'"),
+    (candidate.learns, candidates.Guessing, "of its answers are right, not more than 0.6"),
+    (candidate.is_the_same_for_the_same_seed, candidates.Fickle, "with the same seed differ by"),
+    (candidate.refuses_one_class, candidates.Eager, "it was fitted on one class"),
+    (candidate.refuses_one_class, candidates.Untidy, "it refused one class and wrote something"),
+    (candidate.refuses_too_few_rows, candidates.Eager, "it was fitted on nine rows"),
+    (candidate.takes_awkward_windows, candidates.Squeamish, "rare class: it raised KeyError"),
+    (candidate.rescues_nothing_from_nothing, candidates.Boastful, "`rescue` returned True"),
+    (candidate.fits_its_recipe_again, candidates.Undecided, "`refit` returned None"),
+    (candidate.ends_within_its_budget, candidates.Slow, "it was killed 1 s after the end of its budget of 1 s"),
+]
+CLASSIFIERS = [
+    (classifier.has_its_parts, classifiers.OneLabel, "its labels are ('yes',), not two or more"),
+    (classifier.gives_rows_that_sum_to_one, classifiers.Loud, "a row of probabilities is 1 away from the sum of 1"),
+    (classifier.gives_rows_that_sum_to_one, classifiers.Double, "probabilities of the type float64"),
+    (classifier.tells_texts_apart, classifiers.Bored, "the probabilities of 70 texts hardly differ"),
+    (classifier.answers_an_empty_list, classifiers.NeedsTexts, "it raised IndexError"),
+    (classifier.answers_hostile_texts_alone, classifiers.Squeamish, "'': it raised ZeroDivisionError"),
+    (classifier.agrees_with_embeddings_given, classifiers.Aloof, "the answers differ by"),
+    (classifier.refuses_embeddings_of_other_texts, classifiers.Careless, "two embeddings were taken for three texts"),
+    (classifier.keeps_to_its_answer, classifiers.Relative, "in another order, answers differ by"),
+]
+
+
+def why(check: Any, subject: Any) -> str:
+    """What `driftloop check` would print of it."""
+    (result,) = run([check], subject)
+    assert result.name == words_of(check) != ""
+    return result.why
+
+
+@pytest.mark.parametrize(
+    ("module", "listed"),
+    [(detector, DETECTORS), (policy, POLICIES), (candidate, CANDIDATES), (classifier, CLASSIFIERS)],
+    ids=["detector", "policy", "candidate", "classifier"],
+)
+def test_every_check_has_a_class_that_fails_it(module: Any, listed: list[tuple[Any, ...]]) -> None:
+    assert {check for check, _, _ in listed} == set(module.CHECKS)
+    assert len({words_of(check) for check in module.CHECKS}) == len(module.CHECKS)
+
+
+@pytest.mark.parametrize(("check", "wrong", "says"), DETECTORS)
+def test_a_broken_detector_is_found_out(check: Any, wrong: Any, says: str) -> None:
+    assert says in why(check, detector.Subject(lambda: make_own(wrong, wrong.__name__, {})))
+
+
+@pytest.mark.parametrize(("check", "wrong", "says"), POLICIES)
+def test_a_broken_policy_is_found_out(check: Any, wrong: Any, says: str) -> None:
+    assert says in why(check, policy.Subject(lambda: policies.make_own(wrong, RetrainSettings())))
+
+
+@pytest.mark.parametrize(("check", "wrong", "says"), CANDIDATES)
+def test_a_broken_candidate_is_found_out(check: Any, wrong: Any, says: str, tmp_path: Path) -> None:
+    name = f"{wrong.__module__}:{wrong.__qualname__}"
+    assert says in why(check, candidate.Subject(wrong, name, tmp_path, seconds=1.0, grace=1.0))
+
+
+@pytest.mark.parametrize(("check", "wrong", "says"), CLASSIFIERS)
+def test_a_broken_classifier_is_found_out(check: Any, wrong: Any, says: str) -> None:
+    assert says in why(check, wrong())
+
+
+def test_a_check_that_fails_does_not_keep_the_next_from_being_run() -> None:
+    def fails(_subject: object) -> None:
+        """It fails."""
+        raise Broken("as it should")
+
+    def passes(_subject: object) -> None:
+        """It passes."""
+
+    assert [result.why for result in run([fails, passes, fails], None)] == ["as it should", "", "as it should"]
