@@ -1,6 +1,6 @@
 """The command line: every verb of driftloop, wired to the room that does the work.
 
-This module, `cli_simulate` and `cli_cases` are the only ones of the kernel that know the rooms. Each room is imported
+This module and the other `cli_…` are the only ones of the kernel that know the rooms. Each room is imported
 where it is needed, so `--help` is quick.
 """
 
@@ -192,6 +192,12 @@ def _cases(arguments: argparse.Namespace) -> int:
     return cli_cases.VERBS[arguments.verb](arguments)
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_report
+
+    return cli_report.report(arguments)
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     from importlib import import_module
 
@@ -233,6 +239,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "topics": _topics,
     "watch": _watch,
     "audit": _audit,
+    "report": _report,
     "case": _cases,
     "models": _cases,
     "approve": _cases,

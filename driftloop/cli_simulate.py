@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 import driftloop
-from driftloop import logs
+from driftloop import cli_report, logs
 from driftloop.cli_options import (
     INTERRUPTED,
     environ_of,
@@ -65,7 +65,10 @@ def simulate(arguments: argparse.Namespace) -> int:
             report = running.follow()
             running.stop_processes()
             view.close()
-            found = _conclude(root, record, report, truth, running.settings, console)
+            record = simulation.remember(root, record, report)
+            topics = summary.collect(running.settings)
+            found = _conclude(root, record, report, truth, topics, console)
+            cli_report.conclude(root, record, scenario, events, warm_up, running.settings, topics, found)
             if arguments.keep and not report.interrupted:
                 _keep(running.settings)
             interrupted, complete = report.interrupted, found.complete
@@ -88,20 +91,25 @@ def _clear(settings: Settings, root: Path) -> None:
 
 
 def _conclude(
-    root: Path, record: runs.Record, report: simulation.Report, truth: Truth, settings: Settings, console: Console
+    root: Path,
+    record: runs.Record,
+    report: simulation.Report,
+    truth: Truth,
+    topics: summary.Topics,
+    console: Console,
 ) -> summary.Summary:
-    """Write summary.json while the broker still runs, and show it."""
-    record = simulation.remember(root, record, report)
+    """Write summary.json, and show it."""
     clock = summary.Clock(
         seconds=record.seconds,
         first_prediction_seconds=record.first_prediction_seconds,
         first_promotion_seconds=record.first_promotion_seconds,
         peak_memory_mb=record.peak_memory_mb,
         restarts=report.restarts,
+        cpu_seconds=record.cpu_seconds,
         missing=report.missing,
         software=simulation.software(),
     )
-    found = summary.summarise(summary.collect(settings), truth, clock)
+    found = summary.summarise(topics, truth, clock)
     closing.show(found, summary.write(found, root), console)
     return found
 
