@@ -229,8 +229,9 @@ examples
 REPORT = """\
 Writes the report of a finished run: one document as a web page and as a PDF, for somebody who has never seen this
 project. The problem and the data, the loop as it ran, accuracy over time with the drifts, every retraining with its
-reason, what AutoML and Hugging Face models were worth against the rest, segments, latency, cost, limits, and a card for
-each promoted model. `simulate` writes it at its end; this writes it again, with rates of your own, and needs no service.
+reason, what AutoML and Hugging Face models were worth against the rest, segments, latency, cost, limits, and a card
+for each promoted model. `simulate` writes it at its end; this writes it again, with rates of your own, and needs no
+service.
 
 Energy and cost are estimates: the CPU seconds that were measured, times the watts and the price given here.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.report import words
+from serving.report import naming, words
 from serving.report.document import Block, Bullets, Chapter, Heading, Pairs, Paragraph
 from serving.report.facts import Facts
 
@@ -15,8 +15,8 @@ GLOSSARY = (
     ("Dead letter", "a message that could not be processed, kept byte for byte with the reason."),
     (
         "Drift",
-        "a change of the stream: of the texts (covariate), of how frequent the labels are (label), or of what a text's label "
-        "is (concept).",
+        "a change of the stream: of the texts (covariate), of how frequent the labels are (label), or of what a "
+        "text's label is (concept).",
     ),
     ("Embedding", "a text as some hundred numbers, near to each other for texts that mean something similar."),
     ("Encoder, head", "the network that makes embeddings, and the small classifier on top of it."),
@@ -57,31 +57,32 @@ def limits(facts: Facts) -> Chapter:
                     ("Privacy", _privacy(facts)),
                     (
                         "Labels are opinions",
-                        "a label is what somebody thought. The model learns their view, their haste and their prejudice; "
-                        "retraining repeats it faster. Annotators who contradict the others count less here, which helps "
-                        "against one liar and not against a view that all share.",
+                        "a label is what somebody thought. The model learns their view, their haste and their "
+                        "prejudice; retraining repeats it faster. Annotators who contradict the others count less "
+                        "here, which helps against one liar and not against a view that all share.",
                     ),
                     (
                         "A loop can be steered",
-                        "whoever can send events or labels can try to move the model. The gate, one annotator's limited weight, "
-                        "probation and rollback stop much of it, not all; docs/threat-model.md says what nothing stops. Where "
-                        "much depends on the answers, promotions should wait for a person "
+                        "whoever can send events or labels can try to move the model. The gate, one annotator's "
+                        "limited weight, probation and rollback stop much of it, not all; docs/threat-model.md says "
+                        "what nothing stops. Where much depends on the answers, promotions should wait for a person "
                         "(“DRIFTLOOP_RETRAIN__APPROVAL=manual”).",
                     ),
                     (
                         "Feedback",
-                        "where predictions change what happens next (what is shown, who is answered first), later labels are no "
-                        "longer those of an untouched world. This run replays data that no prediction could change.",
+                        "where predictions change what happens next (what is shown, who is answered first), later "
+                        "labels are no longer those of an untouched world. This run replays data that no prediction "
+                        "could change.",
                     ),
                     (
                         "Fairness",
-                        "segments are compared because they are given. Groups that no field names can be hurt without a trace "
-                        "in this report.",
+                        "segments are compared because they are given. Groups that no field names can be hurt without "
+                        "a trace in this report.",
                     ),
                     (
                         "Energy",
-                        "retraining by need rather than by calendar saves most where little changes; the chapter on cost gives "
-                        "the estimate for this run.",
+                        "retraining by need rather than by calendar saves most where little changes; the chapter on "
+                        "cost gives the estimate for this run.",
                     ),
                 ]
             ),
@@ -105,9 +106,9 @@ def again(facts: Facts) -> Chapter:
     blocks: list[Block] = [
         Pairs("To make the run again", rows),
         Paragraph(
-            "The same command sends the same events in the same order. Times, and with them what a search finds before its "
-            "limit and at which event a model takes over, differ from run to run, so the figures come near to these and do not "
-            "repeat them. One run is one run: the project's benchmarks repeat over seeds."
+            "The same command sends the same events in the same order. Times, and with them what a search finds "
+            "before its limit and at which event a model takes over, differ from run to run, so the figures come near "
+            "to these and do not repeat them. One run is one run: the project's benchmarks repeat over seeds."
         ),
         Heading("Glossary"),
         Bullets(GLOSSARY),
@@ -120,19 +121,19 @@ def _limits(facts: Facts) -> list[tuple[str, str]]:
     found = [
         (
             "One run",
-            f"{words.plural(summary.events, 'event')} of one stream, one seed, one machine. Differences smaller than the "
-            "intervals given are chance until shown otherwise.",
+            f"{words.plural(summary.events, 'event')} of one stream, one seed, one machine. Differences smaller than "
+            "the intervals given are chance until shown otherwise.",
         ),
         (
             "Late labels",
-            f"a label comes {words.plural(source.label_delay, 'event')} after its event here. Nothing can be learnt of a drift "
-            "before its first label; until then there is only an alert and an estimate. Where labels take weeks, so does the "
-            "answer.",
+            f"a label comes {words.plural(source.label_delay, 'event')} after its event here. Nothing can be learnt of "
+            "a drift before its first label; until then there is only an alert and an estimate. Where labels take "
+            "weeks, so does the answer.",
         ),
         (
             "Warm-up",
-            f"the first {words.plural(source.warm_up, 'event')} are labelled at once and count nowhere. Without such a beginning, "
-            "a ready-made classifier has to start.",
+            f"the first {words.plural(source.warm_up, 'event')} are labelled at once and count nowhere. Without such a "
+            "beginning, a ready-made classifier has to start.",
         )
         if source.warm_up
         else ("Start", "the first model was ready-made; what it was trained on is its maker's to say."),
@@ -149,16 +150,17 @@ def _limits(facts: Facts) -> list[tuple[str, str]]:
         found.append(
             (
                 "Order",
-                "the parts of the stream were put one after the other by the scenario; real change is rarely that abrupt.",
+                "the parts of the stream were put one after the other by the scenario; real change is rarely that "
+                "abrupt.",
             )
         )
     if not summary.drifts_known:
         found.append(
             ("Unknown truth", "where the stream changes is not known, so detection cannot be judged, only its benefit.")
         )
-    missed = sum(drift.detected_position is None for drift in summary.drifts)
+    missed = sum(drift.detected_position is None for drift in facts.passed)
     if missed:
-        found.append(("Missed", f"{words.plural(missed, 'true drift')} of {len(summary.drifts)} not detected in time."))
+        found.append(("Missed", f"{words.plural(missed, 'true drift')} of {len(facts.passed)} not detected in time."))
     if summary.false_alarms:
         found.append(
             (
@@ -179,24 +181,23 @@ def _limits(facts: Facts) -> list[tuple[str, str]]:
     found.append(
         (
             "Language and kind",
-            "the encoder was made for English sentences; for other languages it has to be replaced by a multilingual one "
-            "(“DRIFTLOOP_MODEL__ENCODER”), and masking knows patterns, not names.",
+            "the encoder was made for English sentences; for other languages it has to be replaced by a multilingual "
+            "one (“DRIFTLOOP_MODEL__ENCODER”), and masking knows patterns, not names.",
         )
     )
     return found
 
 
 def _privacy(facts: Facts) -> str:
-    names = {"handle": "account names", "email": "e-mail addresses", "phone": "phone numbers", "link": "links"}
     masked = facts.evidence.source.masked
     said = (
-        f"{words.listed([names.get(one, words.shown(one, 20)) for one in masked])} were masked before an event was sent, so no "
-        "topic, model or log holds them; names of people and what else a text says were not. "
+        f"{naming.masked(masked)} were masked before an event was sent, so no topic, model or log holds them; names of "
+        "people and what else a text says were not. "
         if masked
-        else "nothing was masked in this run: whatever the texts hold is on the topics, in the store and in this report's "
-        "examples. "
+        else "nothing was masked in this run: whatever the texts hold is on the topics, in the store and in this "
+        "report's examples. "
     )
     return said + (
-        "Predictions and outcomes carry the text and are kept for days to a year, so they are as private as the texts: access by "
-        "role, a retention no longer than needed, and a way to delete are the operator's duty."
+        "Predictions and outcomes carry the text and are kept for days to a year, so they are as private as the "
+        "texts: access by role, a retention no longer than needed, and a way to delete are the operator's duty."
     )

@@ -117,8 +117,9 @@ def latency(measured: Durations) -> str:
                 at = (max(value, measured.edges[0]), top * height)
                 axes.annotate(said, at, ha="right", xytext=(-3, -2), textcoords="offset points")
         axes.set(xlabel="milliseconds in the scorer", ylabel="predictions", ylim=(0, top * 1.32))
+        axes.set_xticks(_round_numbers(measured.edges[0], measured.edges[-1]))
+        axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
 
     return drawn("latency", draw, height=2.5)
 
@@ -135,6 +136,12 @@ def speed(parts: Sequence[Second]) -> str:
         _grid(axes)
 
     return drawn("speed", draw, height=2.2)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times each power of ten within reach."""
+    powers = [10.0**power for power in range(-2, 8)]
+    return [digit * power for power in powers for digit in (1, 2, 5) if low <= digit * power <= high]
 
 
 def _marks(axes: Axes, at: Sequence[int], height: float, shape: str, colour: str, label: str) -> None:

@@ -52,6 +52,7 @@ def collect(settings: Settings, found: Topics, source: Source, stack: str) -> Ev
         end_to_end=counting.durations(live),
         backlog=backlog,
         speed=counting.speed(predictions),
+        reached=max((prediction.position for prediction in predictions), default=-1),
         cases=casebook.cases(casebook.Told(alerts, outcomes, diary)),
         rounds=rounds(diary),
         models=models,

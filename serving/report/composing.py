@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from serving.report import chapter_end, chapter_models, chapter_quality, chapter_running, chapter_start, words
+from serving.report import (
+    chapter_accuracy,
+    chapter_cards,
+    chapter_choices,
+    chapter_cost,
+    chapter_drift,
+    chapter_end,
+    chapter_fairness,
+    chapter_operations,
+    chapter_pipeline,
+    chapter_problem,
+    chapter_retrainings,
+    chapter_running,
+    chapter_start,
+    words,
+)
 from serving.report.costs import Rates
 from serving.report.document import Document
 from serving.report.facts import Facts
@@ -18,25 +33,25 @@ def compose(facts: Facts, rates: Rates) -> Document:
     """
     return Document(
         title="Report of a run of driftloop",
-        subtitle=f"Scenario {words.shown(facts.summary.scenario, 80)}: a text classifier on a live stream that notices change, "
-        "retrains, and replaces itself",
+        subtitle=f"Scenario {words.shown(facts.summary.scenario, 80)}: a text classifier on a live stream that notices "
+        "change, retrains, and replaces itself",
         author=AUTHOR,
         date=words.moment(facts.evidence.written_at),
         chapters=(
             chapter_start.in_short(facts, rates),
-            chapter_start.problem(facts),
-            chapter_start.pipeline(facts),
-            chapter_quality.accuracy(facts),
-            chapter_quality.drifts(facts),
-            chapter_models.retrainings(facts),
-            chapter_models.choices(facts),
-            chapter_quality.fairness(facts),
+            chapter_problem.problem(facts),
+            chapter_pipeline.pipeline(facts),
+            chapter_accuracy.accuracy(facts),
+            chapter_drift.drifts(facts),
+            chapter_retrainings.retrainings(facts),
+            chapter_choices.choices(facts),
+            chapter_fairness.fairness(facts),
             chapter_running.behaviour(facts),
-            chapter_running.cost(facts, rates),
-            chapter_running.operations(facts),
-            chapter_running.cloud(facts),
+            chapter_cost.cost(facts, rates),
+            chapter_operations.operations(),
+            chapter_operations.cloud(facts),
             chapter_end.limits(facts),
-            chapter_models.cards(facts),
+            chapter_cards.cards(facts),
             chapter_end.again(facts),
         ),
     )

@@ -16,6 +16,7 @@ import msgspec
 from driftloop.errors import DriftloopError
 from driftloop.messages import Kind
 from serving.case import Case, Round
+from serving.judgement import Drift
 from serving.summary import Summary
 
 T = TypeVar("T")
@@ -224,6 +225,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     backlog: int = 0
     """Events that had occurred before the first prediction: they waited for the first model."""
     speed: list[Second] = []
+    reached: int = -1
+    """The largest position that was predicted."""
     cases: list[Case] = []
     rounds: list[Round] = []
     """Every retraining but the first model's, refreshes included."""
@@ -240,6 +243,11 @@ class Facts:
 
     summary: Summary
     evidence: Evidence
+
+    @property
+    def passed(self) -> list[Drift]:
+        """The true drifts that the predictions came as far as; a run that ended early says nothing about the others."""
+        return [drift for drift in self.summary.drifts if drift.true_position <= self.evidence.reached]
 
 
 def write(evidence: Evidence, folder: Path) -> Path:
@@ -286,8 +294,8 @@ def _read(folder: Path, name: str, kind: type[T]) -> T:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
         raise DriftloopError(
-            f"{folder} has no {name}, which `driftloop simulate` writes at its end: go on with the run "
-            f"(`driftloop simulate --resume {folder}`), or give another folder."
+            f"{folder} has no {name}, which `driftloop simulate` writes at its end: go on with the run (`driftloop "
+            f"simulate --resume {folder}`), or give another folder."
         ) from error
     except OSError as error:
         raise DriftloopError(f"{path} cannot be read: {error.strerror}.") from error

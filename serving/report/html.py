@@ -50,7 +50,8 @@ body {{ margin: 0; padding: 1.5rem 1rem 4rem; background: var(--paper); color: v
   font: 1rem/1.6 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }}
 main, header, nav {{ max-width: 54rem; margin: 0 auto; }}
 h1 {{ font-size: 1.9rem; line-height: 1.2; margin: 1rem 0 0.4rem; }}
-h2 {{ font-size: 1.4rem; line-height: 1.25; margin: 3rem 0 0.8rem; padding-top: 0.8rem; border-top: 2px solid var(--line); }}
+h2 {{ font-size: 1.4rem; line-height: 1.25; margin: 3rem 0 0.8rem; padding-top: 0.8rem;
+  border-top: 2px solid var(--line); }}
 h3 {{ font-size: 1.1rem; margin: 1.8rem 0 0.5rem; }}
 h2, h3, p, li, td, th, dd, figcaption, caption {{ overflow-wrap: anywhere; }}
 .subtitle {{ font-size: 1.15rem; margin: 0; }} .date, figcaption, caption {{ color: var(--dim); }}
@@ -58,7 +59,8 @@ nav ol {{ columns: 2; column-gap: 2rem; padding-left: 1.4rem; }} a {{ color: var
 .wide {{ overflow-x: auto; margin: 1rem 0; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 0.88rem; line-height: 1.4; }}
 caption {{ text-align: left; padding-bottom: 0.4rem; }}
-th, td {{ text-align: left; vertical-align: top; padding: 0.3rem 0.9rem 0.3rem 0; border-bottom: 1px solid var(--line); }}
+th, td {{ text-align: left; vertical-align: top; padding: 0.3rem 0.9rem 0.3rem 0;
+  border-bottom: 1px solid var(--line); }}
 thead th {{ color: var(--dim); font-weight: 600; vertical-align: bottom; }}
 tbody th {{ font-weight: 600; width: 24%; min-width: 7rem; }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal; }}

@@ -30,6 +30,7 @@ TEMPLATE = "template.typ"
 LONGEST = 18
 """Characters without a blank after which a line may be broken."""
 _LONG = re.compile(rf"\S{{{LONGEST + 6},}}")
+_JOINTS = re.compile(r"[^_/.,;:=&?|-]+[_/.,;:=&?|-]*|[_/.,;:=&?|-]+")
 BREAK = "\u200b"
 
 
@@ -59,7 +60,8 @@ def render(document: Document) -> bytes:
     inputs = {"main.typ": template, "document.json": json.dumps(told).encode(), **drawings}
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     try:
-        body: bytes = typst.compile(inputs, format="pdf", font_paths=[str(fonts)])
+        # Files in memory, of which the first is the main one; the package's own types do not know them yet.
+        body: bytes = typst.compile(inputs, format="pdf", font_paths=[str(fonts)])  # type: ignore[call-overload]
     except RuntimeError as error:  # typst's own kind of error
         raise DriftloopError(f"typst could not set the report: {str(error)[:300]}.") from error
     return body
@@ -69,8 +71,8 @@ def breakable(text: str) -> str:
     """``text`` with places to break a line in words that are longer than a column may be wide."""
 
     def cut(found: re.Match[str]) -> str:
-        word = found[0]
-        return BREAK.join(word[at : at + LONGEST] for at in range(0, len(word), LONGEST))
+        parts = _JOINTS.findall(found[0])
+        return BREAK.join(part[at : at + LONGEST] for part in parts for at in range(0, len(part), LONGEST))
 
     return _LONG.sub(cut, text)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from driftloop.text import visible
+from serving.case import Share
 
 NONE = "–"
 Z = 1.96
@@ -86,6 +87,11 @@ def figure(value: float) -> str:
         return "0"
     digits = max(2 - math.floor(math.log10(abs(value))), 0)
     return f"{value:,.{min(digits, 8)}f}"
+
+
+def of(measured: Share) -> str:
+    """An accuracy with the number of labelled events behind it."""
+    return f"{share(measured.accuracy)} ({count(measured.labelled)})" if measured.labelled else NONE
 
 
 def position(value: int | None) -> str:
