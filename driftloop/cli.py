@@ -235,6 +235,12 @@ def _backfill(arguments: argparse.Namespace) -> int:
     return cli_backfill.backfill(arguments)
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from driftloop import cli_report
+
+    return cli_report.report(arguments)
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     from importlib import import_module
 
@@ -277,6 +283,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "topics": _topics,
     "watch": _watch,
     "audit": _audit,
+    "report": _report,
     "case": _cases,
     "models": _cases,
     "approve": _cases,

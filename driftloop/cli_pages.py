@@ -45,8 +45,8 @@ SIMULATE = """\
 Runs the whole loop on this machine: a real Kafka, a Valkey and an MLflow as child processes, and beside them the
 scorer, the monitor, the retraining job and a replay of the scenario. You see events per second, lag, the rolling
 accuracy of each model version, drift (▲, true drifts △) and promotions (●), here and on the live page, which opens in
-your browser where there is one. It ends by itself when every event is
-predicted, every label joined and no retraining under way, and leaves summary.json in the run directory.
+your browser where there is one. It ends by itself when every event is predicted, every label joined and no retraining
+under way, and leaves summary.json and a report in the run directory.
 
 Built-in scenarios: tweets (six sources in turn, five true drifts), tweets-short (the first of them, 90 seconds),
 tweets-gradual, tweets-recurring, tweets-stationary (the control), tweets-typos, tweets-label-shift; or the path of a
@@ -69,6 +69,8 @@ examples
 
 the run directory (--out, default runs/TIME-SCENARIO)
   summary.json   the figures; `pydoc serving.summary` explains each field
+  report.pdf     the run for people, and the same as report.html; `driftloop report` writes them again
+  report.json    what they are made of, beside summary.json
   run.json       scenario and settings, for --resume
   logs/          one log for each process
   kafka/ valkey/ mlflow/    their data
@@ -247,6 +249,25 @@ examples
   driftloop audit --json | jq .verdict       for programs
 """
 
+REPORT = """\
+Writes the report of a finished run: one document as a web page and as a PDF, for somebody who has never seen this
+project. The problem and the data, the loop as it ran, accuracy over time with the drifts, every retraining with its
+reason, what AutoML and Hugging Face models were worth against the rest, segments, latency, cost, limits, and a card
+for each promoted model. `simulate` writes it at its end; this writes it again, with rates of your own, and needs no
+service.
+
+Energy and cost are estimates: the CPU seconds that were measured, times the watts and the price given here.
+
+reads   summary.json and report.json in the run directory
+writes  report.html and report.pdf beside them
+"""
+
+REPORT_MORE = """
+examples
+  driftloop report --run runs/DIR
+  driftloop report --run runs/DIR --watts 8 --price 0.031 --currency EUR
+"""
+
 BENCH = """\
 Runs one of the benchmarks and prints its table. `adaptation` plays policies, detectors and references over streams
 with known drift, `detection` scores the detectors, `label_noise` lets an annotator lie: in this process, without Kafka.
@@ -360,6 +381,20 @@ def build() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="one JSON object")
     _run(verb)
 
+    verb = _verb(verbs, "report", "write the report of a finished run", REPORT, REPORT_MORE, _Parser(add_help=False))
+    verb.add_argument("--run", metavar="DIR", required=True, help="the run directory")
+    verb.add_argument(
+        "--watts",
+        metavar="W",
+        type=_positive,
+        default=3.5,
+        help="of one busy core (default: 3.5; the report says whose)",
+    )
+    verb.add_argument(
+        "--price", metavar="P", type=_positive, default=0.05, help="of one core for one hour (default: 0.05)"
+    )
+    verb.add_argument("--currency", metavar="NAME", default="USD", help="of that price (default: USD)")
+
     cli_case_pages.add(partial(_verb, verbs, stack=stack), _run)
     cli_own_pages.add(partial(_verb, verbs, stack=stack), _run, _count, _rate)
 
@@ -439,6 +474,16 @@ def _count(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 import driftloop
-from driftloop import logs
+from driftloop import cli_report, logs
 from driftloop.cli_options import (
     INTERRUPTED,
     environ_of,
@@ -94,7 +94,10 @@ def simulate(arguments: argparse.Namespace, stage: Stage | None = None) -> int:
         with simulation.Simulation(root, plan, settings, view) as running:
             report = running.follow()
             running.stop_processes()
-            found = _conclude(root, record, report, truth, running.settings, console, view, stage)
+            record = simulation.remember(root, record, report)
+            topics = summary.collect(running.settings)
+            found = _conclude(root, record, report, truth, topics, console, view, stage)
+            cli_report.conclude(root, record, scenario, events, warm_up, running.settings, topics, found)
             if arguments.keep and not report.interrupted:
                 _keep(running.settings)
             interrupted, complete = report.interrupted, found.complete
@@ -121,23 +124,23 @@ def _conclude(
     record: runs.Record,
     report: simulation.Report,
     truth: Truth,
-    settings: Settings,
+    topics: summary.Topics,
     console: Console,
     view: terminal.View,
     stage: Stage,
 ) -> summary.Summary:
-    """Write summary.json while the broker still runs, and show it."""
-    record = simulation.remember(root, record, report)
+    """Write summary.json, and show it."""
     clock = summary.Clock(
         seconds=record.seconds,
         first_prediction_seconds=record.first_prediction_seconds,
         first_promotion_seconds=record.first_promotion_seconds,
         peak_memory_mb=record.peak_memory_mb,
         restarts=report.restarts,
+        cpu_seconds=record.cpu_seconds,
         missing=report.missing,
         software=simulation.software(),
     )
-    found = summary.summarise(summary.collect(settings), truth, clock)
+    found = summary.summarise(topics, truth, clock)
     stage.conclude(found)
     view.close()
     closing.show(found, summary.write(found, root), console)

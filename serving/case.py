@@ -45,13 +45,15 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hurt(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment or a true class: its accuracy before the drift and from the onset until the first promotion."""
+    """A segment or a true class: its accuracy before the drift, from the onset until the first promotion, and since."""
 
     name: str
     before: Share
     after: Share
     lost: float
     """Right answers lost: the fall of the accuracy times the events after; what is new is held against the whole."""
+    since: Share = Share(labelled=0, accuracy=None)
+    """From the first promotion on."""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +96,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     """Labelled events since the onset; -1 where it was not said."""
     candidates: list[Candidate]
+    trigger: str = ""
+    """Alert id, or the policy's own word."""
 
 
 class Swap(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,8 +74,8 @@ def _case(alert: DriftAlert, told: Told, stream: _Stream, swaps: Mapping[str, li
     before = stream.between(max(earlier, default=float("-inf")), alert.onset_at)
     until = stream.between(alert.onset_at, end if taken is None else max(taken, alert.onset_at))
     since = [] if taken is None else stream.between(max(taken, alert.onset_at), end)
-    made = rounds(alert.alert_id, told.diary)
-    verdict = verdict_of(made, own)
+    own_rounds = rounds(alert.alert_id, told.diary)
+    verdict = verdict_of(own_rounds, own)
     shares = _share(before), _share(until), _share(since)
     evidence = alert.evidence
     return Case(
@@ -96,14 +96,14 @@ def _case(alert: DriftAlert, told: Told, stream: _Stream, swaps: Mapping[str, li
         onset_at=alert.onset_at,
         moved=moved(evidence),
         estimated_accuracy=_objects(evidence.get("estimated_accuracy")),
-        segments=_hurt(before, until, lambda o: o.segment),
-        classes=_hurt(before, until, lambda o: o.label),
+        segments=_hurt(before, until, since, lambda o: o.segment),
+        classes=_hurt(before, until, since, lambda o: o.label),
         course=_course([*before, *until, *since]),
-        rounds=made,
+        rounds=own_rounds,
         swaps=own,
         came_of_it=CameOfIt(
             verdict=verdict,
-            words=words_of(verdict, made, own, *shares),
+            words=words_of(verdict, own_rounds, own, *shares),
             before=shares[0],
             until=shares[1],
             since=shares[2],
@@ -147,9 +147,9 @@ def _swaps(told: Told, counted: Sequence[Outcome]) -> dict[str, list[Swap]]:
     return found
 
 
-def rounds(case_id: str, diary: Sequence[Retraining]) -> list[Round]:
-    """The retrainings for one trigger, with their candidates and what the gate said of each."""
-    own = [line for line in diary if line.trigger == case_id]
+def rounds(trigger: str, diary: Sequence[Retraining]) -> list[Round]:
+    """The retrainings that ``trigger`` (an alert's id, or the policy's own word) led to, in their order."""
+    own = [line for line in diary if line.trigger == trigger]
     begun = {line.run_id: line for line in own if line.state == "queued"}
     manual = [line for line in own if line.run_id not in begun]
     out = []
@@ -175,6 +175,7 @@ def rounds(case_id: str, diary: Sequence[Retraining]) -> list[Round]:
                 labelled=_whole(known.get("labelled")),
                 rows=_whole(known.get("rows")),
                 candidates=[_candidate(name, lines, manual) for name, lines in named.items()],
+                trigger=trigger,
             )
         )
     return out
@@ -233,17 +234,19 @@ def _change(moved: Moved) -> float:
     return abs((moved.after or 0.0) - (moved.before or 0.0))
 
 
-def _hurt(before: Sequence[Outcome], until: Sequence[Outcome], key: Callable[[Outcome], str]) -> list[Hurt]:
-    """Each slice's accuracy on both sides, those that lost most first."""
-    sides = [_grouped(rows, key) for rows in (before, until)]
+def _hurt(
+    before: Sequence[Outcome], until: Sequence[Outcome], since: Sequence[Outcome], key: Callable[[Outcome], str]
+) -> list[Hurt]:
+    """Each slice's accuracy on both sides and after the answer, those that lost most first."""
+    sides = [_grouped(rows, key) for rows in (before, until, since)]
     whole = _share(before).accuracy
     found = []
     for name in sorted({*sides[0], *sides[1]} - {""}):
-        was, now = (_share(side.get(name, [])) for side in sides)
+        was, now, then = (_share(side.get(name, [])) for side in sides)
         held_against = whole if was.accuracy is None else was.accuracy
         known = held_against is not None and now.accuracy is not None
         lost = (held_against - now.accuracy) * now.labelled if known else 0.0  # type: ignore[operator]
-        found.append(Hurt(name=name, before=was, after=now, lost=round(lost, 1)))
+        found.append(Hurt(name=name, before=was, after=now, lost=round(lost, 1), since=then))
     return sorted(found, key=lambda one: (-one.lost, one.name))
 
 

@@ -51,6 +51,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     detector: str
     severity: float
     verdict: Verdict
+    alert_id: str = ""
 
 
 def judge_alerts(
@@ -86,6 +87,7 @@ def judge_alerts(
                 detector=alert.detector,
                 severity=alert.severity,
                 verdict=verdict,
+                alert_id=alert.alert_id,
             )
         )
     drifts: list[Drift] = []

@@ -146,6 +146,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Model versions in the order in which they took over."""
     restarts: dict[str, int]
     """How often each process was started again."""
+    cpu_seconds: dict[str, float] = {}
+    """CPU time of each process with all that it started, `simulate` for the rest; empty where it was not measured."""
     software: dict[str, str]
 
 
@@ -171,6 +173,7 @@ class Clock:
     first_promotion_seconds: float | None = None
     peak_memory_mb: float = 0.0
     restarts: dict[str, int] | None = None
+    cpu_seconds: dict[str, float] | None = None
     missing: str = ""
     software: dict[str, str] | None = None
 
@@ -196,10 +199,10 @@ def collect(settings: Settings) -> Topics:
 
 def summarise(found: Topics, truth: Truth, clock: Clock, max_delay: int = MAX_DELAY) -> Summary:
     """Compute the summary; ``max_delay`` is the number of labelled events within which a drift must be detected."""
-    outcomes = _firsts(found.outcomes)
-    counted = [o for o in outcomes if not (o.in_sample or 0 <= o.position < truth.bootstrap)]
-    first = _firsts(found.predictions)
-    drifts, alerts = judge_alerts(_firsts(found.alerts, "alert_id"), truth, [o.position for o in outcomes], max_delay)
+    outcomes = firsts(found.outcomes)
+    counted = [outcome for outcome in outcomes if counts(outcome, truth.bootstrap)]
+    first = firsts(found.predictions)
+    drifts, alerts = judge_alerts(firsts(found.alerts, "alert_id"), truth, [o.position for o in outcomes], max_delay)
     retrainings = _retrainings(found.retraining)
     # A run that was cut off before its first model tries again when it is resumed: what counts is the one that made it.
     bootstraps = sorted((r for r in retrainings if r.trigger == BOOTSTRAP), key=lambda r: r.verdict == "promoted")
@@ -237,6 +240,7 @@ def summarise(found: Topics, truth: Truth, clock: Clock, max_delay: int = MAX_DE
         peak_memory_mb=round(clock.peak_memory_mb, 1),
         versions=_versions(first, counted, found),
         restarts=clock.restarts or {},
+        cpu_seconds={name: round(seconds, 1) for name, seconds in (clock.cpu_seconds or {}).items()},
         software=clock.software or {},
     )
 
@@ -259,7 +263,12 @@ def write(summary: Summary, folder: Path) -> Path:
     return path
 
 
-def _firsts(items: Sequence[Any], key: str = "event_id") -> list[Any]:
+def counts(outcome: Outcome, bootstrap: int) -> bool:
+    """Whether a labelled event says something about a model: the first model was trained on the warm-up."""
+    return not (outcome.in_sample or 0 <= outcome.position < bootstrap)
+
+
+def firsts(items: Sequence[Any], key: str = "event_id") -> list[Any]:
     """The first message of each event (or alert): a redelivered one counts once."""
     out: dict[str, Any] = {}
     for item in items:

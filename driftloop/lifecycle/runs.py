@@ -42,6 +42,8 @@ class Record(msgspec.Struct, kw_only=True):
     first_prediction_seconds: float | None = None
     first_promotion_seconds: float | None = None
     peak_memory_mb: float = 0.0
+    cpu_seconds: dict[str, float] = {}
+    """CPU time by process of all sessions that ended in order."""
 
 
 class Running(msgspec.Struct, kw_only=True):

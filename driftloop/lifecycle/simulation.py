@@ -9,13 +9,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-import psutil
 from kafka.errors import KafkaError
 from msgspec.structs import replace
 
@@ -28,6 +26,7 @@ from driftloop.lifecycle.embedded.ports import HOST, listening
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.lifecycle.tally import FOLLOWED, ChildState, State, Tally
+from driftloop.lifecycle.usage import Usage
 from driftloop.messages import Message
 from driftloop.settings import SETTINGS_FILE, HealthSettings, Settings, environment
 from driftloop.topics import Topic
@@ -43,6 +42,7 @@ PAGE = "serve"
 """What the loop can do without: it is given up alone."""
 WARM = {"score": ("stream_processors.scorer",)}
 """Whose gap is a gap in the answers, and what its spare loads."""
+SELF = "simulate"
 STOP_ORDER = (REPLAY, *PROCESSORS, PAGE)
 """First what sends, then what answers: the rest of the stream is scored by whoever resumes."""
 
@@ -90,6 +90,8 @@ class Report:
     first_promotion_seconds: float | None
     peak_memory_mb: float
     """Largest sum of the resident memory of this process and all below it; what they share counts in each."""
+    cpu_seconds: dict[str, float]
+    """CPU time of this session by process, each with all that it started; `SELF` for the rest."""
     restarts: dict[str, int]
     interrupted: bool
     missing: str
@@ -124,6 +126,7 @@ class Simulation:
         self._tally: Tally | None = None
         self._announced: runs.Running | None = None
         self._ticked = 0.0
+        self._usage = Usage()
 
     def start(self) -> None:
         """Start the stack and the processes.
@@ -261,7 +264,8 @@ class Simulation:
         """Read the end offsets and the memory; False when the broker did not answer."""
         assert self._follower is not None and self._tally is not None  # noqa: S101
         state = self.state
-        state.memory_mb = _memory_mb()
+        self._look()
+        state.memory_mb = self._usage.memory_mb
         state.peak_memory_mb = max(state.peak_memory_mb, state.memory_mb)
         if state.predictions:
             state.phase = "finishing" if self._children[REPLAY].exit_code == 0 else "running"
@@ -271,6 +275,11 @@ class Simulation:
             return False
         self._tally.ends(events, labels)
         return True
+
+    def _look(self) -> None:
+        """Measure what everything uses."""
+        pids = {name: child.pid for name, child in self._children.items() if child.pid is not None}
+        self._usage.look({**pids, **({} if self._stack is None else self._stack.pids)})
 
     def _look_at_children(self) -> None:
         given_up: Child | None = None
@@ -315,11 +324,13 @@ class Simulation:
 
     def _report(self, interrupted: bool) -> Report:
         state = self.state
+        self._look()
         return Report(
             seconds=time.time() - state.began,
             first_prediction_seconds=state.first_prediction_seconds,
             first_promotion_seconds=state.first_promotion_seconds,
             peak_memory_mb=round(state.peak_memory_mb, 1),
+            cpu_seconds=self._usage.cpu_seconds(SELF),
             restarts={name: child.restarts for name, child in self._children.items()},
             interrupted=interrupted,
             missing=self._tally.missing if self._tally is not None else "nothing was read",
@@ -340,6 +351,10 @@ def remember(root: Path, record: runs.Record, report: Report) -> runs.Record:
         first_prediction_seconds=earliest(record.first_prediction_seconds, report.first_prediction_seconds),
         first_promotion_seconds=earliest(record.first_promotion_seconds, report.first_promotion_seconds),
         peak_memory_mb=max(record.peak_memory_mb, report.peak_memory_mb),
+        cpu_seconds={
+            name: record.cpu_seconds.get(name, 0.0) + report.cpu_seconds.get(name, 0.0)
+            for name in {**record.cpu_seconds, **report.cpu_seconds}
+        },
     )
     runs.save(root, updated)
     return updated
@@ -358,15 +373,6 @@ def _import_path() -> dict[str, str]:
     """Children find driftloop where this process found it, whether it is installed or not."""
     sources = str(Path(driftloop.__file__).resolve().parent.parent)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))}
-
-
-def _memory_mb() -> float:
-    me = psutil.Process()
-    total = 0
-    for process in (me, *me.children(recursive=True)):
-        with suppress(psutil.Error):
-            total += process.memory_info().rss
-    return total / 2**20
 
 
 def _last_sentence(child: Child) -> str:

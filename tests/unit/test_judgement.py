@@ -110,5 +110,11 @@ def test_a_drift_names_the_signal_and_the_detector_that_found_it() -> None:
     (drift,), alerts = judge_alerts(raised, Truth("s", (1000,)), range(2000))
     assert (drift.signal, drift.detector) == ("error", "ddm")
     assert alerts[1] == Alert(
-        position=1020, onset=1013, signal="error", detector="adwin", severity=0.25, verdict="repeat"
+        position=1020,
+        onset=1013,
+        signal="error",
+        detector="adwin",
+        severity=0.25,
+        verdict="repeat",
+        alert_id="adwin-1020",
     )

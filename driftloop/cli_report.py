@@ -1,0 +1,100 @@
+"""`driftloop report`, and what `simulate` leaves for it: `report.json`, `report.html` and `report.pdf` in the run."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from driftloop import logs
+from driftloop.cli_options import terminate_as_interrupt, write
+from driftloop.errors import DriftloopError
+
+if TYPE_CHECKING:
+    from driftloop.lifecycle.runs import Record
+    from driftloop.settings import Settings
+    from producers.scenarios import Scenario
+    from serving.report.facts import Source
+    from serving.summary import Summary, Topics
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the report of a finished run anew, without any service. Returns the exit status."""
+    from serving.report import facts, writing
+    from serving.report.costs import Rates
+
+    terminate_as_interrupt()
+    folder = Path(arguments.run)
+    rates = Rates(watts=arguments.watts, price=arguments.price, currency=arguments.currency)
+    for path in writing.write(facts.read(folder), folder, rates):
+        write(str(path))
+    return 0
+
+
+def conclude(
+    root: Path, record: Record, scenario: Scenario, planned: int, warm_up: int, settings: Settings, found: Topics,
+    summary: Summary,
+) -> None:  # fmt: skip
+    """Write the report at the end of a simulation, while its stack still answers; what fails is said and no more."""
+    from serving.report import collecting, facts, writing
+    from serving.report.costs import Rates
+
+    try:
+        evidence = collecting.collect(
+            settings, found, source_of(record, scenario, settings, planned, warm_up), record.stack
+        )
+        facts.write(evidence, root)
+        _, pdf = writing.write(facts.Facts(summary, evidence), root, Rates())
+        write(f"The report: {pdf} and {pdf.with_suffix('.html').name}")
+    except DriftloopError as error:
+        logs.complain(f"There is no report: {error}")
+    except Exception as error:  # the run is over and its summary written: nothing here may take that back
+        logs.complain(f"There is no report: {type(error).__name__}: {error}; the summary is complete without it.")
+
+
+def source_of(record: Record, scenario: Scenario, settings: Settings, planned: int, warm_up: int) -> Source:
+    """What the scenario says about the stream, without the folders that anything lies in."""
+    from producers.scenarios import read_spec
+    from serving.report.facts import Annotator, Injected, Part, Source
+
+    spec, _ = read_spec(record.scenario)
+    data = spec.dataset
+    kinds = {"packaged": data.packaged, "file": Path(data.path).name, "hub": data.hub}
+    kind, origin = next(((kind, name) for kind, name in kinds.items() if name), ("synthetic", "made-up texts"))
+    name = Path(record.scenario).name
+    options = [f"--rate {record.rate}"] * bool(record.rate) + [f"--limit {record.limit}"] * (record.limit is not None)
+    return Source(
+        about=scenario.about,
+        kind=kind,
+        origin=origin,
+        revision=data.revision or scenario.revision,
+        seed=scenario.seed,
+        rate=record.rate or ("max" if math.isinf(scenario.rate) else f"{scenario.rate:g}"),
+        label_delay=scenario.label_delay,
+        planned=planned,
+        warm_up=warm_up,
+        masked=list(spec.mask if settings.mask is None else settings.mask),
+        parts=[
+            Part(name=part, start=start, end=min(end, planned))
+            for part, start, end in scenario.segments
+            if start < planned
+        ],
+        injected=[
+            Injected(
+                kind=one.kind,
+                onset=one.onset,
+                end=one.end,
+                width=one.width,
+                classes=list(one.classes),
+                segments=list(one.segments),
+            )
+            for one in scenario.injected
+            if one.onset < planned
+        ],
+        annotators=[
+            Annotator(name=one.name, share=one.share, flipped=one.flipped, missing=one.missing)
+            for one in spec.annotators
+        ],
+        command=" ".join(["driftloop simulate", name, *options]),
+    )

@@ -1,0 +1,125 @@
+"""What was noticed, and the evidence for it."""
+
+from __future__ import annotations
+
+from serving.case import Case
+from serving.judgement import MAX_DELAY
+from serving.report import naming, words
+from serving.report.document import Block, Chapter, Column, Heading, Note, Paragraph, Table
+from serving.report.facts import Facts
+
+CASES, MOVED, SEGMENTS, CLASSES = 6, 6, 12, 8
+"""Alerts told in full, what moved at each, and segments and classes in a table."""
+
+
+def drifts(facts: Facts) -> Chapter:
+    """Each true drift, each alert, and what moved."""
+    summary, evidence = facts.summary, facts.evidence
+    blocks: list[Block] = [
+        Paragraph(
+            "The monitor looks at several signals at once. Without any label it watches how sure the model is, which "
+            "labels it gives, where the texts lie in the encoder's space, and their words; with labels, the errors "
+            "and the loss. An alert says when the change likely began and what moved."
+        )
+    ]
+    if summary.drifts:
+        rows = [
+            [
+                words.count(drift.true_position), words.position(drift.detected_position),
+                words.NONE if drift.delay is None else words.count(drift.delay),
+                words.shown(drift.signal or "", 30) if drift in facts.passed else "not reached by this run",
+            ]
+            for drift in summary.drifts
+        ]  # fmt: skip
+        columns = [
+            Column("true drift at event", "number"), Column("alert at", "number"),
+            Column("labelled events between", "number"), Column("signal"),
+        ]  # fmt: skip
+        blocks.append(Table("True drifts and their detection", columns, rows))
+        missed = [drift for drift in facts.passed if drift.detected_position is None]
+        if missed:
+            where = words.listed([words.count(drift.true_position) for drift in missed])
+            blocks.append(
+                Note(
+                    f"{words.plural(len(missed), 'drift')} not detected",
+                    f"No alert came within {words.count(MAX_DELAY)} labelled events of event {where}. Either the "
+                    "stream ended first, or the change did not move what is watched by enough.",
+                )
+            )
+    if not summary.alerts:
+        blocks.append(Paragraph(_silence(facts)))
+        return Chapter("Drift: what was noticed, and why", blocks)
+    rows = [
+        [
+            words.count(alert.position), words.count(alert.onset), words.shown(alert.detector, 20),
+            words.shown(alert.signal, 20), words.signed(alert.severity), _judged(alert.verdict),
+        ]
+        for alert in summary.alerts
+    ]  # fmt: skip
+    columns = [
+        Column("alert at event", "number"), Column("likely onset", "number"), Column("detector"), Column("signal"),
+        Column("moved by", "number"), Column("judged"),
+    ]  # fmt: skip
+    blocks.append(Table("Every alert", columns, rows))
+    if not summary.drifts_known:
+        blocks.append(Paragraph("Judged unknown: the scenario does not say where the stream truly changes."))
+    for case in evidence.cases[:CASES]:
+        blocks += _case(case)
+    left = len(evidence.cases) - CASES
+    if left > 0:
+        blocks.append(
+            Paragraph(
+                f"{words.plural(left, 'further alert')} can be looked at with “driftloop case” while the run is up."
+            )
+        )
+    return Chapter("Drift: what was noticed, and why", blocks)
+
+
+def _silence(facts: Facts) -> str:
+    summary = facts.summary
+    if not summary.predictions:
+        return "Nothing was predicted, so there was nothing to watch."
+    if not summary.drifts_known:
+        return "No alert was raised. Whether there was anything to notice is not known."
+    if facts.passed:
+        return "No alert was raised."
+    due = "the run ended before the first change" if summary.drifts else "the stream is known not to change"
+    return f"No alert was raised, which is right: {due}."
+
+
+def _judged(verdict: str) -> str:
+    return {"detection": "detection of a true drift", "repeat": "repeat within a true drift"}.get(verdict, verdict)
+
+
+def _case(case: Case) -> list[Block]:
+    where = f"about event {words.count(case.onset)}"
+    if case.onset_low >= 0:
+        where += f", between {words.count(case.onset_low)} and {words.count(case.onset_high)}"
+    fired = words.listed([f"{words.shown(name, 20)} {share:.0%}" for name, share in list(case.fired.items())[:6]])
+    said = (
+        f"Likely onset {where}; likely kind: {naming.KINDS.get(case.kind, 'not known')}. Evidence by signal: "
+        f"{fired or words.NONE}. What came of it: {words.shown(case.came_of_it.words, 500)}."
+    )
+    guessed = [one for one in case.estimated_accuracy if isinstance(one.get("estimate"), int | float)]
+    if guessed:
+        until = case.came_of_it.until
+        said += (
+            " Before any label had come, the accuracy since was estimated at "
+            f"{words.share(float(guessed[-1]['estimate']))}; the labels later said {words.of(until)} from the onset "
+            "until the answer."
+        )
+    blocks: list[Block] = [Heading(f"Alert at event {words.count(case.position)}"), Paragraph(said)]
+    if case.moved:
+        rows = [
+            [
+                words.shown(one.what, 12), words.shown(one.name, 40), words.shown(one.measure, 20),
+                words.share(one.before), words.share(one.after), words.shown(one.texts[0], 110) if one.texts else "",
+            ]
+            for one in case.moved[:MOVED]
+        ]  # fmt: skip
+        columns = [
+            Column("what", weight=0.8), Column("name", weight=1.4), Column("measure"), Column("before", "number"),
+            Column("after", "number"), Column("example since", weight=3.4),
+        ]  # fmt: skip
+        blocks.append(Table("What moved, the surest first", columns, rows))
+    return blocks

@@ -1,0 +1,154 @@
+"""The report's pictures, drawn by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from serving.report import words
+from serving.report.facts import Bin, Durations, Facts, Mix, Second, Slice
+from serving.report.svg import BLUE, DIM, GREEN, INK, LINE, ORANGE, PALE, RED, SERIES, VIOLET, drawn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAME = 22
+"""Characters of a stranger's name beside an axis."""
+VERDICTS = {"detection": GREEN, "repeat": DIM, "false alarm": RED, "unknown": ORANGE}
+
+
+def accuracy(bins: Sequence[Bin], facts: Facts) -> str:
+    """The accuracy along the stream with its 95% intervals, true drifts, alerts and changes of the champion."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        middle = [(one.start + one.end) / 2 for one in bins]
+        bounds = [words.wilson(one.right, one.labelled) for one in bins]
+        axes.fill_between(middle, [low for low, _ in bounds], [high for _, high in bounds], color=PALE, lw=0)
+        axes.plot(middle, [one.right / one.labelled for one in bins], color=BLUE, lw=1.8, label="accuracy")
+        for number, drift in enumerate(facts.summary.drifts):
+            axes.axvline(drift.true_position, color=INK, lw=1, ls="--", label="" if number else "true drift")
+        for verdict, colour in VERDICTS.items():
+            at = [alert.position for alert in facts.summary.alerts if alert.verdict == verdict]
+            _marks(axes, at, 1.04, "v", colour, "alert" if verdict == "unknown" else f"alert: {verdict}")
+        models = [one for one in facts.evidence.models[1:] if one.first_position >= 0]
+        back = [one.first_position for one in models if one.kind == "rollback"]
+        _marks(axes, [one.first_position for one in models if one.kind != "rollback"], 0.03, "o", VIOLET, "promotion")
+        _marks(axes, back, 0.03, "s", RED, "rollback")
+        axes.set(xlabel="event", ylabel="accuracy", ylim=(0, 1.09), xlim=(0, max(one.end for one in bins)))
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        _grid(axes)
+        figure.legend(loc="outside lower center", ncols=4)
+
+    return drawn("accuracy", draw, height=3.3)
+
+
+def mix(mixes: Sequence[Mix], labels: Sequence[str]) -> str:
+    """The share of each label in each segment."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        rows = list(reversed(mixes))
+        left = [0.0] * len(rows)
+        for label, colour in zip(labels, SERIES, strict=False):
+            parts = [one.labels.get(label, 0) / sum(one.labels.values()) for one in rows]
+            axes.barh(range(len(rows)), parts, left=left, color=colour, label=words.shown(label, NAME), height=0.7)
+            left = [a + b for a, b in zip(left, parts, strict=True)]
+        axes.set_yticks(range(len(rows)), [words.shown(one.segment, NAME) for one in rows])
+        axes.set(xlim=(0, 1), xlabel="share of the labels")
+        figure.legend(loc="outside lower center", ncols=4)
+
+    return drawn("mix", draw, height=1.4 + 0.3 * len(mixes))
+
+
+def segments(slices: Sequence[Slice]) -> str:
+    """The accuracy of each segment with its 95% interval."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        rows = list(reversed(slices))
+        for at, one in enumerate(rows):
+            low, high = words.wilson(one.right, one.labelled)
+            axes.plot([low, high], [at, at], color=PALE, lw=5, solid_capstyle="butt")
+            axes.plot([one.right / one.labelled], [at], "o", color=BLUE, ms=5)
+        axes.set_yticks(range(len(rows)), [words.shown(one.name, NAME) for one in rows])
+        axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy, and the interval that it lies in")
+        _grid(axes, "x")
+
+    return drawn("segments", draw, height=0.9 + 0.3 * len(slices))
+
+
+def candidates(rows: Sequence[tuple[str, str, float, float]]) -> str:
+    """Of each comparison its name, the candidate, and the accuracies of champion and candidate."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        names = list(dict.fromkeys(row[1] for row in rows))
+        for at, (_, name, champion, challenger) in enumerate(reversed(rows)):
+            colour = SERIES[names.index(name) % len(SERIES)]
+            axes.plot([champion, challenger], [at, at], color=LINE, lw=2, zorder=1)
+            axes.plot([champion], [at], "o", color=DIM, ms=5, mfc="none")
+            axes.plot([challenger], [at], "o", color=colour, ms=6)
+        axes.plot([], [], "o", color=DIM, ms=5, mfc="none", label="champion")
+        for number, name in enumerate(names):
+            axes.plot([], [], "o", color=SERIES[number % len(SERIES)], ms=6, label=words.shown(name, NAME))
+        axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
+        axes.set(xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy on the same held-out events")
+        _grid(axes, "x")
+        figure.legend(loc="outside lower center", ncols=5)
+
+    return drawn("candidates", draw, height=1.3 + 0.24 * len(rows))
+
+
+def latency(measured: Durations) -> str:
+    """How many predictions took how long, on a logarithmic scale."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.stairs(measured.counts, measured.edges, fill=True, color=PALE)
+        axes.set_xscale("log")
+        top = max(measured.counts)
+        marks = ((measured.p50, "half"), (measured.p95, "95%"), (measured.p99, "99%"))
+        for height, (value, name) in zip((1.04, 1.13, 1.22), marks, strict=True):
+            if value is not None:
+                axes.axvline(max(value, measured.edges[0]), ymax=height / 1.32, color=BLUE, lw=1)
+                said = f"{name} within {words.milliseconds(value)}"
+                at = (max(value, measured.edges[0]), top * height)
+                axes.annotate(said, at, ha="right", xytext=(-3, -2), textcoords="offset points")
+        axes.set(xlabel="milliseconds in the scorer", ylabel="predictions", ylim=(0, top * 1.32))
+        axes.set_xticks(_round_numbers(measured.edges[0], measured.edges[-1]))
+        axes.set_xticks([], minor=True)
+        axes.xaxis.set_major_formatter("{x:g}")
+
+    return drawn("latency", draw, height=2.5)
+
+
+def speed(parts: Sequence[Second]) -> str:
+    """Predictions per second along the clock."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        edges = [one.at for one in parts] + [parts[-1].at + parts[-1].width]
+        axes.stairs([one.predictions / one.width for one in parts], edges, color=BLUE, lw=1.4)
+        axes.set(xlabel="seconds since the first prediction", ylabel="predictions per second", xlim=(0, edges[-1]))
+        axes.set_ylim(bottom=0)
+        _grid(axes)
+
+    return drawn("speed", draw, height=2.2)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times each power of ten within reach."""
+    powers = [10.0**power for power in range(-2, 8)]
+    return [digit * power for power in powers for digit in (1, 2, 5) if low <= digit * power <= high]
+
+
+def _marks(axes: Axes, at: Sequence[int], height: float, shape: str, colour: str, label: str) -> None:
+    if at:
+        axes.plot(at, [height] * len(at), shape, color=colour, ms=6, ls="", label=label, clip_on=False)
+
+
+def _grid(axes: Axes, axis: str = "y") -> None:
+    axes.grid(axis=axis, color=LINE, lw=0.7)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)

@@ -1,0 +1,22 @@
+"""Writes the report into the run directory, as a page and as a PDF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving.report import composing, html, pdf
+from serving.report.costs import Rates
+from serving.report.facts import Facts, write_whole
+
+HTML, PDF = "report.html", "report.pdf"
+
+
+def write(facts: Facts, folder: Path, rates: Rates) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.pdf`` into ``folder`` and return their paths, or write neither.
+
+    Raises:
+        DriftloopError: a package of the extra is missing, or a file cannot be written.
+    """
+    document = composing.compose(facts, rates)
+    page, printed = html.render(document), pdf.render(document)
+    return write_whole(folder / HTML, page.encode()), write_whole(folder / PDF, printed)
