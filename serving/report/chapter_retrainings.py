@@ -18,11 +18,11 @@ def retrainings(facts: Facts) -> Chapter:
     blocks: list[Block] = []
     first = summary.bootstrap
     if first is not None:
+        version = f" as version {words.shown(first.version, 20)}" if first.version else ""
         blocks.append(
             Paragraph(
-                f"The first model: {words.shown(first.reason, 200)}; "
-                f"{words.shown(first.verdict, 20)}{f' as version {words.shown(first.version, 20)}' if first.version else ''} "
-                f"after {words.seconds(first.seconds)}."
+                f"The first model: {words.shown(first.reason, 200)}; {first.verdict}{version} after "
+                f"{words.seconds(first.seconds)}."
             )
         )
     else:
