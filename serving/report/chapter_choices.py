@@ -113,15 +113,12 @@ def comparisons(facts: Facts) -> Iterator[Comparison]:
             if one.kind == "refresh" or candidate.accuracy is None or candidate.champion_accuracy is None:
                 continue
             known = scores.get(one.run_id, {}).get(candidate.name, {})
-            rows = _number(known.get("held_out"))
+            rows = words.known(known.get("held_out"))
             yield Comparison(
-                one, candidate, candidate.champion_accuracy, candidate.accuracy, _number(known.get("difference_low")),
-                _number(known.get("difference_high")), None if rows is None else int(rows),
+                one, candidate, candidate.champion_accuracy, candidate.accuracy,
+                words.known(known.get("difference_low")), words.known(known.get("difference_high")),
+                None if rows is None else int(rows),
             )  # fmt: skip
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _range(low: float | None, high: float | None) -> str:

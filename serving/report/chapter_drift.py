@@ -12,6 +12,10 @@ CASES, MOVED, SEGMENTS, CLASSES = 6, 6, 12, 8
 """Alerts told in full, what moved at each, and segments and classes in a table."""
 
 
+SPOKE = 0.005
+"""Least share in the evidence of a signal that is named."""
+
+
 def drifts(facts: Facts) -> Chapter:
     """Each true drift, each alert, and what moved."""
     summary, evidence = facts.summary, facts.evidence
@@ -93,20 +97,21 @@ def _judged(verdict: str) -> str:
 
 def _case(case: Case) -> list[Block]:
     where = f"about event {words.count(case.onset)}"
-    if case.onset_low >= 0:
+    if 0 <= case.onset_low < case.onset_high:
         where += f", between {words.count(case.onset_low)} and {words.count(case.onset_high)}"
-    fired = words.listed([f"{words.shown(name, 20)} {share:.0%}" for name, share in list(case.fired.items())[:6]])
+    spoke = [(name, share) for name, share in case.fired.items() if share >= SPOKE][:6]
+    fired = words.listed([f"{words.shown(name, 20)} {share:.0%}" for name, share in spoke])
     said = (
         f"Likely onset {where}; likely kind: {naming.KINDS.get(case.kind, 'not known')}. Evidence by signal: "
         f"{fired or words.NONE}. What came of it: {words.shown(case.came_of_it.words, 500)}."
     )
-    guessed = [one for one in case.estimated_accuracy if isinstance(one.get("estimate"), int | float)]
+    guessed = [one for one in case.estimated_accuracy if words.known(one.get("estimate")) is not None]
     if guessed:
-        until = case.came_of_it.until
+        last = guessed[-1]
         said += (
-            " Before any label had come, the accuracy since was estimated at "
-            f"{words.share(float(guessed[-1]['estimate']))}; the labels later said {words.of(until)} from the onset "
-            "until the answer."
+            " Without any label, the accuracy of the last block of predictions before the alert (positions "
+            f"{words.shown(str(last.get('start')), 20)} to {words.shown(str(last.get('end')), 20)}) was estimated at "
+            f"{words.share(words.known(last.get('estimate')))}."
         )
     blocks: list[Block] = [Heading(f"Alert at event {words.count(case.position)}"), Paragraph(said)]
     if case.moved:

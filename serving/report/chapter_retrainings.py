@@ -21,8 +21,8 @@ def retrainings(facts: Facts) -> Chapter:
         version = f" as version {words.shown(first.version, 20)}" if first.version else ""
         blocks.append(
             Paragraph(
-                f"The first model: {words.shown(first.reason, 200)}; {words.shown(first.verdict, 20)}{version} "
-                f"after {words.seconds(first.seconds)}."
+                f"The first model: {words.shown(first.reason, 200)}; {first.verdict}{version} after "
+                f"{words.seconds(first.seconds)}."
             )
         )
     else:

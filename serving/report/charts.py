@@ -27,7 +27,7 @@ def accuracy(bins: Sequence[Bin], facts: Facts) -> str:
         bounds = [words.wilson(one.right, one.labelled) for one in bins]
         axes.fill_between(middle, [low for low, _ in bounds], [high for _, high in bounds], color=PALE, lw=0)
         axes.plot(middle, [one.right / one.labelled for one in bins], color=BLUE, lw=1.8, label="accuracy")
-        for number, drift in enumerate(facts.summary.drifts):
+        for number, drift in enumerate(facts.passed):
             axes.axvline(drift.true_position, color=INK, lw=1, ls="--", label="" if number else "true drift")
         for verdict, colour in VERDICTS.items():
             at = [alert.position for alert in facts.summary.alerts if alert.verdict == verdict]
@@ -117,7 +117,9 @@ def latency(measured: Durations) -> str:
                 at = (max(value, measured.edges[0]), top * height)
                 axes.annotate(said, at, ha="right", xytext=(-3, -2), textcoords="offset points")
         axes.set(xlabel="milliseconds in the scorer", ylabel="predictions", ylim=(0, top * 1.32))
-        axes.set_xticks(_round_numbers(measured.edges[0], measured.edges[-1]))
+        ticks = _round_numbers(measured.edges[0], measured.edges[-1])
+        axes.set_xlim(ticks[0], ticks[-1])
+        axes.set_xticks(ticks)
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter("{x:g}")
 
@@ -139,9 +141,11 @@ def speed(parts: Sequence[Second]) -> str:
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times each power of ten within reach."""
-    powers = [10.0**power for power in range(-2, 8)]
-    return [digit * power for power in powers for digit in (1, 2, 5) if low <= digit * power <= high]
+    """1, 2 and 5 times powers of ten, from the last one below to the first one above."""
+    known = [float(f"{digit}e{power}") for power in range(-3, 13) for digit in (1, 2, 5)]
+    first = max(number for number in known if number <= max(low, known[0]))
+    last = min(number for number in known if number >= min(high, known[-1]))
+    return [number for number in known if first <= number <= last]
 
 
 def _marks(axes: Axes, at: Sequence[int], height: float, shape: str, colour: str, label: str) -> None:

@@ -27,6 +27,13 @@ PACKAGES = (
 
 def collect(settings: Settings, found: Topics, source: Source, stack: str) -> Evidence:
     """Everything that `report.json` holds. Where MLflow does not answer, its part is empty and says why."""
+    evidence = gather(settings, found, source, stack)
+    models, unread = _with_registry(settings, evidence.models)
+    return msgspec.structs.replace(evidence, models=models, unread=unread)
+
+
+def gather(settings: Settings, found: Topics, source: Source, stack: str) -> Evidence:
+    """What the topics say, without asking anybody."""
     outcomes = firsts(found.outcomes)
     counted = [outcome for outcome in outcomes if counts(outcome, source.warm_up)]
     predictions = firsts(found.predictions)
@@ -34,7 +41,6 @@ def collect(settings: Settings, found: Topics, source: Source, stack: str) -> Ev
     alerts = [alert for alert in firsts(found.alerts, "alert_id") if alert.stream == settings.stream]
     label, right = counting.majority(outcomes, counted)
     live, backlog = counting.end_to_end(predictions)
-    models, unread = _with_registry(settings, promoted(diary, predictions, counted))
     return Evidence(
         written_at=time.time(),
         source=source,
@@ -55,8 +61,7 @@ def collect(settings: Settings, found: Topics, source: Source, stack: str) -> Ev
         reached=max((prediction.position for prediction in predictions), default=-1),
         cases=casebook.cases(casebook.Told(alerts, outcomes, diary)),
         rounds=rounds(diary),
-        models=models,
-        unread=unread,
+        models=promoted(diary, predictions, counted),
         software=_software(),
     )
 

@@ -94,6 +94,11 @@ def of(measured: Share) -> str:
     return f"{share(measured.accuracy)} ({count(measured.labelled)})" if measured.labelled else NONE
 
 
+def known(value: object) -> float | None:
+    """A figure out of a message's free part; None where it is none."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e12 else None
+
+
 def position(value: int | None) -> str:
     """A stream position; nothing where it is not known."""
     return NONE if value is None or value < 0 else count(value)

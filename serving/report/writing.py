@@ -12,7 +12,7 @@ HTML, PDF = "report.html", "report.pdf"
 
 
 def write(facts: Facts, folder: Path, rates: Rates) -> tuple[Path, Path]:
-    """Write ``report.html`` and ``report.pdf`` into ``folder`` and return their paths, or write neither.
+    """Make ``report.html`` and ``report.pdf``, then write both into ``folder``, and return their paths.
 
     Raises:
         DriftloopError: a package of the extra is missing, or a file cannot be written.

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pypdf
 import pytest
 
 from driftloop import kafka, topics
@@ -78,6 +79,42 @@ def test_a_better_model_is_promoted_with_nobody_touching_anything(drifted: tuple
             assert {"trigger", "first_offset", "last_offset", "parent_version", "digest"} <= version.tags.keys()
     assert accuracy[new] > accuracy["1"] + 0.1, accuracy
     assert abs(accuracy[new] - live) < 0.02, "what was live is not what the registry holds"
+
+
+def test_the_run_leaves_a_report_with_its_figures(drifted: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = drifted
+    reader = pypdf.PdfReader(folder / "report.pdf")
+    said = " ".join(" ".join(page.extract_text() for page in reader.pages).split())
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert reader.metadata is not None and reader.metadata.title == "Report of a run of driftloop"
+    assert len(reader.pages) >= 8 and len(reader.outline) == 15
+    accuracy = summary["accuracy"]
+    for text in (said, page):
+        assert f"{accuracy['prequential']:.3f} over {accuracy['counted']:,} labelled events" in text
+        assert "3,500 of 3,500 predicted" in text and "1 of 1 within 2,000 labelled events" in text
+        assert "account names, e-mail addresses, phone numbers and links" in text
+    for name, share in accuracy["per_segment"].items():
+        assert f'<td class="text">{name}</td><td class="number">' in page and f">{share:.3f}</td>" in page
+    promoted = [model for model in told["models"] if model["kind"] in ("bootstrap", "answer", "search")]
+    assert told["unread"] == "" and promoted[0]["version"] == "1"
+    for model in promoted:
+        assert f"Model card of version {model['version']}" in page and model["digest"] in page
+    assert {"score", "monitor", "retrain", "replay", "kafka", "valkey", "mlflow", "simulate"} == set(
+        summary["cpu_seconds"]
+    )
+    assert all(summary["cpu_seconds"].values())
+
+
+def test_the_report_can_be_written_again_when_nothing_runs(drifted: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = drifted
+    before = (folder / "report.html").read_bytes()
+    (folder / "report.pdf").unlink()
+    command = [sys.executable, "-m", "driftloop", "report", "--run", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "report.html").read_bytes() == before
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_nothing_is_promoted_where_nothing_drifts(tmp_path: Path) -> None:
