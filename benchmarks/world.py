@@ -149,10 +149,12 @@ class World:
         announce: bool = True,
         rows: int = 80,
         trigger: str = "",
+        until: float = 0.0,
     ) -> str:
         """Train, register and announce a champion; a flipped one says the opposite of the truth.
 
-        A tampered one is signed with a stranger's key, a truncated one has lost half of its head on the way.
+        A tampered one is signed with a stranger's key, a truncated one has lost half of its head on the way. ``until``
+        is the time of the newest event that it says it was trained on.
         """
         encoder = exported_encoder(self.settings.model)
         pairs = [text_and_label(10_000 + i) for i in range(rows)]
@@ -173,7 +175,7 @@ class World:
             encoder=encoder,
             head=head,
             labels=head.classes,
-            lineage=Lineage(candidate="linear"),
+            lineage=Lineage(candidate="linear", trained_until=until),
             key="a stranger's key" if tampered else self.settings.signing_key,
         )
         if truncated:

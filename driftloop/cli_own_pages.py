@@ -43,7 +43,7 @@ CHECK_MORE = """
 examples
   driftloop check my_package.detector:Cusum
   driftloop check 'my_package.detector:Cusum?limit=8&slack=0.2'     with parameters, as in the settings
-  PYTHONPATH=. driftloop check my_package.policy.EveryMistakes
+  driftloop check my_package.policy.EveryMistakes                   a dot does as well
   driftloop check my_package.candidate:ClassMeans                   about a minute: it is fitted some ten times
 
 The class runs with all the rights of this command: check what you would also run.
