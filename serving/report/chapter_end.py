@@ -146,7 +146,7 @@ def _limits(facts: Facts) -> list[tuple[str, str]]:
         found.append(
             ("Injected drift", "the change was put in on purpose and is cleaner than most that happen by themselves.")
         )
-    if len(source.parts) > 1:
+    if any(one.kind == "order" for one in source.injected):
         found.append(
             (
                 "Order",

@@ -33,8 +33,8 @@ def compose(facts: Facts, rates: Rates) -> Document:
     """
     return Document(
         title="Report of a run of driftloop",
-        subtitle=f"Scenario {words.shown(facts.summary.scenario, 80)}: a text classifier on a live stream that notices "
-        "change, retrains, and replaces itself",
+        subtitle=f"Scenario {words.shown(facts.summary.scenario, 80)}: a text classifier that notices change, "
+        "retrains, and replaces itself",
         author=AUTHOR,
         date=words.moment(facts.evidence.written_at),
         chapters=(

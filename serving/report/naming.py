@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from serving.report import words
 
 FAMILIES = {
-    "linear": "logistic regression over the embeddings and over words and word pairs (scikit-learn): fitted within "
-    "seconds, the first answer to a drift",
+    "linear": "logistic regression over the embeddings and over words and word pairs (scikit-learn), fitted within "
+    "seconds",
     "tpot": "AutoML: TPOT's genetic search for a pipeline over the embeddings, under a hard time limit",
     "finetune": "the Hugging Face encoder itself, trained further with transformers' Trainer, then exported to ONNX",
     "archive": "a model of an earlier concept, tried again before anything is trained",

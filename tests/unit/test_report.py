@@ -89,6 +89,7 @@ def diary(drift: int, candidate: str = "linear", **fields: Any) -> list[Retraini
         return replace(made(Retraining, **{**known, **fields, **more}), kind=kind)
 
     said: dict[str, Any] = {"candidate": candidate, "scores": scores(), "seconds": 2.75}
+    again: dict[str, Any] = {"candidate": "linear", "scores": scores(0.8125, 0.7969), "seconds": 2.5, "kind": "search"}
     lost: dict[str, Any] = {"candidate": "tpot", "scores": scores(0.8125, 0.7812), "seconds": 44.5, "kind": "search"}
     return [
         line("queued", "first", "bootstrap", position=0),
@@ -99,6 +100,8 @@ def diary(drift: int, candidate: str = "linear", **fields: Any) -> list[Retraini
         line("promoted", "run", "alert", version="2", **said),
         line("finished", "run", "alert", seconds=4.25),
         line("queued", "hunt", "alert", position=drift + 75, at=1020.0, kind="search"),
+        line("gated", "hunt", "alert", **again),
+        line("rejected", "hunt", "alert", version="4", **again),
         line("gated", "hunt", "alert", **lost),
         line("rejected", "hunt", "alert", version="3", **lost),
         line("rejected", "hunt", "alert", candidate="finetune", kind="search"),
@@ -276,19 +279,25 @@ def test_every_retraining_stands_with_its_reason_and_every_candidate_with_its_co
     found = facts_of()
     said = chapter(found, "Retrainings")
     assert "455\nanswer\nbecause of queued\nlinear\npromoted v2\n4.2 s" in said
-    assert "485\nsearch\nbecause of queued\nTPOT and fine-tuning\nrejected\n66 s" in said
+    assert "485\nsearch\nbecause of queued\nlinear, TPOT and fine-tuning\nrejected\n66 s" in said
     said = chapter(found, "Choices")
     assert "455\nanswer\nlinear\n48\n0.312\n0.812\n+0.250 to +0.750\n2.8 s\npromoted" in said
     assert "485\nsearch\nTPOT\n48\n0.812\n0.781\n" in said
     assert "fine-tuning\nbecause of rejected (1 time)." in said
-    tried = {one.candidate.name: one.challenger - one.champion for one in chapter_choices.comparisons(found)}
-    assert tried == {"linear": 0.5, "tpot": pytest.approx(-0.0313)}
+    tried = [(one.candidate.name, one.challenger - one.champion) for one in chapter_choices.comparisons(found)]
+    assert tried == [("linear", 0.5), ("linear", pytest.approx(-0.0156)), ("tpot", pytest.approx(-0.0313))]
+    assert "compared 2 times, ahead of the champion 1 time, promoted 1 time; +0.242 accuracy" in said
+    assert "In 1 case a slow candidate" in said and "reached the higher figure in 0" in said
+    better = [replace(one, scores=scores(0.8, 0.9)) if one.candidate == "tpot" else one for one in diary(410)]
+    assert "reached the higher figure in 1" in chapter(facts_of(retraining=better), "Choices")
+    alone = [one for one in diary(410) if one.candidate != "tpot"]
+    assert "No search of this run measured a slow candidate" in chapter(facts_of(retraining=alone), "Choices")
 
 
 def test_a_refresh_is_no_comparison_and_has_a_row_in_place_of_a_card() -> None:
     fresh = [replace(line, kind="refresh") if line.run_id == "run" else line for line in diary(410)]
     found = facts_of(retraining=fresh)
-    assert [one.candidate.name for one in chapter_choices.comparisons(found)] == ["tpot"]
+    assert [one.candidate.name for one in chapter_choices.comparisons(found)] == ["linear", "tpot"]
     said = chapter(found, "Model cards")
     assert "Model card of version 1" in said and "Model card of version 2" not in said and "Refreshes" in said
 
