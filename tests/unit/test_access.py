@@ -27,5 +27,5 @@ def test_every_verb_that_reaches_the_broker_has_one_role() -> None:
     assert verbs is not None
     known = [verb for role in ROLES for verb in role.verbs]
     # They start processes, log in as the admin, or need no broker.
-    alone = {"simulate", "topics", "bench", "doctor", "init", "check"}
+    alone = {"simulate", "demo", "topics", "bench", "doctor", "init", "check", "report"}
     assert sorted(known) == sorted(set(verbs) - alone)

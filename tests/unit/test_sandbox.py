@@ -34,7 +34,7 @@ REASONS = {
     "CutOff": "the cluster was lost; the best so far was kept",
     "Blunders": "it failed with ZeroDivisionError: division by zero",
     "CannotDownload": "The encoder x could not be loaded: give a folder.",
-    "Missing": "The candidate tests.misbehaving:Missing cannot be used",
+    "Missing": "tests.misbehaving:Missing cannot be used",
     "Forges": "is not signed with this key",
     "Sleeper": "stopped at its limit of",
     "SleeperWithBest": "the best so far was kept",
