@@ -62,6 +62,10 @@ def plan(data: Path, spec: DatasetSpec, rate: str) -> Plan:
         raise DriftloopError(
             f"{data} is a folder: give one file, or write the scenario yourself as `driftloop replay --help` shows."
         )
+    if not data.is_file():
+        raise DriftloopError(f"There is no file {data}: correct --csv.")
+    if spec.text == spec.label:
+        raise DriftloopError(f"The column {spec.text!r} cannot be text and label at once: correct --text or --label.")
     table = _read(data, spec)
     counts = Counter(table.labels)
     _refuse(table, counts, spec, data)

@@ -150,6 +150,19 @@ def test_neither_the_import_nor_a_page_loads_what_is_heavy(argv: list[str]) -> N
         ("topics --console prediction", "'prediction'", "see `driftloop topics --help`"),
         ("simulate --resume here", "here holds no run", "give the folder that `driftloop simulate` named"),
         ("simulate tweets --kafka a:1", "needs DRIFTLOOP_REDIS and DRIFTLOOP_MLFLOW too", "set all three"),
+        ("compare 1", "B", "see `driftloop compare --help`"),
+        ("compare 1 2 --newest 0", "'0' is not a whole number of 1 or more", "see `driftloop compare --help`"),
+        ("backfill --from 0", "--version", "see `driftloop backfill --help`"),
+        ("backfill --version 1", "--from", "see `driftloop backfill --help`"),
+        ("backfill --version 1 --from -1", "--from", "see `driftloop backfill --help`"),
+        (
+            "backfill --version 1 --from latest",
+            "'latest' is not a whole number of 0",
+            "see `driftloop backfill --help`",
+        ),
+        ("init mine --csv a.csv --text t", "--label", "see `driftloop init --help`"),
+        ("init mine --csv a.csv --text t --label l", "There is no file a.csv", "correct --csv"),
+        ("simulate tweets --settings no.toml", "settings file no.toml cannot be read", "correct --settings"),
         ("simulate tweets --stack own", "needs DRIFTLOOP_KAFKA and DRIFTLOOP_REDIS and", "--stack embedded"),
     ],
 )
@@ -224,6 +237,35 @@ def test_an_option_wins_over_the_environment_and_both_over_what_a_run_remembers(
     remembered = {f"DRIFTLOOP_{name}": "remembered" for name in ("KAFKA", "STREAM", "REDIS")}
     chosen = cli_options.load_settings(arguments, remembered)
     assert (chosen.kafka, chosen.stream, chosen.redis) == ("option:2", "environment", "remembered")
+
+
+def test_a_project_stands_for_its_scenario_and_its_settings_unless_others_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario(bootstrap="31")
+    Path("mine").mkdir()
+    for name in ("data.csv", "mine.toml"):
+        Path(name).rename(Path("mine") / name.replace("mine", "scenario"))
+    text = Path("mine/scenario.toml").read_text()
+    Path("mine/scenario.toml").write_text(text.replace("bootstrap = 31\n", ""))
+    assert "sends 30 events, fewer than the 500" in refused(capsys, "simulate", "mine", "--out", "run")
+    for name, bootstrap in (("mine/driftloop.toml", 41), ("other.toml", 42), ("third.toml", 43)):
+        Path(name).write_text(f"[retrain]\nbootstrap = {bootstrap}\n")
+    assert "fewer than the 41" in refused(capsys, "simulate", "mine", "--out", "run")
+    monkeypatch.setenv("DRIFTLOOP_SETTINGS", "other.toml")
+    assert "fewer than the 42" in refused(capsys, "simulate", "mine", "--out", "run")
+    for name in ("other.toml", ""):
+        monkeypatch.setenv("DRIFTLOOP_SETTINGS", name)
+        assert "fewer than the 43" in refused(capsys, "simulate", "mine", "--settings", "third.toml", "--out", "run")
+    Path("empty").mkdir()
+    assert "No scenario is called 'empty'" in refused(capsys, "simulate", "empty", "--out", "run")
+
+
+def test_the_doctor_shows_what_a_settings_file_makes_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.toml").write_text('signing_key = "tiger-7f3a"\n[scorer]\nbatch = 7\n')
+    code, out, _ = said(capsys, "doctor", "--settings", "mine.toml")
+    assert code == 0 and "DRIFTLOOP_SCORER__BATCH=7   (default 64)" in out and "tiger" not in out
+    assert "DRIFTLOOP_SCORER__BATCH=64\n" in said(capsys, "doctor", "--settings")[1]
 
 
 def test_a_simulation_that_runs_here_is_found_and_its_absence_said(capsys: pytest.CaptureFixture[str]) -> None:
