@@ -72,7 +72,8 @@ aside {{ border-left: 4px solid var(--red); padding: 0.2rem 1rem; margin: 1.2rem
 {_recolour()}
 @media (max-width: 40rem) {{ nav ol {{ columns: 1; }} h1 {{ font-size: 1.5rem; }}
   .drawing {{ overflow-x: auto; }} .drawing svg {{ min-width: 34rem; }} }}
-@media print {{ :root {{ color-scheme: light; {_variables(COLOURS)} }} body {{ padding: 0; font-size: 10pt; }}
+@media print {{ :root {{ color-scheme: light; {_variables(COLOURS)} }}
+  body {{ padding: 0; background: none; font-size: 10pt; }}
   .wide, .drawing {{ overflow: visible; }} figure, tr, aside {{ break-inside: avoid; }}
   h2, h3, caption {{ break-after: avoid; }} }}
 """
