@@ -67,9 +67,11 @@ def test_nothing_is_counted_twice_when_a_child_has_ended() -> None:
         usage.look({"score": pid})
     usage.look({})
     used = usage.cpu_seconds("rest")
-    mine = sum(psutil.Process().cpu_times()[:4])
+    # Other tests may have left a child of this process running, such as multiprocessing's fork server.
+    me = psutil.Process()
+    everything = sum(sum(one.cpu_times()[:4]) for one in (me, *me.children(recursive=True)))
     assert used["score"] >= counted
-    assert before <= used["rest"] and used["score"] + used["rest"] <= mine + 0.05
+    assert before <= used["rest"] and used["score"] + used["rest"] <= everything + 0.05
 
 
 def test_a_resumed_run_adds_up_its_sessions(tmp_path: Path) -> None:
