@@ -99,7 +99,7 @@ class Callers:
         def check(
             request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
         ) -> Caller:
-            address = request.client.host if request.client else ""
+            address = address_of(request)
             # Whoever shows something that is no token means to be somebody.
             shown = given.credentials if given else request.headers.get("authorization")
             caller = self.find(shown, address)
@@ -123,6 +123,11 @@ class Callers:
             raise HTTPException(
                 429, f"More than {most} {what} a minute: try again in {wait} s.", headers={"Retry-After": str(wait)}
             )
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from; empty where the server does not say."""
+    return request.client.host if request.client else ""
 
 
 def is_loopback(address: str) -> bool:

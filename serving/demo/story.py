@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -137,7 +138,7 @@ class Story:
             )
             return self._once("labels", Beat("Late labels, and people", text, "Predictions", corrects=True))
         if "swap" in self._told and len(self._new) >= SEEN and self._before is not None:
-            now = sum(self._new) / len(self._new)
+            now = _share(self._new)
             text = (
                 f"The {BEFORE} labelled events before the swap: {self._before:.0%} right. The first {len(self._new)} "
                 f"that the new champion answered: {now:.0%}. It was trained on none of them."
@@ -184,7 +185,7 @@ def _figure(line: Retraining, name: str) -> str:
     return f"{value:.0%}" if isinstance(value, int | float) and 0 <= value <= 1 else "an unknown share"
 
 
-def _share(right: deque[bool]) -> float:
+def _share(right: Sequence[bool]) -> float:
     return sum(right) / len(right) if right else 0.0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,4 +107,4 @@ def _lowest(rolling: dict[str, list[tuple[int, float]]]) -> float:
 
 
 def _ms(at: float) -> int:
-    return int(at * 1000) if at else int(time.time() * 1000)
+    return int(at * 1000)

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from serving.callers import Caller, Callers
+from serving.callers import Caller, Callers, address_of
 from serving.door import NO_SNIFFING
 
 COOKIE = "driftloop_token"
@@ -35,9 +35,8 @@ def viewer(callers: Callers, request: Request) -> Caller | None:
     Raises:
         HTTPException: 429 for one who asks too often.
     """
-    address = request.client.host if request.client else ""
     try:
-        caller = callers.find(request.cookies.get(COOKIE), address)
+        caller = callers.find(request.cookies.get(COOKIE), address_of(request))
     except HTTPException as error:
         if error.status_code == 401:
             return None
@@ -62,7 +61,7 @@ def router(callers: Callers) -> APIRouter:
     async def login(request: Request) -> Response:
         token = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=5).get("token", [""])[0]
         try:
-            callers.find(token, request.client.host if request.client else "")
+            callers.find(token, address_of(request))
         except HTTPException as error:
             return _page(str(error.detail), error.status_code)
         answer = RedirectResponse("./", 303, headers=NO_SNIFFING)
