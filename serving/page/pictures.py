@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from driftloop.messages import DriftAlert
@@ -15,6 +16,7 @@ from serving import casebook
 from serving.board import Mark
 from serving.case import Round
 from serving.live import Live
+from serving.page import charts
 from serving.recent import Line, Second
 from serving.routes import Parts
 
@@ -57,6 +59,21 @@ class Picture:
     """The newest first."""
     printed: int
     """Pieces of news so far."""
+
+    @cached_property
+    def accuracy_chart(self) -> charts.Options:
+        """This and the next two are drawn once, for all tabs."""
+        return charts.accuracy(self.rolling, self.marks)
+
+    @cached_property
+    def speed_chart(self) -> charts.Options:
+        """See `charts.speed`."""
+        return charts.speed(self.seconds)
+
+    @cached_property
+    def latency_chart(self) -> charts.Options:
+        """See `charts.latency`."""
+        return charts.latency(self.seconds)
 
 
 class Pictures:

@@ -112,10 +112,10 @@ class LivePage:
         for figure, text in zip(self._figures, texts, strict=True):
             figure.set_text(text)
         if before is None or (before.rolling, before.marks) != (picture.rolling, picture.marks):
-            _draw(self._accuracy, charts.accuracy(picture.rolling, picture.marks))
+            _draw(self._accuracy, picture.accuracy_chart)
             self._told.set_text(_told(picture))
-        _draw(self._speed, charts.speed(picture.seconds))
-        _draw(self._latency, charts.latency(picture.seconds))
+        _draw(self._speed, picture.speed_chart)
+        _draw(self._latency, picture.latency_chart)
         self._alerts.show(picture.alerts)
         self._retraining.show(picture.round)
         self._feed.show(picture.feed)
