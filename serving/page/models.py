@@ -106,9 +106,10 @@ class Models:
         self._table.clear()
         with self._table:
             self._draw(models[:SHOWN])
-        chosen = {model.version: f"v{visible(model.version, 20)}" for model in models}
-        self._one.set_options(chosen)
-        self._other.set_options(chosen)
+        offered = {model.version: f"v{visible(model.version, 20)}" for model in models}
+        if offered != self._one.options:  # new options close a list that somebody has open
+            self._one.set_options(offered)
+            self._other.set_options(offered)
 
     def _draw(self, models: Sequence[Model]) -> None:
         head = ["version", "candidate", "verdict", "accuracy", "descent", "why"]

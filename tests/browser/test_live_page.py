@@ -266,6 +266,8 @@ def test_two_versions_are_laid_side_by_side(world: World, context: BrowserContex
     for which, version in (("One version", "v1"), ("Other version", "v2")):
         page.get_by_label(which).click()
         page.get_by_role("option", name=version).click()
+        expect(page.get_by_role("listbox")).to_have_count(0, timeout=SOON)  # a list that closes would catch a click
+        expect(page.get_by_label(which)).to_have_value(version, timeout=SOON)
     table = page.get_by_role("group", name="difference")
     expect(table).to_contain_text("digest", timeout=SOON)
     marked = table.locator("tr.marked").all_inner_texts()
