@@ -8,7 +8,7 @@ WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadfile
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate demo test lint unit integration browser e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-page bench-scaling images dist sbom audit-dependencies clean
+.PHONY: help setup simulate demo test lint unit integration browser docs e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-page bench-scaling images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -42,10 +42,13 @@ unit: setup
 	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/unit tests/contracts
 
 integration: setup browser
-	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/integration tests/faults tests/browser
+	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/integration tests/faults tests/browser tests/docs
 
 browser: setup ## a Chromium for the tests and the film of the live page, installed where there is none
 	$(RUN)python -m serving.demo.browser
+
+docs: setup ## the site of docs/, in site/
+	$(RUN)python -m sphinx -W --keep-going -q docs site
 
 e2e: setup
 	$(RUN)python -m pytest tests/e2e

@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.results import save
 from driftloop.errors import DriftloopError
-from driftloop.lifecycle.supervisor import Child
+from driftloop.lifecycle.supervisor import LAUNCHER, Child
 from serving.demo.browser import launch
 
 WARM_UP = 30.0
@@ -90,7 +90,10 @@ def _address(child: Child, log: Path) -> str:
 
 def _server(child: Child) -> psutil.Process:
     below = psutil.Process(child.pid).children(recursive=True)
-    return next(one for one in below if one.cmdline()[-3:] == ["-m", "driftloop", "serve"])
+    # Not its launcher, whose command line ends with the same words.
+    found = {one.pid: one.cmdline() for one in below}
+    (pid,) = (pid for pid, words in found.items() if words[-1:] == ["serve"] and str(LAUNCHER) not in words)
+    return psutil.Process(pid)
 
 
 def _share(server: psutil.Process, browser: Browser, address: str, tabs: int, seconds: float) -> float:

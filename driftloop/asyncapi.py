@@ -6,15 +6,13 @@ receives is what `driftloop.access` allows. `docs/asyncapi.json` is what `driftl
 
 from __future__ import annotations
 
-import ast
 import inspect
-from itertools import pairwise
 from typing import Any
 
 import msgspec
 
 import driftloop
-from driftloop import access, messages, topics
+from driftloop import access, docstrings, messages, topics
 from driftloop.topics import Topic
 
 KEYS = {"events": "event_id", "predictions": "event_id", "labels": "event_id", "outcomes": "event_id"}
@@ -86,10 +84,5 @@ def _message(topic: Topic) -> dict[str, Any]:
 
 def _describe(schema: dict[str, Any], kind: type[messages.Message]) -> None:
     """Put what stands below a field in the code into its schema."""
-    for cls in (messages.Message, kind):
-        body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
-        for field, after in pairwise(body):
-            told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and told:
-                property_ = schema["properties"][field.target.id]
-                property_["description"] = inspect.cleandoc(after.value.value)
+    for field, told in docstrings.of_fields(kind).items():
+        schema["properties"][field]["description"] = told

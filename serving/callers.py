@@ -6,11 +6,10 @@ import hashlib
 import hmac
 import ipaddress
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, HTTPException, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -93,8 +92,8 @@ class Callers:
         what, number = ("texts", texts) if texts else ("requests", 1)
         self._count(what, caller.name or caller.address, self._settings.rate, number)
 
-    def at_least(self, role: Role) -> Callable[..., Caller]:
-        """A dependency of an endpoint: the caller, who has this role or a higher one."""
+    def at_least(self, role: Role) -> Any:
+        """A dependency of an endpoint: the caller, who has this role or a higher one. The API's manual says so."""
 
         def check(
             request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
@@ -112,7 +111,7 @@ class Callers:
                 )
             raise HTTPException(403, f"{caller.name} is {_a(caller.role)}, and this needs {_a(role)}.")
 
-        return check
+        return Security(check, scopes=[role])
 
     def _count(self, what: str, who: str, most: int, number: int) -> None:
         if not self._settings.rate:

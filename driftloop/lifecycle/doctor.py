@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import importlib.util
-import inspect
 import os
 import shutil
 import socket
@@ -21,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 import psutil
 
+from driftloop import docstrings
 from driftloop import settings as tree
 from driftloop.errors import DriftloopError
 from driftloop.settings import Settings, cache_dir
@@ -257,22 +256,15 @@ def _answers(what: str, address: str, port: int, variable: str) -> Finding:
 
 
 def _docs(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str]]:
-    """Variable and docstring of every field; the docstrings are read from the source, where they are written."""
-    source = ast.parse(inspect.getsource(struct))
-    body = source.body[0].body if isinstance(source.body[0], ast.ClassDef) else []
-    about: dict[str, str] = {}
-    for field, after in zip(body, [*body[1:], None], strict=True):
-        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
-            continue
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            about[field.target.id] = inspect.cleandoc(str(after.value.value)).replace("\n", " ")
+    """Variable and docstring of every field."""
+    about = docstrings.of_fields(struct)
     for leaf in msgspec.structs.fields(struct):
         kind: Any = leaf.type
         name = f"{prefix}{leaf.name.upper()}"
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             yield from _docs(kind, f"{name}__")
         else:
-            yield name, about.get(leaf.name, "")
+            yield name, about.get(leaf.name, "").replace("\n", " ")
 
 
 def _masked(name: str, value: str) -> str:

@@ -51,7 +51,7 @@ class Observer(Protocol):
     """Watches a simulation; may be called from more than one thread, never at the same time."""
 
     def on_message(self, topic: Topic, message: Message) -> None:
-        """One message of `driftloop.lifecycle.tally.FOLLOWED`, each exactly once and each topic in its order."""
+        """A label, or a message of `driftloop.lifecycle.tally.FOLLOWED`: each exactly once, each topic in its order."""
         ...
 
     def on_tick(self, state: State) -> None:
@@ -241,7 +241,7 @@ class Simulation:
 
     def _open(self) -> None:
         self._tally = Tally(self.state, topics.name(self.settings, topics.EVENTS))
-        self._follower = Follower(self.settings, FOLLOWED)
+        self._follower = Follower(self.settings, (*FOLLOWED, topics.LABELS))
 
     def _step(self) -> bool:
         """Read what has come; True when the simulation is through."""

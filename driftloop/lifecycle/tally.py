@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from driftloop import topics
-from driftloop.messages import DeadLetter, Message, ModelUpdate, Outcome, Prediction, Retraining
+from driftloop.messages import DeadLetter, Label, Message, ModelUpdate, Outcome, Prediction, Retraining
 from driftloop.topics import Topic
 
 QUIET = 3.0
@@ -77,13 +77,16 @@ class Tally:
         self._clock = clock
         self._predicted: set[str] = set()
         self._joined: set[str] = set()
+        self._labelled: set[str] = set()
+        self._again = 0
+        """Labels for events that have one: people correct what the stream has labelled, or will."""
         self._dead: set[tuple[str, int, int]] = set()
         self._dead_events: set[tuple[int, int]] = set()
         self._runs: dict[str, bool] = {}
         self._moved = clock()
 
     def add(self, topic: Topic, message: Message) -> None:
-        """Count one message of `FOLLOWED`."""
+        """Count one message of `FOLLOWED`, or a label."""
         self._moved = self._clock()
         state = self.state
         match message:
@@ -96,6 +99,9 @@ class Tally:
                 )
             case Outcome():
                 self._joined.add(message.event_id)
+            case Label():
+                self._again += message.event_id in self._labelled
+                self._labelled.add(message.event_id)
             case DeadLetter():
                 self._dead.add((message.topic, message.partition, message.offset))
                 if message.topic == self._events_topic:
@@ -130,7 +136,7 @@ class Tally:
         if state.lag > 0:
             lacking.append(f"{state.lag} of {state.events} events have no prediction")
         # The label of an event that became a dead letter has nothing to be joined with.
-        unjoined = state.labels - self._dead_labels - len(self._dead_events) - state.outcomes
+        unjoined = state.labels - self._again - self._dead_labels - len(self._dead_events) - state.outcomes
         if unjoined > 0:
             lacking.append(f"{unjoined} of {state.labels} labels have no outcome")
         if self.retraining:

@@ -93,7 +93,7 @@ def _line(
     return {
         "type": "line",
         "name": name,
-        "data": [list(point) for point in points],
+        "data": points,
         "showSymbol": len(points) == 1,
         "lineStyle": style,
         "itemStyle": {"color": colour},

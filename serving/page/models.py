@@ -124,8 +124,7 @@ class Models:
         cells = [f"v{model.version}", model.candidate, verdict, pieces.share(model.accuracy), descended, model.reason]
         with ui.element("tr").classes("marked" if model.champion else ""):
             for text in cells:
-                with ui.element("td"):
-                    pieces.label(text)
+                pieces.cell(text)
             if self._admin:
                 with ui.element("td"), ui.element("div").classes("verdict"):
                     for action in possible(model):

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 
 from fastapi import HTTPException
 from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
 
 from driftloop.text import visible
 
@@ -16,6 +17,11 @@ LONG = 600
 def label(text: str, classes: str = "") -> ui.label:
     """Text on one line, with what would steer a reader written out."""
     return ui.label(visible(text, LONG)).classes(classes)
+
+
+def cell(text: str, tag: str = "td") -> TextElement:
+    """The same in a table."""
+    return TextElement(tag=tag, text=visible(text, LONG))
 
 
 @contextmanager
@@ -36,8 +42,7 @@ def rows(caption: str, head: Sequence[str]) -> Iterator[None]:
     with region, ui.element("table"):
         with ui.element("thead"), ui.element("tr"):
             for text in head:
-                with ui.element("th").props("scope=col"):
-                    label(text)
+                cell(text, "th").props("scope=col")
         with ui.element("tbody"):
             yield
 
@@ -48,8 +53,7 @@ def table(caption: str, head: Sequence[str], texts: Sequence[Sequence[str]], mar
         for at, row in enumerate(texts):
             with ui.element("tr").classes("marked" if at in marked else ""):
                 for text in row:
-                    with ui.element("td"):
-                        label(text)
+                    cell(text)
 
 
 def button(text: str = "", then: Callable[[], object] | None = None, name: str = "") -> ui.button:

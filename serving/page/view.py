@@ -1,4 +1,4 @@
-"""The live page as it is laid out, and how it is brought up to date, once a second for each that is open."""
+"""The live page as it is laid out, and how it is brought up to date while it is open."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from serving.recent import SHOWN
 from serving.routes import Parts
 
 EVERY = 1.0
-"""Seconds."""
+"""Seconds from one look at the figures to the next."""
+SLOWLY = 3
+"""Charts and lists are drawn at each third of these looks: charts show minutes, and lists are read."""
 TILES = ("predictions/s", "events waiting", "latency, median", "latency, 99th", "accuracy, newest 500", "labelled")
 
 
@@ -31,7 +33,9 @@ class LivePage:
         self._parts = parts
         self._pictures = pictures
         self._wish = Wish(parts, caller)
-        self._before: Picture | None = None
+        self._looks = 0
+        self._seen: Picture | None = None
+        self._drawn: Picture | None = None
         ui.add_css(resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"))
         self._head(caller)
         with ui.element("div").props("tabindex=-1").classes("page") as main:
@@ -55,6 +59,7 @@ class LivePage:
                 )
         ui.skip_link("To the content", target=main)
         self._show(pictures.now())
+        self._draw(pictures.now())
         ui.timer(EVERY, self._refresh)
 
     def _head(self, caller: Caller) -> None:
@@ -91,13 +96,18 @@ class LivePage:
             self._latency = ui.echart(charts.latency([])).classes("chart")
 
     async def _refresh(self) -> None:
-        self._show(await asyncio.to_thread(self._pictures.now))
-        await pieces.quietly(self._models.refresh)
+        self._looks += 1
+        picture = await asyncio.to_thread(self._pictures.now)
+        self._show(picture)
+        if self._looks % SLOWLY == 0:
+            self._draw(picture)
+            await pieces.quietly(self._models.refresh)
 
     def _show(self, picture: Picture) -> None:
-        before, self._before = self._before, picture
-        if before is picture:
+        """The figures."""
+        if self._seen is picture:
             return
+        self._seen = picture
         champion = f" · champion v{visible(picture.champion, 40)}" if picture.champion else ""
         self._phase.set_text(f"{visible(picture.phase, 80)}{champion}")
         dead = f", {picture.dead_letters} dead letters" if picture.dead_letters else ""
@@ -111,11 +121,17 @@ class LivePage:
         )
         for figure, text in zip(self._figures, texts, strict=True):
             figure.set_text(text)
+
+    def _draw(self, picture: Picture) -> None:
+        """The charts and the lists."""
+        before, self._drawn = self._drawn, picture
+        if before is picture:
+            return
         if before is None or (before.rolling, before.marks) != (picture.rolling, picture.marks):
-            _draw(self._accuracy, picture.accuracy_chart)
+            _set(self._accuracy, picture.accuracy_chart)
             self._told.set_text(_told(picture))
-        _draw(self._speed, picture.speed_chart)
-        _draw(self._latency, picture.latency_chart)
+        _set(self._speed, picture.speed_chart)
+        _set(self._latency, picture.latency_chart)
         self._alerts.show(picture.alerts)
         self._retraining.show(picture.round)
         self._feed.show(picture.feed)
@@ -131,7 +147,7 @@ class LivePage:
             old.delete()
 
 
-def _draw(chart: ui.echart, options: charts.Options) -> None:
+def _set(chart: ui.echart, options: charts.Options) -> None:
     """Told to the chart itself: as a property, NiceGUI would watch each point of it for changes."""
     chart.run_chart_method("setOption", options)
 

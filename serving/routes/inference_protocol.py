@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 
 import driftloop
 from driftloop.classifiers.bundle import BundleClassifier
@@ -70,7 +70,7 @@ _BODY = {"requestBody": {"required": True, "content": {"application/json": {"sch
 def router(parts: Parts) -> APIRouter:
     """Everything below `/v2`."""
     routes = APIRouter(tags=["Open Inference Protocol"])
-    caller = Depends(parts.callers.at_least("viewer"))
+    caller = parts.callers.at_least("viewer")
     errors = problems(401, 403, 404, 429, 503)
     name = parts.settings.model_name
 

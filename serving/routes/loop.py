@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from driftloop.messages import Message
@@ -29,7 +29,7 @@ Many = Annotated[int, Query(ge=1, le=1000, description="How many at most, the ne
 def router(parts: Parts) -> APIRouter:
     """`/v1/status`, predictions with their lineage, models, alerts, cases, retrainings, drift."""
     routes = APIRouter(
-        tags=["loop"], dependencies=[Depends(parts.callers.at_least("viewer"))], responses=problems(401, 403, 429)
+        tags=["loop"], dependencies=[parts.callers.at_least("viewer")], responses=problems(401, 403, 429)
     )
     live = parts.live
 

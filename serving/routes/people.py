@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.callers import Caller
@@ -54,9 +54,9 @@ class Asked(BaseModel):
 def router(parts: Parts) -> APIRouter:
     """`/v1/feedback`, and the commands."""
     routes = APIRouter(tags=["people"])
-    annotator = Depends(parts.callers.at_least("annotator"))
-    admin = Depends(parts.callers.at_least("admin"))
-    viewer = Depends(parts.callers.at_least("viewer"))
+    annotator = parts.callers.at_least("annotator")
+    admin = parts.callers.at_least("admin")
+    viewer = parts.callers.at_least("viewer")
 
     @routes.post("/v1/feedback", status_code=202, responses=problems(401, 403, 404, 413, 422, 429, 502, 503))
     def feedback(said: Feedback, caller: Caller = annotator) -> Taken:

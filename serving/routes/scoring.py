@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from serving.callers import Caller
@@ -49,7 +49,7 @@ class ScoreResponse(BaseModel):
 def router(parts: Parts) -> APIRouter:
     """`/v1/predict`."""
     routes = APIRouter(tags=["scoring"])
-    viewer = Depends(parts.callers.at_least("viewer"))
+    viewer = parts.callers.at_least("viewer")
 
     @routes.post("/v1/predict", responses=problems(401, 403, 413, 422, 429, 503))
     async def predict(request: ScoreRequest, caller: Caller = viewer) -> ScoreResponse:

@@ -25,7 +25,7 @@ def router(parts: Parts) -> APIRouter:
     """`/v1/stream/…`"""
     routes = APIRouter(
         tags=["streams"],
-        dependencies=[Depends(parts.callers.at_least("viewer"))],
+        dependencies=[parts.callers.at_least("viewer")],
         responses=problems(401, 403, 429, 503),
     )
     for path, (kind, event, about) in KINDS.items():

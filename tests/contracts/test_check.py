@@ -45,7 +45,7 @@ def test_the_examples_of_the_page_pass(name: str) -> None:
 def test_the_page_names_every_kind_and_shows_what_is_said() -> None:
     assert len(NAMED) == 4 and len(set(NAMED)) == 4
     _, said, _ = check("my_package.detector.Cusum")
-    assert "".join(f"    {line}\n" for line in said.splitlines()) in PAGE
+    assert f"```text\n{said}```" in PAGE
     assert re.findall(r"passed  (.*)", said) == [words_of(one) for one in contract.CHECKS]
 
 

@@ -18,7 +18,7 @@ from driftloop.errors import DriftloopError
 from driftloop.lifecycle import runs
 from driftloop.lifecycle.runs import Record
 from driftloop.lifecycle.tally import QUIET, STALLED, STALLED_BUSY, State, Tally
-from driftloop.messages import DeadLetter, Message, ModelUpdate, Outcome, Prediction, Retraining
+from driftloop.messages import DeadLetter, Label, Message, ModelUpdate, Outcome, Prediction, Retraining
 from driftloop.settings import KafkaSecurity, Settings
 
 SECRET = "tiger-7f3a"
@@ -212,6 +212,18 @@ def test_a_dead_letter_counts_once_and_a_dead_label_is_no_event() -> None:
     tally, _ = tallied(event, event, label, made(Prediction, "a"), events=2, labels=2)
     assert (tally.state.dead_letters, tally.state.lag) == (2, 0)
     assert tally.missing == "", "neither the dead event's label nor the dead label can have an outcome"
+
+
+def test_an_event_that_a_person_labels_too_is_still_one_to_be_joined() -> None:
+    said = [
+        made(Label, "a"),
+        made(Label, "a", feedback=True),
+        made(Label, "b"),
+        made(Prediction, "a"),
+        made(Outcome, "a"),
+    ]
+    assert tallied(*said, events=1, labels=3)[0].missing == "1 of 3 labels have no outcome"
+    assert tallied(*said, made(Outcome, "b"), events=1, labels=3)[0].missing == ""
 
 
 def test_what_is_missing_is_said_in_words() -> None:

@@ -1,0 +1,24 @@
+"""What stands below a field in the code: Python keeps no docstrings of fields, so they are read from the source."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from itertools import pairwise
+
+import msgspec
+
+
+def of_fields(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """The docstring of each field that has one, those of the struct's bases included; its lines are kept."""
+    found: dict[str, str] = {}
+    for base in reversed(struct.__mro__):
+        if not issubclass(base, msgspec.Struct) or base is msgspec.Struct:
+            continue
+        defined = ast.parse(inspect.getsource(base)).body[0]
+        for field, after in pairwise(defined.body if isinstance(defined, ast.ClassDef) else []):
+            if not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)):
+                continue
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                found[field.target.id] = inspect.cleandoc(str(after.value.value))
+    return found
