@@ -207,8 +207,7 @@ def _python() -> Iterator[str]:
         yield f"## {title}\n"
         for name in names:
             kind = "autofunction" if name.rpartition(".")[2][0].islower() else "autoclass"
-            members = "   :members:\n" if kind == "autoclass" else ""
-            yield f"```{{eval-rst}}\n.. {kind}:: {name}\n{members}```\n"
+            yield f"```{{eval-rst}}\n.. {kind}:: {name}\n```\n"
 
 
 def _code(text: str) -> str:

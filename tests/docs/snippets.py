@@ -75,7 +75,7 @@ def everywhere(*kinds: str) -> list[Snippet]:
 class Shell:
     """One bash for the blocks of a page; a command that fails ends it, and the test.
 
-    What would follow a stream for ever (`driftloop watch` without --max, `curl -N`) is stopped after its first line.
+    What would follow a stream for ever (`driftloop watch` without --max, `curl -N`) is stopped, and has to say a line.
     """
 
     def __init__(self, folder: Path, environ: Mapping[str, str], exchanged: Mapping[str, str]) -> None:
@@ -131,7 +131,7 @@ def _is_endless(line: str) -> bool:
 FOLLOW = """
 follow() {
   set +o pipefail
-  timeout --signal=INT 60 "$@" | head -n 1 | grep .
+  timeout --signal=INT 20 "$@" | head -n 1 | grep .
   local status=$?
   set -o pipefail
   return $status

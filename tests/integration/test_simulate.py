@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -269,6 +269,20 @@ class Beside:
     keys: Counter[str]
     """Predictions of the second one by event id."""
     codes: tuple[int, int]
+    labelled_by_hand: str
+    """An event of the first one that a person has labelled besides."""
+
+
+def label_by_hand(run: Simulated) -> str:
+    """A person agrees with a prediction whose label the stream sends as well; the event's id."""
+    run.until_predicted(WARM_UP + 10)
+    settings = run.settings
+    one = kafka.read_all(settings, topics.name(settings, topics.PREDICTIONS), Prediction)[WARM_UP + 5]
+    said = Label(event_id=one.event_id, label=one.label, annotator="ann", labelled_at=time.time(), feedback=True)
+    with closing(kafka.Outbox(settings)) as outbox:
+        outbox.put(topics.LABELS.name, one.event_id, said)
+        outbox.flush()
+    return one.event_id
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +307,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Be
         settings = second.settings
         together = first.process.poll() is None
         ports = (set(first.ports.values()), set(second.ports.values()))
+        labelled_by_hand = label_by_hand(first)
         second.until_predicted(50)
         second.child("driftloop", "score").kill()
         cut = second.until_predicted(0)
@@ -301,7 +316,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Be
         keys = predicted(settings)
         second.process.send_signal(signal.SIGINT)
         codes = first.wait(), second.wait()
-        yield Beside(first, second, together, resumed, watched, listed, ports, cut, keys, codes)
+        yield Beside(first, second, together, resumed, watched, listed, ports, cut, keys, codes, labelled_by_hand)
 
 
 def test_a_small_scenario_of_ones_own_ends_by_itself_with_a_whole_summary(beside: Beside) -> None:
@@ -313,6 +328,12 @@ def test_a_small_scenario_of_ones_own_ends_by_itself_with_a_whole_summary(beside
     assert summary["accuracy"]["prequential"] > 0.95
     assert summary["restarts"] == {"replay": 0, "retrain": 0, "score": 0, "monitor": 0}
     assert f"Run directory: {beside.first.root}" in beside.first.output.read_text()
+
+
+def test_an_event_that_a_person_labels_too_leaves_the_run_complete(beside: Beside) -> None:
+    """The broker has both labels; one of them makes the outcome, and nothing is waited for in vain."""
+    assert beside.labelled_by_hand
+    assert beside.codes[0] == 0 and beside.first.summary["missing"] == ""
 
 
 def test_nothing_is_left_of_a_simulation_that_ended(beside: Beside) -> None:
