@@ -109,10 +109,11 @@ def understood(words: list[str]) -> bool:
     if words[0] == "make":
         assert words[1] in TARGETS, words
         given = [word.partition("=")[2] for word in words[2:] if word.startswith("ARGS=")]
-        command = re.search(rf"^{words[1]}:.*\n\t.*?-m (benchmarks\.\w+)", MAKEFILE, re.MULTILINE)
+        command = re.search(rf"^{words[1]}:.*\n(?:\t.*\n)*?\t\$\(RUN\)(.+) \$\(ARGS\)", MAKEFILE, re.MULTILINE)
         if given:
             assert command, f"make {words[1]} takes no ARGS"
-            takes([sys.executable, "-m", command[1]], shlex.split(given[0]))
+            run = command[1].removeprefix("python -m ").split()
+            takes([sys.executable, "-m", *run], shlex.split(given[0]))
     elif words[:2] == ["python", "-m"]:
         takes([sys.executable, "-m", words[2]], words[3:])
     elif words[:2] == ["driftloop", "bench"]:
