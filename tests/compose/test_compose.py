@@ -237,7 +237,7 @@ def test_prometheus_sees_every_process_and_the_page_is_there(world: World) -> No
         ),
         60,
     )
-    assert b"driftloop v" in world.get("/")
+    assert b"<title>driftloop</title>" in world.get("/")
     # The rules are loaded and worked out: the accuracy is recorded by one of them.
     world.until(
         "the rules' first figure",
