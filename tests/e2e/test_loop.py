@@ -100,7 +100,7 @@ def test_the_run_leaves_a_report_with_its_figures(drifted: tuple[Path, dict[str,
     assert told["unread"] == "" and promoted[0]["version"] == "1"
     for model in promoted:
         assert f"Model card of version {model['version']}" in page and model["digest"] in page
-    assert {"score", "monitor", "retrain", "replay", "kafka", "valkey", "mlflow", "simulate"} == set(
+    assert {"score", "monitor", "retrain", "replay", "serve", "kafka", "valkey", "mlflow", "simulate"} == set(
         summary["cpu_seconds"]
     )
     assert all(summary["cpu_seconds"].values())
