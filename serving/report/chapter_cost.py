@@ -10,7 +10,8 @@ from serving.report.facts import Facts
 PROCESSES = {
     "replay": "sends the events", "score": "scores them", "monitor": "joins labels, watches for drift",
     "retrain": "trains and compares", "kafka": "keeps the topics", "valkey": "keeps predictions by id",
-    "mlflow": "keeps the models", "simulate": "starts, watches and counts the others",
+    "mlflow": "keeps the models", "serve": "the live page and the API",
+    "simulate": "starts, watches and counts the others",
 }  # fmt: skip
 
 
