@@ -54,11 +54,11 @@ REBALANCE = Point("stream_processors.progress:Progress.owns", when=_given_up)
 MODULES = {"score": "stream_processors.scorer", "monitor": "stream_processors.monitor", "retrain": "retrain.worker"}
 POINTS: dict[str, dict[str, Point]] = {
     "score": {
-        "batch-taken": Point(f"{SCORER}.handle"),
+        "batch-taken": Point(f"{SCORER}.read"),
         "in-the-model": Point(f"{SCORER}._score"),
         "stored": Point("driftloop.store:Store.put_predictions", after=True),
         "sent": FLUSH,
-        "acknowledged": Point(f"{SCORER}.handle", after=True),
+        "acknowledged": Point(f"{SCORER}.deliver", after=True),
         "rebalance": REBALANCE,
         "model-announced": Point("driftloop.champion:Champion._take"),
         "model-loaded": Point("driftloop.shelf:Shelf.load", after=True),
@@ -170,7 +170,7 @@ def skips() -> None:
 def no_positions() -> None:
     """Nobody looks whether a message was left out."""
     positions: Any = import_module("stream_processors.positions").Positions
-    positions.check = lambda self, batch: None
+    positions.check = lambda self, batch: batch
 
 
 def stub() -> None:
@@ -204,9 +204,9 @@ def no_split() -> None:
     """A batch on which the model fails is not looked through for the one event that it fails on."""
     scorer: Any = import_module("stream_processors.scorer").Scorer
 
-    def score(self: Any, model: Any, decoded: Any) -> Any:
-        answer = model.predict([event.text for _, event in decoded.values()])
-        return [(e, answer.probabilities[i], answer.embeddings[i]) for i, (_, e) in enumerate(decoded.values())]
+    def score(self: Any, batch: Any, events: Any, tokens: Any = None) -> Any:
+        answer = batch.model.predict([event.text for _, event in events.values()])
+        return [(e, answer.probabilities[i], answer.embeddings[i]) for i, (_, e) in enumerate(events.values())]
 
     scorer._score = score
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from driftloop.classifiers.base import Predictions
+from driftloop.classifiers.base import Matrix, Predictions
 
 DIMENSION = 4
 LABELS = ("negative", "positive")
@@ -24,7 +24,10 @@ class Stub:
     def __init__(self, version: str) -> None:
         self.version = version
 
-    def predict(self, texts: Sequence[str]) -> Predictions:
+    def tokenise(self, texts: Sequence[str]) -> None:
+        """It reads no words."""
+
+    def predict(self, texts: Sequence[str], embeddings: Matrix | None = None, tokens: None = None) -> Predictions:
         """Probabilities of shape (n, 2), embeddings of shape (n, 4)."""
         share = np.fromiter((len(text) % 7 / 10 + 0.2 for text in texts), dtype=np.float32, count=len(texts))
         return Predictions(

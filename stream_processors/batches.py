@@ -1,13 +1,13 @@
 """The loop that both processors use: a batch is acknowledged only when its results are safe.
 
-Faust reads raw bytes and hands over batches without acknowledging them (`noack_take`). A handler works on a batch in
-a thread of its own and returns when everything it wrote has been confirmed by its store; only then does the batch
-count as handled and, at most a second later, are its offsets committed. Any exception ends the process with nothing
-committed, and whoever started it starts it again: the batch is read once more. So does a stall: an agent of Faust can
-stop taking messages in silence (faust-streaming/faust, issues 175, 323, 502, 523), and `Progress` sees that messages
-wait. And so does a message that was left out: see `positions`.
+Faust reads raw bytes and hands over batches without acknowledging them (`noack_take`). A batch goes through the steps
+of a handler (`steps`), and the last one returns when everything that was written has been confirmed by its store; only
+then does the batch count as handled and, at most a second later, are its offsets committed. Any exception ends the
+process with nothing more committed, and whoever started it starts it again: what was under way is read once more. So
+does a stall: an agent of Faust can stop taking messages in silence (faust-streaming/faust, issues 175, 323, 502, 523),
+and `Progress` sees that messages wait. And so does a message that was left out: see `positions`.
 
-Processes with the same role share the partitions. Before a partition changes hands the batch under way is finished and
+Processes with the same role share the partitions. Before a partition changes hands what is under way is finished and
 committed, and what was only buffered is dropped: its new owner reads it. A process that is told to stop leaves its
 group, so the others take over at once; one that dies is a static member, and gets its partitions back when it returns.
 """
@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import Any, NoReturn, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
 
 import faust
 import mode
@@ -38,10 +37,9 @@ from stream_processors.breaker import Breaker
 from stream_processors.positions import Positions
 from stream_processors.progress import FIRST, Progress
 from stream_processors.records import Record
+from stream_processors.steps import Line, Step
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 SESSION = 20.0
 """Seconds without a heartbeat after which a process counts as dead and its partitions go to the others."""
@@ -50,18 +48,23 @@ HEARTBEAT = 1.0
 COMMIT_EVERY = 1.0
 """Seconds between two commits."""
 HANDOVER = 30.0
-"""Most seconds that a rebalance waits for the batch under way."""
+"""Most seconds that a rebalance waits for the batches under way."""
 
 
 class Handler(Protocol):
     """What a processor does with a batch."""
 
-    def open(self) -> None:
-        """Connect to what is needed, and wait until a batch can be handled; called once, in the worker thread."""
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What is done with a batch: the first takes its records, each other one what the one before it has returned.
+
+        The last returns the number of the batch's dead letters, and only when every result is confirmed. See
+        `stream_processors.steps.Line` for which of them may be at work at once.
+        """
         ...
 
-    def handle(self, records: Sequence[Record]) -> int:
-        """Process a batch; return, with the number of its dead letters, only when every result is confirmed."""
+    def open(self) -> None:
+        """Connect to what is needed, and wait until a batch can be handled; called once, in the first step's thread."""
         ...
 
     def close(self) -> None:
@@ -175,10 +178,10 @@ def _agent(
     batch: int,
     within: float,
 ) -> None:
-    # One thread for the handler: batches never overlap, and the event loop keeps its heartbeats.
-    pool = ThreadPoolExecutor(1, thread_name_prefix="handler")
-    # Held while a batch is under way. A rebalance waits for it; the shutdown takes it and keeps it.
-    turn = asyncio.Lock()
+    line = Line([positions.check, *handler.steps])
+    door = asyncio.Lock()
+    """Held by whoever lets a batch in, or none: a rebalance while it waits for those under way, the end for good."""
+    committing = asyncio.Lock()
     opened = False
     handed_over = -1
     """Generation of the group whose partitions have been given back."""
@@ -188,61 +191,70 @@ def _agent(
         """Whether the event's partition is still ours: if not, whoever owns it now reads the event again."""
         return bool(app.consumer_generation_id == event.message.generation_id != handed_over)
 
-    async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
-        """Done by the handler's thread, which logs what is about this batch as such."""
-        return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, work, *arguments)
-
     async def process(stream: Any) -> None:
         nonlocal opened
         async for taken in stream.noack_take(batch, within=within):
             try:
                 if not opened:
                     progress.wait(FIRST)  # for any time: there may be no model yet
-                    await in_thread(handler.open)
+                    await line.before(handler.open)
                     opened = True
+                    # A full collection walks through all that was imported and loaded: half a second in which nothing
+                    # else is done.
+                    gc.collect()
+                    gc.freeze()
                     progress.wait("")
                 if breaker.open:
                     await asyncio.sleep(breaker.pause)
-                async with turn:
+                async with door:
                     events = [event for event in taken if current(event)]
-                    records = [_record(event.message) for event in events]
-                    if records:
-                        progress.begins()
-                        with logs.about(batch=_span(records)):
-                            await in_thread(positions.check, records)
-                            dead = await in_thread(handler.handle, records)
-                            log.info("%d messages handled, %d of them dead letters", len(records), dead)
-                        progress.handled(len(records), dead)
-                        _count(breaker, len(records), dead, progress)
-                        # All are of one generation; what took longer than a handover is not ours any more.
-                        if current(events[0]):
-                            positions.handled(records)
+                    if events:
+                        await line.enter(handle(events))
             except Stopped:
                 return
             except Exception as error:
                 _leave(error)
 
+    async def handle(events: Sequence[Any]) -> None:
+        """Take a batch through the steps, and count it as handled."""
+        records = [_record(event.message) for event in events]
+        progress.begins()
+        with logs.about(batch=_span(records)):
+            try:
+                dead = await line.carry(records)
+            except Stopped:
+                return
+            except Exception as error:
+                _leave(error)
+            log.info("%d messages handled, %d of them dead letters", len(records), dead)
+        progress.handled(len(records), dead)
+        _count(breaker, len(records), dead, progress)
+        # All are of one generation; what took longer than a handover is not ours any more.
+        if current(events[0]):
+            positions.handled(records)
+
     async def commit() -> None:
-        """Tell the broker how far the batches have come; with the turn, so that none is under way."""
+        """Tell the broker how far the batches have come that are through."""
         nonlocal committed
-        reached = positions.reached
-        if reached and reached != committed and await app.consumer._commit(reached):
-            committed = reached
+        async with committing:
+            reached = positions.reached
+            if reached and reached != committed and await app.consumer._commit(reached):
+                committed = reached
 
     # Without acknowledgements Faust commits nothing.
     app.agent(app.topic(*topics, key_serializer="raw", value_serializer="raw", acks=False), concurrency=1)(process)
 
     @app.timer(COMMIT_EVERY)  # type: ignore[untyped-decorator]
     async def every_second() -> None:
-        async with turn:
-            await commit()
+        await commit()
 
     @app.on_partitions_revoked.connect(weak=False)  # type: ignore[untyped-decorator]
     async def handing_over(_app: Any, _revoked: Any, **_: Any) -> None:
         nonlocal handed_over
         progress.owns(None)
-        with contextlib.suppress(TimeoutError):  # then the batch is read a second time, by the partition's new owner
-            async with asyncio.timeout(HANDOVER), turn:
+        with contextlib.suppress(TimeoutError):  # then a batch is read a second time, by the partition's new owner
+            async with asyncio.timeout(HANDOVER), door:
+                await line.empty()
                 handed_over = app.consumer_generation_id
                 await commit()
         positions.forget()
@@ -256,7 +268,8 @@ def _agent(
     @app.on_before_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
     async def stopping(_app: Any, **_: Any) -> None:
         handler.close()
-        await turn.acquire()
+        await door.acquire()
+        await line.empty()
         await commit()
 
 

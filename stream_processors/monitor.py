@@ -27,6 +27,7 @@ from stream_processors.drift.watch import DriftWatch
 from stream_processors.joins import join
 from stream_processors.records import Record, bury
 from stream_processors.recovery import find_joins, learn_again
+from stream_processors.steps import Step
 from stream_processors.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,11 @@ class Monitor:
             return False
         self._applied = state.applied
         return True
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """One: the detectors are one sequence."""
+        return (self.handle,)
 
     def close(self) -> None:
         """Nothing is waited for."""

@@ -7,7 +7,7 @@ session, it can lose the message that it holds at that moment and hand over thos
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kafka import TopicPartition
 
@@ -30,6 +30,8 @@ class Positions:
         self._role = role
         self._topics = list(topics)
         self._reached: dict[TopicPartition, int] = {}
+        self._taken: dict[TopicPartition, int] = {}
+        """The offset after the last message that was looked at, handled or still under way."""
         self._began: dict[TopicPartition, int] | None = None
 
     @property
@@ -39,16 +41,16 @@ class Positions:
 
     def forget(self) -> None:
         """The partitions change hands: from now on it is the broker's word that counts."""
-        self._reached, self._began = {}, None
+        self._reached, self._taken, self._began = {}, {}, None
 
-    def check(self, batch: Iterable[Record]) -> None:
-        """See that nothing is missing between what was handled, or committed before, and a batch; asks the broker.
+    def check(self, batch: Sequence[Record]) -> Sequence[Record]:
+        """The batch, if nothing is missing between it and the one before, or what was committed; asks the broker.
 
         Raises:
             DriftloopError: there is a message that was left out. Offsets alone may be missing: those of a transaction,
                 and of what a topic has compacted or given up.
         """
-        expected = self.reached
+        expected = self._taken
         for message in batch:
             tp = TopicPartition(message.topic, message.partition)
             if tp not in expected:
@@ -63,6 +65,7 @@ class Positions:
                         f"{message.offset} was: this process ends, so that it is started again and reads it."
                     )
             expected[tp] = max(expected[tp], message.offset + 1)
+        return batch
 
     def handled(self, batch: Iterable[Record]) -> None:
         """All results of a batch are safe."""

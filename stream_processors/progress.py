@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -53,8 +54,8 @@ class Progress:
         self._group = group
         self._stalled = stalled
         self._owned: list[TopicPartition] | None = None
-        self._began: float | None = None
-        """When the batch under way began."""
+        self._began: deque[float] = deque()
+        """When the batches under way began, the oldest first."""
         self._moved = time.monotonic()
         """When something was last done, or there was nothing to do."""
         self._pulse = Pulse(settings.health.patience)
@@ -77,12 +78,12 @@ class Progress:
         self._waiting, self._excused = reason, bool(reason)
 
     def begins(self) -> None:
-        """A batch is taken."""
-        self._began = time.monotonic()
+        """A batch is taken; batches end in the order in which they began."""
+        self._began.append(time.monotonic())
 
     def handled(self, records: int, dead: int) -> None:
-        """The batch is through, everything it wrote is confirmed; ``dead`` of the records are dead letters."""
-        began, self._began = self._began or time.monotonic(), None
+        """The oldest batch is through, what it wrote is confirmed; ``dead`` of the records are dead letters."""
+        began = self._began.popleft()
         self._records += records
         RECORDS.labels(self._role).inc(records)
         DEAD_LETTERS.labels(self._role).inc(dead)
@@ -134,7 +135,7 @@ class Progress:
 
     def _complain(self, what: str) -> None:
         """Say that nothing has gone on for too long; a start, and a batch under way, have more time."""
-        began = self._began
+        began = next(iter(self._began), None)
         if began is not None:
             what = "its batch has been under way"
         silent = time.monotonic() - (self._moved if began is None else began)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +17,7 @@ from driftloop import messages, trace
 from driftloop.champion import Champion
 from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.bundle import BundleClassifier
+from driftloop.classifiers.encoder import Tokens
 from driftloop.kafka import Outbox
 from driftloop.messages import Event, Prediction
 from driftloop.metrics import DEAD_LETTERS
@@ -24,10 +27,14 @@ from driftloop.topics import EVENTS, PREDICTIONS
 from stream_processors import batches
 from stream_processors.answers import Answers
 from stream_processors.records import Record, bury
+from stream_processors.steps import Step
 
 AHEAD = 86_400.0
 """Seconds that a producer's clock may be ahead. An event from further in the future would, once learnt from, make every
 later one look like a part of the training data."""
+
+Scored = tuple[Event, Matrix, Matrix]
+"""An event with its probabilities (k,) and embedding (d,)."""
 
 PREDICTED = Counter("driftloop_predictions", "Predictions by the version that made them.", ["version"])
 AGE = Histogram(
@@ -37,16 +44,42 @@ AGE = Histogram(
 )
 
 
-class Scorer:
-    """Scores batches of raw events with the champion.
+@dataclass
+class Batch:
+    """What is known of a batch on its way from step to step."""
 
-    For each batch: decode, classify, store by event id in Redis (the first one wins), publish, wait for the
-    broker. What cannot be decoded, is too long, comes from the future, or breaks the model goes to `dead-letters`.
+    size: int
+    """Messages in it."""
+    model: BundleClassifier
+    started: float = field(default_factory=time.perf_counter)
+    began: int = field(default_factory=time.time_ns)
+    """When it was taken, in nanoseconds since 1970."""
+    events: dict[str, tuple[Record, Event]] = field(default_factory=dict)
+    """By event id, what is to be scored."""
+    tokens: Tokens | None = None
+    """Of the texts in ``events``, in their order."""
+    dead: list[tuple[Record, str]] = field(default_factory=list)
+    """What cannot be scored, and why."""
+    scored: list[Scored] = field(default_factory=list)
+
+
+class Scorer:
+    """Scores batches of raw events with the champion, in three steps.
+
+    For each batch: decode and tokenise; classify; store by event id in Redis (the first one wins), publish, wait for
+    the broker. What cannot be decoded, is too long, comes from the future, or breaks the model goes to `dead-letters`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._champion = Champion(settings, self._refused)
+        self._delivered = 0.0
+        """When the batch before this one was through."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """One batch is read while the one before it is scored, and the one before that is delivered."""
+        return (self.read, self.score, self.deliver)
 
     def open(self) -> None:
         """Connect to Redis and Kafka, follow the promotions, and wait for the first."""
@@ -62,75 +95,84 @@ class Scorer:
         """Stop waiting for a first model."""
         self._champion.close()
 
-    def handle(self, records: Sequence[Record]) -> int:
-        """Score a batch; returns, with the number of its dead letters, when Redis and the broker have everything."""
-        model = self._champion.current()
-        self._dead = 0
-        started, began = time.perf_counter(), time.time_ns()
-        decoded = self._decode(records)
-        scored = self._score(model, decoded)
-        if scored:
-            predictions, embeddings = self._predictions(model, scored, started)
+    def read(self, records: Sequence[Record]) -> Batch:
+        """Decode a batch and tokenise its texts."""
+        batch = Batch(len(records), self._champion.current())
+        for record in records:
+            self._decode(record, batch)
+        with suppress(Exception):  # a text that breaks the tokeniser is found when each is scored alone
+            batch.tokens = batch.model.tokenise([event.text for _, event in batch.events.values()])
+        return batch
+
+    def score(self, batch: Batch) -> Batch:
+        """Classify what can be."""
+        batch.scored = self._score(batch, batch.events, batch.tokens)
+        return batch
+
+    def deliver(self, batch: Batch) -> int:
+        """Store and publish; returns, with the number of dead letters, when Redis and the broker have everything."""
+        for record, error in batch.dead:
+            bury(self._outbox, record, error, "scorer")
+        if batch.scored:
+            predictions, embeddings = self._predictions(batch)
             bodies = {p.event_id: messages.encode(p) for p in predictions}
-            spans = self._spans(decoded, bodies, began)
+            spans = self._spans(batch, bodies)
             headers = {event_id: trace.carried(span) for event_id, span in spans.items()}
             traces = {event_id: value for event_id, carried in headers.items() for _, value in carried}
-            said = self._answers.keep(bodies, embeddings, model.encoder.digest, traces)
+            said = self._answers.keep(bodies, embeddings, batch.model.encoder.digest, traces)
             for event_id, body in said.items():
                 self._outbox.put(PREDICTIONS.name, event_id, body, headers.get(event_id, ()))
         self._outbox.flush()
-        if scored:
+        if batch.scored:
             trace.finish(spans.values())
             self._answers.sent(said)
-            PREDICTED.labels(model.version).inc(len(scored))
+            PREDICTED.labels(batch.model.version).inc(len(batch.scored))
             now = time.time()
-            for event, _, _ in scored:
+            for event, _, _ in batch.scored:
                 AGE.observe(max(0.0, now - event.occurred_at))
-        self._sit_out(len(records), started)
-        return self._dead
+        self._sit_out(batch)
+        return len(batch.dead)
 
-    def _decode(self, records: Sequence[Record]) -> dict[str, tuple[Record, Event]]:
-        """The events by id; the rest is buried."""
-        found: dict[str, tuple[Record, Event]] = {}
-        for record in records:
-            value = record.value or b""
-            if len(value) > self._settings.scorer.max_bytes:
-                error = f"{len(value)} bytes are more than the {self._settings.scorer.max_bytes} that are scored"
-                self._bury(record, error)
-                continue
-            try:
-                event = messages.decode(Event, value)
-            except ValueError as error:
-                self._bury(record, f"not an event: {error}")
-                continue
-            if event.occurred_at > time.time() + AHEAD:
-                self._bury(record, f"it occurs in the future, at {event.occurred_at:.0f}: set the producer's clock")
-                continue
-            found.setdefault(event.event_id, (record, event))
-        return found
+    def _decode(self, record: Record, batch: Batch) -> None:
+        """Put a message's event into the batch, or the message to its dead."""
+        value = record.value or b""
+        if len(value) > self._settings.scorer.max_bytes:
+            most = self._settings.scorer.max_bytes
+            batch.dead.append((record, f"{len(value)} bytes are more than the {most} that are scored"))
+            return
+        try:
+            event = messages.decode(Event, value)
+        except ValueError as error:
+            batch.dead.append((record, f"not an event: {error}"))
+            return
+        if event.occurred_at > time.time() + AHEAD:
+            future = f"it occurs in the future, at {event.occurred_at:.0f}: set the producer's clock"
+            batch.dead.append((record, future))
+            return
+        batch.events.setdefault(event.event_id, (record, event))
 
     def _score(
-        self, model: BundleClassifier, decoded: dict[str, tuple[Record, Event]]
-    ) -> list[tuple[Event, Matrix, Matrix]]:
-        """Each event with its probabilities (k,) and embedding (d,); what breaks the model alone is buried."""
-        pairs = list(decoded.values())
+        self, batch: Batch, events: dict[str, tuple[Record, Event]], tokens: Tokens | None = None
+    ) -> list[Scored]:
+        """The events' answers; where the model breaks, each is tried alone, and what breaks it then is dead."""
+        pairs = list(events.values())
         if not pairs:
             return []
         try:
-            answer = model.predict([event.text for _, event in pairs])
+            answer = batch.model.predict([event.text for _, event in pairs], tokens=tokens)
             return [(event, answer.probabilities[i], answer.embeddings[i]) for i, (_, event) in enumerate(pairs)]
         except Exception as error:  # the text is a stranger's, and the model's libraries raise types of their own
             if len(pairs) == 1:
                 record, _ = pairs[0]
-                self._bury(record, f"the model failed on it: {error!r}"[:500])
+                batch.dead.append((record, f"the model failed on it: {error!r}"[:500]))
                 return []
-        return [row for key, pair in decoded.items() for row in self._score(model, {key: pair})]
+        return [row for key, pair in events.items() for row in self._score(batch, {key: pair})]
 
-    def _predictions(
-        self, model: BundleClassifier, scored: Sequence[tuple[Event, Matrix, Matrix]], started: float
-    ) -> tuple[list[Prediction], Matrix]:
+    def _predictions(self, batch: Batch) -> tuple[list[Prediction], Matrix]:
+        """What is said of each event, and the embeddings of shape (n, d)."""
+        model = batch.model
         now = time.time()
-        latency = round((time.perf_counter() - started) * 1000, 3)
+        latency = round((time.perf_counter() - batch.started) * 1000, 3)
         route = "encoder+head" if model.head else "encoder"
         predictions = [
             Prediction(
@@ -148,31 +190,27 @@ class Scorer:
                 in_sample=event.occurred_at <= model.trained_until,
                 encoder=model.encoder.digest[:16],
             )
-            for event, probabilities, _ in scored
+            for event, probabilities, _ in batch.scored
         ]
-        return predictions, np.stack([embedding for _, _, embedding in scored])
+        return predictions, np.stack([embedding for _, _, embedding in batch.scored])
 
-    def _spans(
-        self, decoded: dict[str, tuple[Record, Event]], scored: Iterable[str], began: int
-    ) -> dict[str, Span | None]:
+    def _spans(self, batch: Batch, scored: Iterable[str]) -> dict[str, Span | None]:
         """By event id, the spans of what was scored, in the traces that the events came with; none where they are off.
 
-        They began with their batch, at ``began``, in nanoseconds since 1970.
+        They began with their batch.
         """
         if not trace.on():
             return {}
         return {
-            event_id: trace.start("score", "consumer", record.topic, event_id, record.headers, began=began)
-            for event_id, record in ((event_id, decoded[event_id][0]) for event_id in scored)
+            event_id: trace.start("score", "consumer", record.topic, event_id, record.headers, began=batch.began)
+            for event_id, record in ((event_id, batch.events[event_id][0]) for event_id in scored)
         }
 
-    def _sit_out(self, events: int, started: float) -> None:
-        """Wait for the rest of what ``events`` are to take at least."""
-        time.sleep(max(0.0, events * self._settings.scorer.floor_ms / 1000 - (time.perf_counter() - started)))
-
-    def _bury(self, record: Record, error: str) -> None:
-        self._dead += 1
-        bury(self._outbox, record, error, "scorer")
+    def _sit_out(self, batch: Batch) -> None:
+        """Wait for the rest of what the batch's messages are to take at least."""
+        floor = batch.size * self._settings.scorer.floor_ms / 1000
+        time.sleep(max(0.0, floor - (time.perf_counter() - max(batch.started, self._delivered))))
+        self._delivered = time.perf_counter()
 
     def _refused(self, update: Any, error: str) -> None:
         """A model that must not be loaded; called by the thread that follows the promotions."""

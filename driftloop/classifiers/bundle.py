@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from driftloop.classifiers.base import Matrix, Predictions
-from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder
+from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder, Tokens
 from driftloop.classifiers.heads import Head, load_head
 from driftloop.errors import DriftloopError
 from driftloop.text import visible
@@ -102,17 +102,23 @@ class BundleClassifier:
         """Embeddings of shape (n, d), all of the same length."""
         return self.encoder.embed(texts)
 
-    def predict(self, texts: Sequence[str], embeddings: Matrix | None = None) -> Predictions:
-        """Classify n texts; see `driftloop.classifiers.base.Classifier.predict`."""
+    def tokenise(self, texts: Sequence[str]) -> Tokens:
+        """What `predict` can be given beside the texts, made elsewhere while it is at others."""
+        return self.encoder.tokenise(texts)
+
+    def predict(
+        self, texts: Sequence[str], embeddings: Matrix | None = None, tokens: Tokens | None = None
+    ) -> Predictions:
+        """Classify n texts; see `driftloop.classifiers.base.Classifier.predict`. ``tokens`` are those of the texts."""
         started = time.perf_counter()
         if embeddings is not None and len(embeddings) != len(texts):
             raise ValueError(f"{len(embeddings)} embeddings for {len(texts)} texts")
         if self.head is None:
-            embeddings, logits = self.encoder.run(texts)
+            embeddings, logits = self.encoder.run(texts, tokens)
             probabilities = _softmax(logits, len(texts), len(self._labels))
         else:
             if embeddings is None:
-                embeddings = self.encoder.embed(texts)
+                embeddings, _ = self.encoder.run(texts, tokens)
             probabilities = (
                 self.head.predict_proba(texts, embeddings)
                 if texts
