@@ -205,8 +205,9 @@ def no_split() -> None:
     scorer: Any = import_module("stream_processors.scorer").Scorer
 
     def score(self: Any, batch: Any, events: Any, tokens: Any = None) -> Any:
-        answer = batch.model.predict([event.text for _, event in events.values()])
-        return [(e, answer.probabilities[i], answer.embeddings[i]) for i, (_, e) in enumerate(events.values())]
+        texts = [event.text for _, event in events.values()]
+        said = self._stages.answer(batch.model, list(events), texts, None, busy=False, drifting=False)
+        return [(event, answer) for (_, event), answer in zip(events.values(), said, strict=True)]
 
     scorer._score = score
 

@@ -26,8 +26,8 @@ import psutil
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.champion import promote
 from benchmarks.results import save
-from benchmarks.throughput import promote
 from driftloop import kafka, topics
 from driftloop.kafka import Outbox
 from driftloop.lifecycle.embedded.ports import free_port

@@ -28,8 +28,8 @@ import msgspec
 import numpy as np
 import psutil
 
+from benchmarks.champion import promote
 from benchmarks.results import save
-from benchmarks.throughput import promote
 from driftloop import topics
 from driftloop.lifecycle.embedded.ports import HOST, free_port
 from driftloop.lifecycle.embedded.stack import EmbeddedStack

@@ -20,6 +20,8 @@ class Stub:
     head = None
     encoder = SimpleNamespace(digest="stub" * 16)
     trained_until = float("-inf")
+    made_at = 0.0
+    first = None
 
     def __init__(self, version: str) -> None:
         self.version = version

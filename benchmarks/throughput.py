@@ -1,152 +1,420 @@
-"""The scorer through Kafka beside the bare scoring loop of the same bundle, in alternating rounds of one run.
+"""The scorer beside what people would write with other tools: the same broker, texts and encoder, in turn, in one run.
 
-A round sends a burst of tweets and waits for the last prediction; then the bare loop scores the same texts in batches
-of the same size, while the scorer waits. Absolute speeds depend on the machine, their ratio hardly does.
+Every way to score runs as a process of its own, all the time, on topics of its own; in each round every one of them is
+given a burst that takes it some seconds. Then each has a load of half and of nine tenths of what it was seen to carry,
+sent at times that were drawn before (an open loop, so that a slow answer does not delay the next question); a latency
+counts from the time that the event was due. Beside them stand what nothing can be faster than.
 
-    python -m benchmarks.throughput --events 3000 --rounds 5
+    python -m benchmarks.throughput --rounds 3 --seconds 8
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import msgspec
+import numpy as np
 import psutil
+from msgspec.structs import replace
+from sklearn.metrics import f1_score
 
+from benchmarks import champion
 from benchmarks.results import save
 from driftloop import kafka, topics
-from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle
-from driftloop.classifiers.onnx import exported_encoder
+from driftloop.classifiers.bundle import BundleClassifier, load_bundle
 from driftloop.kafka import Outbox
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
-from driftloop.messages import Event
+from driftloop.messages import Event, encode
 from driftloop.settings import Settings, environment
 from producers.scenarios import load_scenario
-from retrain.candidates.base import Budget, Task
-from retrain.candidates.linear import LinearHead
-from retrain.promotion import Promotions
-from retrain.window import Window
 
-TRAINED_ON = 500
-PATIENCE = 600.0
-"""Seconds after which a burst counts as lost."""
+TRAINED_ON = 4000
+"""Rows of the stream that the models learn from; what comes after them is sent."""
+HELD_OUT = 2000
+"""Rows after those on which macro-F1 is measured."""
+PATIENCE = 300.0
+"""Seconds after which something that was to happen is given up."""
+COUNTED_FROM = 0.1
+"""Part of a burst after which its time is taken: by then everything has been sent."""
+PYTHON = Path(".peers/bin/python")
+"""The environment of the peers; `make bench` makes it."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table: events per second over the rounds, and CPU seconds per 1,000 events."""
+    """One line of the table; medians over the rounds, and what was lowest and highest. None where it does not apply."""
 
     way: str
-    median: float
+    per_second: float
     lowest: float
     highest: float
     cpu_seconds: float
+    """For 1,000 events, of the process and its children; the broker's and the store's are left out."""
+    latencies: dict[str, tuple[float, float, float]] = {}
+    """By part of the capacity, p50, p95 and p99 in milliseconds."""
+    macro_f1: float | None = None
+    memory: float | None = None
+    """Resident, in MiB."""
+    first: float | None = None
+    """Seconds from the start of the process to the first prediction, with an event waiting."""
+
+
+@dataclass
+class Way:
+    """A way to score, as it runs."""
+
+    name: str
+    settings: Settings
+    """Of the stream that it reads and writes."""
+    processes: list[psutil.Process]
+    first: float
+    predicted: Callable[[], int]
+    sent: int = 1
+    rounds: list[tuple[float, float]] = field(default_factory=list)
+    """Events per second and CPU seconds per event."""
+
+    @property
+    def speed(self) -> float:
+        """Median events per second."""
+        return median(speed for speed, _ in self.rounds)
+
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        return sum(sum(one.cpu_times()[:2]) for one in self._family())
+
+    def memory(self) -> float:
+        """Resident MiB."""
+        return float(sum(one.memory_info().rss for one in self._family()) / 2**20)
+
+    def _family(self) -> list[psutil.Process]:
+        return [one for root in self.processes for one in (root, *root.children(recursive=True))]
+
+
+class Bench:
+    """Starts the ways, sends, and looks at what comes."""
+
+    def __init__(self, settings: Settings, folder: Path, texts: Sequence[str], stack: ExitStack) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._texts = texts
+        self._stack = stack
+        self._outbox = Outbox(settings)
+
+    def start(self, name: str, command: Sequence[str], **changes: str) -> Way:
+        """A process of driftloop (a verb) or a peer (a module and what it is to be told), on topics of its own."""
+        prefix = re.sub("[^a-z0-9]+", "-", name) + "."
+        settings = replace(self._settings, topic_prefix=prefix, stream=prefix.strip("."))
+        topics.create(settings)
+        if command[0] in ("score", "stub"):
+            champion.announce(settings, self._folder / changes.pop("bundle"))
+        self._send(settings, [(0, time.time())])
+        began = time.perf_counter()
+        processes = [psutil.Process(pid) for pid in self._run(name, settings, command, changes)]
+        out = topics.name(settings, topics.PREDICTIONS)
+        client = self._stack.enter_context(kafka.reading(settings, out))
+        partitions = list(client.assignment())
+        way = Way(name, settings, processes, 0.0, lambda: sum(client.end_offsets(partitions).values()))
+        self._until(way, 1)
+        way.first = time.perf_counter() - began
+        print(f"{name}: first prediction after {way.first:.1f} s", file=sys.stderr)
+        return way
+
+    def _run(self, name: str, settings: Settings, command: Sequence[str], changes: dict[str, str]) -> Iterator[int]:
+        """The ids of the processes of a way, which are started."""
+        if command[0] == "score":
+            lines = {name: [sys.executable, "-P", "-m", "driftloop", "score"]}
+        elif command[0] == "stub":
+            lines = {name: [sys.executable, "-m", "benchmarks.faulty", "score", str(self._folder / "plan"), "stub"]}
+        else:
+            events, out = (topics.name(settings, topic) for topic in (topics.EVENTS, topics.PREDICTIONS))
+            told = ["--kafka", settings.kafka, "--events", events, "--predictions", out]
+            bundle = ["--bundle", str(self._folder / "bundle")]
+            lines = {name: [str(PYTHON), "-m", *command, *told, *bundle]}
+        env = environment(settings) | changes | {"HF_HUB_OFFLINE": "1"}
+        for title, line in lines.items():
+            child = self._stack.enter_context(Child(title, line, env=env, log=self._folder / f"{title}.log"))
+            yield child.pid or 0
+
+    def burst(self, way: Way, seconds: float) -> None:
+        """Send what takes it about so many seconds, and note how fast it was; the first burst is a small one."""
+        events = max(64, round(way.speed * seconds)) if way.rounds else 64
+        target, share = way.sent + events, COUNTED_FROM if way.rounds else 0.0
+        before, cpu, began = way.predicted(), way.cpu(), time.perf_counter()
+        self._send(way.settings, [(way.sent + i, time.time()) for i in range(events)])
+        way.sent = target
+        if share:
+            self._until(way, target - round(events * (1 - share)))
+            before, cpu, began = way.predicted(), way.cpu(), time.perf_counter()
+        self._until(way, target)
+        counted = max(1, target - before)
+        way.rounds.append((counted / (time.perf_counter() - began), (way.cpu() - cpu) / counted))
+
+    def load(self, way: Way, share: float, seconds: float) -> tuple[float, float, float]:
+        """p50, p95 and p99 in milliseconds at a part of its capacity."""
+        rate = share * way.speed
+        gaps = np.random.default_rng(7).exponential(1 / rate, size=max(50, round(rate * seconds)))
+        start, begin = way.predicted(), time.time() + 0.5
+        due = {f"e{way.sent + i}": begin + at for i, at in enumerate(np.cumsum(gaps).tolist())}
+        producer = kafka.producer(way.settings, linger_ms=0)
+        for number, at in enumerate(due.values(), way.sent):
+            time.sleep(max(0.0, at - time.time()))
+            producer.send(topics.name(way.settings, topics.EVENTS), **self._message(number, at))
+        producer.flush()
+        producer.close()
+        way.sent += len(due)
+        self._until(way, way.sent)
+        late = []
+        out = topics.name(way.settings, topics.PREDICTIONS)
+        for part in kafka.records(way.settings, out, {0: start}):
+            for record in part:
+                with suppress(KeyError):
+                    late.append(1000 * (record.timestamp / 1000 - due.pop(record.key.decode())))
+        p50, p95, p99 = np.percentile(late, [50, 95, 99])
+        return float(p50), float(p95), float(p99)
+
+    def labels(self, way: Way) -> dict[str, str]:
+        """What it said, by event id."""
+        found: dict[str, str] = {}
+        for part in kafka.records(way.settings, topics.name(way.settings, topics.PREDICTIONS)):
+            for record in part:
+                found.setdefault(record.key.decode(), msgspec.json.decode(record.value)["label"])
+        return found
+
+    def _message(self, number: int, at: float) -> dict[str, bytes]:
+        text = self._texts[number % len(self._texts)]
+        event = Event(event_id=f"e{number}", text=text, occurred_at=at, position=number)
+        return {"key": event.event_id.encode(), "value": encode(event)}
+
+    def _send(self, settings: Settings, events: Sequence[tuple[int, float]]) -> None:
+        for number, at in events:
+            message = self._message(number, at)
+            self._outbox.put(topics.name(settings, topics.EVENTS), message["key"], message["value"])
+        self._outbox.flush()
+
+    def _until(self, way: Way, predictions: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while way.predicted() < predictions:
+            if time.monotonic() > deadline or not all(one.is_running() for one in way.processes):
+                words = (self._folder / f"{way.name}.log").read_text()[-2000:]
+                raise TimeoutError(f"{way.name} did not come to {predictions} predictions: {words}")
+            time.sleep(0.02)
+
+
+OURS: dict[str, dict[str, str]] = {
+    "driftloop, cascade": {"bundle": "cascade"},
+    "driftloop, encoder": {"bundle": "bundle"},
+}
+PEERS: dict[str, list[str]] = {
+    "faust agent, per event": ["benchmarks.peers.faust_agent"],
+    "quix, per event": ["benchmarks.peers.quix"],
+    "kafka-python, by 32": ["benchmarks.peers.batches"],
+    "bytewax, by 32": ["benchmarks.peers.bytewax_flow"],
+}
 
 
 def main() -> int:
     """Print one table, and write the rows as JSON."""
     parser = argparse.ArgumentParser(prog="benchmarks.throughput", description=__doc__.split("\n")[0])
-    parser.add_argument("--events", type=int, default=3000, help="events in a burst")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a burst, and of a load")
+    parser.add_argument("--scenario", default="tweets-stationary")
+    parser.add_argument("--ways", default="", help="part of the names of those to measure, with commas; default: all")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     options = parser.parse_args()
-    texts = [row.text for row in load_scenario("tweets-stationary").sequence]
-    texts = (texts * (options.events * options.rounds // len(texts) + 1))[: options.events * options.rounds]
-    with tempfile.TemporaryDirectory(prefix="driftloop-bench-") as folder, EmbeddedStack(Path(folder)) as stack:
-        rows = measure(stack.settings(Settings()), Path(folder), texts, options.events)
-    print(f"{'way':<28} {'events/s':>9} {'lowest':>8} {'highest':>8} {'cpu s per 1,000':>16}")
-    for row in rows:
-        print(f"{row.way:<28} {row.median:>9.1f} {row.lowest:>8.1f} {row.highest:>8.1f} {row.cpu_seconds:>16.2f}")
-    print(f"through Kafka / bare loop    {rows[0].median / rows[1].median:>9.3f}")
-    save(options.out, rows)
+    rows = load_scenario(options.scenario).sequence
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftloop-bench-")))
+        settings = stack.enter_context(EmbeddedStack(folder)).settings(Settings())
+        for cascade in (False, True):
+            champion.fit(settings, folder, options.scenario, TRAINED_ON, cascade)
+        bench = Bench(settings, folder, [row.text for row in rows[TRAINED_ON:]], stack)
+        measured = measure(bench, options, folder, settings, [row.label for row in rows[TRAINED_ON:]])
+    show(measured)
+    save(options.out, measured)
     return 0
 
 
-def measure(settings: Settings, folder: Path, texts: Sequence[str], burst: int) -> list[Row]:
-    """Both ways over all texts, a burst each in turn; the first burst warms up and is not counted."""
-    topics.create(settings)
-    model = promote(settings, folder)
-    live: list[tuple[float, float]] = []
-    bare: list[tuple[float, float]] = []
-    with _scorer(settings, folder) as process:
-        outbox = Outbox(settings)
-        done = _burst(settings, outbox, texts[:burst], 0)
-        for start in range(0, len(texts), burst):
-            part = texts[start : start + burst]
-            cpu, began = _cpu(process), time.perf_counter()
-            done = _burst(settings, outbox, part, done)
-            live.append((len(part) / (time.perf_counter() - began), (_cpu(process) - cpu) / len(part)))
-            cpu, began = _cpu(psutil.Process()), time.perf_counter()
-            for at in range(0, len(part), settings.scorer.batch):
-                model.predict(part[at : at + settings.scorer.batch])
-            bare.append((len(part) / (time.perf_counter() - began), (_cpu(psutil.Process()) - cpu) / len(part)))
-        outbox.close()
-    return [_row("scorer through Kafka", live), _row("bare loop, same bundle", bare)]
+def measure(
+    bench: Bench, options: argparse.Namespace, folder: Path, settings: Settings, truth: Sequence[str]
+) -> list[Row]:
+    """All ways, and the limits, round by round."""
+
+    def wanted(name: str) -> bool:
+        return any(part in name for part in options.ways.split(","))
+
+    bare = {name: Bare(name, way) for name, way in limits(settings, folder, bench._texts).items()}
+    ways = [bench.start(name, ["score"], **changes) for name, changes in OURS.items() if wanted(name)]
+    ways += [bench.start(name, command) for name, command in PEERS.items() if wanted(name)]
+    for number in range(options.rounds + 2):
+        for way in ways:
+            bench.burst(way, options.seconds if number > 1 else 2.0)  # the first two warm up, and say how fast it is
+        for one in bare.values():
+            one.run(options.seconds / 2 if number else 0.5)
+        print(f"round {number}: " + ", ".join(f"{w.name} {w.rounds[-1][0]:.0f}/s" for w in ways), file=sys.stderr)
+    for rounds in [one.rounds for one in ways] + [one.rounds for one in bare.values()]:
+        del rounds[:2]
+    found = []
+    for way in ways:
+        late = {f"{share:.0%}": bench.load(way, share, options.seconds) for share in (0.5, 0.9)}
+        found.append(_row(way.name, way.rounds, latencies=late, memory=way.memory(), first=way.first))
+    scores = quality(bench, ways, settings, folder, truth)
+    found = [replace(row, macro_f1=scores.get(row.way)) for row in found]
+    return found + [_row(one.name, one.rounds) for one in bare.values()]
 
 
-def _row(way: str, rounds: Sequence[tuple[float, float]]) -> Row:
+def _row(name: str, rounds: Sequence[tuple[float, float]], **rest: Any) -> Row:
     speeds = [speed for speed, _ in rounds]
     cpu = 1000 * median(seconds for _, seconds in rounds)
-    return Row(way=way, median=median(speeds), lowest=min(speeds), highest=max(speeds), cpu_seconds=cpu)
+    return Row(way=name, per_second=median(speeds), lowest=min(speeds), highest=max(speeds), cpu_seconds=cpu, **rest)
 
 
-def promote(settings: Settings, folder: Path) -> BundleClassifier:
-    """Train a champion as the loop's first model is trained, announce it, and load it."""
-    rows = load_scenario("tweets-stationary").sequence[:TRAINED_ON]
-    encoder = exported_encoder(settings.model)
-    texts = tuple(row.text for row in rows)
-    window = Window(
-        event_ids=texts,
-        texts=texts,
-        labels=tuple(row.label for row in rows),
-        embeddings=encoder.embed(texts),
-        encoder=encoder.folder,
-        onset=0,
+@dataclass
+class Bare:
+    """Something that is run in this process."""
+
+    name: str
+    work: Callable[[int], int]
+    """Does the next piece; how many events that were."""
+    done: int = 0
+    rounds: list[tuple[float, float]] = field(default_factory=list)
+
+    def run(self, seconds: float) -> None:
+        """For so long."""
+        me = psutil.Process()
+        cpu, began, before = sum(me.cpu_times()[:2]), time.perf_counter(), self.done
+        while time.perf_counter() - began < seconds:
+            self.done += self.work(self.done)
+        events = self.done - before
+        self.rounds.append((events / (time.perf_counter() - began), (sum(me.cpu_times()[:2]) - cpu) / events))
+
+
+def limits(settings: Settings, folder: Path, texts: Sequence[str]) -> dict[str, Callable[[int], int]]:
+    """What no way can be faster than: the models without a broker, the tokeniser, the broker without a model."""
+    size = settings.scorer.batch
+    models = {name: load_bundle(folder / name, settings.signing_key) for name in ("bundle", "cascade")}
+    for model in models.values():
+        model.encoder.tune(texts[:64])
+
+    def batch(start: int) -> list[str]:
+        return [texts[(start + i) % len(texts)] for i in range(size)]
+
+    def encoder(start: int) -> int:
+        models["bundle"].predict(batch(start))
+        return size
+
+    def cascade(start: int) -> int:
+        both_stages(models["cascade"], batch(start))
+        return size
+
+    def tokeniser(start: int) -> int:
+        models["bundle"].tokenise(batch(start))
+        return size
+
+    found = {"bare loop, cascade": cascade, "bare loop, encoder": encoder, "tokeniser": tokeniser}
+    return found | {"broker, there and back": Passing(settings).work}
+
+
+def both_stages(model: BundleClassifier, texts: Sequence[str]) -> list[str]:
+    """The labels of a cascade that answers all that it is sure of."""
+    tokens = model.tokenise(texts)
+    assert model.first is not None
+    said = model.first.predict_proba(tokens.ids)
+    rest = np.flatnonzero(~model.first.sure(said))
+    if len(rest):
+        said[rest] = model.predict([texts[int(row)] for row in rest]).probabilities
+    return [model.labels[row] for row in said.argmax(axis=1)]
+
+
+class Passing:
+    """Messages read from one topic and written to another, by kafka-python, in batches."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = replace(settings, topic_prefix="passing.", stream="passing")
+        self._made = False
+
+    def work(self, done: int) -> int:
+        """At most 500 events."""
+        if not self._made:
+            topics.create(self._settings)
+            self._in, self._out = (topics.name(self._settings, topic) for topic in (topics.EVENTS, topics.PREDICTIONS))
+            self._outbox = kafka.producer(self._settings)
+            for number in range(200_000):
+                self._outbox.send(self._in, value=b"x" * 200, key=str(number).encode())
+            self._outbox.flush()
+            self._client = kafka.consumer(self._settings, group_id="passing", max_poll_records=500)
+            self._client.subscribe([self._in])
+            self._made = True
+        found = [one for part in self._client.poll(timeout_ms=1000).values() for one in part]
+        for one in found:
+            self._outbox.send(self._out, value=one.value, key=one.key)
+        self._outbox.flush()
+        self._client.commit()
+        return len(found)
+
+
+def quality(
+    bench: Bench, ways: Sequence[Way], settings: Settings, folder: Path, truth: Sequence[str]
+) -> dict[str, float]:
+    """Macro-F1 on the held-out rows by name of each way; the peers, which have one model, have one figure.
+
+    What the peers have predicted themselves must be what their model says: a `RuntimeError` where it is not.
+    """
+    ids = [f"e{number}" for number in range(HELD_OUT)]
+    found: dict[str, float] = {}
+    whole: list[str] = []
+    for way in ways:
+        said = bench.labels(way)
+        if way.name in OURS:
+            found[way.name] = float(f1_score(truth[:HELD_OUT], [said[one] for one in ids], average="macro"))
+            continue
+        if not whole:
+            whole = _full_precision(folder, bench._texts[:HELD_OUT])
+        mine = [(said[one], label) for one, label in zip(ids, whole, strict=True) if one in said]
+        if sum(one == other for one, other in mine) < 0.995 * len(mine):
+            raise RuntimeError(f"{way.name} answers otherwise than its model")
+        found[way.name] = float(f1_score(truth[:HELD_OUT], whole, average="macro"))
+    return found
+
+
+def _full_precision(folder: Path, texts: Sequence[str]) -> list[str]:
+    from benchmarks.peers.model import Labeller
+
+    labeller = Labeller(folder / "bundle")
+    return [label for start in range(0, len(texts), 32) for label in labeller.label(texts[start : start + 32])]
+
+
+def show(rows: Sequence[Row]) -> None:
+    """The table, and the ratios that people ask for."""
+    print(
+        f"{'way':<26} {'events/s':>9} {'lowest – highest':>18} {'cpu s/1,000':>12} {'p50/p95/p99 ms at 50%':>24} "
+        f"{'at 90%':>24} {'macro-F1':>9} {'MiB':>6} {'first, s':>9}"
     )
-    bundle = folder / "bundle"
-    task = Task(Budget(60.0), settings.model, Lineage(candidate="linear"), settings.signing_key, folder / "scratch")
-    LinearHead().fit(window, task, bundle)
-    outbox = Outbox(settings)
-    promotions = Promotions(settings, outbox)
-    version = promotions.register("linear", bundle, task.lineage, {}, {"reason": "benchmark"})
-    promotions.promote(version, "benchmark", "benchmark")
-    outbox.close()
-    return load_bundle(bundle, settings.signing_key, version=version)
-
-
-@contextmanager
-def _scorer(settings: Settings, folder: Path) -> Iterator[psutil.Process]:
-    argv = [sys.executable, "-P", "-m", "driftloop", "score"]
-    with Child("score", argv, env=environment(settings), log=folder / "score.log") as child:
-        yield psutil.Process(child.pid)
-
-
-def _burst(settings: Settings, outbox: Outbox, texts: Sequence[str], before: int) -> int:
-    """Send the texts and wait for as many predictions; the predictions in all."""
-    for number, text in enumerate(texts, before):
-        event = Event(event_id=f"e{number}", text=text, occurred_at=time.time(), position=number)
-        outbox.put(topics.EVENTS.name, event.event_id, event)
-    outbox.flush()
-    name, wanted, deadline = topics.name(settings, topics.PREDICTIONS), before + len(texts), time.monotonic() + PATIENCE
-    with kafka.reading(settings, name) as client:
-        partitions = list(client.assignment())
-        while sum(client.end_offsets(partitions).values()) < wanted:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{wanted} predictions did not come within {PATIENCE:.0f} s")
-            time.sleep(0.02)
-    return wanted
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    for row in rows:
+        late = ["/".join(f"{value:.0f}" for value in row.latencies.get(share, ())) for share in ("50%", "90%")]
+        rest = [
+            format(row.macro_f1, ".3f") if row.macro_f1 else "",
+            format(row.memory or 0, ".0f") if row.memory else "",
+        ]
+        spread = f"{row.lowest:.0f} – {row.highest:.0f}"
+        print(
+            f"{row.way:<26} {row.per_second:>9.0f} {spread:>18} {row.cpu_seconds:>12.2f} {late[0]:>24} {late[1]:>24} "
+            f"{rest[0]:>9} {rest[1]:>6} {format(row.first, '.1f') if row.first else '':>9}"
+        )
+    speeds = {row.way: row.per_second for row in rows}
+    for ours in OURS:
+        for other in (*PEERS, ours.replace("driftloop", "bare loop")):
+            if ours in speeds and other in speeds:
+                print(f"{ours} / {other}: {speeds[ours] / speeds[other]:.2f}")
 
 
 if __name__ == "__main__":

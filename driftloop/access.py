@@ -64,7 +64,8 @@ ROLES = (
         "scorer",
         ("score",),
         writes=(PREDICTIONS, DEAD_LETTERS),
-        reads=(EVENTS, MODEL_UPDATES, PREDICTIONS),  # its own, where the store has forgotten them
+        # Alerts silence a cascade's first stage; predictions are its own, where the store has forgotten them.
+        reads=(EVENTS, MODEL_UPDATES, DRIFT_ALERTS, PREDICTIONS),
         joins=True,
     ),
     Role(

@@ -1,10 +1,14 @@
-"""Where a promotion arrives: follows `model-updates` and keeps the newest champion loaded, for whoever scores."""
+"""Where a promotion arrives: follows `model-updates` and keeps the newest champion loaded, for whoever scores.
+
+Drift alerts arrive there too: until a model comes that was made after them, a cascade leaves everything to its encoder.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from kafka import TopicPartition
@@ -14,10 +18,10 @@ from driftloop.classifiers.bundle import BundleClassifier, BundleError
 from driftloop.errors import Stopped
 from driftloop.fencing import Fence
 from driftloop.identity import Refused
-from driftloop.messages import ModelUpdate
+from driftloop.messages import DriftAlert, ModelUpdate
 from driftloop.settings import Settings
 from driftloop.shelf import Shelf
-from driftloop.topics import MODEL_UPDATES, name
+from driftloop.topics import DRIFT_ALERTS, MODEL_UPDATES, name
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,8 @@ class Champion:
         self._model: BundleClassifier | None = None
         self._refused: Exception | None = None
         self._changed = threading.Condition()
+        self._alerted = float("-inf")
+        """When the newest alert of this stream was raised."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="champion")
         self._shelf = Shelf(settings)
@@ -73,6 +79,11 @@ class Champion:
         """The champion, None before there is one."""
         return self._model
 
+    @property
+    def drifting(self) -> bool:
+        """Whether an alert was raised after the champion was made."""
+        return self._model is not None and self._alerted > self._model.made_at
+
     def _follow(self) -> None:
         """Until the end; a registry or a broker that is away for a while is waited for."""
         while not self._stop.is_set():
@@ -88,14 +99,17 @@ class Champion:
                 self._stop.wait(1.0)
 
     def _read(self) -> None:
-        topic = name(self._settings, MODEL_UPDATES)
-        with kafka.reading(self._settings, topic) as client:
+        topic, alerts = name(self._settings, MODEL_UPDATES), name(self._settings, DRIFT_ALERTS)
+        with kafka.reading(self._settings, topic, also=[alerts]) as client:
             ends = client.end_offsets(list(client.assignment()))
             newest: tuple[ModelUpdate, Any] | None = None
             fence = Fence()
             while not self._stop.is_set():
                 for records in client.poll(timeout_ms=200).values():
                     for record in records:
+                        if record.topic == alerts:
+                            self._hear(record)
+                            continue
                         try:
                             update = messages.decode(ModelUpdate, record.value or b"")
                         except ValueError as error:
@@ -107,6 +121,12 @@ class Champion:
                 if newest and all(client.position(TopicPartition(t, p)) >= end for (t, p), end in ends.items()):
                     self._take(*newest)
                     newest = None
+
+    def _hear(self, record: Any) -> None:
+        with suppress(ValueError):
+            alert = messages.decode(DriftAlert, record.value or b"")
+            if alert.stream == self._settings.stream:
+                self._alerted = max(self._alerted, alert.detected_at)
 
     def _take(self, update: ModelUpdate, record: Any) -> None:
         model = self._model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -108,19 +108,21 @@ def partitions(client: Any, topic: str) -> list[TopicPartition]:
 
 @contextmanager
 def reading(
-    settings: Settings, topic: str, offsets: dict[int, int] | None = None, **options: Any
+    settings: Settings, topic: str, offsets: dict[int, int] | None = None, also: Sequence[str] = (), **options: Any
 ) -> Iterator[KafkaConsumer]:
     """A consumer assigned to all partitions of ``topic``, from ``offsets`` (default: the beginning).
+
+    Of the topics ``also`` to be read, from their beginning.
 
     Raises:
         Refused: this identity may not read the topic.
     """
     client = consumer(settings, **options)
     try:
-        found = partitions(client, topic)
+        found = [tp for name in (topic, *also) for tp in partitions(client, name)]
         client.assign(found)
         for tp in found:
-            if offsets and tp.partition in offsets:
+            if offsets and tp.topic == topic and tp.partition in offsets:
                 client.seek(tp, offsets[tp.partition])
             else:
                 client.seek_to_beginning(tp)

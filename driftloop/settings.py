@@ -93,7 +93,13 @@ class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Longest message scored; longer ones become dead letters. A prediction, which holds the text too, has to fit into
     the mebibyte that a broker takes."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """ONNX Runtime threads; 0: one for each core."""
+    """Batches that the encoder is at, at once, each with a thread; 0: as many as a short test at the start finds worth
+    it."""
+    remember: Annotated[int, msgspec.Meta(ge=0)] = 4096
+    """Texts whose embeddings are kept in memory: one that comes again is not embedded again."""
+    cascade: Literal["auto", "always", "never"] = "auto"
+    """When the first stage of a model that is a cascade answers what it is sure of. auto: while batches are full, that
+    is under load; never while the model is older than the newest drift alert."""
     member: str = "scorer-{host}"
     """Static group membership: a restarted scorer with the same name gets its partitions back at once. Each scorer
     needs a name of its own; `{host}` stands for the machine's, which in a container is the container's."""
@@ -182,6 +188,8 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What a wrong prediction costs, in any unit of money; for the policy cost-aware."""
     cost_of_second: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """What a second of retraining costs, in the same unit."""
+    cascade_loss: Limit = 0.02
+    """Most accuracy, beyond chance, that the first stage of a cascade may cost; 0: no cascade is made."""
     seed: int = 7
     lease: Seconds = 15.0
     """Seconds out of touch after which another retrainer of the stream may take over."""

@@ -16,12 +16,15 @@ from pathlib import Path
 
 from driftloop.classifiers.bundle import BundleClassifier, BundleError, load_bundle, manifest_digest
 from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.practice import sentences
 from driftloop.messages import ModelUpdate
 from driftloop.registry import Registry
 from driftloop.settings import Settings, cache_dir
 
 log = logging.getLogger(__name__)
 
+PROBE = 64
+"""Texts by which the number of threads is chosen."""
 KEPT = 8
 """Bundles that stay; those loaded longest ago go first."""
 
@@ -75,8 +78,19 @@ class Shelf:
                 f"Version {version} in the registry is not the one that was promoted: its manifest's digest "
                 "differs from the one on model-updates; register the model again."
             )
-        threads = self._settings.scorer.threads
-        model = load_bundle(bundle, self._settings.signing_key, version=version, threads=threads, encoder=encoder)
+        chosen = self._settings.scorer
+        model = load_bundle(
+            bundle,
+            self._settings.signing_key,
+            version=version,
+            threads=chosen.threads,
+            remember=chosen.remember,
+            encoder=encoder,
+        )
+        if model.encoder is not encoder and not chosen.threads:
+            speeds = model.encoder.tune(sentences(PROBE)[0])
+            said = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
+            log.info("encoder with %d threads (texts/s of each number tried: %s)", model.encoder.threads, said)
         with suppress(OSError):
             bundle.touch()
         return model

@@ -21,6 +21,7 @@ from driftloop.text import without_password
 MONITOR = "monitor"
 """The name of the monitor's state."""
 NO_TRACES: Mapping[str, bytes] = {}
+NO_EMBEDDINGS: Mapping[str, Matrix | None] = {}
 LOADING = 120.0
 """Most seconds that a server is waited for which says that it is loading its data."""
 
@@ -88,24 +89,36 @@ class Store:
     def put_predictions(
         self,
         predictions: Mapping[str, bytes],
-        embeddings: Matrix | None = None,
+        embeddings: Mapping[str, Matrix | None] = NO_EMBEDDINGS,
         encoder: str = "",
         traces: Mapping[str, bytes] = NO_TRACES,
     ) -> list[bool]:
         """Store encoded predictions by event id, the first one wins; True where this one was the first.
 
-        ``embeddings`` of shape (n, d), in the order of ``predictions``, are kept as float16 under the digest
-        ``encoder`` for the retraining job. ``traces`` are values of the header `traceparent` by event id.
+        ``embeddings`` are kept too, as by `put_embeddings`, and ``traces``: by event id, values of `traceparent`.
         """
         pipe = self.client.pipeline(transaction=False)
         for event_id, body in predictions.items():
             pipe.set(self.key("prediction", event_id), body, ex=self._keep, nx=True)
-        if embeddings is not None:
-            for event_id, row in zip(predictions, embeddings.astype(np.float16), strict=True):
-                pipe.set(self.key("embedding", encoder[:16], event_id), row.tobytes(), ex=self._keep)
+        self._put_embeddings(pipe, embeddings, encoder)
         for event_id, traceparent in traces.items():
             pipe.set(self.key("trace", "prediction", event_id), traceparent, ex=self._keep, nx=True)
         return [bool(done) for done in pipe.execute()[: len(predictions)]]
+
+    def put_embeddings(self, embeddings: Mapping[str, Matrix | None], encoder: str) -> None:
+        """Keep embeddings for the retraining job, by event id: each of shape (d,), float16, under an encoder's digest.
+
+        Where there is None, none is kept.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        self._put_embeddings(pipe, embeddings, encoder)
+        pipe.execute()
+
+    def _put_embeddings(self, pipe: Any, embeddings: Mapping[str, Matrix | None], encoder: str) -> None:
+        for event_id, row in embeddings.items():
+            if row is not None:
+                raw = row.astype(np.float16).tobytes()
+                pipe.set(self.key("embedding", encoder[:16], event_id), raw, ex=self._keep)
 
     def drop_predictions(self, event_ids: Sequence[str]) -> None:
         """Take predictions back that were stored a moment ago."""

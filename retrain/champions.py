@@ -81,7 +81,7 @@ class Champions:
 
     def load(self, bundle: Path) -> BundleClassifier:
         """A bundle that is not registered yet, verified."""
-        return load_bundle(bundle, self._settings.signing_key, encoder=self._encoder)
+        return load_bundle(bundle, self._settings.signing_key, threads=1, encoder=self._encoder)
 
     def window(self, outcomes: Sequence[Outcome]) -> Window:
         """The outcomes as a window, in the order of the events."""
@@ -125,4 +125,4 @@ class Champions:
 
     def _fetch(self, version: str) -> BundleClassifier:
         bundle = self._promotions.registry.download(version, self._folder)
-        return load_bundle(bundle, self._settings.signing_key, version=version, encoder=self._encoder)
+        return load_bundle(bundle, self._settings.signing_key, version=version, threads=1, encoder=self._encoder)

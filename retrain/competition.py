@@ -17,6 +17,7 @@ from driftloop.topics import OUTCOMES, name
 from retrain import sandbox
 from retrain.candidates import catalogue
 from retrain.candidates.base import Budget, Task
+from retrain.cascade import make_cascade
 from retrain.champions import Champions
 from retrain.evaluation import Evaluation
 from retrain.gate import Verdict
@@ -103,15 +104,16 @@ class Competition:
                 continue
             champion = self._champions.current()
             known = self._champions.known(champion.version)
+            model = self._champions.load(fitted.bundle)
             verdict = self._evaluation.verdict(
                 self._held,
                 champion,
-                self._champions.load(fitted.bundle),
+                model,
                 before=self._before if known.trigger != self.past.trigger else None,
                 refresh=(known.trigger, known.candidate) == (self.past.trigger, candidate),
             )
             bundle = self._refitted(candidate, fitted.bundle) if verdict.better else fitted.bundle
-            self._settle(candidate, bundle, verdict, fitted)
+            self._settle(candidate, bundle, verdict, fitted, model)
 
     def search(self) -> None:
         """Start the slow candidates, each in a process of its own; `follow` goes on with them."""
@@ -209,13 +211,23 @@ class Competition:
             few = f"the champion has learnt the held-out events, and only {len(shadow.rows)} have come since"
             self._reject(contender.candidate, contender.bundle, few, {}, contender.fitted)
             return
-        self._settle(contender.candidate, contender.bundle, verdict, contender.fitted, f"in shadow, {words}")
+        model, shadowed = contender.model, f"in shadow, {words}"
+        self._settle(contender.candidate, contender.bundle, verdict, contender.fitted, model, shadowed)
 
-    def _settle(self, candidate: str, bundle: Path, verdict: Verdict, fitted: sandbox.Fitted, before: str = "") -> None:
-        """Register, and promote where better."""
+    def _settle(
+        self,
+        candidate: str,
+        bundle: Path,
+        verdict: Verdict,
+        fitted: sandbox.Fitted,
+        model: BundleClassifier,
+        before: str = "",
+    ) -> None:
+        """Register, and promote where better; ``model`` is what was judged, ``bundle`` what is to be promoted."""
         scores = scores_of(verdict)
         seconds = round(fitted.seconds, 2)
-        note = "; ".join(part for part in (verdict.reason, before, fitted.reason) if part)
+        cascade = self._cascade(model, bundle) if verdict.better else ""
+        note = "; ".join(part for part in (verdict.reason, before, fitted.reason, cascade) if part)
         self.diary.write("gated", note, candidate=candidate, seconds=seconds, scores=scores)
         if not verdict.better:
             self._reject(candidate, bundle, note, scores, fitted)
@@ -229,6 +241,18 @@ class Competition:
         self._champions.promote(version, note, self.past.trigger)
         self.promoted = True
         self.diary.write("promoted", note, **details)
+
+    def _cascade(self, model: BundleClassifier, bundle: Path) -> str:
+        """Give a model that is to be promoted a first stage, and say so; nothing where it goes without."""
+        said = self._evaluation.answers(model, self._held)
+        with threadpool_limits(1):
+            worth = make_cascade(model, bundle, self._train, self._held, said, self._settings)
+        if worth is None:
+            return ""
+        return (
+            f"its first stage may answer {worth.share:.0%} of the events: accuracy {-worth.loss:+.3f} on "
+            f"{worth.rows} held-out ones, no less than {-worth.loss_high:+.3f} beyond chance"
+        )
 
     def _reject(self, candidate: str, bundle: Path, note: str, scores: dict[str, Any], fitted: sandbox.Fitted) -> None:
         version = self._register(candidate, bundle, note, scores, fitted)

@@ -13,12 +13,18 @@ from retrain.window import Window
 
 
 def build_window(
-    outcomes: Sequence[Outcome], offsets: tuple[int, int], onset_at: float, store: Store, encoder: OnnxEncoder
+    outcomes: Sequence[Outcome],
+    offsets: tuple[int, int],
+    onset_at: float,
+    store: Store,
+    encoder: OnnxEncoder,
+    *,
+    keep: bool = False,
 ) -> Window:
     """The outcomes as a window, in the order in which the events occurred.
 
     ``offsets`` are the first and last offset of the outcomes, both inclusive. Embeddings come from the store where
-    it has them for this encoder; the others are computed.
+    it has them for this encoder; the others are computed, and with ``keep`` stored for the next window.
     """
     rows = sorted(outcomes, key=lambda outcome: outcome.occurred_at)
     stored = store.embeddings([row.event_id for row in rows], encoder.digest)
@@ -27,6 +33,8 @@ def build_window(
         computed = encoder.embed([rows[i].text for i in missing])
         for i, vector in zip(missing, computed, strict=True):
             stored[i] = vector
+        if keep:
+            store.put_embeddings({rows[i].event_id: stored[i] for i in missing}, encoder.digest)
     onset = sum(row.occurred_at < onset_at for row in rows)
     return Window(
         event_ids=tuple(row.event_id for row in rows),

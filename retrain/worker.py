@@ -108,7 +108,7 @@ class Worker:
         if self._stopped():
             return not once
         sandbox.prepare()
-        encoder = exported_encoder(self._settings.model, threads=2)
+        encoder = exported_encoder(self._settings.model, threads=1)  # the events' own comes first
         feed = Feed(self._settings, self._settings.retrain.window, self._outbox)
         champions = Champions(self._settings, self._promotions, encoder, self._store, folder / "versions")
         desk = Desk(feed, encoder, champions, Evaluation(self._settings, encoder), folder)
@@ -225,7 +225,8 @@ class Worker:
         self._supersede(decision, feed)
         competition: Competition | None = None
         try:
-            window = build_window(feed.outcomes, feed.offsets, decision.onset_at, self._store, desk.encoder)
+            since = decision.onset_at
+            window = build_window(feed.outcomes, feed.offsets, since, self._store, desk.encoder, keep=True)
             competition = Competition(
                 self._settings,
                 weigh(window, self._settings.retrain.seed),

@@ -38,11 +38,15 @@ class Answers:
         return changed
 
     def keep(
-        self, bodies: Mapping[str, bytes], embeddings: Matrix, encoder: str, traces: Mapping[str, bytes] = NO_TRACES
+        self,
+        bodies: Mapping[str, bytes],
+        embeddings: Mapping[str, Matrix | None],
+        encoder: str,
+        traces: Mapping[str, bytes] = NO_TRACES,
     ) -> dict[str, bytes]:
         """Store encoded predictions by event id; those that count: the first for each event, be it this one or not.
 
-        ``embeddings`` of shape (n, d) are those of the texts in the order of ``bodies``, by the encoder of that digest;
+        ``embeddings``, each of shape (d,) where there is one, are those of the texts by the encoder of that digest;
         ``traces`` are kept with the predictions, as in `driftloop.store.Store.put_predictions`.
         """
         while True:

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 
 from driftloop import messages, trace
 from driftloop.champion import Champion
-from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.bundle import BundleClassifier
 from driftloop.classifiers.encoder import Tokens
 from driftloop.kafka import Outbox
@@ -27,14 +25,14 @@ from driftloop.topics import EVENTS, PREDICTIONS
 from stream_processors import batches
 from stream_processors.answers import Answers
 from stream_processors.records import Record, bury
+from stream_processors.stages import Answer, Stages
 from stream_processors.steps import Step
 
 AHEAD = 86_400.0
 """Seconds that a producer's clock may be ahead. An event from further in the future would, once learnt from, make every
 later one look like a part of the training data."""
 
-Scored = tuple[Event, Matrix, Matrix]
-"""An event with its probabilities (k,) and embedding (d,)."""
+Scored = tuple[Event, Answer]
 
 PREDICTED = Counter("driftloop_predictions", "Predictions by the version that made them.", ["version"])
 AGE = Histogram(
@@ -73,6 +71,7 @@ class Scorer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._champion = Champion(settings, self._refused)
+        self._stages = Stages(settings.scorer.cascade)
         self._delivered = 0.0
         """When the batch before this one was through."""
 
@@ -114,7 +113,8 @@ class Scorer:
         for record, error in batch.dead:
             bury(self._outbox, record, error, "scorer")
         if batch.scored:
-            predictions, embeddings = self._predictions(batch)
+            predictions = self._predictions(batch)
+            embeddings = {p.event_id: row for p, (_, (_, row, _)) in zip(predictions, batch.scored, strict=True)}
             bodies = {p.event_id: messages.encode(p) for p in predictions}
             spans = self._spans(batch, bodies)
             headers = {event_id: trace.carried(span) for event_id, span in spans.items()}
@@ -128,7 +128,7 @@ class Scorer:
             self._answers.sent(said)
             PREDICTED.labels(batch.model.version).inc(len(batch.scored))
             now = time.time()
-            for event, _, _ in batch.scored:
+            for event, _ in batch.scored:
                 AGE.observe(max(0.0, now - event.occurred_at))
         self._sit_out(batch)
         return len(batch.dead)
@@ -159,8 +159,15 @@ class Scorer:
         if not pairs:
             return []
         try:
-            answer = batch.model.predict([event.text for _, event in pairs], tokens=tokens)
-            return [(event, answer.probabilities[i], answer.embeddings[i]) for i, (_, event) in enumerate(pairs)]
+            answers = self._stages.answer(
+                batch.model,
+                list(events),
+                [event.text for _, event in pairs],
+                tokens,
+                busy=batch.size >= self._settings.scorer.batch,
+                drifting=self._champion.drifting,
+            )
+            return [(event, answer) for (_, event), answer in zip(pairs, answers, strict=True)]
         except Exception as error:  # the text is a stranger's, and the model's libraries raise types of their own
             if len(pairs) == 1:
                 record, _ = pairs[0]
@@ -168,19 +175,21 @@ class Scorer:
                 return []
         return [row for key, pair in events.items() for row in self._score(batch, {key: pair})]
 
-    def _predictions(self, batch: Batch) -> tuple[list[Prediction], Matrix]:
-        """What is said of each event, and the embeddings of shape (n, d)."""
+    def _predictions(self, batch: Batch) -> list[Prediction]:
+        """What is said of each event."""
         model = batch.model
         now = time.time()
         latency = round((time.perf_counter() - batch.started) * 1000, 3)
-        route = "encoder+head" if model.head else "encoder"
-        predictions = [
+        encoder = model.encoder.digest[:16]
+        return [
             Prediction(
                 event_id=event.event_id,
-                label=model.labels[int(probabilities.argmax())],
-                probabilities={label: round(float(p), 4) for label, p in zip(model.labels, probabilities, strict=True)},
+                label=model.labels[int(said.probabilities.argmax())],
+                probabilities={
+                    label: round(float(p), 4) for label, p in zip(model.labels, said.probabilities, strict=True)
+                },
                 model_version=model.version,
-                route=route,
+                route=said.route,
                 latency_ms=latency,
                 text=event.text,
                 segment=event.segment,
@@ -188,11 +197,10 @@ class Scorer:
                 predicted_at=now,
                 position=event.position,
                 in_sample=event.occurred_at <= model.trained_until,
-                encoder=model.encoder.digest[:16],
+                encoder="" if said.embedding is None else encoder,
             )
-            for event, probabilities, _ in batch.scored
+            for event, said in batch.scored
         ]
-        return predictions, np.stack([embedding for _, _, embedding in batch.scored])
 
     def _spans(self, batch: Batch, scored: Iterable[str]) -> dict[str, Span | None]:
         """By event id, the spans of what was scored, in the traces that the events came with; none where they are off.

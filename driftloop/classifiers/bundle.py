@@ -4,9 +4,10 @@ manifest.json      labels, encoder, head, lineage, canary, and the SHA-256 of ev
 manifest.sig       HMAC-SHA256 of manifest.json with the signing key
 encoder/           model.onnx, tokenizer.json
 head.skops         absent where the graph has logits of its own
+first.safetensors  the first stage, where the model is a cascade
 
 Nothing else may lie in it, signed or not: a key can be stolen, and whoever has it must not thereby run code where
-models are loaded. So there are three formats, none of which can name code, and each is checked before it is opened.
+models are loaded. So there are four formats, none of which can name code, and each is checked before it is opened.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from driftloop.classifiers.base import Matrix, Predictions
+from driftloop.classifiers.cascade import FirstStage, load_first_stage
 from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder, Tokens
 from driftloop.classifiers.heads import Head, load_head
 from driftloop.errors import DriftloopError
 from driftloop.text import visible
 
 MANIFEST, SIGNATURE, HEAD, ENCODER = "manifest.json", "manifest.sig", "head.skops", "encoder"
+FIRST = "first.safetensors"
 CANARY_TOLERANCE = 0.1
 """Largest difference of a probability between the machine that wrote a bundle and the one that loads it."""
 CANARY_TEXTS = ("the flight was delayed again", "what a wonderful day!", "", "ok — 100% 😀")
@@ -58,6 +62,20 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     probabilities: Annotated[list[list[float]], msgspec.Meta(max_length=100)]
 
 
+class Cascaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first stage of a cascade was worth on held-out rows; see `retrain.cascade.Calibrated`."""
+
+    share: float
+    """Of the rows, that it answered."""
+    loss: float
+    """Accuracy of the encoder alone minus that of the cascade."""
+    loss_high: float
+    """What the loss stays below beyond chance."""
+    disagreement: float
+    """Share of what it answered that the encoder answers differently."""
+    rows: int
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The table of contents of a bundle."""
 
@@ -70,6 +88,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=8192)]
     lineage: Lineage
     canary: Canary
+    cascade: Cascaded | None = None
     files: dict[str, str]
 
 
@@ -87,6 +106,11 @@ class BundleClassifier:
         self._version = version
         self.trained_until = 0.0
         """`occurred_at` of the newest event that the model was trained on."""
+        self.made_at = 0.0
+        """When its bundle was written, in seconds since 1970."""
+        self.first: FirstStage | None = None
+        self.cascade: Cascaded | None = None
+        """What the first stage was worth when it was calibrated; None with it."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -171,6 +195,16 @@ def write_bundle(
     return manifest
 
 
+def add_first_stage(folder: Path, stage: FirstStage, worth: Cascaded, key: str) -> None:
+    """Make the model in ``folder`` a cascade, and sign it anew."""
+    stage.save(folder / FIRST)
+    manifest = read_manifest(folder)
+    files = {**manifest.files, FIRST: _sha256(folder / FIRST)}
+    body = msgspec.json.format(msgspec.json.encode(replace(manifest, cascade=worth, files=files)), indent=2)
+    (folder / MANIFEST).write_bytes(body)
+    (folder / SIGNATURE).write_text(_sign(body, key), encoding="ascii")
+
+
 def verify_bundle(folder: Path, key: str) -> Manifest:
     """Check the signature, that there is nothing but what a bundle is made of, and every digest.
 
@@ -188,7 +222,8 @@ def verify_bundle(folder: Path, key: str) -> Manifest:
             "from the one it was written with."
         )
     manifest = _decode(body, folder)
-    allowed = {f"{ENCODER}/{MODEL}", f"{ENCODER}/{TOKENIZER}"} | ({HEAD} if manifest.head == "skops" else set[str]())
+    allowed = {f"{ENCODER}/{MODEL}", f"{ENCODER}/{TOKENIZER}"}
+    allowed |= {name for name, there in ((HEAD, manifest.head == "skops"), (FIRST, manifest.cascade)) if there}
     strange = sorted(manifest.files.keys() - allowed)
     if strange:
         raise BundleError(
@@ -214,11 +249,18 @@ def verify_bundle(folder: Path, key: str) -> Manifest:
 
 
 def load_bundle(
-    folder: Path, key: str, *, version: str = "", threads: int = 0, encoder: OnnxEncoder | None = None
+    folder: Path,
+    key: str,
+    *,
+    version: str = "",
+    threads: int = 0,
+    remember: int = 0,
+    encoder: OnnxEncoder | None = None,
 ) -> BundleClassifier:
     """Verify a bundle, load it and warm it with its canary texts.
 
     ``encoder`` is reused where its digest is the bundle's: a new head over the same encoder loads in milliseconds.
+    ``threads`` and ``remember`` are for `OnnxEncoder`.
 
     Raises:
         BundleError: the bundle is altered, or answers its canary texts differently than when it was written.
@@ -226,13 +268,16 @@ def load_bundle(
     manifest = verify_bundle(folder, key)
     try:
         if encoder is None or encoder.digest != manifest.encoder_digest:
-            encoder = OnnxEncoder(folder / ENCODER, manifest.max_tokens, threads)
+            encoder = OnnxEncoder(folder / ENCODER, manifest.max_tokens, threads, remember)
         head = load_head(folder / HEAD) if manifest.head == "skops" else None
         model = BundleClassifier(encoder, head, manifest.labels, version)
-        model.trained_until = manifest.lineage.trained_until
+        model.trained_until, model.made_at = manifest.lineage.trained_until, manifest.created_at
+        if manifest.cascade is not None:
+            model.first = load_first_stage(folder / FIRST, len(manifest.labels))
+            model.cascade = manifest.cascade
         said = model.predict(manifest.canary.texts).probabilities
         expected = np.asarray(manifest.canary.probabilities, dtype=np.float32)
-    except Exception as error:  # the libraries that read the three formats raise types of their own
+    except Exception as error:  # the libraries that read the formats raise types of their own
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BundleError(f"The bundle at {folder} is not safe to load: {visible(why, 300).rstrip('.')}.") from error
     if said.shape != expected.shape or not np.allclose(said, expected, atol=CANARY_TOLERANCE):

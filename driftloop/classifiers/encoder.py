@@ -101,27 +101,39 @@ class OnnxEncoder:
             tokens = self.tokenise(texts)
         keys = [tuple(ids) for ids in tokens.ids]
         answers = self._recent.get(set(keys))
-        order = sorted(set(keys) - answers.keys(), key=lambda ids: (len(ids), ids))
-        batches = [[order[i] for i in rows] for rows in batches_of(range(len(order)), [len(ids) for ids in order])]
-        batches.reverse()  # the longest first: whoever is done early takes another
-        for batch, outputs in zip(batches, self._pool.map(self._run, batches), strict=True):
-            answers.update(zip(batch, zip(*outputs, strict=True), strict=True))
-        self._recent.put({key: answers[key] for key in order})
+        fresh = self._answers(set(keys) - answers.keys())
+        self._recent.put(fresh)
+        answers |= fresh
         if not keys:
             return np.zeros((0, self.dimension), dtype=np.float32), None
         embeddings, *logits = (np.stack(rows) for rows in zip(*(answers[key] for key in keys), strict=True))
         return embeddings, logits[0] if logits else None
 
     def tune(self, texts: Sequence[str]) -> dict[int, float]:
-        """Use as many threads as are worth it on this machine as it is now; texts per second of each number tried."""
+        """Use as many threads as are worth it on this machine as it is now; texts per second of each number tried.
+
+        Not while another thread calls `run`.
+        """
+        keys = {tuple(ids) for ids in self.tokenise(texts).ids}
+        self._answers(keys)  # the first run of each length takes longer
         speeds: dict[int, float] = {}
         for number in sorted({*(1 << power for power in range(self.threads.bit_length())), self.threads}):
             self._use(number)
             began = time.perf_counter()
-            self.run(texts)
-            speeds[number] = len(texts) / (time.perf_counter() - began)
+            self._answers(keys)
+            speeds[number] = len(keys) / (time.perf_counter() - began)
         self._use(min(number for number, speed in speeds.items() if speed >= ENOUGH * max(speeds.values())))
         return speeds
+
+    def _answers(self, keys: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[Matrix, ...]]:
+        """What the graph says to each of the tokens."""
+        order = sorted(keys, key=lambda ids: (len(ids), ids))
+        batches = [[order[i] for i in rows] for rows in batches_of(range(len(order)), [len(ids) for ids in order])]
+        batches.reverse()  # the longest first: whoever is done early takes another
+        answers: dict[tuple[int, ...], tuple[Matrix, ...]] = {}
+        for batch, outputs in zip(batches, self._pool.map(self._run, batches), strict=True):
+            answers.update(zip(batch, zip(*outputs, strict=True), strict=True))
+        return answers
 
     def _use(self, threads: int) -> None:
         self._pool.shutdown()

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from driftloop.classifiers.base import Matrix
+from driftloop.classifiers.cascade import STAGES
 from driftloop.errors import DriftloopError
 from driftloop.messages import Outcome, Prediction
 from stream_processors.drift.evidence import MIN_BEFORE, change_interval
@@ -96,10 +97,11 @@ class Fusion:
 
     def predicted(self, prediction: Prediction, embedding: Matrix | None = None) -> Finding | None:
         """Take a prediction, and the embedding of its text of shape (d,) where there is one."""
-        raws: dict[str, object] = {
-            "confidence": 1 - max(prediction.probabilities.values(), default=1.0),
-            "mix": prediction.label,
-        }
+        raws: dict[str, object] = {"mix": prediction.label}
+        if prediction.route not in STAGES:
+            raws["confidence"] = 1 - max(prediction.probabilities.values(), default=1.0)
+        else:  # the load chooses how many there are of these, and a stage their texts
+            embedding = None
         if prediction.text:
             raws["vocabulary"] = prediction.text
         if embedding is not None:

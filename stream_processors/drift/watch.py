@@ -20,6 +20,7 @@ import river
 
 import driftloop
 from driftloop.classifiers.base import Matrix
+from driftloop.classifiers.cascade import STAGES
 from driftloop.messages import DriftAlert, Outcome, Prediction
 from stream_processors.drift.estimate import AccuracyEstimate, Block
 from stream_processors.drift.evidence import (
@@ -101,7 +102,8 @@ class DriftWatch:
         )
         self._predicted.append(seen)
         self._estimate.predicted(seen.confidence, seen.version, seen.position, seen.occurred_at)
-        alerts = self._feed(("confidence", "mix"), seen, self._version, -1)
+        signals = ("mix",) if prediction.route in STAGES else ("confidence", "mix")
+        alerts = self._feed(signals, seen, self._version, -1)
         for text, fusion in self._fused.items():
             found = fusion.predicted(prediction, embedding)
             if found is not None:

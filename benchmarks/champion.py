@@ -1,0 +1,63 @@
+"""A champion for benchmarks, trained as the loop's first model is, and announced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle
+from driftloop.classifiers.onnx import exported_encoder
+from driftloop.kafka import Outbox
+from driftloop.settings import Settings
+from producers.scenarios import load_scenario
+from retrain.candidates.base import Budget, Task
+from retrain.candidates.linear import LinearHead
+from retrain.cascade import make_cascade
+from retrain.promotion import Promotions
+from retrain.window import Window
+
+TRAINED_ON = 500
+HELD = 600
+"""Rows that a cascade is calibrated on, the last of those trained on."""
+
+
+def promote(
+    settings: Settings, folder: Path, scenario: str = "tweets-stationary", rows: int = TRAINED_ON, cascade: bool = False
+) -> BundleClassifier:
+    """Fit a linear head on the first rows of a scenario, announce it, and load it; ``cascade``: with a first stage."""
+    bundle = fit(settings, folder, scenario, rows, cascade)
+    return load_bundle(bundle, settings.signing_key, version=announce(settings, bundle))
+
+
+def fit(settings: Settings, folder: Path, scenario: str, rows: int, cascade: bool) -> Path:
+    """The bundle of `promote`."""
+    whole = load_scenario(scenario).sequence[:rows]
+    encoder = exported_encoder(settings.model)
+    texts = tuple(row.text for row in whole)
+    window = Window(
+        event_ids=texts,
+        texts=texts,
+        labels=tuple(row.label for row in whole),
+        embeddings=encoder.embed(texts),
+        encoder=encoder.folder,
+        onset=0,
+    )
+    bundle = folder / ("cascade" if cascade else "bundle")
+    train, held = (window.take(slice(None, -HELD)), window.take(slice(-HELD, None))) if cascade else (window, window)
+    task = Task(Budget(60.0), settings.model, Lineage(candidate="linear"), settings.signing_key, folder / "scratch")
+    LinearHead().fit(train, task, bundle)
+    if cascade:
+        model = load_bundle(bundle, settings.signing_key)
+        said = model.predict(held.texts, held.embeddings)
+        if make_cascade(model, bundle, train, held, said, settings) is None:
+            raise RuntimeError(f"no first stage of {scenario} keeps to a loss of {settings.retrain.cascade_loss}")
+    return bundle
+
+
+def announce(settings: Settings, bundle: Path) -> str:
+    """Register a bundle and make it the champion of the stream; its version."""
+    outbox = Outbox(settings)
+    promotions = Promotions(settings, outbox)
+    version = promotions.register("linear", bundle, Lineage(candidate="linear"), {}, {"reason": "benchmark"})
+    promotions.promote(version, "benchmark", "benchmark")
+    outbox.close()
+    return version
