@@ -192,10 +192,10 @@ def poisoned() -> None:
     bundle: Any = import_module("driftloop.classifiers.bundle").BundleClassifier
     predict = bundle.predict
 
-    def fail(self: Any, texts: Any, *rest: Any) -> Any:
+    def fail(self: Any, texts: Any, *rest: Any, **named: Any) -> Any:
         if any("POISON" in text for text in texts):
             raise RuntimeError("the model choked")
-        return predict(self, texts, *rest)
+        return predict(self, texts, *rest, **named)
 
     bundle.predict = fail
 
@@ -204,9 +204,8 @@ def no_split() -> None:
     """A batch on which the model fails is not looked through for the one event that it fails on."""
     scorer: Any = import_module("stream_processors.scorer").Scorer
 
-    def score(self: Any, batch: Any, events: Any, tokens: Any = None) -> Any:
-        texts = [event.text for _, event in events.values()]
-        said = self._stages.answer(batch.model, list(events), texts, None, busy=False, drifting=False)
+    def score(self: Any, batch: Any, events: Any, asked: Any = None) -> Any:
+        said = self._stages.finish(batch.model, asked or self._ask(batch, events))
         return [(event, answer) for (_, event), answer in zip(events.values(), said, strict=True)]
 
     scorer._score = score

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from driftloop.classifiers.base import Matrix, Predictions
+from driftloop.classifiers.encoder import Tokens
 
 DIMENSION = 4
 LABELS = ("negative", "positive")
+
+
+class StubEncoder:
+    """Reads no words."""
+
+    digest = "stub" * 16
+
+    def tokenise(self, texts: Sequence[str]) -> Tokens:
+        """One token for each text."""
+        return Tokens(self.digest, [(0,)] * len(texts))
+
+    def begin(self, tokens: Tokens) -> None:
+        """Nothing is to be waited for."""
 
 
 class Stub:
@@ -18,7 +32,7 @@ class Stub:
 
     labels = LABELS
     head = None
-    encoder = SimpleNamespace(digest="stub" * 16)
+    encoder = StubEncoder()
     trained_until = float("-inf")
     made_at = 0.0
     first = None
@@ -26,10 +40,7 @@ class Stub:
     def __init__(self, version: str) -> None:
         self.version = version
 
-    def tokenise(self, texts: Sequence[str]) -> None:
-        """It reads no words."""
-
-    def predict(self, texts: Sequence[str], embeddings: Matrix | None = None, tokens: None = None) -> Predictions:
+    def predict(self, texts: Sequence[str], embeddings: Matrix | None = None, encoding: Any = None) -> Predictions:
         """Probabilities of shape (n, 2), embeddings of shape (n, 4)."""
         share = np.fromiter((len(text) % 7 / 10 + 0.2 for text in texts), dtype=np.float32, count=len(texts))
         return Predictions(

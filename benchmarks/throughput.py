@@ -317,7 +317,7 @@ def limits(settings: Settings, folder: Path, texts: Sequence[str]) -> dict[str, 
         return size
 
     def tokeniser(start: int) -> int:
-        models["bundle"].tokenise(batch(start))
+        models["bundle"].encoder.tokenise(batch(start))
         return size
 
     found = {"bare loop, cascade": cascade, "bare loop, encoder": encoder, "tokeniser": tokeniser}
@@ -326,7 +326,7 @@ def limits(settings: Settings, folder: Path, texts: Sequence[str]) -> dict[str, 
 
 def both_stages(model: BundleClassifier, texts: Sequence[str]) -> list[str]:
     """The labels of a cascade that answers all that it is sure of."""
-    tokens = model.tokenise(texts)
+    tokens = model.encoder.tokenise(texts)
     assert model.first is not None
     said = model.first.predict_proba(tokens.ids)
     rest = np.flatnonzero(~model.first.sure(said))

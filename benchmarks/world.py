@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from driftloop import kafka, topics
-from driftloop.classifiers.bundle import Lineage, write_bundle
+from driftloop.classifiers.bundle import Lineage, load_bundle, write_bundle
 from driftloop.classifiers.onnx import exported_encoder
 from driftloop.kafka import Outbox
 from driftloop.lifecycle.supervisor import Child
@@ -22,12 +22,15 @@ from driftloop.registry import Candidacy
 from driftloop.settings import Settings, environment
 from driftloop.topics import Topic
 from retrain.candidates.linear import learn
+from retrain.cascade import MIN_ROWS, make_cascade
 from retrain.promotion import Promotions
 from retrain.window import Window
 from serving.audit import Audit, audit
 
 WORDS = {"negative": ("awful", "late", "lost", "broken"), "positive": ("great", "thanks", "lovely", "best")}
 
+HELD = 300
+"""Rows that a cascade is calibrated on."""
 LINEAGE = {"candidate": "linear", "dataset_revision": "", "topic": "", "first_offset": "-1", "last_offset": "-1"}
 """What stands on a version that no topic's messages went into."""
 
@@ -150,12 +153,14 @@ class World:
         rows: int = 80,
         trigger: str = "",
         until: float = 0.0,
+        cascade: bool = False,
     ) -> str:
         """Train, register and announce a champion; a flipped one says the opposite of the truth.
 
         A tampered one is signed with a stranger's key, a truncated one has lost half of its head on the way. ``until``
-        is the time of the newest event that it says it was trained on.
+        is the time of the newest event that it says it was trained on. With ``cascade`` it has a first stage.
         """
+        rows = rows + MIN_ROWS + HELD if cascade else rows
         encoder = exported_encoder(self.settings.model)
         pairs = [text_and_label(10_000 + i) for i in range(rows)]
         other = {"negative": "positive", "positive": "negative"}
@@ -182,6 +187,11 @@ class World:
             file = bundle / "head.skops"
             half = file.read_bytes()[: file.stat().st_size // 2]
             file.write_bytes(half)
+        if cascade:
+            model = load_bundle(bundle, self.settings.signing_key)
+            train, held = window.take(slice(None, -HELD)), window.take(slice(-HELD, None))
+            said = model.predict(held.texts, held.embeddings)
+            assert make_cascade(model, bundle, train, held, said, self.settings)
         promotions = Promotions(self.settings, self.outbox)
         version = promotions.registry.register(Candidacy("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger}))
         if announce:

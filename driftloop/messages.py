@@ -111,6 +111,8 @@ class Outcome(Message, frozen=True, kw_only=True):
     """Copied from the prediction."""
     annotator: str = ""
     """Who gave the label, where that is known."""
+    route: str = ""
+    """Copied from the prediction."""
 
 
 class DriftAlert(Message, frozen=True, kw_only=True):

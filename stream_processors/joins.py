@@ -77,4 +77,5 @@ def outcome(prediction: Prediction, label: Label) -> Outcome:
         in_sample=prediction.in_sample,
         probabilities=prediction.probabilities,
         annotator=label.annotator,
+        route=prediction.route,
     )

@@ -15,7 +15,6 @@ from prometheus_client import Counter, Histogram
 from driftloop import messages, trace
 from driftloop.champion import Champion
 from driftloop.classifiers.bundle import BundleClassifier
-from driftloop.classifiers.encoder import Tokens
 from driftloop.kafka import Outbox
 from driftloop.messages import Event, Prediction
 from driftloop.metrics import DEAD_LETTERS
@@ -25,7 +24,7 @@ from driftloop.topics import EVENTS, PREDICTIONS
 from stream_processors import batches
 from stream_processors.answers import Answers
 from stream_processors.records import Record, bury
-from stream_processors.stages import Answer, Stages
+from stream_processors.stages import Answer, Asked, Stages
 from stream_processors.steps import Step
 
 AHEAD = 86_400.0
@@ -54,8 +53,8 @@ class Batch:
     """When it was taken, in nanoseconds since 1970."""
     events: dict[str, tuple[Record, Event]] = field(default_factory=dict)
     """By event id, what is to be scored."""
-    tokens: Tokens | None = None
-    """Of the texts in ``events``, in their order."""
+    asked: Asked | None = None
+    """What the model was asked for ``events``; None where it could not be."""
     dead: list[tuple[Record, str]] = field(default_factory=list)
     """What cannot be scored, and why."""
     scored: list[Scored] = field(default_factory=list)
@@ -64,8 +63,9 @@ class Batch:
 class Scorer:
     """Scores batches of raw events with the champion, in three steps.
 
-    For each batch: decode and tokenise; classify; store by event id in Redis (the first one wins), publish, wait for
-    the broker. What cannot be decoded, is too long, comes from the future, or breaks the model goes to `dead-letters`.
+    For each batch: decode and ask the model; take its answers; store them by event id in Redis (the first one wins),
+    publish them, and wait for the broker. What cannot be decoded, is too long, comes from the future, or breaks the
+    model goes to `dead-letters`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -95,17 +95,17 @@ class Scorer:
         self._champion.close()
 
     def read(self, records: Sequence[Record]) -> Batch:
-        """Decode a batch and tokenise its texts."""
+        """Decode a batch, and ask the model for its texts."""
         batch = Batch(len(records), self._champion.current())
         for record in records:
             self._decode(record, batch)
-        with suppress(Exception):  # a text that breaks the tokeniser is found when each is scored alone
-            batch.tokens = batch.model.tokenise([event.text for _, event in batch.events.values()])
+        with suppress(Exception):  # what breaks the model is found when each is scored alone
+            batch.asked = self._ask(batch, batch.events)
         return batch
 
     def score(self, batch: Batch) -> Batch:
-        """Classify what can be."""
-        batch.scored = self._score(batch, batch.events, batch.tokens)
+        """Take the model's answers."""
+        batch.scored = self._score(batch, batch.events, batch.asked)
         return batch
 
     def deliver(self, batch: Batch) -> int:
@@ -151,22 +151,22 @@ class Scorer:
             return
         batch.events.setdefault(event.event_id, (record, event))
 
-    def _score(
-        self, batch: Batch, events: dict[str, tuple[Record, Event]], tokens: Tokens | None = None
-    ) -> list[Scored]:
+    def _ask(self, batch: Batch, events: dict[str, tuple[Record, Event]]) -> Asked:
+        return self._stages.begin(
+            batch.model,
+            list(events),
+            [event.text for _, event in events.values()],
+            full=batch.size >= self._settings.scorer.batch,
+            drifting=self._champion.drifting,
+        )
+
+    def _score(self, batch: Batch, events: dict[str, tuple[Record, Event]], asked: Asked | None = None) -> list[Scored]:
         """The events' answers; where the model breaks, each is tried alone, and what breaks it then is dead."""
         pairs = list(events.values())
         if not pairs:
             return []
         try:
-            answers = self._stages.answer(
-                batch.model,
-                list(events),
-                [event.text for _, event in pairs],
-                tokens,
-                busy=batch.size >= self._settings.scorer.batch,
-                drifting=self._champion.drifting,
-            )
+            answers = self._stages.finish(batch.model, asked or self._ask(batch, events))
             return [(event, answer) for (_, event), answer in zip(pairs, answers, strict=True)]
         except Exception as error:  # the text is a stranger's, and the model's libraries raise types of their own
             if len(pairs) == 1:

@@ -1,26 +1,28 @@
 """Which stage of a cascade answers an event, and when the first one keeps silent.
 
-Some of the events that the first stage is sure of are put to the encoder all the same, chosen by their ids and so
-whatever their text: the encoder's answer counts, says whether the two still agree, and is a fair sample for whoever
-watches embeddings and confidence.
+The first stage answers under load alone, unless the settings say otherwise: while there is time for all events, the
+encoder has them, and its embeddings are there for whoever retrains. Some of the events that the first stage is sure of
+are put to the encoder all the same, chosen by their ids and so whatever their text: the encoder's answer counts, says
+whether the two still agree, and is a fair sample for whoever watches embeddings and confidence.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import Counter
 
 from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.bundle import BundleClassifier
-from driftloop.classifiers.cascade import FIRST, SECOND, FirstStage
-from driftloop.classifiers.encoder import Tokens
+from driftloop.classifiers.cascade import FIRST, SECOND
+from driftloop.classifiers.encoder import Encoding
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,10 @@ LEAST = 40
 """With fewer nothing is said."""
 SPREADS = 3.0
 """Standard deviations by which it may disagree more often than when it was calibrated."""
+BUSY = 0.5
+"""Part of its time that the encoder would be at work if it had all events, from which on there is load."""
+MEMORY = 5.0
+"""Seconds over which that is judged."""
 
 ROUTES = Counter("driftloop_routes", "Predictions by which stage made them.", ["route"])
 
@@ -46,66 +52,87 @@ class Answer(NamedTuple):
     route: str
 
 
-class Stages:
-    """Answers with the champion, by its first stage where that may."""
+@dataclass(frozen=True)
+class Asked:
+    """Texts of which the first stage has answered what it may, and the encoder is at the rest."""
 
-    def __init__(self, mode: Literal["auto", "always", "never"]) -> None:
+    texts: Sequence[str]
+    rows: list[int]
+    """Those that the encoder is at."""
+    encoding: Encoding
+    first: Matrix | None
+    """The first stage's probabilities, shape (n, k); None where it was not asked."""
+    sample: list[int]
+    """Rows that the encoder is asked for whatever the first stage says."""
+    sure: list[int]
+    """Those of them that it was sure of."""
+    began: float
+
+
+class Stages:
+    """Answers with the champion, by its first stage where that may; `begin` and `finish` may have a thread each."""
+
+    def __init__(
+        self, mode: Literal["auto", "always", "never"], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._mode = mode
+        self._load = Load(clock)
+        self._clock = clock
         self._version = ""
         self._agreed: deque[bool] = deque(maxlen=NEWEST)
         self._silent = False
         """Whether this version's first stage has come to differ from its encoder."""
 
-    def answer(
-        self,
-        model: BundleClassifier,
-        event_ids: Sequence[str],
-        texts: Sequence[str],
-        tokens: Tokens | None,
-        *,
-        busy: bool,
-        drifting: bool,
-    ) -> list[Answer]:
-        """The answers to n texts, by their tokens where those are known.
+    def begin(
+        self, model: BundleClassifier, event_ids: Sequence[str], texts: Sequence[str], *, full: bool, drifting: bool
+    ) -> Asked:
+        """Ask for n texts.
 
-        ``busy``: more is waiting than the encoder has answered yet; ``drifting``: the model is older than the newest
-        alert. Raises what the model does.
+        ``full``: as many were waiting as are taken at once; ``drifting``: the model is older than the newest alert.
         """
         if model.version != self._version:
             self._version, self._silent = model.version, False
             self._agreed.clear()
-        wanted = self._mode == "always" or (self._mode == "auto" and busy)
-        if not wanted or drifting or self._silent or model.first is None:
-            answers = _encoded(model, texts, tokens, range(len(texts)))
-        else:
-            answers = self._cascade(model, model.first, event_ids, texts, tokens or model.tokenise(texts))
+        self._load.came(len(texts))
+        tokens = model.encoder.tokenise(texts)
+        rows, sure = list(range(len(texts))), np.zeros(len(texts), dtype=bool)
+        first, sample = None, rows
+        wanted = self._mode == "always" or (self._mode == "auto" and (full or self._load.share > BUSY))
+        if wanted and not drifting and not self._silent and model.first is not None:
+            first = model.first.predict_proba(tokens.ids)
+            sure = model.first.sure(first)
+            sample = [row for row, one in enumerate(event_ids) if zlib.crc32(one.encode()) % EVERY == 0]
+            rows = sorted({*np.flatnonzero(~sure).tolist(), *sample})
+        encoding = model.encoder.begin(tokens.take(rows))
+        return Asked(texts, rows, encoding, first, sample, [row for row in sample if sure[row]], self._clock())
+
+    def finish(self, model: BundleClassifier, asked: Asked) -> list[Answer]:
+        """The answers; raises what the model does."""
+        answers = [] if asked.first is None else [Answer(row, None, FIRST) for row in asked.first]
+        if asked.rows:
+            said = model.predict([asked.texts[row] for row in asked.rows], encoding=asked.encoding)
+            self._load.encoded(len(asked.rows), asked.began)
+            found = [Answer(*pair, said.route) for pair in zip(said.probabilities, said.embeddings, strict=True)]
+            if asked.first is None:
+                answers = found
+            else:
+                sample = set(asked.sample)
+                for row, answer in zip(asked.rows, found, strict=True):
+                    answers[row] = answer if row in sample else answer._replace(route=SECOND)
+                first = asked.first.argmax(axis=1)
+                self._compare(model, [first[row] == answers[row].probabilities.argmax() for row in asked.sure])
         for answer in answers:
             ROUTES.labels(answer.route).inc()
         return answers
 
-    def _cascade(
-        self,
-        model: BundleClassifier,
-        stage: FirstStage,
-        event_ids: Sequence[str],
-        texts: Sequence[str],
-        tokens: Tokens,
-    ) -> list[Answer]:
-        first = stage.predict_proba(tokens.ids)
-        sure = stage.sure(first)
-        sample = np.fromiter((zlib.crc32(one.encode()) % EVERY == 0 for one in event_ids), dtype=bool)
-        rows = np.flatnonzero(~sure | sample)
-        answers = [Answer(row, None, FIRST) for row in first]
-        for row, answer in zip(rows, _encoded(model, texts, tokens, rows), strict=True):
-            answers[row] = answer if sample[row] else answer._replace(route=SECOND)
-        self._compare(model, [first[row].argmax() == answers[row][0].argmax() for row in np.flatnonzero(sure & sample)])
-        return answers
-
     def _compare(self, model: BundleClassifier, agreed: Sequence[bool]) -> None:
         """Silence the first stage where it disagrees with the encoder more than it did, beyond chance."""
+        worth = model.cascade
+        if worth is None or not agreed or model.version != self._version:
+            return
         self._agreed.extend(agreed)
-        n, worth = len(self._agreed), model.cascade
-        if worth is None or n < LEAST or not agreed:
+        n = len(self._agreed)
+        if n < LEAST or self._silent:
             return
         # What it was when it was calibrated, at worst.
         share = worth.disagreement + 2 * _spread(worth.disagreement, max(1, round(worth.share * worth.rows))) + 0.01
@@ -113,21 +140,46 @@ class Stages:
         if found > share + SPREADS * _spread(share, n):
             self._silent = True
             log.warning(
-                "the first stage of version %s has come to disagree with its encoder (%.0f%% of %d events): it is "
+                "the first stage of version %s has come to disagree with its encoder, on %.0f%% of %d events: it is "
                 "left out until the next model",
-                model.version, 100 * found, n,
-            )  # fmt: skip
+                *(model.version, 100 * found, n),
+            )
 
 
-def _encoded(
-    model: BundleClassifier, texts: Sequence[str], tokens: Tokens | None, rows: Sequence[int] | NDArray[np.int64]
-) -> list[Answer]:
-    """The encoder's answers to some of the texts."""
-    if not len(rows):
-        return []
-    some = None if tokens is None else Tokens(tokens.encoder, [tokens.ids[row] for row in rows])
-    said = model.predict([texts[row] for row in rows], tokens=some)
-    return [Answer(*pair, said.route) for pair in zip(said.probabilities, said.embeddings, strict=True)]
+class Load:
+    """How much of its time the encoder would need for all events that come."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._events: deque[tuple[float, int]] = deque()
+        self._cost = 0.0
+        """Seconds that an event keeps the encoder, with those beside it."""
+        self._free = 0.0
+        """When the encoder was done with what it had."""
+
+    def came(self, events: int) -> None:
+        """So many events have come."""
+        now = self._clock()
+        self._events.append((now, events))
+        while self._events[0][0] < now - MEMORY:
+            self._events.popleft()
+
+    def encoded(self, events: int, began: float) -> None:
+        """The encoder is done with so many, which it was given at ``began``."""
+        now = self._clock()
+        cost = (now - max(began, self._free)) / events
+        self._free = now
+        weight = min(1.0, events / 200)
+        self._cost = cost if not self._cost else (1 - weight) * self._cost + weight * cost
+
+    @property
+    def share(self) -> float:
+        """1: it would just keep up."""
+        if len(self._events) < 2:
+            return 0.0
+        seconds = self._events[-1][0] - self._events[0][0]
+        events = sum(count for _, count in self._events) - self._events[0][1]
+        return events / max(seconds, 0.1) * self._cost
 
 
 def _spread(share: float, n: int) -> float:

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from driftloop.classifiers.base import Matrix, Predictions
 from driftloop.classifiers.cascade import FirstStage, load_first_stage
-from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder, Tokens
+from driftloop.classifiers.encoder import MODEL, TOKENIZER, Encoding, OnnxEncoder
 from driftloop.classifiers.heads import Head, load_head
 from driftloop.errors import DriftloopError
 from driftloop.text import visible
@@ -126,23 +126,22 @@ class BundleClassifier:
         """Embeddings of shape (n, d), all of the same length."""
         return self.encoder.embed(texts)
 
-    def tokenise(self, texts: Sequence[str]) -> Tokens:
-        """What `predict` can be given beside the texts, made elsewhere while it is at others."""
-        return self.encoder.tokenise(texts)
-
     def predict(
-        self, texts: Sequence[str], embeddings: Matrix | None = None, tokens: Tokens | None = None
+        self, texts: Sequence[str], embeddings: Matrix | None = None, encoding: Encoding | None = None
     ) -> Predictions:
-        """Classify n texts; see `driftloop.classifiers.base.Classifier.predict`. ``tokens`` are those of the texts."""
+        """Classify n texts; see `driftloop.classifiers.base.Classifier.predict`.
+
+        ``encoding`` is what `OnnxEncoder.begin` has returned for their tokens.
+        """
         started = time.perf_counter()
         if embeddings is not None and len(embeddings) != len(texts):
             raise ValueError(f"{len(embeddings)} embeddings for {len(texts)} texts")
         if self.head is None:
-            embeddings, logits = self.encoder.run(texts, tokens)
+            embeddings, logits = encoding.result() if encoding else self.encoder.run(texts)
             probabilities = _softmax(logits, len(texts), len(self._labels))
         else:
             if embeddings is None:
-                embeddings, _ = self.encoder.run(texts, tokens)
+                embeddings = encoding.result()[0] if encoding else self.encoder.embed(texts)
             probabilities = (
                 self.head.predict_proba(texts, embeddings)
                 if texts

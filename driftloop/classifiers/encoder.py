@@ -6,8 +6,8 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,17 +28,26 @@ ENOUGH = 0.95
 """Of the best speed, with which fewer threads are preferred: they leave the rest of the machine alone."""
 
 
+Ids = tuple[int, ...]
+"""A text's tokens, cut to the encoder's length."""
+Answer = tuple[Matrix, ...]
+"""What the graph says to a text: its embedding (d,), and its logits (k,) where the graph has them."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """What the tokeniser of an encoder makes of n texts."""
 
     encoder: str
     """Digest of the encoder."""
-    ids: list[list[int]]
-    """Of each text, cut to the encoder's length."""
+    ids: list[Ids]
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: Iterable[int]) -> Tokens:
+        """Those of some of the texts."""
+        return Tokens(self.encoder, [self.ids[row] for row in rows])
 
 
 class OnnxEncoder:
@@ -84,62 +93,58 @@ class OnnxEncoder:
         return encoder_digest(self.folder, self.max_tokens)
 
     def tokenise(self, texts: Sequence[str]) -> Tokens:
-        """The tokens of n texts, for `run`."""
-        return Tokens(self.digest, [found.ids for found in self._tokenizer.encode_batch_fast(list(texts))])
+        """The tokens of n texts."""
+        return Tokens(self.digest, [tuple(found.ids) for found in self._tokenizer.encode_batch_fast(list(texts))])
 
     def embed(self, texts: Sequence[str]) -> Matrix:
         """Embeddings of shape (n, d), float32."""
         return self.run(texts)[0]
 
-    def run(self, texts: Sequence[str], tokens: Tokens | None = None) -> tuple[Matrix, Matrix | None]:
-        """Embeddings (n, d), and logits (n, k) where the graph has them.
+    def run(self, texts: Sequence[str]) -> tuple[Matrix, Matrix | None]:
+        """Embeddings (n, d), and logits (n, k) where the graph has them."""
+        return self.begin(self.tokenise(texts)).result()
 
-        ``tokens`` are those of the texts, where they are known. Equal ones are run once, and all are sorted by length
-        before they are batched, so that little is padded.
+    def begin(self, tokens: Tokens) -> Encoding:
+        """Put texts to the threads, behind those that they are at; `Encoding.result` waits for what they say.
+
+        Equal texts are run once, and all are sorted by length before they are batched, so that little is padded.
         """
-        if tokens is None or tokens.encoder != self.digest:
-            tokens = self.tokenise(texts)
-        keys = [tuple(ids) for ids in tokens.ids]
-        answers = self._recent.get(set(keys))
-        fresh = self._answers(set(keys) - answers.keys())
-        self._recent.put(fresh)
-        answers |= fresh
-        if not keys:
-            return np.zeros((0, self.dimension), dtype=np.float32), None
-        embeddings, *logits = (np.stack(rows) for rows in zip(*(answers[key] for key in keys), strict=True))
-        return embeddings, logits[0] if logits else None
+        wanted = set(tokens.ids)
+        known = self._recent.get(wanted)
+        return Encoding(tokens.ids, known, self._put(wanted - known.keys()), self._recent, self.dimension)
 
     def tune(self, texts: Sequence[str]) -> dict[int, float]:
         """Use as many threads as are worth it on this machine as it is now; texts per second of each number tried.
 
         Not while another thread calls `run`.
         """
-        keys = {tuple(ids) for ids in self.tokenise(texts).ids}
-        self._answers(keys)  # the first run of each length takes longer
+        keys = set(self.tokenise(texts).ids)
+
+        def run() -> None:
+            for _, future in self._put(keys):
+                future.result()
+
+        run()  # the first of each length takes longer
         speeds: dict[int, float] = {}
         for number in sorted({*(1 << power for power in range(self.threads.bit_length())), self.threads}):
             self._use(number)
             began = time.perf_counter()
-            self._answers(keys)
+            run()
             speeds[number] = len(keys) / (time.perf_counter() - began)
         self._use(min(number for number, speed in speeds.items() if speed >= ENOUGH * max(speeds.values())))
         return speeds
 
-    def _answers(self, keys: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[Matrix, ...]]:
-        """What the graph says to each of the tokens."""
-        order = sorted(keys, key=lambda ids: (len(ids), ids))
+    def _put(self, wanted: set[Ids]) -> list[tuple[list[Ids], Future[list[Matrix]]]]:
+        order = sorted(wanted, key=lambda ids: (len(ids), ids))
         batches = [[order[i] for i in rows] for rows in batches_of(range(len(order)), [len(ids) for ids in order])]
-        batches.reverse()  # the longest first: whoever is done early takes another
-        answers: dict[tuple[int, ...], tuple[Matrix, ...]] = {}
-        for batch, outputs in zip(batches, self._pool.map(self._run, batches), strict=True):
-            answers.update(zip(batch, zip(*outputs, strict=True), strict=True))
-        return answers
+        # The longest first: whoever is done early takes another.
+        return [(batch, self._pool.submit(self._run, batch)) for batch in reversed(batches)]
 
     def _use(self, threads: int) -> None:
         self._pool.shutdown()
         self.threads, self._pool = threads, ThreadPoolExecutor(threads, thread_name_prefix="encoder")
 
-    def _run(self, batch: Sequence[tuple[int, ...]]) -> list[Matrix]:
+    def _run(self, batch: Sequence[Ids]) -> list[Matrix]:
         """The outputs for tokens of much the same length, the longest last."""
         longest = max(len(batch[-1]), 1)
         ids = np.zeros((len(batch), longest), dtype=np.int64)
@@ -152,21 +157,52 @@ class OnnxEncoder:
         return found
 
 
+class Encoding:
+    """Texts that an encoder is at."""
+
+    def __init__(
+        self,
+        ids: Sequence[Ids],
+        answers: dict[Ids, Answer],
+        parts: Sequence[tuple[list[Ids], Future[list[Matrix]]]],
+        recent: _Recent,
+        dimension: int,
+    ) -> None:
+        self._ids = ids
+        self._answers = answers
+        self._parts = parts
+        self._recent = recent
+        self._dimension = dimension
+
+    def result(self) -> tuple[Matrix, Matrix | None]:
+        """Embeddings (n, d), and logits (n, k) where the graph has them; raises what ONNX Runtime does."""
+        for batch, future in self._parts:
+            fresh = dict(zip(batch, zip(*future.result(), strict=True), strict=True))
+            self._recent.put(fresh)
+            self._answers |= fresh
+        if not self._ids:
+            return np.zeros((0, self._dimension), dtype=np.float32), None
+        embeddings, *logits = (np.stack(rows) for rows in zip(*(self._answers[ids] for ids in self._ids), strict=True))
+        return embeddings, logits[0] if logits else None
+
+
 class _Recent:
     """The newest ``size`` answers by their tokens, those asked for longest ago forgotten first; for any thread."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: dict[tuple[int, ...], tuple[Matrix, ...]] = {}
+        self._kept: dict[Ids, Answer] = {}
         self._lock = threading.Lock()
 
-    def get(self, keys: set[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[Matrix, ...]]:
+    def get(self, wanted: set[Ids]) -> dict[Ids, Answer]:
         with self._lock:
-            found = {key: self._kept.pop(key) for key in keys & self._kept.keys()}
+            found = {ids: self._kept.pop(ids) for ids in wanted & self._kept.keys()}
             self._kept.update(found)
         return found
 
-    def put(self, answers: dict[tuple[int, ...], tuple[Matrix, ...]]) -> None:
+    def put(self, answers: dict[Ids, Answer]) -> None:
+        if not self._size:
+            return
         with self._lock:
             self._kept.update(answers)
             while len(self._kept) > self._size:

@@ -100,7 +100,7 @@ class Fusion:
         raws: dict[str, object] = {"mix": prediction.label}
         if prediction.route not in STAGES:
             raws["confidence"] = 1 - max(prediction.probabilities.values(), default=1.0)
-        else:  # the load chooses how many there are of these, and a stage their texts
+        else:  # the load decides how many there are of these, and the stage of which texts
             embedding = None
         if prediction.text:
             raws["vocabulary"] = prediction.text
@@ -111,7 +111,8 @@ class Fusion:
     def labelled(self, outcome: Outcome) -> Finding | None:
         """Take an outcome."""
         raws: dict[str, object] = {"error": float(outcome.predicted != outcome.label)}
-        if outcome.probabilities and outcome.model_version == self._version:  # late labels of an older model come still
+        # Late labels of an older model come still; and how many of a stage's answers there are, the load decides.
+        if outcome.probabilities and outcome.model_version == self._version and outcome.route not in STAGES:
             raws["loss"] = 1 - outcome.probabilities.get(outcome.label, 0.0)
         found = self._take(raws, outcome)
         for name in ("error", "loss"):
