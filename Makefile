@@ -8,7 +8,7 @@ WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadfile
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate demo test lint unit integration browser docs e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench-throughput bench-serving bench-page bench-scaling images dist sbom audit-dependencies clean
+.PHONY: help setup simulate demo test lint unit integration browser docs e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench bench-serving bench-page bench-scaling images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -86,8 +86,12 @@ bench-tables: setup ## the tables and pictures of docs/adaptation.md measured an
 bench-detection: setup ## detectors on streams with known drift; accuracy estimated without labels
 	$(RUN)driftloop bench detection $(ARGS)
 
-bench-throughput: setup ## the scorer through Kafka beside the bare scoring loop
+bench: setup .peers/.ready ## the scorer beside Faust, Quix, kafka-python and Bytewax with a pipeline: some ten minutes
 	$(RUN)python -m benchmarks.throughput $(ARGS)
+
+.peers/.ready: benchmarks/peers/pyproject.toml benchmarks/peers/uv.lock
+	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.peers $(UV) sync --project benchmarks/peers --locked --compile-bytecode --python $(PYTHON)
+	@touch $@
 
 bench-page: setup browser ## what open live pages cost the server: ARGS="--tabs 5 --rounds 3"
 	$(RUN)python -m benchmarks.live_page $(ARGS)
@@ -115,4 +119,4 @@ audit-dependencies: $(UV) ## known vulnerabilities of what is locked, asked of o
 	$(UV) audit --locked --preview-features audit-command
 
 clean: ## remove the environment and the runs
-	rm -rf .venv .uv .promtool runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .uv .peers .promtool runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -231,6 +231,9 @@ def main() -> int:
     parser.add_argument("--ways", default="", help="part of the names of those to measure, with commas; default: all")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     options = parser.parse_args()
+    if not PYTHON.exists():
+        print("driftloop: the other tools are not installed: run `make bench`, which does that.", file=sys.stderr)
+        return 2
     rows = load_scenario(options.scenario).sequence
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftloop-bench-")))
@@ -348,13 +351,15 @@ class Passing:
             topics.create(self._settings)
             self._in, self._out = (topics.name(self._settings, topic) for topic in (topics.EVENTS, topics.PREDICTIONS))
             self._outbox = kafka.producer(self._settings)
-            for number in range(200_000):
+            for number in range(100_000):
                 self._outbox.send(self._in, value=b"x" * 200, key=str(number).encode())
             self._outbox.flush()
             self._client = kafka.consumer(self._settings, group_id="passing", max_poll_records=500)
             self._client.subscribe([self._in])
             self._made = True
         found = [one for part in self._client.poll(timeout_ms=1000).values() for one in part]
+        if not found:
+            self._client.seek_to_beginning()
         for one in found:
             self._outbox.send(self._out, value=one.value, key=one.key)
         self._outbox.flush()

@@ -105,3 +105,20 @@ def test_what_a_step_raises_is_raised_to_whoever_carries() -> None:
         assert caught == ["no"]
 
     asyncio.run(main())
+
+
+def test_no_more_batches_are_under_way_than_there_are_steps() -> None:
+    """The second step is at the first batch, the second batch waits for it in the first step, and the third outside."""
+    free = threading.Event()
+
+    async def main() -> None:
+        line = Line([lambda n: n, lambda n: free.wait(WAIT) and n])
+        for n in range(2):
+            await asyncio.wait_for(line.enter(line.carry(n)), WAIT)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(line.enter(line.carry(2)), 0.2)
+        free.set()
+        await asyncio.wait_for(line.enter(line.carry(3)), WAIT)
+        await line.empty()
+
+    asyncio.run(main())
