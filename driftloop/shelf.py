@@ -34,6 +34,8 @@ class Shelf:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._threads = 0
+        """That were found to be worth it for the first encoder, before events came; 0 before that."""
         self._folder = (Path(settings.work) if settings.work else cache_dir()) / "models"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -79,17 +81,19 @@ class Shelf:
                 "differs from the one on model-updates; register the model again."
             )
         chosen = self._settings.scorer
+        threads = chosen.threads or self._threads
         model = load_bundle(
             bundle,
             self._settings.signing_key,
             version=version,
-            threads=chosen.threads,
+            threads=threads,
             remember=chosen.remember,
             encoder=encoder,
         )
-        if model.encoder is not encoder and not chosen.threads:
+        if not threads:
             speeds = model.encoder.tune(sentences(PROBE)[0])
             said = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
+            self._threads = model.encoder.threads
             log.info("encoder with %d threads (texts/s of each number tried: %s)", model.encoder.threads, said)
         with suppress(OSError):
             bundle.touch()

@@ -19,6 +19,7 @@ from retrain.candidates import catalogue
 from retrain.candidates.base import Budget, Task
 from retrain.cascade import make_cascade
 from retrain.champions import Champions
+from retrain.earlier import Earlier
 from retrain.evaluation import Evaluation
 from retrain.gate import Verdict
 from retrain.policies import ALWAYS, Past
@@ -65,8 +66,10 @@ class Competition:
         champions: Champions,
         diary: Diary,
         scratch: Path,
+        earlier: Earlier,
     ) -> None:
         self._settings = settings
+        self._earlier = earlier
         self._evaluation = evaluation
         self._whole = window
         self._train, self._held, self._before = window.hold_out(settings.retrain.holdout)
@@ -175,6 +178,7 @@ class Competition:
         if fitted.bundle is None:
             self.diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
             return
+        self._earlier.keep(candidate, fitted.bundle)
         model = self._champions.load(fitted.bundle)
         self.diary.write("shadow", "answers live events beside the champion", candidate=candidate)
         self._contenders.append(Contender(candidate, fitted, fitted.bundle, model, self._shadow(model, known)))
@@ -297,6 +301,7 @@ class Competition:
             self.scratch / candidate / "scratch",
             chosen.device,
             chosen.dask,
+            self._earlier.of(candidate),
         )
 
 

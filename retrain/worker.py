@@ -35,6 +35,7 @@ from retrain import manual, sandbox
 from retrain.bootstrap import first_champion
 from retrain.champions import Champions
 from retrain.competition import Competition
+from retrain.earlier import Earlier
 from retrain.evaluation import Evaluation
 from retrain.feed import Feed, unfinished
 from retrain.history import build_window
@@ -55,6 +56,7 @@ class Desk:
     champions: Champions
     evaluation: Evaluation
     folder: Path
+    earlier: Earlier
 
 
 class Worker:
@@ -111,7 +113,7 @@ class Worker:
         encoder = exported_encoder(self._settings.model, threads=1)  # the events' own comes first
         feed = Feed(self._settings, self._settings.retrain.window, self._outbox)
         champions = Champions(self._settings, self._promotions, encoder, self._store, folder / "versions")
-        desk = Desk(feed, encoder, champions, Evaluation(self._settings, encoder), folder)
+        desk = Desk(feed, encoder, champions, Evaluation(self._settings, encoder), folder, Earlier(folder / "earlier"))
         try:
             feed.catch_up(self._stopped)  # or the first decision would be made on a part of what is known
             feed.take_fresh()
@@ -235,6 +237,7 @@ class Worker:
                 champions=desk.champions,
                 diary=diary,
                 scratch=desk.folder / run_id,
+                earlier=desk.earlier,
             )
             competition.answer(lambda: self._superseded(feed, past))
             if decision.kind == "search" and not self._stop.is_set():

@@ -36,6 +36,8 @@ class Task:
     """Where a network is trained; auto: on a GPU where there is one."""
     dask: str = ""
     """Address of the Dask scheduler whose workers compare pipelines; empty: this process does."""
+    earlier: tuple[Path, ...] = ()
+    """Files of heads that earlier fits of this candidate ended with, the newest last: a search may begin with them."""
 
 
 class CannotFit(Exception):

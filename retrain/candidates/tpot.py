@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tpot import TPOTEstimator
 
 from driftloop.classifiers.bundle import write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.heads import TRUSTED, Head, beside
+from driftloop.classifiers.heads import TRUSTED, Head, beside, load_head
 from retrain.candidates import cluster
 from retrain.candidates import rows as choice
 from retrain.candidates.base import CannotFit, Task
@@ -36,6 +37,8 @@ from retrain.candidates.cluster import Ground
 from retrain.candidates.pipelines import search_space
 from retrain.candidates.words import fit_words
 from retrain.window import Window
+
+log = logging.getLogger(__name__)
 
 MAX_ROWS = 2500
 """Rows that pipelines are compared on: more make each comparison slower and the search shorter."""
@@ -70,6 +73,7 @@ class TpotSearch:
         choice.check(window)
         task.scratch.mkdir(parents=True, exist_ok=True)
         search = Search.over(window, task, deadline, self.progress)
+        search.begin_with(task.earlier)
         _evolve(search, self.population, self.generations, task)
         if search.best is None:
             raise CannotFit(f"TPOT finished no pipeline within {task.budget.seconds:.0f} s")
@@ -102,6 +106,8 @@ class Search:
     best: Any = None
     best_loss: float = float("inf")
     evaluated: int = 0
+    earlier: int = 0
+    """Of those evaluated, how many came from earlier searches."""
     workers: int = 1
     """Pipelines that could be compared at the same time when the search began."""
 
@@ -121,6 +127,20 @@ class Search:
         ground = Ground(features, labels, folds, [HOPELESS * loss for loss in common])
         return cls(ground, old_share, deadline, task.scratch, progress)
 
+    def begin_with(self, heads: Sequence[Path]) -> None:
+        """Compare the pipelines that earlier searches ended with: this one ends with none that is worse here."""
+        for path in reversed(heads):
+            try:
+                steps = load_head(path).estimator.named_steps
+                pipeline = clone(steps["pipeline"])
+            except Exception as error:  # skops and zipfile raise types of their own
+                log.warning("the pipeline of an earlier search cannot be used (%s)", error)
+                continue
+            [score] = cluster.minus_log_loss(pipeline, self.ground, (self.deadline - time.monotonic()) / 2)
+            if score != "INVALID":
+                self.earlier += 1
+                self.record(pipeline, -score)
+
     def record(self, pipeline: Any, loss: float) -> None:
         """Take note of the loss of an unfitted pipeline, in nats per row, and keep the best for a rescue."""
         self.evaluated += 1
@@ -133,6 +153,7 @@ class Search:
             "pipeline": _in_words(self.best),
             "validation_log_loss": round(self.best_loss, 4),
             "pipelines_compared": self.evaluated,
+            "earlier_pipelines": self.earlier,
             "workers": self.workers,
             "old_share": self.old_share,
             "rows_compared_on": len(self.ground.labels),
