@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from driftloop.classifiers.base import Matrix, Predictions
 from driftloop.classifiers.cascade import FirstStage, load_first_stage
-from driftloop.classifiers.encoder import MODEL, TOKENIZER, Encoding, OnnxEncoder
+from driftloop.classifiers.encoder import MODEL, TOKENIZER, Encoding, OnnxEncoder, Quantisation
 from driftloop.classifiers.heads import Head, load_head
 from driftloop.errors import DriftloopError
 from driftloop.text import visible
@@ -89,6 +89,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     lineage: Lineage
     canary: Canary
     cascade: Cascaded | None = None
+    quantisation: Quantisation | None = None
+    """How the encoder in int8 compares with the one in full precision; None where that was not measured."""
     files: dict[str, str]
 
 
@@ -186,6 +188,7 @@ def write_bundle(
         max_tokens=encoder.max_tokens,
         lineage=lineage,
         canary=Canary(texts=list(canary_texts), probabilities=said.round(6).tolist()),
+        quantisation=encoder.quantisation,
         files=files,
     )
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=2)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
@@ -19,13 +20,23 @@ from tokenizers import Tokenizer
 from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.graph import check_graph
 
-MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
+MODEL, TOKENIZER, EXPORTED = "model.onnx", "tokenizer.json", "exported.json"
 BATCH = 16
 PADDED = 1.25
 """A batch's longest text has at most so many times the tokens of its shortest: a padded token costs what a real one
 does."""
 ENOUGH = 0.95
 """Of the best speed, with which fewer threads are preferred: they leave the rest of the machine alone."""
+
+
+class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a graph in int8 compares with the one in full precision that it was made from; in `EXPORTED` beside it."""
+
+    int8: bool
+    """Whether it is in int8: one that came too far from the full precision is not."""
+    cosine: float
+    """Mean over the texts and layers of the cosine between both graphs' embeddings."""
+    texts: int
 
 
 Ids = tuple[int, ...]
@@ -91,6 +102,12 @@ class OnnxEncoder:
     def digest(self) -> str:
         """SHA-256 over the graph and the tokeniser: equal digests give equal embeddings."""
         return encoder_digest(self.folder, self.max_tokens)
+
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """What its export has found; None where it was not in int8, or the folder does not say."""
+        path = self.folder / EXPORTED
+        return msgspec.json.decode(path.read_bytes(), type=Quantisation) if path.is_file() else None
 
     def tokenise(self, texts: Sequence[str]) -> Tokens:
         """The tokens of n texts."""

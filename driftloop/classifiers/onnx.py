@@ -19,12 +19,21 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from driftloop.classifiers.encoder import MODEL, TOKENIZER, OnnxEncoder
+import msgspec
+
+from driftloop.classifiers.encoder import EXPORTED, MODEL, TOKENIZER, OnnxEncoder, Quantisation
+from driftloop.classifiers.practice import HOSTILE, sentences
 from driftloop.errors import DriftloopError
 from driftloop.settings import ModelSettings, cache_dir
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
+LEAST_COSINE = 0.95
+"""Mean cosine with the embeddings in full precision below which an encoder is not used in int8."""
+COMPARED_ON = 64
+"""Made-up texts on which both are compared, besides those that break what is careless."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -90,10 +99,14 @@ def pooled(hidden_states: Sequence[Any], attention_mask: Any) -> Any:
     return torch.cat([torch.nn.functional.normalize((hidden * weight).sum(1) / total, dim=1) for hidden in layers], 1)
 
 
-def export(network: Any, tokenizer: Any, target: Path, *, quantise: bool) -> None:
+def export(
+    network: Any, tokenizer: Any, target: Path, *, quantise: bool, max_tokens: int = 0, texts: Sequence[str] = ()
+) -> None:
     """Write ``network`` (a transformers model, with or without a classification head) to the folder ``target``.
 
-    Its embedding is `pooled`; int8 is ONNX Runtime's dynamic quantisation. The folder appears at once, whole.
+    Its embedding is `pooled`; int8 is ONNX Runtime's dynamic quantisation. Where ``texts`` are given, both graphs embed
+    them, cut to ``max_tokens``, and the graph stays in full precision where int8 comes too far from it. The folder
+    appears at once, whole.
     """
     torch, _ = _require_torch()
     base = getattr(network, network.base_model_prefix, network)
@@ -121,7 +134,8 @@ def export(network: Any, tokenizer: Any, target: Path, *, quantise: bool) -> Non
         mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
         outputs = ["embedding", "logits"] if classifies else ["embedding"]
         axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {name: {0: "batch"} for name in outputs}
-        plain = folder / "plain.onnx"
+        plain = folder / "plain" / MODEL
+        plain.parent.mkdir()
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -134,12 +148,14 @@ def export(network: Any, tokenizer: Any, target: Path, *, quantise: bool) -> Non
                 opset_version=17,
                 dynamo=False,
             )
+        tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
         if quantise:
             _quantise(plain, folder / MODEL)
-            plain.unlink()
+            if texts:
+                _compare(plain, folder, max_tokens, texts)
         else:
             plain.rename(folder / MODEL)
-        tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+        shutil.rmtree(plain.parent)
         if target.exists():
             shutil.rmtree(target)
         folder.rename(target)
@@ -154,7 +170,7 @@ def exported_classifier(name: str, target: Path, model: ModelSettings) -> tuple[
 def _export_encoder(source: str, target: Path, model: ModelSettings) -> None:
     _, transformers = _require_torch()
     network, tokenizer = _load(transformers.AutoModel, source, f"encoder {model.encoder}", "DRIFTLOOP_MODEL__ENCODER")
-    export(network, tokenizer, target, quantise=model.quantise)
+    export(network, tokenizer, target, quantise=model.quantise, max_tokens=model.max_tokens, texts=_texts())
 
 
 def _export_classifier(source: str, target: Path, model: ModelSettings) -> list[str]:
@@ -162,7 +178,7 @@ def _export_classifier(source: str, target: Path, model: ModelSettings) -> list[
     network, tokenizer = _load(
         transformers.AutoModelForSequenceClassification, source, f"classifier {source}", "DRIFTLOOP_MODEL__CLASSIFIER"
     )
-    export(network, tokenizer, target, quantise=model.quantise)
+    export(network, tokenizer, target, quantise=model.quantise, max_tokens=model.max_tokens, texts=_texts())
     return [str(network.config.id2label[i]).lower() for i in range(network.config.num_labels)]
 
 
@@ -205,8 +221,30 @@ def _quantise(source: Path, target: Path) -> None:
         logging.disable(logging.NOTSET)
 
 
+def _compare(plain: Path, folder: Path, max_tokens: int, texts: Sequence[str]) -> None:
+    """Write how the graph in ``folder`` compares with the ``plain`` one, which takes its place where that is better."""
+    shutil.copyfile(folder / TOKENIZER, plain.parent / TOKENIZER)
+    small, whole = OnnxEncoder(folder, max_tokens), OnnxEncoder(plain.parent, max_tokens)
+    products = small.embed(texts) * whole.embed(texts)  # of two layers, each of unit length
+    cosine = float(products.sum(axis=1).mean()) / 2
+    if cosine < LEAST_COSINE:
+        log.warning(
+            "the encoder stays in full precision: in int8 its embeddings have a cosine of %.3f with those, and %.2f is "
+            "the least",
+            *(cosine, LEAST_COSINE),
+        )
+        plain.replace(folder / MODEL)
+    found = Quantisation(int8=cosine >= LEAST_COSINE, cosine=round(cosine, 4), texts=len(texts))
+    (folder / EXPORTED).write_bytes(msgspec.json.encode(found))
+
+
+def _texts() -> list[str]:
+    """Made-up ones: at the time of the export no stream is known."""
+    return [*sentences(COMPARED_ON)[0], *HOSTILE]
+
+
 def _export_key(source: str, model: ModelSettings) -> str:
-    digest = hashlib.sha256(f"export-2 {model.quantise}".encode())
+    digest = hashlib.sha256(f"export-3 {model.quantise}".encode())
     folder = Path(source)
     if folder.is_dir():
         for path in sorted(folder.glob("*")):

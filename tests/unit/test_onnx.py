@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx as proto
 import pytest
 import torch
+from onnx import numpy_helper
+from sklearn.linear_model import LogisticRegression
 
 from driftloop.classifiers import onnx
-from driftloop.classifiers.encoder import MODEL, TOKENIZER
+from driftloop.classifiers.bundle import Lineage, verify_bundle, write_bundle
+from driftloop.classifiers.encoder import EXPORTED, MODEL, TOKENIZER, OnnxEncoder
+from driftloop.classifiers.heads import Head
 from driftloop.errors import DriftloopError
 from driftloop.settings import ModelSettings
 from tests import tiny
@@ -58,6 +63,48 @@ def test_int8_stays_close_and_has_a_cache_of_its_own(model: ModelSettings) -> No
     small = onnx.exported_encoder(ModelSettings(encoder=model.encoder, max_tokens=model.max_tokens, quantise=True))
     assert small.folder != plain.folder
     assert (small.embed(TEXTS) * plain.embed(TEXTS)).sum(axis=1).min() > 2 * 0.9
+
+
+def test_how_int8_compares_is_measured_at_the_export_and_signed_with_the_model(
+    model: ModelSettings, tmp_path: Path
+) -> None:
+    small = onnx.exported_encoder(ModelSettings(encoder=model.encoder, max_tokens=model.max_tokens, quantise=True))
+    plain = onnx.exported_encoder(model)
+    assert plain.quantisation is None
+    found = small.quantisation
+    assert found is not None and found.int8 and 0.95 <= found.cosine < 1 and found.texts > 64
+    assert sorted(path.name for path in small.folder.iterdir()) == [EXPORTED, MODEL, TOKENIZER]
+    rows = tiny.sentences(40)
+    head = Head(LogisticRegression().fit(small.embed(rows[0]), rows[1]))
+    lineage = Lineage(candidate="test")
+    write_bundle(tmp_path / "b", encoder=small, head=head, labels=head.classes, lineage=lineage, key=tiny.KEY)
+    assert verify_bundle(tmp_path / "b", tiny.KEY).quantisation == found
+
+
+def test_an_encoder_that_int8_changes_too_much_stays_in_full_precision(
+    model: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights rounded to next to nothing, as a stand-in for a network that does not bear eight bits."""
+    from transformers import AutoModel
+
+    def coarse(source: Path, target: Path) -> None:
+        graph = proto.load(str(source))
+        for tensor in graph.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.dtype == np.float32 and values.ndim == 2:
+                rough = np.sign(values) * np.abs(values).max()
+                tensor.CopyFrom(numpy_helper.from_array(rough.astype(np.float32), tensor.name))
+        proto.save(graph, str(target))
+
+    network = AutoModel.from_pretrained(tiny.encoder_folder(), attn_implementation="eager")
+    how = {"quantise": True, "max_tokens": tiny.MAX_TOKENS, "texts": TEXTS}
+    onnx.export(network, tiny.tokenizer(), tmp_path / "fine", **how)
+    monkeypatch.setattr(onnx, "_quantise", coarse)
+    onnx.export(network, tiny.tokenizer(), tmp_path / "coarse", **how)
+    fine, kept = (OnnxEncoder(tmp_path / name, tiny.MAX_TOKENS) for name in ("fine", "coarse"))
+    assert fine.quantisation.int8 and not kept.quantisation.int8 and kept.quantisation.cosine < 0.95
+    assert "stays in full precision" in caplog.text
+    np.testing.assert_allclose(kept.embed(TEXTS), onnx.exported_encoder(model).embed(TEXTS), atol=1e-5)
 
 
 def test_the_export_is_made_once(model: ModelSettings) -> None:
