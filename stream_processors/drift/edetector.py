@@ -10,6 +10,7 @@ property, however the signals depend on each other.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from itertools import product
 
 import numpy as np
@@ -38,10 +39,15 @@ def _bets() -> tuple[NDArray[np.float64], ...]:
 
 
 _QUANTILE, _BELOW, _ABOVE, _WEIGHT = _bets()
+_PAYS = [np.where(_QUANTILE >= least, _BELOW, _ABOVE) for least in (*QUANTILES, np.inf)]
+"""What the bets pay, by how many of the thresholds lie below the p-value."""
 
 
 class EDetector:
     """Watches scores between 0 and 1 for a rise: `value` is the Shiryaev-Roberts sum, a weighted mean of the bets'."""
+
+    _value: float | None = None
+    """Of the present sums, once it was asked for: all signals are asked at each event, and few have changed."""
 
     def __init__(self) -> None:
         self.reset()
@@ -49,13 +55,16 @@ class EDetector:
     @property
     def value(self) -> float:
         """The evidence for a rise: its mean after n exchangeable scores is n."""
-        return float(_WEIGHT @ self._sums)
+        if self._value is None:
+            self._value = float(_WEIGHT @ self._sums)
+        return self._value
 
     def reset(self) -> None:
         """Forget the reference and the evidence."""
         self._counts = np.zeros(BINS, dtype=np.int64)
         self._seen = 0
         self._sums = np.zeros(len(_QUANTILE))
+        self._value = None
 
     def calibrate(self, scores: NDArray[np.float64]) -> None:
         """Make ``scores``, shape (n,), the reference, and keep the evidence."""
@@ -69,12 +78,13 @@ class EDetector:
         p = (larger + tie * (int(self._counts[at]) + 1)) / (self._seen + 1)
         self._counts[at] += 1
         self._seen += 1
-        self._sums = (self._sums + 1) * np.where(p <= _QUANTILE, _BELOW, _ABOVE)
+        self.bet(p)
         return p
 
     def bet(self, p: float) -> None:
         """Take a p-value that another detector has computed."""
-        self._sums = (self._sums + 1) * np.where(p <= _QUANTILE, _BELOW, _ABOVE)
+        self._sums = (self._sums + 1) * _PAYS[bisect_left(QUANTILES, p)]
+        self._value = None
 
 
 def tie_breaker(event_id: str, signal: str) -> float:
