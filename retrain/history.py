@@ -30,7 +30,8 @@ def build_window(
     stored = store.embeddings([row.event_id for row in rows], encoder.digest)
     missing = [i for i, vector in enumerate(stored) if vector is None or len(vector) != encoder.dimension]
     if missing:
-        computed = encoder.embed([rows[i].text for i in missing])
+        # As the store gives them back: a window is the same whether its embeddings come from there or not.
+        computed = encoder.embed([rows[i].text for i in missing]).astype(np.float16).astype(np.float32)
         for i, vector in zip(missing, computed, strict=True):
             stored[i] = vector
         if keep:

@@ -39,7 +39,7 @@ def _bets() -> tuple[NDArray[np.float64], ...]:
 
 
 _QUANTILE, _BELOW, _ABOVE, _WEIGHT = _bets()
-_PAYS = [np.where(_QUANTILE >= least, _BELOW, _ABOVE) for least in (*QUANTILES, np.inf)]
+_PAYS = [np.where(least <= _QUANTILE, _BELOW, _ABOVE) for least in (*QUANTILES, np.inf)]
 """What the bets pay, by how many of the thresholds lie below the p-value."""
 
 

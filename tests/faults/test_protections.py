@@ -46,7 +46,8 @@ def hurt(world: World, point: str, without: tuple[str, ...], complaint: str) -> 
     plan = world.folder / "plan"
     world.send(events=range(EVENTS), labels=range(EVENTS))
     world.start("monitor")
-    scorer = world.start("score", plan=plan, changes=without, DRIFTLOOP_SCORER__BATCH="16")
+    slow = {"DRIFTLOOP_SCORER__BATCH": "16", "DRIFTLOOP_SCORER__FLOOR_MS": "10"}  # or it would be through by then
+    scorer = world.start("score", plan=plan, changes=without, **slow)
     if "no-waiting" in without:
         where = [topics.name(world.settings, topics.EVENTS)]
         world.until(lambda: sum(kafka.committed(world.settings, "scorer", where).values()) > 0)

@@ -63,9 +63,9 @@ def test_a_stream_that_an_older_version_began_goes_on(world: World, folder: Path
     assert not found
     said = [one for one in world.read(PREDICTIONS) if isinstance(one, Prediction) and one.event_id in answers]
     assert {encode(one) for one in said} == {encode(decode(Prediction, line)) for line in answers.values()}
-    then = {one.event_id: one for one in (decode(Outcome, line) for line in lines(folder, OUTCOMES))}
-    now = {one.event_id: one for one in world.read(OUTCOMES) if isinstance(one, Outcome)}
-    assert then.keys() & now.keys() and all(now[key] == then[key] for key in then.keys() & now.keys())
+    then = {one["event_id"]: one for one in map(json.loads, lines(folder, OUTCOMES))}
+    now = {one.event_id: json.loads(encode(one)) for one in world.read(OUTCOMES) if isinstance(one, Outcome)}
+    assert then.keys() & now.keys() and all(then[key].items() <= now[key].items() for key in then.keys() & now.keys())
     letters = [letter for letter in world.read(DEAD_LETTERS) if isinstance(letter, DeadLetter)]
     assert {letter.key for letter in letters} == {"next"} and all("upgrade driftloop" in one.error for one in letters)
 

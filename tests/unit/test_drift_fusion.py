@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from driftloop.classifiers.cascade import FIRST, SECOND
 from driftloop.errors import DriftloopError
 from driftloop.messages import DriftAlert, Label, Outcome, Prediction
 from stream_processors.drift.edetector import EDetector, tie_breaker
@@ -21,18 +22,25 @@ class Stream:
         self.at = 0
 
     def play(
-        self, n: int, accuracy: float = 0.8, share: float = 0.5, topic: str = "x", version: str = "1"
+        self,
+        n: int,
+        accuracy: float = 0.8,
+        share: float = 0.5,
+        topic: str = "x",
+        version: str = "1",
+        route: str = "",
+        between: tuple[float, float] = (0.6, 1.0),
     ) -> list[DriftAlert]:
         alerts: list[DriftAlert] = []
         for _ in range(n):
             said = "a" if self.rng.random() < share else "b"
             other = "b" if said == "a" else "a"
             truth = said if self.rng.random() < accuracy else other
-            sure = float(self.rng.uniform(0.6, 1.0))
+            sure = float(self.rng.uniform(*between))
             text = " ".join(f"{topic}word{i}" for i in self.rng.integers(0, 40, 6))
             prediction = Prediction(
                 event_id=str(self.at), label=said, probabilities={said: sure, other: 1 - sure}, model_version=version,
-                route="", latency_ms=0.0, text=text, segment=topic, occurred_at=float(self.at),
+                route=route, latency_ms=0.0, text=text, segment=topic, occurred_at=float(self.at),
                 predicted_at=float(self.at), position=self.at,
             )  # fmt: skip
             alerts += self.watch.predicted(prediction)
@@ -61,6 +69,15 @@ def test_p_values_are_uniform_even_where_all_scores_are_equal() -> None:
 
 def test_nothing_is_raised_where_nothing_drifts() -> None:
     assert Stream().play(4000) == []
+
+
+@pytest.mark.parametrize("route", [FIRST, SECOND, ""])
+def test_a_stage_that_is_less_sure_is_no_drift(route: str) -> None:
+    """The load decides how many answers are a stage's. The control: an encoder that is so all of a sudden is one."""
+    stream = Stream()
+    assert stream.play(1000) == []
+    alerts = stream.play(1500, route=route, between=(0.5, 0.6))
+    assert bool(alerts) == (route == "")
 
 
 @pytest.mark.parametrize(
