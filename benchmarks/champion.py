@@ -46,11 +46,16 @@ def fit(settings: Settings, folder: Path, scenario: str, rows: int, cascade: boo
     task = Task(Budget(60.0), settings.model, Lineage(candidate="linear"), settings.signing_key, folder / "scratch")
     LinearHead().fit(train, task, bundle)
     if cascade:
-        model = load_bundle(bundle, settings.signing_key)
-        said = model.predict(held.texts, held.embeddings)
-        if make_cascade(model, bundle, train, held, said, settings) is None:
-            raise RuntimeError(f"no first stage of {scenario} keeps to a loss of {settings.retrain.cascade_loss}")
+        put_before(bundle, train, held, settings)
     return bundle
+
+
+def put_before(bundle: Path, train: Window, held: Window, settings: Settings) -> None:
+    """Give the model in ``bundle`` a first stage, or raise a `RuntimeError` where none keeps to the loss allowed."""
+    model = load_bundle(bundle, settings.signing_key)
+    if make_cascade(model, bundle, train, held, lambda rows: model.predict(rows.texts, rows.embeddings), settings):
+        return
+    raise RuntimeError(f"no first stage keeps to a loss of {settings.retrain.cascade_loss}")
 
 
 def announce(settings: Settings, bundle: Path) -> str:

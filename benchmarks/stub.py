@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from driftloop.classifiers.base import Matrix, Predictions
-from driftloop.classifiers.encoder import Tokens
+from driftloop.classifiers.encoder import Ids
 
 DIMENSION = 4
 LABELS = ("negative", "positive")
@@ -19,11 +19,11 @@ class StubEncoder:
 
     digest = "stub" * 16
 
-    def tokenise(self, texts: Sequence[str]) -> Tokens:
+    def tokenise(self, texts: Sequence[str]) -> list[Ids]:
         """One token for each text."""
-        return Tokens(self.digest, [(0,)] * len(texts))
+        return [(0,)] * len(texts)
 
-    def begin(self, tokens: Tokens) -> None:
+    def begin(self, tokens: Sequence[Ids]) -> None:
         """Nothing is to be waited for."""
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,7 @@ class Way:
     name: str
     settings: Settings
     """Of the stream that it reads and writes."""
-    processes: list[psutil.Process]
+    process: psutil.Process
     first: float
     predicted: Callable[[], int]
     sent: int = 1
@@ -97,7 +97,7 @@ class Way:
         return float(sum(one.memory_info().rss for one in self._family()) / 2**20)
 
     def _family(self) -> list[psutil.Process]:
-        return [one for root in self.processes for one in (root, *root.children(recursive=True))]
+        return [self.process, *self.process.children(recursive=True)]
 
 
 class Bench:
@@ -106,7 +106,7 @@ class Bench:
     def __init__(self, settings: Settings, folder: Path, texts: Sequence[str], stack: ExitStack) -> None:
         self._settings = settings
         self._folder = folder
-        self._texts = texts
+        self.texts = texts
         self._stack = stack
         self._outbox = Outbox(settings)
 
@@ -115,35 +115,31 @@ class Bench:
         prefix = re.sub("[^a-z0-9]+", "-", name) + "."
         settings = replace(self._settings, topic_prefix=prefix, stream=prefix.strip("."))
         topics.create(settings)
-        if command[0] in ("score", "stub"):
+        if command[0] == "score":
             champion.announce(settings, self._folder / changes.pop("bundle"))
         self._send(settings, [(0, time.time())])
         began = time.perf_counter()
-        processes = [psutil.Process(pid) for pid in self._run(name, settings, command, changes)]
+        process = psutil.Process(self._run(name, settings, command, changes))
         out = topics.name(settings, topics.PREDICTIONS)
         client = self._stack.enter_context(kafka.reading(settings, out))
         partitions = list(client.assignment())
-        way = Way(name, settings, processes, 0.0, lambda: sum(client.end_offsets(partitions).values()))
+        way = Way(name, settings, process, 0.0, lambda: sum(client.end_offsets(partitions).values()))
         self._until(way, 1)
         way.first = time.perf_counter() - began
         print(f"{name}: first prediction after {way.first:.1f} s", file=sys.stderr)
         return way
 
-    def _run(self, name: str, settings: Settings, command: Sequence[str], changes: dict[str, str]) -> Iterator[int]:
-        """The ids of the processes of a way, which are started."""
+    def _run(self, name: str, settings: Settings, command: Sequence[str], changes: dict[str, str]) -> int | None:
+        """The id of the process of a way, which is started."""
         if command[0] == "score":
-            lines = {name: [sys.executable, "-P", "-m", "driftloop", "score"]}
-        elif command[0] == "stub":
-            lines = {name: [sys.executable, "-m", "benchmarks.faulty", "score", str(self._folder / "plan"), "stub"]}
+            line = [sys.executable, "-P", "-m", "driftloop", "score"]
         else:
             events, out = (topics.name(settings, topic) for topic in (topics.EVENTS, topics.PREDICTIONS))
             told = ["--kafka", settings.kafka, "--events", events, "--predictions", out]
             bundle = ["--bundle", str(self._folder / "bundle")]
-            lines = {name: [str(PYTHON), "-m", *command, *told, *bundle]}
+            line = [str(PYTHON), "-m", *command, *told, *bundle]
         env = environment(settings) | changes | {"HF_HUB_OFFLINE": "1"}
-        for title, line in lines.items():
-            child = self._stack.enter_context(Child(title, line, env=env, log=self._folder / f"{title}.log"))
-            yield child.pid or 0
+        return self._stack.enter_context(Child(name, line, env=env, log=self._folder / f"{name}.log")).pid
 
     def burst(self, way: Way, seconds: float) -> None:
         """Send what takes it about so many seconds, and note how fast it was; the first burst is a small one."""
@@ -191,7 +187,7 @@ class Bench:
         return found
 
     def _message(self, number: int, at: float) -> dict[str, bytes]:
-        text = self._texts[number % len(self._texts)]
+        text = self.texts[number % len(self.texts)]
         event = Event(event_id=f"e{number}", text=text, occurred_at=at, position=number)
         return {"key": event.event_id.encode(), "value": encode(event)}
 
@@ -204,7 +200,7 @@ class Bench:
     def _until(self, way: Way, predictions: int) -> None:
         deadline = time.monotonic() + PATIENCE
         while way.predicted() < predictions:
-            if time.monotonic() > deadline or not all(one.is_running() for one in way.processes):
+            if time.monotonic() > deadline or not way.process.is_running():
                 words = (self._folder / f"{way.name}.log").read_text()[-2000:]
                 raise TimeoutError(f"{way.name} did not come to {predictions} predictions: {words}")
             time.sleep(0.02)
@@ -255,7 +251,7 @@ def measure(
     def wanted(name: str) -> bool:
         return any(part in name for part in options.ways.split(","))
 
-    bare = {name: Bare(name, way) for name, way in limits(settings, folder, bench._texts).items()}
+    bare = {name: Bare(name, way) for name, way in limits(settings, folder, bench.texts).items()}
     ways = [bench.start(name, ["score"], **changes) for name, changes in OURS.items() if wanted(name)]
     ways += [bench.start(name, command) for name, command in PEERS.items() if wanted(name)]
     for number in range(options.rounds + 2):
@@ -270,7 +266,7 @@ def measure(
     for way in ways:
         late = {f"{share:.0%}": bench.load(way, share, options.seconds) for share in (0.5, 0.9)}
         found.append(_row(way.name, way.rounds, latencies=late, memory=way.memory(), first=way.first))
-    scores = quality(bench, ways, settings, folder, truth)
+    scores = quality(bench, ways, folder, truth)
     found = [replace(row, macro_f1=scores.get(row.way)) for row in found]
     return found + [_row(one.name, one.rounds) for one in bare.values()]
 
@@ -331,7 +327,7 @@ def both_stages(model: BundleClassifier, texts: Sequence[str]) -> list[str]:
     """The labels of a cascade that answers all that it is sure of."""
     tokens = model.encoder.tokenise(texts)
     assert model.first is not None
-    said = model.first.predict_proba(tokens.ids)
+    said = model.first.predict_proba(tokens)
     rest = np.flatnonzero(~model.first.sure(said))
     if len(rest):
         said[rest] = model.predict([texts[int(row)] for row in rest]).probabilities
@@ -367,9 +363,7 @@ class Passing:
         return len(found)
 
 
-def quality(
-    bench: Bench, ways: Sequence[Way], settings: Settings, folder: Path, truth: Sequence[str]
-) -> dict[str, float]:
+def quality(bench: Bench, ways: Sequence[Way], folder: Path, truth: Sequence[str]) -> dict[str, float]:
     """Macro-F1 on the held-out rows by name of each way; the peers, which have one model, have one figure.
 
     What the peers have predicted themselves must be what their model says: a `RuntimeError` where it is not.
@@ -383,7 +377,7 @@ def quality(
             found[way.name] = float(f1_score(truth[:HELD_OUT], [said[one] for one in ids], average="macro"))
             continue
         if not whole:
-            whole = _full_precision(folder, bench._texts[:HELD_OUT])
+            whole = _full_precision(folder, bench.texts[:HELD_OUT])
         mine = [(said[one], label) for one, label in zip(ids, whole, strict=True) if one in said]
         if sum(one == other for one, other in mine) < 0.995 * len(mine):
             raise RuntimeError(f"{way.name} answers otherwise than its model")

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.champion import put_before
 from driftloop import kafka, topics
-from driftloop.classifiers.bundle import Lineage, load_bundle, write_bundle
+from driftloop.classifiers.bundle import Lineage, write_bundle
 from driftloop.classifiers.onnx import exported_encoder
 from driftloop.kafka import Outbox
 from driftloop.lifecycle.supervisor import Child
@@ -22,7 +23,7 @@ from driftloop.registry import Candidacy
 from driftloop.settings import Settings, environment
 from driftloop.topics import Topic
 from retrain.candidates.linear import learn
-from retrain.cascade import MIN_ROWS, make_cascade
+from retrain.cascade import MIN_ROWS
 from retrain.promotion import Promotions
 from retrain.window import Window
 from serving.audit import Audit, audit
@@ -188,10 +189,7 @@ class World:
             half = file.read_bytes()[: file.stat().st_size // 2]
             file.write_bytes(half)
         if cascade:
-            model = load_bundle(bundle, self.settings.signing_key)
-            train, held = window.take(slice(None, -HELD)), window.take(slice(-HELD, None))
-            said = model.predict(held.texts, held.embeddings)
-            assert make_cascade(model, bundle, train, held, said, self.settings)
+            put_before(bundle, window.take(slice(None, -HELD)), window.take(slice(-HELD, None)), self.settings)
         promotions = Promotions(self.settings, self.outbox)
         version = promotions.registry.register(Candidacy("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger}))
         if announce:

@@ -6,21 +6,20 @@ the settings allow on the held-out rows, and goes without where none does.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from driftloop.classifiers.base import Predictions
 from driftloop.classifiers.bundle import BundleClassifier, Cascaded, add_first_stage
 from driftloop.classifiers.cascade import FirstStage, count, unit
 from driftloop.settings import Settings
+from retrain.candidates.rows import fit_roughly
 from retrain.window import Window
 
 MIN_ROWS = 1000
@@ -41,7 +40,12 @@ SHARES = np.arange(0.95, 0.15, -0.05)
 
 
 def make_cascade(
-    model: BundleClassifier, bundle: Path, train: Window, held: Window, said: Predictions, settings: Settings
+    model: BundleClassifier,
+    bundle: Path,
+    train: Window,
+    held: Window,
+    answers: Callable[[Window], Predictions],
+    settings: Settings,
 ) -> Cascaded | None:
     """Give the model in ``bundle`` a first stage, where that is worth it.
 
@@ -50,15 +54,15 @@ def make_cascade(
         bundle: of that model, or of the same one fitted on ``held`` too; it is signed anew.
         train: what the first stage learns from: its rows of the present concept.
         held: rows that neither has learnt.
-        said: what ``model`` says to them.
+        answers: what ``model`` says to rows; asked only where there are rows enough.
     """
     chosen = settings.retrain
     rows = train.take(slice(train.onset, None), 0)
     if not chosen.cascade_loss or len(rows) < MIN_ROWS or len(held) < MIN_HELD:
         return None
-    ids = model.encoder.tokenise([*rows.texts, *held.texts]).ids
+    ids = model.encoder.tokenise([*rows.texts, *held.texts])
     stage = fit_first_stage(ids[: len(rows)], rows.labels, model.labels, rows.weights)
-    found = calibrate(stage, ids[len(rows) :], held.labels, said, chosen.cascade_loss, chosen.confidence)
+    found = calibrate(stage, ids[len(rows) :], held.labels, answers(held), chosen.cascade_loss, chosen.confidence)
     if found is not None:
         add_first_stage(bundle, *found, settings.signing_key)
     return found and found[1]
@@ -77,9 +81,7 @@ def fit_first_stage(
     idf = (np.log((1 + len(labels)) / (1 + occurs[columns])) + 1).astype(np.float32)
     features = unit(counts[:, columns].multiply(idf).tocsr())
     model = LogisticRegression(C=INVERSE_PENALTY, max_iter=100, tol=1e-3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features, np.asarray(labels), sample_weight=np.asarray(weights) if len(weights) else None)
+    fit_roughly(model, features, np.asarray(labels), np.asarray(weights) if len(weights) else None)
     coefficients, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         coefficients, bias = np.vstack([-coefficients, coefficients]) / 2, np.concatenate([-bias, bias]) / 2

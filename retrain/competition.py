@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,9 +249,9 @@ class Competition:
 
     def _cascade(self, model: BundleClassifier, bundle: Path) -> str:
         """Give a model that is to be promoted a first stage, and say so; nothing where it goes without."""
-        said = self._evaluation.answers(model, self._held)
+        answers = partial(self._evaluation.answers, model)
         with threadpool_limits(1):
-            worth = make_cascade(model, bundle, self._train, self._held, said, self._settings)
+            worth = make_cascade(model, bundle, self._train, self._held, answers, self._settings)
         if worth is None:
             return ""
         return (

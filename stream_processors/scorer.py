@@ -114,7 +114,7 @@ class Scorer:
             bury(self._outbox, record, error, "scorer")
         if batch.scored:
             predictions = self._predictions(batch)
-            embeddings = {p.event_id: row for p, (_, (_, row, _)) in zip(predictions, batch.scored, strict=True)}
+            embeddings = {event.event_id: said.embedding for event, said in batch.scored}
             bodies = {p.event_id: messages.encode(p) for p in predictions}
             spans = self._spans(batch, bodies)
             headers = {event_id: trace.carried(span) for event_id, span in spans.items()}
@@ -136,8 +136,8 @@ class Scorer:
     def _decode(self, record: Record, batch: Batch) -> None:
         """Put a message's event into the batch, or the message to its dead."""
         value = record.value or b""
-        if len(value) > self._settings.scorer.max_bytes:
-            most = self._settings.scorer.max_bytes
+        most = self._settings.scorer.max_bytes
+        if len(value) > most:
             batch.dead.append((record, f"{len(value)} bytes are more than the {most} that are scored"))
             return
         try:

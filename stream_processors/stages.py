@@ -62,7 +62,7 @@ class Asked:
     encoding: Encoding
     first: Matrix | None
     """The first stage's probabilities, shape (n, k); None where it was not asked."""
-    sample: list[int]
+    sample: set[int]
     """Rows that the encoder is asked for whatever the first stage says."""
     sure: list[int]
     """Those of them that it was sure of."""
@@ -95,35 +95,30 @@ class Stages:
             self._agreed.clear()
         self._load.came(len(texts))
         tokens = model.encoder.tokenise(texts)
-        rows, sure = list(range(len(texts))), np.zeros(len(texts), dtype=bool)
-        first, sample = None, rows
+        first, sure, rows = None, set[int](), list(range(len(texts)))
+        sample = set(rows)
         wanted = self._mode == "always" or (self._mode == "auto" and (full or self._load.share > BUSY))
         if wanted and not drifting and not self._silent and model.first is not None:
-            first = model.first.predict_proba(tokens.ids)
-            sure = model.first.sure(first)
-            sample = [row for row, one in enumerate(event_ids) if zlib.crc32(one.encode()) % EVERY == 0]
-            rows = sorted({*np.flatnonzero(~sure).tolist(), *sample})
-        encoding = model.encoder.begin(tokens.take(rows))
-        return Asked(texts, rows, encoding, first, sample, [row for row in sample if sure[row]], self._clock())
+            first = model.first.predict_proba(tokens)
+            sure = set(np.flatnonzero(model.first.sure(first)).tolist())
+            sample = {row for row, one in enumerate(event_ids) if zlib.crc32(one.encode()) % EVERY == 0}
+            rows = [row for row in rows if row in sample or row not in sure]
+        encoding = model.encoder.begin([tokens[row] for row in rows])
+        return Asked(texts, rows, encoding, first, sample, sorted(sample & sure), self._clock())
 
     def finish(self, model: BundleClassifier, asked: Asked) -> list[Answer]:
         """The answers; raises what the model does."""
-        answers = [] if asked.first is None else [Answer(row, None, FIRST) for row in asked.first]
+        first = () if asked.first is None else asked.first
+        answers = {row: Answer(said, None, FIRST) for row, said in enumerate(first)}
         if asked.rows:
             said = model.predict([asked.texts[row] for row in asked.rows], encoding=asked.encoding)
             self._load.encoded(len(asked.rows), asked.began)
-            found = [Answer(*pair, said.route) for pair in zip(said.probabilities, said.embeddings, strict=True)]
-            if asked.first is None:
-                answers = found
-            else:
-                sample = set(asked.sample)
-                for row, answer in zip(asked.rows, found, strict=True):
-                    answers[row] = answer if row in sample else answer._replace(route=SECOND)
-                first = asked.first.argmax(axis=1)
-                self._compare(model, [first[row] == answers[row].probabilities.argmax() for row in asked.sure])
-        for answer in answers:
+            for row, shares, embedding in zip(asked.rows, said.probabilities, said.embeddings, strict=True):
+                answers[row] = Answer(shares, embedding, said.route if row in asked.sample else SECOND)
+        self._compare(model, [first[row].argmax() == answers[row].probabilities.argmax() for row in asked.sure])
+        for answer in answers.values():
             ROUTES.labels(answer.route).inc()
-        return answers
+        return [answers[row] for row in range(len(asked.texts))]
 
     def _compare(self, model: BundleClassifier, agreed: Sequence[bool]) -> None:
         """Silence the first stage where it disagrees with the encoder more than it did, beyond chance."""

@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 
 
+def softmax(scores: Matrix) -> Matrix:
+    """Scores of shape (n, k) as probabilities, float32."""
+    exps = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(exps / exps.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class Predictions:
     """The answers for n texts over k classes."""

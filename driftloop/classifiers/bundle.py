@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from driftloop.classifiers.base import Matrix, Predictions
+from driftloop.classifiers.base import Matrix, Predictions, softmax
 from driftloop.classifiers.cascade import FirstStage, load_first_stage
 from driftloop.classifiers.encoder import MODEL, TOKENIZER, Encoding, OnnxEncoder, Quantisation
 from driftloop.classifiers.heads import Head, load_head
@@ -63,7 +63,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cascaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What the first stage of a cascade was worth on held-out rows; see `retrain.cascade.Calibrated`."""
+    """What the first stage of a cascade was worth on held-out rows; see `retrain.cascade.calibrate`."""
 
     share: float
     """Of the rows, that it answered."""
@@ -140,7 +140,8 @@ class BundleClassifier:
             raise ValueError(f"{len(embeddings)} embeddings for {len(texts)} texts")
         if self.head is None:
             embeddings, logits = encoding.result() if encoding else self.encoder.run(texts)
-            probabilities = _softmax(logits, len(texts), len(self._labels))
+            nothing = np.zeros((len(texts), len(self._labels)), dtype=np.float32)
+            probabilities = nothing if logits is None else softmax(logits)
         else:
             if embeddings is None:
                 embeddings = encoding.result()[0] if encoding else self.encoder.embed(texts)
@@ -191,9 +192,7 @@ def write_bundle(
         quantisation=encoder.quantisation,
         files=files,
     )
-    body = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (folder / MANIFEST).write_bytes(body)
-    (folder / SIGNATURE).write_text(_sign(body, key), encoding="ascii")
+    _seal(folder, manifest, key)
     return manifest
 
 
@@ -202,9 +201,7 @@ def add_first_stage(folder: Path, stage: FirstStage, worth: Cascaded, key: str) 
     stage.save(folder / FIRST)
     manifest = read_manifest(folder)
     files = {**manifest.files, FIRST: _sha256(folder / FIRST)}
-    body = msgspec.json.format(msgspec.json.encode(replace(manifest, cascade=worth, files=files)), indent=2)
-    (folder / MANIFEST).write_bytes(body)
-    (folder / SIGNATURE).write_text(_sign(body, key), encoding="ascii")
+    _seal(folder, replace(manifest, cascade=worth, files=files), key)
 
 
 def verify_bundle(folder: Path, key: str) -> Manifest:
@@ -311,13 +308,6 @@ def _decode(body: bytes, folder: Path) -> Manifest:
         raise BundleError(f"The manifest of {folder} does not fit this version of driftloop: {error}.") from error
 
 
-def _softmax(logits: Matrix | None, rows: int, classes: int) -> Matrix:
-    if logits is None:
-        return np.zeros((rows, classes), dtype=np.float32)
-    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exps / exps.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
 def link(source: Path | str, target: Path | str) -> None:
     """Make ``target`` the same file as ``source``, or a copy where the file system has no hard links."""
     try:
@@ -329,6 +319,13 @@ def link(source: Path | str, target: Path | str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _seal(folder: Path, manifest: Manifest, key: str) -> None:
+    """Write the manifest and its signature."""
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (folder / MANIFEST).write_bytes(body)
+    (folder / SIGNATURE).write_text(_sign(body, key), encoding="ascii")
 
 
 def _sign(body: bytes, key: str) -> str:

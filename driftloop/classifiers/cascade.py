@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from driftloop.classifiers.base import Matrix
+from driftloop.classifiers.base import Matrix, softmax
 
 FIRST, SECOND = "first-stage", "second-stage"
 """Routes of a cascade's answers: the first stage was sure, or was not and the encoder was asked. An answer that the
@@ -55,9 +55,7 @@ class FirstStage:
         found = sp.csr_matrix(
             (self.idf[at[known]], (rows, at[known])), shape=(len(tokens), len(self.columns)), dtype=np.float32
         )
-        scores = np.asarray(unit(found) @ self.weights.T) + self.bias
-        exps = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.asarray(exps / exps.sum(axis=1, keepdims=True), dtype=np.float32)
+        return softmax(np.asarray(unit(found) @ self.weights.T) + self.bias)
 
     def sure(self, probabilities: Matrix) -> NDArray[np.bool_]:
         """Of which rows its answer is final; shape (n,)."""
@@ -116,7 +114,7 @@ def count(tokens: Iterable[Sequence[int]]) -> sp.csr_matrix:
 
 
 def unit(rows: sp.csr_matrix) -> sp.csr_matrix:
-    """The rows, each of length 1; an empty one stays empty."""
+    """The rows, each of length 1; an empty one stays empty. Unlike scikit-learn's, it takes no rows, or no columns."""
     lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     return sp.csr_matrix(sp.diags(1 / np.maximum(lengths, 1e-9)) @ rows)
 

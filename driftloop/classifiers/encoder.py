@@ -6,9 +6,8 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -43,22 +42,6 @@ Ids = tuple[int, ...]
 """A text's tokens, cut to the encoder's length."""
 Answer = tuple[Matrix, ...]
 """What the graph says to a text: its embedding (d,), and its logits (k,) where the graph has them."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What the tokeniser of an encoder makes of n texts."""
-
-    encoder: str
-    """Digest of the encoder."""
-    ids: list[Ids]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, rows: Iterable[int]) -> Tokens:
-        """Those of some of the texts."""
-        return Tokens(self.encoder, [self.ids[row] for row in rows])
 
 
 class OnnxEncoder:
@@ -109,9 +92,9 @@ class OnnxEncoder:
         path = self.folder / EXPORTED
         return msgspec.json.decode(path.read_bytes(), type=Quantisation) if path.is_file() else None
 
-    def tokenise(self, texts: Sequence[str]) -> Tokens:
+    def tokenise(self, texts: Sequence[str]) -> list[Ids]:
         """The tokens of n texts."""
-        return Tokens(self.digest, [tuple(found.ids) for found in self._tokenizer.encode_batch_fast(list(texts))])
+        return [tuple(found.ids) for found in self._tokenizer.encode_batch_fast(list(texts))]
 
     def embed(self, texts: Sequence[str]) -> Matrix:
         """Embeddings of shape (n, d), float32."""
@@ -121,21 +104,21 @@ class OnnxEncoder:
         """Embeddings (n, d), and logits (n, k) where the graph has them."""
         return self.begin(self.tokenise(texts)).result()
 
-    def begin(self, tokens: Tokens) -> Encoding:
+    def begin(self, tokens: Sequence[Ids]) -> Encoding:
         """Put texts to the threads, behind those that they are at; `Encoding.result` waits for what they say.
 
         Equal texts are run once, and all are sorted by length before they are batched, so that little is padded.
         """
-        wanted = set(tokens.ids)
+        wanted = set(tokens)
         known = self._recent.get(wanted)
-        return Encoding(tokens.ids, known, self._put(wanted - known.keys()), self._recent, self.dimension)
+        return Encoding(tokens, known, self._put(wanted - known.keys()), self._recent, self.dimension)
 
     def tune(self, texts: Sequence[str]) -> dict[int, float]:
         """Use as many threads as are worth it on this machine as it is now; texts per second of each number tried.
 
         Not while another thread calls `run`.
         """
-        keys = set(self.tokenise(texts).ids)
+        keys = set(self.tokenise(texts))
 
         def run() -> None:
             for _, future in self._put(keys):

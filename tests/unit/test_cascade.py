@@ -27,7 +27,7 @@ ROWS = MIN_ROWS + 200
 @pytest.fixture(scope="module")
 def stage() -> FirstStage:
     texts, labels = tiny.sentences(ROWS, seed=3)
-    return fit_first_stage(tiny.encoder().tokenise(texts).ids, labels, tiny.LABELS)
+    return fit_first_stage(tiny.encoder().tokenise(texts), labels, tiny.LABELS)
 
 
 def written(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def made(folder: Path, settings: Settings = SETTINGS, rows: int = ROWS, held: in
     model = load_bundle(folder, tiny.KEY)
     whole = tiny.window(rows + held)
     train, kept = whole.take(slice(None, rows)), whole.take(slice(rows, None))
-    return make_cascade(model, folder, train, kept, model.predict(kept.texts), settings)
+    return make_cascade(model, folder, train, kept, lambda rows: model.predict(rows.texts), settings)
 
 
 def test_a_token_and_a_pair_have_the_same_numbers_wherever_they_occur() -> None:
@@ -56,7 +56,7 @@ def test_a_token_and_a_pair_have_the_same_numbers_wherever_they_occur() -> None:
 
 
 def test_what_is_saved_comes_back(stage: FirstStage, tmp_path: Path) -> None:
-    tokens = tiny.encoder().tokenise(tiny.sentences(40, seed=9)[0]).ids
+    tokens = tiny.encoder().tokenise(tiny.sentences(40, seed=9)[0])
     replace(stage, threshold=0.75).save(tmp_path / FIRST)
     found = load_first_stage(tmp_path / FIRST, len(tiny.LABELS))
     assert found.threshold == 0.75
@@ -65,7 +65,7 @@ def test_what_is_saved_comes_back(stage: FirstStage, tmp_path: Path) -> None:
 
 def test_it_tells_easy_texts_apart_and_is_nowhere_sure_before_it_is_calibrated(stage: FirstStage) -> None:
     texts, labels = tiny.sentences(300, seed=9)
-    said = stage.predict_proba(tiny.encoder().tokenise(texts).ids)
+    said = stage.predict_proba(tiny.encoder().tokenise(texts))
     assert np.allclose(said.sum(axis=1), 1, atol=1e-5)
     assert np.mean([tiny.LABELS[row] == label for row, label in zip(said.argmax(axis=1), labels, strict=True)]) > 0.95
     assert not stage.sure(said).any()
@@ -74,7 +74,7 @@ def test_it_tells_easy_texts_apart_and_is_nowhere_sure_before_it_is_calibrated(s
 def test_two_classes_are_told_apart_and_one_that_was_not_seen_is_never_the_answer() -> None:
     texts, labels = tiny.sentences(ROWS, seed=3)
     pairs = [(text, label) for text, label in zip(texts, labels, strict=True) if label != "neutral"]
-    tokens = tiny.encoder().tokenise([text for text, _ in pairs]).ids
+    tokens = tiny.encoder().tokenise([text for text, _ in pairs])
     stage = fit_first_stage(tokens, [label for _, label in pairs], tiny.LABELS)
     said = stage.predict_proba(tokens)
     right = [tiny.LABELS[row] == label for row, (_, label) in zip(said.argmax(axis=1), pairs, strict=True)]
@@ -191,7 +191,7 @@ def test_a_bundle_gets_a_first_stage_and_is_signed_with_it(tmp_path: Path) -> No
     assert worth.share > 0.3 and worth.loss_high <= 0.02  # type: ignore[attr-defined]
     assert model.made_at > 1.7e9
     texts = tiny.sentences(100, seed=8)[0]
-    sure = model.first.sure(model.first.predict_proba(model.encoder.tokenise(texts).ids))
+    sure = model.first.sure(model.first.predict_proba(model.encoder.tokenise(texts)))
     assert sure.any() and not sure.all()
 
 

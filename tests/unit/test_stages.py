@@ -39,7 +39,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lineage = Lineage(candidate="linear")
     write_bundle(folder, encoder=tiny.encoder(), head=head, labels=head.classes, lineage=lineage, key=tiny.KEY)
     model, train, held = load_bundle(folder, tiny.KEY), rows.take(slice(None, -300)), rows.take(slice(-300, None))
-    assert make_cascade(model, folder, train, held, model.predict(held.texts), Settings(signing_key=tiny.KEY))
+    assert make_cascade(
+        model, folder, train, held, lambda rows: model.predict(rows.texts), Settings(signing_key=tiny.KEY)
+    )
     return folder
 
 
@@ -60,7 +62,7 @@ def routes(found: list[Answer]) -> set[str]:
 def test_what_the_first_stage_is_sure_of_is_not_put_to_the_encoder_but_for_a_sample(model: BundleClassifier) -> None:
     assert model.first is not None
     found = answers(Stages("auto"), model)
-    first = model.first.predict_proba(model.encoder.tokenise(TEXTS).ids)
+    first = model.first.predict_proba(model.encoder.tokenise(TEXTS))
     sure, second = model.first.sure(first), model.predict(TEXTS)
     by_route = {route: [row for row, answer in enumerate(found) if answer.route == route] for route in routes(found)}
     assert by_route.keys() == {FIRST, SECOND, "encoder+head"}
