@@ -36,6 +36,7 @@ class Stub:
     trained_until = float("-inf")
     made_at = 0.0
     first = None
+    cascade = None
 
     def __init__(self, version: str) -> None:
         self.version = version

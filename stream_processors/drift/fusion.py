@@ -87,13 +87,11 @@ class Fusion:
     def _values(self) -> dict[str, float]:
         """What each signal adds to the evidence; signals that have seen nothing leave their share to the others."""
         seen = [signal for signal in self._signals.values() if signal.rows]
-        groups = [[one for one in seen if one.labelled is labelled] for labelled in (True, False)]
-        shares = [LABELLED_SHARE, 1 - LABELLED_SHARE] if all(groups) else [1.0, 1.0]
-        return {
-            one.name: share / len(group) * one.value
-            for group, share in zip(groups, shares, strict=True)
-            for one in group
-        }
+        labelled = sum(one.labelled for one in seen)
+        both = 0 < labelled < len(seen)
+        share = LABELLED_SHARE / labelled if both else 1 / max(1, len(seen))
+        rest = (1 - LABELLED_SHARE) / (len(seen) - labelled) if both else share
+        return {one.name: (share if one.labelled else rest) * one.value for one in seen}
 
     def predicted(self, prediction: Prediction, embedding: Matrix | None = None) -> Finding | None:
         """Take a prediction, and the embedding of its text of shape (d,) where there is one."""

@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable
+from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +126,7 @@ class Mix(Signal):
     @property
     def value(self) -> float:
         """The evidence, averaged over the classes."""
-        return float(np.mean([one.value for one in self._classes.values()])) if self._classes else 0.0
+        return sum(one.value for one in self._classes.values()) / max(1, len(self._classes))
 
     def update(self, row: Observation) -> None:
         """Take the next predicted label."""
@@ -210,22 +211,22 @@ class Vocabulary(Learnt):
 
     def __init__(self) -> None:
         super().__init__("vocabulary", follows_model=False)
-        self._frequency: Counter[str] = Counter()
-        self._texts = 1
+        self._rarity: dict[str, float] = {}
+        """Of each word that a text had; of any other it is 1."""
 
     def learn(self, raws: Iterable[Any]) -> None:
         """Count in how many texts each word occurs."""
         texts = list(raws)
-        self._texts = max(1, len(texts))
-        self._frequency = Counter(word for text in texts for word in words(text))
+        frequency = Counter(word for text in texts for word in words(text))
+        most = len(texts) + 1
+        self._rarity = {word: log(most / (count + 1), most) for word, count in frequency.items()}
 
     def score(self, raw: Any) -> float:
         """1 where no word of the text is known; 0 for a text without words."""
         found = words(raw)
         if not found:
             return 0.0
-        rarity = [np.log((self._texts + 1) / (self._frequency[word] + 1)) for word in found]
-        return float(np.mean(rarity) / np.log(self._texts + 1))
+        return sum(self._rarity.get(word, 1.0) for word in found) / len(found)
 
 
 class Embedding(Learnt):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.stub import Stub
 from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle, write_bundle
 from driftloop.classifiers.cascade import FIRST, SECOND
 from driftloop.classifiers.heads import Head
@@ -74,6 +75,12 @@ def test_what_the_first_stage_is_sure_of_is_not_put_to_the_encoder_but_for_a_sam
         np.testing.assert_allclose(answer.probabilities, (second.probabilities if asked else first)[row], atol=1e-4)
         if answer.embedding is not None:
             np.testing.assert_allclose(answer.embedding, second.embeddings[row], atol=1e-4)
+
+
+def test_the_model_that_load_is_measured_with_is_one_for_the_stages() -> None:
+    model: Any = Stub("7")
+    found = answers(Stages("auto"), model, 5)
+    assert [answer.route for answer in found] == ["stub"] * 5 and {len(one.probabilities) for one in found} == {2}
 
 
 def test_the_sample_does_not_look_at_the_texts(model: BundleClassifier) -> None:
