@@ -243,8 +243,8 @@ def _agent(
         nonlocal opened
         channel = aiter(stream.channel)  # the agent's stream would wake four tasks for each message
         while True:
-            taken = await take(channel, batch, within)
             try:
+                taken = await take(channel, batch, within)
                 if not opened:
                     progress.wait(FIRST)  # for any time: there may be no model yet
                     await line.before(handler.open)
@@ -260,7 +260,7 @@ def _agent(
                     events = [event for event in taken if current(event)]
                     if events:
                         await line.enter(handle(events))
-            except Stopped:
+            except (Stopped, StopAsyncIteration):  # the latter is put into the channel when Faust stops
                 return
             except Exception as error:
                 _leave(error)
