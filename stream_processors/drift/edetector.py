@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -39,7 +41,7 @@ def _bets() -> tuple[NDArray[np.float64], ...]:
 
 
 _QUANTILE, _BELOW, _ABOVE, _WEIGHT = _bets()
-_PAYS = [np.where(least <= _QUANTILE, _BELOW, _ABOVE) for least in (*QUANTILES, np.inf)]
+_PAYS = np.array([np.where(least <= _QUANTILE, _BELOW, _ABOVE) for least in (*QUANTILES, np.inf)])
 """What the bets pay, by how many of the thresholds lie below the p-value."""
 
 
@@ -84,6 +86,44 @@ class EDetector:
     def bet(self, p: float) -> None:
         """Take a p-value that another detector has computed."""
         self._sums = (self._sums + 1) * _PAYS[bisect_left(QUANTILES, p)]
+        self._value = None
+
+
+class Shares:
+    """The e-detectors of k classes side by side: for each whether it comes more often than it did."""
+
+    def __init__(self, names: Sequence[str] = (), rows: Sequence[str] = ()) -> None:
+        """``rows`` are the reference: the classes that came so far, which are among ``names``."""
+        self.names = list(names)
+        came = Counter(rows)
+        self._came = [came[name] for name in names]
+        self._seen = [len(rows)] * len(names)
+        self._sums = np.zeros((len(names), len(_QUANTILE)))
+        self._value: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The evidence, averaged over the classes."""
+        if self._value is None:
+            self._value = float((self._sums @ _WEIGHT).mean()) if self.names else 0.0
+        return self._value
+
+    def add(self, name: str, seen: int) -> None:
+        """A class that none of ``seen`` events had."""
+        self.names.append(name)
+        self._came.append(0)
+        self._seen.append(seen)
+        self._sums = np.vstack([self._sums, np.zeros(len(_QUANTILE))])
+
+    def update(self, came: str, ties: Sequence[float]) -> None:
+        """Take an event's class; ``ties`` as for `EDetector.update`, one for each class."""
+        at = []
+        for row, (name, tie, before, seen) in enumerate(zip(self.names, ties, self._came, self._seen, strict=True)):
+            p = tie * (before + 1) if name == came else before + tie * (seen - before + 1)
+            at.append(bisect_left(QUANTILES, p / (seen + 1)))
+            self._came[row] += name == came
+            self._seen[row] += 1
+        self._sums = (self._sums + 1) * _PAYS[at]
         self._value = None
 
 

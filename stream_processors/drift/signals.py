@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
 from driftloop.classifiers.base import Matrix
-from stream_processors.drift.edetector import EDetector, tie_breaker
+from stream_processors.drift.edetector import EDetector, Shares, tie_breaker
 
 KEPT = 2000
 """Observations kept for the change point, for learning a reference and for the evidence."""
@@ -121,37 +121,33 @@ class Mix(Signal):
 
     def __init__(self) -> None:
         super().__init__("mix", labelled=False, follows_model=True)
-        self._classes: dict[str, EDetector] = {}
+        self._shares = Shares()
 
     @property
     def value(self) -> float:
         """The evidence, averaged over the classes."""
-        return sum(one.value for one in self._classes.values()) / max(1, len(self._classes))
+        return self._shares.value
 
     def update(self, row: Observation) -> None:
         """Take the next predicted label."""
-        if row.raw not in self._classes:
-            self._classes[row.raw] = EDetector()
-            self._classes[row.raw].calibrate(np.zeros(len(self.rows)))
+        if row.raw not in self._shares.names:
+            self._shares.add(row.raw, len(self.rows))
         self.rows.append(row)
-        for name, detector in self._classes.items():
-            detector.update(float(name == row.raw), tie_breaker(row.event_id, f"mix {name}"))
+        self._shares.update(row.raw, [tie_breaker(row.event_id, f"mix {name}") for name in self._shares.names])
 
     def values(self) -> NDArray[np.float64]:
         """Indicators of the classes, shape (n, classes)."""
-        return np.array([[row.raw == name for name in self._classes] for row in self.rows], dtype=float)
+        return np.array([[row.raw == name for name in self._shares.names] for row in self.rows], dtype=float)
 
     def rebase(self, since: float) -> None:
         """The labels predicted from ``since`` on are the reference from now on."""
         self.rows = deque((row for row in self.rows if row.occurred_at >= since), maxlen=KEPT)
-        for name in self._classes:
-            self._classes[name] = EDetector()
-            self._classes[name].calibrate(np.array([float(row.raw == name) for row in self.rows]))
+        self._shares = Shares(self._shares.names, [row.raw for row in self.rows])
 
     def restart(self) -> None:
         """Forget everything."""
         self.rows.clear()
-        self._classes.clear()
+        self._shares = Shares()
 
 
 class Learnt(Signal, ABC):

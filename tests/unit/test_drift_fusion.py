@@ -6,7 +6,7 @@ import pytest
 from driftloop.classifiers.cascade import FIRST, SECOND
 from driftloop.errors import DriftloopError
 from driftloop.messages import DriftAlert, Label, Outcome, Prediction
-from stream_processors.drift.edetector import EDetector, tie_breaker
+from stream_processors.drift.edetector import EDetector, Shares, tie_breaker
 from stream_processors.drift.evidence import Seen, change_interval, movements
 from stream_processors.drift.fusion import Finding, Fusion, make_fusion
 from stream_processors.drift.watch import DriftWatch
@@ -59,6 +59,25 @@ def test_the_mean_of_the_sum_grows_as_the_guarantee_says() -> None:
             detector.update(float(rng.random() ** 2), float(rng.random()))
         ends.append(detector.value)
     assert 40 < np.mean(ends) < 250
+
+
+def test_the_classes_side_by_side_are_an_e_detector_each() -> None:
+    rng = np.random.default_rng(5)
+    labels, ties = rng.choice(["a", "b", "c"], size=300, p=[0.6, 0.3, 0.1]), rng.uniform(size=(600, 4))
+    side_by_side = Shares(["a", "b", "c"], labels.tolist())
+    each = {name: EDetector() for name in "abcd"}
+    for name in "abc":
+        each[name].calibrate((labels == name).astype(float))
+    for step, came in enumerate(rng.choice(["a", "b", "c", "d"], size=600, p=[0.4, 0.3, 0.2, 0.1]).tolist()):
+        if came == "d" and "d" not in side_by_side.names:
+            side_by_side.add("d", 300 + step)
+            each["d"].calibrate(np.zeros(300 + step))
+        side_by_side.update(came, ties[step][: len(side_by_side.names)].tolist())
+        for name, tie in zip(side_by_side.names, ties[step], strict=False):
+            each[name].update(float(name == came), tie)
+        mean = np.mean([each[name].value for name in side_by_side.names])
+        assert side_by_side.value == pytest.approx(mean, rel=1e-9)
+    assert "d" in side_by_side.names and side_by_side.value > 1000
 
 
 def test_p_values_are_uniform_even_where_all_scores_are_equal() -> None:

@@ -1,0 +1,294 @@
+"""What an event costs as classes, texts, partitions, the labels' delay and the history grow: each a small plot.
+
+    python -m benchmarks.growth --out runs/growth.json --plot docs/scaling/growth.svg
+
+CPU milliseconds of the process that does the work, for each event of a backlog or of a steady load. Where the model is
+not what grows, a stub stands in for it, so that a change of what is around it is not lost in the encoder's cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+from msgspec.structs import replace
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks import champion
+from benchmarks.results import save
+from benchmarks.world import World
+from driftloop import topics
+from driftloop.classifiers.bundle import Lineage, write_bundle
+from driftloop.classifiers.heads import Head
+from driftloop.classifiers.onnx import exported_encoder
+from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.messages import Event, Label
+from driftloop.settings import Settings
+from driftloop.topics import Topic
+from producers.scenarios import load_scenario
+
+CLASSES = (2, 8, 32, 128)
+WORDS = (4, 16, 64, 256, 1024)
+PARTITIONS = (1, 4, 16, 64)
+DELAYS = (0, 1_000, 10_000, 50_000)
+"""Events between an event and its label."""
+HISTORY = (10_000, 50_000, 100_000, 200_000)
+"""Events before those that are measured."""
+EVENTS = 6_000
+"""That a cost is measured on."""
+RATE = 1_000.0
+"""Events per second of a steady load."""
+PATIENCE = 900.0
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event costs a process at one value of what grows."""
+
+    what: str
+    value: int
+    role: str
+    ms: float
+    """CPU milliseconds for an event: the median of three parts of the load."""
+    lowest: float
+    highest: float
+
+
+@dataclass
+class Growth:
+    """Streams of their own on one stack, one for each point."""
+
+    settings: Settings
+    folder: Path
+    texts: Sequence[str]
+    points: list[Point] = field(default_factory=list)
+
+    def classes(self) -> None:
+        """A linear head over the encoder's embeddings, and the detectors of as many shares of predicted labels."""
+        for number in CLASSES:
+            labels = [f"class {row % number}" for row in range(len(self.texts))]
+            with self._world(f"classes-{number}") as world:
+                self._promote(world, labels[: 10 * number])
+                _send(world, range(EVENTS), self.texts)
+                self._backlog(world, "classes", number, "score", topics.PREDICTIONS)
+                _label(world, range(EVENTS), labels)
+                self._backlog(world, "classes", number, "monitor", topics.OUTCOMES)
+
+    def words(self) -> None:
+        """Texts of so many words; what is longer than the encoder reads is cut."""
+        some = " ".join(self.texts).split()
+        order = np.random.default_rng(7)
+        for number in WORDS:
+            starts = order.integers(0, len(some) - number, size=EVENTS // 3).tolist()
+            texts = [" ".join(some[start : start + number]) for start in starts]
+            with self._world(f"words-{number}") as world:
+                self._promote(world, ["positive", "negative"] * 100)
+                _send(world, range(len(texts)), texts)
+                self._backlog(world, "words", number, "score", topics.PREDICTIONS, len(texts))
+
+    def partitions(self) -> None:
+        """The scorer around a stub."""
+        for number in PARTITIONS:
+            with self._world(f"partitions-{number}", partitions=number) as world:
+                world.promote()
+                _send(world, range(3 * EVENTS), self.texts)
+                self._backlog(world, "partitions", number, "score", topics.PREDICTIONS, 3 * EVENTS, stub=True)
+
+    def delay(self) -> None:
+        """The monitor, at a steady load whose labels come so many events late; the predictions are a stub's."""
+        for number in DELAYS:
+            with self._world(f"delay-{number}") as world:
+                world.promote()
+                _start(world, "score", stub=True)
+                child = _start(world, "monitor")
+                _send(world, range(number), self.texts)
+                _until(world, topics.PREDICTIONS, number)
+                marks = []
+                for part in range(4):  # the first one warms up
+                    for first in range(number + part * EVENTS // 3, number + (part + 1) * EVENTS // 3, 100):
+                        due = time.monotonic() + 100 / RATE
+                        _send(world, range(first, first + 100), self.texts)
+                        _label(world, range(first - number, first - number + 100), ["positive"])
+                        time.sleep(max(0.0, due - time.monotonic()))
+                    _until(world, topics.OUTCOMES, (part + 1) * EVENTS // 3)
+                    marks.append((world.count(topics.OUTCOMES), _cpu(child)))
+                self._note("label delay", number, "monitor", marks)
+
+    def history(self) -> None:
+        """Both processes around a stub, after so many events."""
+        with self._world("history") as world:
+            world.promote()
+            _send(world, range(HISTORY[-1] + EVENTS), self.texts)
+            self._milestones(world, "score", topics.PREDICTIONS)
+            _label(world, range(HISTORY[-1] + EVENTS), ["positive"])
+            self._milestones(world, "monitor", topics.OUTCOMES)
+
+    def _milestones(self, world: World, role: str, out: Topic) -> None:
+        child = _start(world, role, stub=True)
+        for before in HISTORY:
+            marks = []
+            for part in range(4):
+                _until(world, out, before + part * EVENTS // 3)
+                marks.append((world.count(out), _cpu(child)))
+            self._note("history", before, role, marks)
+        child.stop()
+
+    def _backlog(
+        self, world: World, what: str, value: int, role: str, out: Topic, events: int = EVENTS, stub: bool = False
+    ) -> None:
+        """Have a process work off what waits for it."""
+        child = _start(world, role, stub)
+        marks = []
+        for part in range(1, 5):
+            _until(world, out, part * events // 4)
+            marks.append((world.count(out), _cpu(child)))
+        child.stop()
+        self._note(what, value, role, marks)
+
+    def _note(self, what: str, value: int, role: str, marks: Sequence[tuple[int, float]]) -> None:
+        found = [1000 * (cpu - before) / (n - m) for (m, before), (n, cpu) in pairwise(marks) if n > m]
+        role = "scorer" if role == "score" else role
+        point = Point(
+            what=what, value=value, role=role, ms=round(median(found), 3), lowest=min(found), highest=max(found)
+        )
+        self.points.append(point)
+        print(f"{what} {value:,}: {role} {point.ms:.3f} ms", file=sys.stderr, flush=True)
+
+    def _promote(self, world: World, labels: Sequence[str]) -> None:
+        """A champion with as many classes as there are different labels."""
+        encoder = exported_encoder(world.settings.model)
+        texts = list(self.texts[: len(labels)])
+        head = Head(LogisticRegression(max_iter=20).fit(encoder.embed(texts), np.asarray(labels)))
+        bundle = world.folder / "bundle"
+        lineage = Lineage(candidate="linear")
+        key = world.settings.signing_key
+        write_bundle(bundle, encoder=encoder, head=head, labels=head.classes, lineage=lineage, key=key)
+        champion.announce(world.settings, bundle)
+
+    @contextmanager
+    def _world(self, name: str, **changes: Any) -> Iterator[World]:
+        settings = replace(self.settings, stream=name, topic_prefix=f"{name}.", **changes)
+        topics.create(settings)
+        folder = self.folder / name
+        folder.mkdir()
+        world = World(settings, folder)
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+def _start(world: World, role: str, stub: bool = False) -> Any:
+    if stub and role == "score":
+        return world.start(role, plan=world.folder / "plan", changes=("stub",))
+    return world.start(role)
+
+
+def _send(world: World, numbers: Sequence[int], texts: Sequence[str]) -> None:
+    for number in numbers:
+        text = texts[number % len(texts)]
+        event = Event(event_id=f"e{number}", text=text, occurred_at=1000.0 + number, position=number)
+        world.outbox.put(topics.EVENTS.name, event.event_id, event)
+        if number % 1000 == 999:
+            world.outbox.flush()
+    world.outbox.flush()
+
+
+def _label(world: World, numbers: Sequence[int], labels: Sequence[str]) -> None:
+    for number in numbers:
+        label = labels[number % len(labels)]
+        body = Label(event_id=f"e{number}", label=label, labelled_at=1000.0 + number, position=number)
+        world.outbox.put(topics.LABELS.name, body.event_id, body)
+        if number % 1000 == 999:
+            world.outbox.flush()
+    world.outbox.flush()
+
+
+def _until(world: World, topic: Topic, number: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while world.count(topic) < number:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{topic.name} did not come to {number} messages within {PATIENCE:.0f} s")
+        time.sleep(0.02)
+
+
+def _cpu(child: Any) -> float:
+    times = psutil.Process(child.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """One small plot for each of what grows, as one SVG file."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    style: Any = {"svg.hashsalt": "driftloop", "svg.fonttype": "none", "font.size": 8}
+    whats = list(dict.fromkeys(point.what for point in points))
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(2.4 * len(whats), 2.4), layout="constrained")
+        for axes, what in zip(np.atleast_1d(figure.subplots(1, len(whats))), whats, strict=True):
+            for role, colour in (("scorer", "#0b6e99"), ("monitor", "#d98324")):
+                own = [point for point in points if (point.what, point.role) == (what, role)]
+                x, y = [point.value for point in own], [point.ms for point in own]
+                if own:
+                    axes.plot(x, y, "o-", color=colour, label=role, ms=4)
+                    axes.fill_between(x, [p.lowest for p in own], [p.highest for p in own], color=colour, alpha=0.15)
+            axes.set_xscale("symlog", linthresh=1)
+            axes.xaxis.set_major_formatter("{x:,g}")
+            axes.set_ylim(bottom=0)
+            axes.set_title(what)
+            axes.legend(frameon=False)
+        figure.supylabel("ms of a core, an event")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+
+
+PARTS: dict[str, Callable[[Growth], None]] = {
+    "classes": Growth.classes,
+    "words": Growth.words,
+    "partitions": Growth.partitions,
+    "delay": Growth.delay,
+    "history": Growth.history,
+}
+
+
+def main() -> int:
+    """Print one table, write its rows as JSON, and draw them."""
+    parser = argparse.ArgumentParser(prog="benchmarks.growth", description=__doc__.split("\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser.add_argument("--plot", type=Path, help="SVG file for the plots")
+    options = parser.parse_args()
+    texts = [row.text for row in load_scenario("tweets-stationary").sequence]
+    with (
+        tempfile.TemporaryDirectory(prefix="driftloop-bench-") as folder,
+        EmbeddedStack(Path(folder, "stack")) as stack,
+    ):
+        growth = Growth(stack.settings(Settings(keep_hours=1.0)), Path(folder), texts)
+        for part in options.parts:
+            PARTS[part](growth)
+    print(f"{'what grows':<12} {'to':>8} {'process':<8} {'ms an event':>12}  lowest – highest")
+    for point in growth.points:
+        spread = f"{point.lowest:.3f} – {point.highest:.3f}"
+        print(f"{point.what:<12} {point.value:>8,} {point.role:<8} {point.ms:>12.3f}  {spread}")
+    save(options.out, growth.points)
+    if options.plot:
+        draw(growth.points, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
