@@ -72,7 +72,7 @@ def with_head(encoder: Any, classes: int) -> Any:
 
     class PooledClassifier(torch.nn.Module):  # type: ignore[misc]
         base_model_prefix = "encoder"
-        head = "linear"
+        head = "linear"  # as in `Network`
 
         def __init__(self) -> None:
             super().__init__()
@@ -166,29 +166,23 @@ _LAYERS: tuple[Key, ...] = ("num_hidden_layers", "n_layers")
 
 
 def _describe(network: Any) -> Network:
-    """Raises a `ValueError` for what a `Network` cannot say."""
-    base = getattr(network, network.base_model_prefix, network)
-    head = "none" if base is network else getattr(network, "head", "own")
-    classes = {"none": 0, "linear": getattr(network, "classifier", None)}.get(head, network.config.num_labels)
-    known = network.config.to_dict()
-    return msgspec.convert(
-        {
-            "architecture": network.config.model_type,
-            "head": head,
-            "classes": getattr(classes, "out_features", classes),
-            "config": {key: known[key] for key in get_args(Key) if key in known},
-        },
-        Network,
-    )
+    """What `_build` makes the like of; a `ValueError` for what a `Network` cannot say."""
+    config, head, classes = network.config.to_dict(), "none", 0
+    if hasattr(network, network.base_model_prefix):
+        head, classes = "own", network.config.num_labels
+    if hasattr(network, "head"):
+        head, classes = network.head, network.classifier.out_features
+    told = {"architecture": network.config.model_type, "head": head, "classes": classes}
+    return msgspec.convert(told | {"config": {key: config[key] for key in get_args(Key) if key in config}}, Network)
 
 
 def _build(described: Network) -> Any:
     """The network with weights that mean nothing yet."""
     import transformers
 
-    labels = {"num_labels": described.classes} if described.head == "own" else {}
-    config = transformers.AutoConfig.for_model(described.architecture, **described.config, **labels)
-    own = described.head == "own"
-    kind = transformers.AutoModelForSequenceClassification if own else transformers.AutoModel
-    network = kind.from_config(config, trust_remote_code=False)
+    config = transformers.AutoConfig.for_model(described.architecture, **described.config)
+    if described.head == "own":
+        config.num_labels = described.classes
+        return transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    network = transformers.AutoModel.from_config(config, trust_remote_code=False)
     return with_head(network, described.classes) if described.head == "linear" else network

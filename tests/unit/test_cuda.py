@@ -237,6 +237,7 @@ def test_its_embeddings_are_not_taken_for_those_of_the_graph() -> None:
     """Nor are those of a graph that comes without weights named otherwise than they were before."""
     assert on("cpu").files_digest == graph().files_digest == graph().digest
     assert on("cpu").digest[:16] != graph().digest[:16], "the store and the predictions know the first 16 of it"
+    assert on("cpu").digest != on("cpu", "own").digest
     plain = tiny.encoder()
     alone = hashlib.sha256(str(tiny.MAX_TOKENS).encode())
     alone.update((plain.folder / MODEL).read_bytes() + (plain.folder / TOKENIZER).read_bytes())
