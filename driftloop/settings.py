@@ -80,6 +80,15 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A Hub id or local folder of a text classifier to start with; empty: train one on the first labels."""
     max_tokens: Count = 64
     quantise: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Where those who answer (score, serve, backfill) run the encoder. cpu: with ONNX Runtime, and torch is not needed.
+    cuda: on a GPU with torch, in bf16, for which models are then made with those weights too. auto: on a GPU where
+    there is one."""
+
+    @property
+    def for_gpu(self) -> bool:
+        """Whether a GPU may have to run it."""
+        return self.device != "cpu"
 
 
 class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

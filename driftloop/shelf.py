@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from driftloop.classifiers.bundle import BundleClassifier, BundleError, load_bundle, manifest_digest
-from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.cuda import TorchEncoder, choose_device
+from driftloop.classifiers.encoder import Encoder
 from driftloop.classifiers.practice import sentences
 from driftloop.messages import ModelUpdate
 from driftloop.registry import Registry
@@ -30,10 +31,16 @@ KEPT = 8
 
 
 class Shelf:
-    """Loads models by the digest of their manifest, from the folder of earlier bundles or from the registry."""
+    """Loads models by the digest of their manifest, from the folder of earlier bundles or from the registry.
+
+    Raises:
+        DriftloopError: `DRIFTLOOP_MODEL__DEVICE` is cuda and there is no GPU.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        chosen = choose_device(settings.model.device, "DRIFTLOOP_MODEL__DEVICE")
+        self._device = None if chosen == "cpu" else chosen
         self._threads = 0
         """That were found to be worth it for the first encoder, before events came; 0 before that."""
         self._folder = (Path(settings.work) if settings.work else cache_dir()) / "models"
@@ -43,11 +50,11 @@ class Shelf:
             self._scratch = tempfile.TemporaryDirectory(prefix="driftloop-models-")
             self._folder = Path(self._scratch.name)
 
-    def load(self, update: ModelUpdate, encoder: OnnxEncoder | None) -> BundleClassifier:
+    def load(self, update: ModelUpdate, encoder: Encoder | None) -> BundleClassifier:
         """The announced model, verified and warmed; see `fetch`."""
         return self.fetch(update.version, update.digest, encoder)
 
-    def fetch(self, version: str, digest: str, encoder: OnnxEncoder | None) -> BundleClassifier:
+    def fetch(self, version: str, digest: str, encoder: Encoder | None) -> BundleClassifier:
         """The model whose manifest has ``digest``, verified and warmed; ``encoder`` is used again where the bundle's is
         the same.
 
@@ -74,7 +81,7 @@ class Shelf:
         self._clear()
         return model
 
-    def _load(self, bundle: Path, version: str, digest: str, encoder: OnnxEncoder | None) -> BundleClassifier:
+    def _load(self, bundle: Path, version: str, digest: str, encoder: Encoder | None) -> BundleClassifier:
         if manifest_digest(bundle) != digest:
             raise BundleError(
                 f"Version {version} in the registry is not the one that was promoted: its manifest's digest "
@@ -88,10 +95,16 @@ class Shelf:
             version=version,
             threads=threads,
             remember=chosen.remember,
+            device=self._device,
             encoder=encoder,
         )
-        if not threads:
-            speeds = model.encoder.tune(sentences(PROBE)[0])
+        if self._device is not None and not isinstance(model.encoder, TorchEncoder):
+            log.warning(
+                "version %s was made without weights for a GPU, and its encoder runs on the CPU: set "
+                "DRIFTLOOP_MODEL__DEVICE for `driftloop retrain` too, and retrain",
+                version,
+            )
+        if not threads and (speeds := model.encoder.tune(sentences(PROBE)[0])):
             said = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
             self._threads = model.encoder.threads
             log.info("encoder with %d threads (texts/s of each number tried: %s)", model.encoder.threads, said)

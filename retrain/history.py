@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.encoder import Encoder
 from driftloop.messages import Outcome
 from driftloop.store import Store
 from retrain.window import Window
@@ -17,7 +17,7 @@ def build_window(
     offsets: tuple[int, int],
     onset_at: float,
     store: Store,
-    encoder: OnnxEncoder,
+    encoder: Encoder,
     *,
     keep: bool = False,
 ) -> Window:

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from driftloop import kafka
 from driftloop.classifiers.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
-from driftloop.classifiers.encoder import OnnxEncoder
+from driftloop.classifiers.encoder import Encoder
 from driftloop.classifiers.heads import Head, weights_digest
 from driftloop.classifiers.onnx import exported_encoder
 from driftloop.messages import DriftAlert, Outcome, Retraining, decode
@@ -231,7 +231,7 @@ class _Models:
         words.append(f"both give {agreement(model, head, window):.1%} of the window's events the same label")
         return Step(what, False, "; ".join(words))
 
-    def _window(self, place: int, chosen: RetrainSettings, encoder: OnnxEncoder) -> tuple[Window, str]:
+    def _window(self, place: int, chosen: RetrainSettings, encoder: Encoder) -> tuple[Window, str]:
         """The window of a decision, and where its embeddings come from."""
         scores: dict[str, Any] = self._told.diary[place].scores
         outcomes = moment_of(self._told, place, chosen.window).outcomes

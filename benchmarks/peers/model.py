@@ -15,7 +15,8 @@ import transformers
 
 from driftloop.classifiers.bundle import HEAD
 from driftloop.classifiers.heads import load_head
-from driftloop.classifiers.onnx import find_weights, pooled
+from driftloop.classifiers.network import pooled
+from driftloop.classifiers.onnx import find_weights
 from driftloop.settings import ModelSettings
 
 

@@ -2,12 +2,12 @@
 
 manifest.json      labels, encoder, head, lineage, canary, and the SHA-256 of every other file
 manifest.sig       HMAC-SHA256 of manifest.json with the signing key
-encoder/           model.onnx, tokenizer.json
+encoder/           model.onnx, tokenizer.json; weights.safetensors, network.json, where it was made for a GPU too
 head.skops         absent where the graph has logits of its own
 first.safetensors  the first stage, where the model is a cascade
 
 Nothing else may lie in it, signed or not: a key can be stolen, and whoever has it must not thereby run code where
-models are loaded. So there are four formats, none of which can name code, and each is checked before it is opened.
+models are loaded. So there are five formats, none of which can name code, and each is checked before it is opened.
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ from msgspec.structs import replace
 
 from driftloop.classifiers.base import Matrix, Predictions, softmax
 from driftloop.classifiers.cascade import FirstStage, load_first_stage
-from driftloop.classifiers.encoder import MODEL, TOKENIZER, Encoding, OnnxEncoder, Quantisation
+from driftloop.classifiers.cuda import TorchEncoder
+from driftloop.classifiers.encoder import (
+    MODEL,
+    NETWORK,
+    TOKENIZER,
+    WEIGHTS,
+    Encoder,
+    Encoding,
+    OnnxEncoder,
+    Quantisation,
+    files_of,
+)
 from driftloop.classifiers.heads import Head, load_head
 from driftloop.errors import DriftloopError
 from driftloop.text import visible
@@ -101,7 +112,7 @@ class BundleError(DriftloopError):
 class BundleClassifier:
     """The `Classifier` that a bundle holds."""
 
-    def __init__(self, encoder: OnnxEncoder, head: Head | None, labels: Sequence[str], version: str = "") -> None:
+    def __init__(self, encoder: Encoder, head: Head | None, labels: Sequence[str], version: str = "") -> None:
         self.encoder = encoder
         self.head = head
         self._labels = tuple(labels)
@@ -133,7 +144,7 @@ class BundleClassifier:
     ) -> Predictions:
         """Classify n texts; see `driftloop.classifiers.base.Classifier.predict`.
 
-        ``encoding`` is what `OnnxEncoder.begin` has returned for their tokens.
+        ``encoding`` is what `Encoder.begin` has returned for their tokens.
         """
         started = time.perf_counter()
         if embeddings is not None and len(embeddings) != len(texts):
@@ -174,7 +185,7 @@ def write_bundle(
     The encoder's files are hard-linked where the file system allows it. ``head`` is None for a graph with logits.
     """
     (folder / ENCODER).mkdir(parents=True)
-    for name in (MODEL, TOKENIZER):
+    for name in files_of(encoder.folder):
         link(encoder.folder / name, folder / ENCODER / name)
     if head is not None:
         head.save(folder / HEAD)
@@ -184,7 +195,7 @@ def write_bundle(
         created_at=time.time(),
         labels=list(labels),
         head="logits" if head is None else "skops",
-        encoder_digest=encoder.digest,
+        encoder_digest=encoder.files_digest,
         dimension=encoder.dimension,
         max_tokens=encoder.max_tokens,
         lineage=lineage,
@@ -222,6 +233,9 @@ def verify_bundle(folder: Path, key: str) -> Manifest:
         )
     manifest = _decode(body, folder)
     allowed = {f"{ENCODER}/{MODEL}", f"{ENCODER}/{TOKENIZER}"}
+    both = {f"{ENCODER}/{WEIGHTS}", f"{ENCODER}/{NETWORK}"}
+    if both & manifest.files.keys():
+        allowed |= both
     allowed |= {name for name, there in ((HEAD, manifest.head == "skops"), (FIRST, manifest.cascade)) if there}
     strange = sorted(manifest.files.keys() - allowed)
     if strange:
@@ -254,20 +268,22 @@ def load_bundle(
     version: str = "",
     threads: int = 0,
     remember: int = 0,
-    encoder: OnnxEncoder | None = None,
+    device: str | None = None,
+    encoder: Encoder | None = None,
 ) -> BundleClassifier:
     """Verify a bundle, load it and warm it with its canary texts.
 
     ``encoder`` is reused where its digest is the bundle's: a new head over the same encoder loads in milliseconds.
-    ``threads`` and ``remember`` are for `OnnxEncoder`.
+    ``threads`` and ``remember`` are for `OnnxEncoder`. ``device`` is torch's name of what runs the weights in bf16
+    instead of the graph, where the bundle has them.
 
     Raises:
         BundleError: the bundle is altered, or answers its canary texts differently than when it was written.
     """
     manifest = verify_bundle(folder, key)
     try:
-        if encoder is None or encoder.digest != manifest.encoder_digest:
-            encoder = OnnxEncoder(folder / ENCODER, manifest.max_tokens, threads, remember)
+        if encoder is None or encoder.files_digest != manifest.encoder_digest:
+            encoder = _encoder(folder / ENCODER, manifest, threads, remember, device)
         head = load_head(folder / HEAD) if manifest.head == "skops" else None
         model = BundleClassifier(encoder, head, manifest.labels, version)
         model.trained_until, model.made_at = manifest.lineage.trained_until, manifest.created_at
@@ -285,6 +301,12 @@ def load_bundle(
             "check that onnxruntime and scikit-learn are the locked versions."
         )
     return model
+
+
+def _encoder(folder: Path, manifest: Manifest, threads: int, remember: int, device: str | None) -> Encoder:
+    if device is not None and f"{ENCODER}/{WEIGHTS}" in manifest.files:
+        return TorchEncoder(folder, manifest.max_tokens, device, remember)
+    return OnnxEncoder(folder, manifest.max_tokens, threads, remember)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -1,4 +1,4 @@
-"""A sentence encoder on ONNX Runtime: tokeniser, transformer and pooling, without torch."""
+"""A sentence encoder: what all have in common, and the one on ONNX Runtime, which does without torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -14,12 +15,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from driftloop.classifiers.base import Matrix
 from driftloop.classifiers.graph import check_graph
 
 MODEL, TOKENIZER, EXPORTED = "model.onnx", "tokenizer.json", "exported.json"
+WEIGHTS, NETWORK = "weights.safetensors", "network.json"
+"""Where the encoder was exported for a GPU too; see `driftloop.classifiers.network`."""
 BATCH = 16
 PADDED = 1.25
 """A batch's longest text has at most so many times the tokens of its shortest: a padded token costs what a real one
@@ -41,56 +45,39 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
 Ids = tuple[int, ...]
 """A text's tokens, cut to the encoder's length."""
 Answer = tuple[Matrix, ...]
-"""What the graph says to a text: its embedding (d,), and its logits (k,) where the graph has them."""
+"""What is said to a text: its embedding (d,), and its logits (k,) where there are any."""
+Answers = dict[Ids, Answer]
 
 
-class OnnxEncoder:
-    """Embeds texts with `model.onnx` and `tokenizer.json` of a folder.
+class Encoder(ABC):
+    """Embeds texts with what lies in a folder; subclasses say where and how.
 
-    The graph has the inputs input_ids, attention_mask and token_type_ids of shape (batch, tokens), and the output
-    `embedding` of shape (batch, d), two layers' means of unit length side by side; a classifier's graph has a second
-    output, `logits` of shape (batch, k). `driftloop.classifiers.onnx` writes such folders.
-
-    Each of ``threads`` (0: as many as there are cores) is at a batch of its own: on a CPU that is faster than several
-    at one, for they need not wait for one another at every layer. What ``remember`` texts were last answered with is
-    kept: a text that comes again, as its tokens are, is answered with the same numbers.
-
-    Raises:
-        ValueError: the graph holds more than standard operators and its own weights, or is none. The libraries raise
-            types of their own for other damage.
+    What ``remember`` texts were last answered with is kept: a text that comes again, as its tokens are, is answered
+    with the same numbers.
     """
 
-    def __init__(self, folder: Path, max_tokens: int = 64, threads: int = 0, remember: int = 0) -> None:
+    dimension: int
+    """Of an embedding, d."""
+    threads: int
+    """That work at once."""
+
+    def __init__(self, folder: Path, max_tokens: int, remember: int) -> None:
         self.folder = folder
         self.max_tokens = max_tokens
-        check_graph(folder / MODEL)
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
-        outputs = {output.name: output.shape for output in self._session.get_outputs()}
-        self._inputs = {node.name for node in self._session.get_inputs()}
-        self.dimension = int(outputs["embedding"][-1])
-        self.has_logits = "logits" in outputs
-        self._names = ["embedding", "logits"] if self.has_logits else ["embedding"]
         self._recent = _Recent(remember)
-        self.threads = threads or os.cpu_count() or 1
-        """That work at once."""
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="encoder")
 
     @cached_property
-    def digest(self) -> str:
-        """SHA-256 over the graph and the tokeniser: equal digests give equal embeddings."""
+    def files_digest(self) -> str:
+        """SHA-256 over the files and the length that texts are cut to: which encoder it is, wherever it runs."""
         return encoder_digest(self.folder, self.max_tokens)
 
-    @cached_property
-    def quantisation(self) -> Quantisation | None:
-        """What its export has found; None where it was not in int8, or the folder does not say."""
-        path = self.folder / EXPORTED
-        return msgspec.json.decode(path.read_bytes(), type=Quantisation) if path.is_file() else None
+    @property
+    def digest(self) -> str:
+        """SHA-256: equal digests give equal embeddings, but for rounding."""
+        return self.files_digest
 
     def tokenise(self, texts: Sequence[str]) -> list[Ids]:
         """The tokens of n texts."""
@@ -101,7 +88,7 @@ class OnnxEncoder:
         return self.run(texts)[0]
 
     def run(self, texts: Sequence[str]) -> tuple[Matrix, Matrix | None]:
-        """Embeddings (n, d), and logits (n, k) where the graph has them."""
+        """Embeddings (n, d), and logits (n, k) where there are any."""
         return self.begin(self.tokenise(texts)).result()
 
     def begin(self, tokens: Sequence[Ids]) -> Encoding:
@@ -113,6 +100,54 @@ class OnnxEncoder:
         known = self._recent.get(wanted)
         return Encoding(tokens, known, self._put(wanted - known.keys()), self._recent, self.dimension)
 
+    @abstractmethod
+    def tune(self, texts: Sequence[str]) -> dict[int, float]:
+        """Get ready for texts like these; texts per second of each number of threads tried.
+
+        Not while another thread calls `run`.
+        """
+
+    @abstractmethod
+    def _put(self, wanted: set[Ids]) -> list[Future[Answers]]:
+        """Begin to answer all that is wanted, in parts."""
+
+
+class OnnxEncoder(Encoder):
+    """Embeds texts with `model.onnx` and `tokenizer.json` of a folder, on the CPU.
+
+    The graph has the inputs input_ids, attention_mask and token_type_ids of shape (batch, tokens), and the output
+    `embedding` of shape (batch, d), two layers' means of unit length side by side; a classifier's graph has a second
+    output, `logits` of shape (batch, k). `driftloop.classifiers.onnx` writes such folders.
+
+    Each of ``threads`` (0: as many as there are cores) is at a batch of its own: on a CPU that is faster than several
+    at one, for they need not wait for one another at every layer. ``remember`` is as in `Encoder`.
+
+    Raises:
+        ValueError: the graph holds more than standard operators and its own weights, or is none. The libraries raise
+            types of their own for other damage.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int = 64, threads: int = 0, remember: int = 0) -> None:
+        check_graph(folder / MODEL)
+        super().__init__(folder, max_tokens, remember)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
+        outputs = {output.name: output.shape for output in self._session.get_outputs()}
+        self._inputs = {node.name for node in self._session.get_inputs()}
+        self.dimension = int(outputs["embedding"][-1])
+        self.has_logits = "logits" in outputs
+        self._names = ["embedding", "logits"] if self.has_logits else ["embedding"]
+        self.threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="encoder")
+
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """What its export has found; None where it was not in int8, or the folder does not say."""
+        path = self.folder / EXPORTED
+        return msgspec.json.decode(path.read_bytes(), type=Quantisation) if path.is_file() else None
+
     def tune(self, texts: Sequence[str]) -> dict[int, float]:
         """Use as many threads as are worth it on this machine as it is now; texts per second of each number tried.
 
@@ -121,7 +156,7 @@ class OnnxEncoder:
         keys = set(self.tokenise(texts))
 
         def run() -> None:
-            for _, future in self._put(keys):
+            for future in self._put(keys):
                 future.result()
 
         run()  # the first of each length takes longer
@@ -134,24 +169,22 @@ class OnnxEncoder:
         self._use(min(number for number, speed in speeds.items() if speed >= ENOUGH * max(speeds.values())))
         return speeds
 
-    def _put(self, wanted: set[Ids]) -> list[tuple[list[Ids], Future[list[Matrix]]]]:
-        order = sorted(wanted, key=lambda ids: (len(ids), ids))
+    def _put(self, wanted: set[Ids]) -> list[Future[Answers]]:
+        order = by_length(wanted)
         batches = [[order[i] for i in rows] for rows in batches_of(range(len(order)), [len(ids) for ids in order])]
         # The longest first: whoever is done early takes another.
-        return [(batch, self._pool.submit(self._run, batch)) for batch in reversed(batches)]
+        return [self._pool.submit(self._answers, batch) for batch in reversed(batches)]
 
     def _use(self, threads: int) -> None:
         self._pool.shutdown()
         self.threads, self._pool = threads, ThreadPoolExecutor(threads, thread_name_prefix="encoder")
 
+    def _answers(self, batch: Sequence[Ids]) -> Answers:
+        return dict(zip(batch, zip(*self._run(batch), strict=True), strict=True))
+
     def _run(self, batch: Sequence[Ids]) -> list[Matrix]:
         """The outputs for tokens of much the same length, the longest last."""
-        longest = max(len(batch[-1]), 1)
-        ids = np.zeros((len(batch), longest), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for line, tokens in enumerate(batch):
-            ids[line, : len(tokens)] = tokens
-            mask[line, : len(tokens)] = 1
+        ids, mask = padded(batch, max(len(batch[-1]), 1))
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         found: list[Matrix] = self._session.run(self._names, {k: v for k, v in feed.items() if k in self._inputs})
         return found
@@ -163,8 +196,8 @@ class Encoding:
     def __init__(
         self,
         ids: Sequence[Ids],
-        answers: dict[Ids, Answer],
-        parts: Sequence[tuple[list[Ids], Future[list[Matrix]]]],
+        answers: Answers,
+        parts: Sequence[Future[Answers]],
         recent: _Recent,
         dimension: int,
     ) -> None:
@@ -175,9 +208,9 @@ class Encoding:
         self._dimension = dimension
 
     def result(self) -> tuple[Matrix, Matrix | None]:
-        """Embeddings (n, d), and logits (n, k) where the graph has them; raises what ONNX Runtime does."""
-        for batch, future in self._parts:
-            fresh = dict(zip(batch, zip(*future.result(), strict=True), strict=True))
+        """Embeddings (n, d), and logits (n, k) where there are any; raises what ONNX Runtime, or torch, does."""
+        for part in self._parts:
+            fresh = part.result()
             self._recent.put(fresh)
             self._answers |= fresh
         if not self._ids:
@@ -191,22 +224,37 @@ class _Recent:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: dict[Ids, Answer] = {}
+        self._kept: Answers = {}
         self._lock = threading.Lock()
 
-    def get(self, wanted: set[Ids]) -> dict[Ids, Answer]:
+    def get(self, wanted: set[Ids]) -> Answers:
         with self._lock:
             found = {ids: self._kept.pop(ids) for ids in wanted & self._kept.keys()}
             self._kept.update(found)
         return found
 
-    def put(self, answers: dict[Ids, Answer]) -> None:
+    def put(self, answers: Answers) -> None:
         if not self._size:
             return
         with self._lock:
             self._kept.update(answers)
             while len(self._kept) > self._size:
                 del self._kept[next(iter(self._kept))]
+
+
+def by_length(wanted: set[Ids]) -> list[Ids]:
+    """Texts' tokens, the shortest first."""
+    return sorted(wanted, key=lambda ids: (len(ids), ids))
+
+
+def padded(batch: Sequence[Ids], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The tokens of n texts, filled up to ``width``, and a mask with ones where they are: both (n, width)."""
+    ids = np.zeros((len(batch), width), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for line, tokens in enumerate(batch):
+        ids[line, : len(tokens)] = tokens
+        mask[line, : len(tokens)] = 1
+    return ids, mask
 
 
 def batches_of(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -221,8 +269,13 @@ def batches_of(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
 
 
 def encoder_digest(folder: Path, max_tokens: int) -> str:
-    """SHA-256 over the graph, the tokeniser and the truncation length."""
+    """SHA-256 over the files of `files_of` and the truncation length."""
     digest = hashlib.sha256(str(max_tokens).encode())
-    for name in (MODEL, TOKENIZER):
+    for name in files_of(folder):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+def files_of(folder: Path) -> tuple[str, ...]:
+    """What an encoder is made of: graph and tokeniser, and what a GPU needs where the folder has it."""
+    return (MODEL, TOKENIZER, *(name for name in (WEIGHTS, NETWORK) if (folder / name).is_file()))

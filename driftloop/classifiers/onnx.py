@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from driftloop.classifiers.encoder import EXPORTED, MODEL, TOKENIZER, OnnxEncoder, Quantisation
+from driftloop.classifiers.network import pooled, write_network
 from driftloop.classifiers.practice import HOSTILE, sentences
 from driftloop.errors import DriftloopError
 from driftloop.settings import ModelSettings, cache_dir
@@ -83,30 +84,21 @@ def exported_encoder(model: ModelSettings, threads: int = 0) -> OnnxEncoder:
         ) from error
 
 
-def pooled(hidden_states: Sequence[Any], attention_mask: Any) -> Any:
-    """Embeddings of shape (n, 2h) from a network's hidden states (n, tokens, h), its input's first.
-
-    The last layer's and the middle one's means over the attention mask, each scaled to unit length. A sentence
-    encoder is trained to forget at its top what does not help to find similar sentences, such as mood or style; the
-    layers in the middle still tell of it (Liu et al., "Linguistic Knowledge and Transferability of Contextual
-    Representations", 2019), and they cost nothing.
-    """
-    import torch
-
-    weight = attention_mask.unsqueeze(-1).to(hidden_states[-1].dtype)
-    total = weight.sum(1).clamp(min=1e-9)
-    layers = (hidden_states[-1], hidden_states[len(hidden_states) // 2])
-    return torch.cat([torch.nn.functional.normalize((hidden * weight).sum(1) / total, dim=1) for hidden in layers], 1)
-
-
 def export(
-    network: Any, tokenizer: Any, target: Path, *, quantise: bool, max_tokens: int = 0, texts: Sequence[str] = ()
+    network: Any,
+    tokenizer: Any,
+    target: Path,
+    *,
+    quantise: bool,
+    weights: bool = False,
+    max_tokens: int = 0,
+    texts: Sequence[str] = (),
 ) -> None:
     """Write ``network`` (a transformers model, with or without a classification head) to the folder ``target``.
 
     Its embedding is `pooled`; int8 is ONNX Runtime's dynamic quantisation. Where ``texts`` are given, both graphs embed
-    them, cut to ``max_tokens``, and the graph stays in full precision where int8 comes too far from it. The folder
-    appears at once, whole.
+    them, cut to ``max_tokens``, and the graph stays in full precision where int8 comes too far from it. With
+    ``weights`` those go along in bf16, for a GPU; see `write_network`. The folder appears at once, whole.
     """
     torch, _ = _require_torch()
     base = getattr(network, network.base_model_prefix, network)
@@ -156,6 +148,8 @@ def export(
         else:
             plain.rename(folder / MODEL)
         shutil.rmtree(plain.parent)
+        if weights:
+            write_network(network, folder)
         if target.exists():
             shutil.rmtree(target)
         folder.rename(target)
@@ -170,7 +164,7 @@ def exported_classifier(name: str, target: Path, model: ModelSettings) -> tuple[
 def _export_encoder(source: str, target: Path, model: ModelSettings) -> None:
     _, transformers = _require_torch()
     network, tokenizer = _load(transformers.AutoModel, source, f"encoder {model.encoder}", "DRIFTLOOP_MODEL__ENCODER")
-    export(network, tokenizer, target, quantise=model.quantise, max_tokens=model.max_tokens, texts=_texts())
+    _export(network, tokenizer, target, model)
 
 
 def _export_classifier(source: str, target: Path, model: ModelSettings) -> list[str]:
@@ -178,8 +172,22 @@ def _export_classifier(source: str, target: Path, model: ModelSettings) -> list[
     network, tokenizer = _load(
         transformers.AutoModelForSequenceClassification, source, f"classifier {source}", "DRIFTLOOP_MODEL__CLASSIFIER"
     )
-    export(network, tokenizer, target, quantise=model.quantise, max_tokens=model.max_tokens, texts=_texts())
+    _export(network, tokenizer, target, model)
     return [str(network.config.id2label[i]).lower() for i in range(network.config.num_labels)]
+
+
+def _export(network: Any, tokenizer: Any, target: Path, model: ModelSettings) -> None:
+    """As the settings say, compared on made-up texts: at the time of the export no stream is known."""
+    texts = [*sentences(COMPARED_ON)[0], *HOSTILE]
+    export(
+        network,
+        tokenizer,
+        target,
+        quantise=model.quantise,
+        weights=model.for_gpu,
+        max_tokens=model.max_tokens,
+        texts=texts,
+    )
 
 
 def _load(kind: Any, source: str, what: str, variable: str) -> tuple[Any, Any]:
@@ -238,13 +246,8 @@ def _compare(plain: Path, folder: Path, max_tokens: int, texts: Sequence[str]) -
     (folder / EXPORTED).write_bytes(msgspec.json.encode(found))
 
 
-def _texts() -> list[str]:
-    """Made-up ones: at the time of the export no stream is known."""
-    return [*sentences(COMPARED_ON)[0], *HOSTILE]
-
-
 def _export_key(source: str, model: ModelSettings) -> str:
-    digest = hashlib.sha256(f"export-3 {model.quantise}".encode())
+    digest = hashlib.sha256(f"export-3 {model.quantise}{' bf16' if model.for_gpu else ''}".encode())
     folder = Path(source)
     if folder.is_dir():
         for path in sorted(folder.glob("*")):

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from driftloop.classifiers.onnx import find_weights, pooled
+from driftloop.classifiers import cuda
+from driftloop.classifiers.network import with_head
+from driftloop.classifiers.onnx import find_weights
 from driftloop.errors import DriftloopError
 from retrain.candidates.base import CannotFit, Task
 from retrain.window import Window
 
-
-def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    """Where to train: what is wanted, or, for `auto`, a GPU where torch finds one.
-
-    Raises:
-        DriftloopError: a GPU is wanted and torch finds none.
-    """
-    import torch
-
-    if wanted == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise DriftloopError(
-            "DRIFTLOOP_RETRAIN__DEVICE is cuda and torch finds no CUDA device: set it to auto or cpu, or run "
-            "`driftloop retrain` where there is a GPU, its driver, and a torch that was built for it."
-        )
-    return "cpu"
+choose_device = partial(cuda.choose_device, variable="DRIFTLOOP_RETRAIN__DEVICE")
+"""Where to train; see `driftloop.classifiers.cuda.choose_device`."""
 
 
 def load_network(window: Window, task: Task) -> tuple[Any, Any]:
@@ -58,40 +44,7 @@ def load_network(window: Window, task: Task) -> tuple[Any, Any]:
         ) from error
     # Half of a small encoder's weights are its word vectors; a few hundred rows touch few of them.
     encoder.get_input_embeddings().requires_grad_(False)
-    return _with_head(encoder, len(window.classes)), tokenizer
-
-
-def _with_head(encoder: Any, classes: int) -> Any:
-    """``encoder`` with a linear layer over its embedding as `export` writes it into a graph."""
-    import torch
-    from transformers.modeling_outputs import SequenceClassifierOutput
-
-    class PooledClassifier(torch.nn.Module):  # type: ignore[misc]
-        base_model_prefix = "encoder"
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = encoder
-            self.config = encoder.config
-            self.classifier = torch.nn.Linear(2 * encoder.config.hidden_size, classes)
-
-        def forward(
-            self,
-            input_ids: Any,
-            attention_mask: Any,
-            token_type_ids: Any = None,
-            labels: Any = None,
-            output_hidden_states: bool = False,
-        ) -> Any:
-            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-            if token_type_ids is not None:
-                feed["token_type_ids"] = token_type_ids
-            hidden = self.encoder(**feed, output_hidden_states=True).hidden_states
-            logits = self.classifier(pooled(hidden, attention_mask))
-            loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
-            return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden)
-
-    return PooledClassifier()
+    return with_head(encoder, len(window.classes)), tokenizer
 
 
 def start_head(network: Any, rows: Window, classes: Sequence[str]) -> None:
