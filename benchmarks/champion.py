@@ -9,13 +9,15 @@ from driftloop.classifiers.onnx import exported_encoder
 from driftloop.kafka import Outbox
 from driftloop.settings import Settings
 from producers.scenarios import load_scenario
-from retrain.candidates.base import Budget, Task
+from retrain.candidates.base import Budget, Candidate, Task
 from retrain.candidates.linear import LinearHead
 from retrain.cascade import make_cascade
 from retrain.promotion import Promotions
 from retrain.window import Window
 
 TRAINED_ON = 500
+SECONDS = 60.0
+"""That a candidate may take."""
 HELD = 600
 """Rows that a cascade is calibrated on, the last of those trained on."""
 
@@ -28,8 +30,11 @@ def promote(
     return load_bundle(bundle, settings.signing_key, version=announce(settings, bundle))
 
 
-def fit(settings: Settings, folder: Path, scenario: str, rows: int, cascade: bool) -> Path:
-    """The bundle of `promote`."""
+def fit(
+    settings: Settings, folder: Path, scenario: str, rows: int, cascade: bool, candidate: Candidate | None = None
+) -> Path:
+    """The bundle of `promote`, or of another ``candidate``, in a folder by its name."""
+    candidate = candidate or LinearHead()
     whole = load_scenario(scenario).sequence[:rows]
     encoder = exported_encoder(settings.model)
     texts = tuple(row.text for row in whole)
@@ -41,10 +46,11 @@ def fit(settings: Settings, folder: Path, scenario: str, rows: int, cascade: boo
         encoder=encoder.folder,
         onset=0,
     )
-    bundle = folder / ("cascade" if cascade else "bundle")
+    bundle = folder / ("cascade" if cascade else candidate.name)
     train, held = (window.take(slice(None, -HELD)), window.take(slice(-HELD, None))) if cascade else (window, window)
-    task = Task(Budget(60.0), settings.model, Lineage(candidate="linear"), settings.signing_key, folder / "scratch")
-    LinearHead().fit(train, task, bundle)
+    lineage = Lineage(candidate=candidate.name)
+    task = Task(Budget(SECONDS), settings.model, lineage, settings.signing_key, folder / f"scratch-{candidate.name}")
+    candidate.fit(train, task, bundle)
     if cascade:
         put_before(bundle, train, held, settings)
     return bundle

@@ -87,7 +87,7 @@ def measure(settings: Settings, folder: Path, texts: Sequence[str], rounds: int)
     topics.create(settings)
     version = promote(settings, folder).version
     found: dict[tuple[str, int], list[tuple[float, float, float, float]]] = defaultdict(list)
-    with _ours(settings, folder) as ours, _mlflow(settings, folder, version) as theirs:
+    with _ours(settings, folder) as ours, mlflow_server(settings, folder, version) as theirs:
         for number in range(rounds + 1):
             for clients in CLIENTS:
                 for target in (ours, theirs):
@@ -153,7 +153,8 @@ def _ours(settings: Settings, folder: Path) -> Iterator[Target]:
 
 
 @contextmanager
-def _mlflow(settings: Settings, folder: Path, version: str) -> Iterator[Target]:
+def mlflow_server(settings: Settings, folder: Path, version: str) -> Iterator[Target]:
+    """MLflow's model server with a registered version, from when it answers until the context ends."""
     port = free_port()
     argv = [
         sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--host", HOST,

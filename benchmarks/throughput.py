@@ -30,14 +30,17 @@ from sklearn.metrics import f1_score
 
 from benchmarks import champion
 from benchmarks.results import save
+from benchmarks.serving import mlflow_server
 from driftloop import kafka, topics
-from driftloop.classifiers.bundle import BundleClassifier, load_bundle
+from driftloop.classifiers.bundle import load_bundle
 from driftloop.kafka import Outbox
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
 from driftloop.messages import Event, encode
 from driftloop.settings import Settings, environment
 from producers.scenarios import load_scenario
+from retrain.candidates import catalogue
+from stream_processors.stages import Stages
 
 TRAINED_ON = 4000
 """Rows of the stream that the models learn from; what comes after them is sent."""
@@ -80,6 +83,8 @@ class Way:
     first: float
     predicted: Callable[[], int]
     sent: int = 1
+    server: psutil.Process | None = None
+    """A model server that it asks."""
     rounds: list[tuple[float, float]] = field(default_factory=list)
     """Events per second and CPU seconds per event."""
 
@@ -97,7 +102,8 @@ class Way:
         return float(sum(one.memory_info().rss for one in self._family()) / 2**20)
 
     def _family(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
+        own = [one for one in (self.process, self.server) if one is not None]
+        return [*own, *(child for one in own for child in one.children(recursive=True))]
 
 
 class Bench:
@@ -119,11 +125,17 @@ class Bench:
             champion.announce(settings, self._folder / changes.pop("bundle"))
         self._send(settings, [(0, time.time())])
         began = time.perf_counter()
+        server = None
+        if name == SERVED:
+            version = champion.announce(settings, self._folder / "linear")
+            served = self._stack.enter_context(mlflow_server(settings, self._folder, version))
+            command = [*command, "--server", f"http://127.0.0.1:{served.port}{served.path}"]
+            server = psutil.Process(served.pid)
         process = psutil.Process(self._run(name, settings, command, changes))
         out = topics.name(settings, topics.PREDICTIONS)
         client = self._stack.enter_context(kafka.reading(settings, out))
         partitions = list(client.assignment())
-        way = Way(name, settings, process, 0.0, lambda: sum(client.end_offsets(partitions).values()))
+        way = Way(name, settings, process, 0.0, lambda: sum(client.end_offsets(partitions).values()), server=server)
         self._until(way, 1)
         way.first = time.perf_counter() - began
         print(f"{name}: first prediction after {way.first:.1f} s", file=sys.stderr)
@@ -136,7 +148,7 @@ class Bench:
         else:
             events, out = (topics.name(settings, topic) for topic in (topics.EVENTS, topics.PREDICTIONS))
             told = ["--kafka", settings.kafka, "--events", events, "--predictions", out]
-            bundle = ["--bundle", str(self._folder / "bundle")]
+            bundle = ["--bundle", str(self._folder / "linear")]
             line = [str(PYTHON), "-m", *command, *told, *bundle]
         env = environment(settings) | changes | {"HF_HUB_OFFLINE": "1"}
         return self._stack.enter_context(Child(name, line, env=env, log=self._folder / f"{name}.log")).pid
@@ -206,15 +218,19 @@ class Bench:
             time.sleep(0.02)
 
 
+SERVED = "mlflow's server, by 32"
 OURS: dict[str, dict[str, str]] = {
     "driftloop, cascade": {"bundle": "cascade"},
-    "driftloop, encoder": {"bundle": "bundle"},
+    "driftloop, encoder": {"bundle": "linear"},
+    "driftloop, TPOT's head": {"bundle": "tpot"},
+    "driftloop, fine-tuned": {"bundle": "finetune"},
 }
 PEERS: dict[str, list[str]] = {
     "faust agent, per event": ["benchmarks.peers.faust_agent"],
     "quix, per event": ["benchmarks.peers.quix"],
     "kafka-python, by 32": ["benchmarks.peers.batches"],
     "bytewax, by 32": ["benchmarks.peers.bytewax_flow"],
+    SERVED: ["benchmarks.peers.batches"],
 }
 
 
@@ -234,8 +250,10 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftloop-bench-")))
         settings = stack.enter_context(EmbeddedStack(folder)).settings(Settings())
-        for cascade in (False, True):
-            champion.fit(settings, folder, options.scenario, TRAINED_ON, cascade)
+        for bundle in {changes["bundle"] for name, changes in OURS.items() if wanted(name, options)} | {"linear"}:
+            print(f"making {bundle}", file=sys.stderr)
+            candidate = catalogue.find("linear" if bundle == "cascade" else bundle)
+            champion.fit(settings, folder, options.scenario, TRAINED_ON, bundle == "cascade", candidate)
         bench = Bench(settings, folder, [row.text for row in rows[TRAINED_ON:]], stack)
         measured = measure(bench, options, folder, settings, [row.label for row in rows[TRAINED_ON:]])
     show(measured)
@@ -243,17 +261,18 @@ def main() -> int:
     return 0
 
 
+def wanted(name: str, options: argparse.Namespace) -> bool:
+    """Whether a way is to be measured."""
+    return any(part in name for part in options.ways.split(","))
+
+
 def measure(
     bench: Bench, options: argparse.Namespace, folder: Path, settings: Settings, truth: Sequence[str]
 ) -> list[Row]:
     """All ways, and the limits, round by round."""
-
-    def wanted(name: str) -> bool:
-        return any(part in name for part in options.ways.split(","))
-
     bare = {name: Bare(name, way) for name, way in limits(settings, folder, bench.texts).items()}
-    ways = [bench.start(name, ["score"], **changes) for name, changes in OURS.items() if wanted(name)]
-    ways += [bench.start(name, command) for name, command in PEERS.items() if wanted(name)]
+    ways = [bench.start(name, ["score"], **changes) for name, changes in OURS.items() if wanted(name, options)]
+    ways += [bench.start(name, command) for name, command in PEERS.items() if wanted(name, options)]
     for number in range(options.rounds + 2):
         for way in ways:
             bench.burst(way, options.seconds if number > 1 else 2.0)  # the first two warm up, and say how fast it is
@@ -300,38 +319,34 @@ class Bare:
 def limits(settings: Settings, folder: Path, texts: Sequence[str]) -> dict[str, Callable[[int], int]]:
     """What no way can be faster than: the models without a broker, the tokeniser, the broker without a model."""
     size = settings.scorer.batch
-    models = {name: load_bundle(folder / name, settings.signing_key) for name in ("bundle", "cascade")}
+    names = [name for name in ("linear", "cascade") if (folder / name).is_dir()]
+    models = {name: load_bundle(folder / name, settings.signing_key) for name in names}
     for model in models.values():
         model.encoder.tune(texts[:64])
+    stages = Stages("always")
 
     def batch(start: int) -> list[str]:
         return [texts[(start + i) % len(texts)] for i in range(size)]
 
     def encoder(start: int) -> int:
-        models["bundle"].predict(batch(start))
+        models["linear"].predict(batch(start))
         return size
 
     def cascade(start: int) -> int:
-        both_stages(models["cascade"], batch(start))
+        model, ids = models["cascade"], [f"e{start + i}" for i in range(size)]
+        stages.finish(model, stages.begin(model, ids, batch(start), full=True, drifting=False))
         return size
 
     def tokeniser(start: int) -> int:
-        models["bundle"].encoder.tokenise(batch(start))
+        models["linear"].encoder.tokenise(batch(start))
         return size
 
-    found = {"bare loop, cascade": cascade, "bare loop, encoder": encoder, "tokeniser": tokeniser}
-    return found | {"broker, there and back": Passing(settings).work}
-
-
-def both_stages(model: BundleClassifier, texts: Sequence[str]) -> list[str]:
-    """The labels of a cascade that answers all that it is sure of."""
-    tokens = model.encoder.tokenise(texts)
-    assert model.first is not None
-    said = model.first.predict_proba(tokens)
-    rest = np.flatnonzero(~model.first.sure(said))
-    if len(rest):
-        said[rest] = model.predict([texts[int(row)] for row in rest]).probabilities
-    return [model.labels[row] for row in said.argmax(axis=1)]
+    found = {"bare loop, cascade": cascade} if "cascade" in models else {}
+    return (
+        found
+        | {"bare loop, encoder": encoder, "tokeniser": tokeniser}
+        | {"broker, there and back": Passing(settings).work}
+    )
 
 
 class Passing:
@@ -373,7 +388,7 @@ def quality(bench: Bench, ways: Sequence[Way], folder: Path, truth: Sequence[str
     whole: list[str] = []
     for way in ways:
         said = bench.labels(way)
-        if way.name in OURS:
+        if way.name in OURS or way.name == SERVED:  # it has the same graph
             found[way.name] = float(f1_score(truth[:HELD_OUT], [said[one] for one in ids], average="macro"))
             continue
         if not whole:
@@ -388,7 +403,7 @@ def quality(bench: Bench, ways: Sequence[Way], folder: Path, truth: Sequence[str
 def _full_precision(folder: Path, texts: Sequence[str]) -> list[str]:
     from benchmarks.peers.model import Labeller
 
-    labeller = Labeller(folder / "bundle")
+    labeller = Labeller(folder / "linear")
     return [label for start in range(0, len(texts), 32) for label in labeller.label(texts[start : start + 32])]
 
 
