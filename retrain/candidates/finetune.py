@@ -24,7 +24,7 @@ from driftloop.classifiers.onnx import export
 from retrain.candidates import rows as choice
 from retrain.candidates import stopping
 from retrain.candidates.base import Task
-from retrain.candidates.network import choose_device, load_network, start_head
+from retrain.candidates.network import choose_device, has_bf16, load_network, start_head
 from retrain.window import Window
 
 MAX_ROWS = 4000
@@ -106,7 +106,7 @@ class FineTune:
         from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
         device, seed = network.classifier.weight.device.type, task.budget.seed
-        bf16 = _has_bf16(device)
+        bf16 = has_bf16(device)
         collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if device == "cuda" else None)
         examples = _examples(tokenizer, rows, classes, task.model.max_tokens)
         seconds = _seconds_per_step(network, collate, examples, seed, bf16)
@@ -126,7 +126,7 @@ class FineTune:
         watch.begin()
         learnt = [examples[i] for i in train[-affordable * BATCH :]]  # where not all can be seen once, the newest are
         in_pass = -(-len(learnt) // BATCH)
-        every = max(1, in_pass // stopping.PER_PASS)
+        every = -(-in_pass // stopping.PER_PASS)
         affordable = max(1, int((deadline - time.monotonic()) / (seconds + watch.slowest / every)))
         steps = min(self.epochs * in_pass, affordable)
         if not len(held):
@@ -171,13 +171,6 @@ class FineTune:
             "rows_held_out": len(held),
             **watch.report(),
         }
-
-
-def _has_bf16(device: str) -> bool:
-    """Whether the device itself computes in bfloat16; a CPU may, and most of them are slower for it."""
-    import torch
-
-    return device == "cuda" and bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _examples(tokenizer: Any, rows: Window, classes: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:

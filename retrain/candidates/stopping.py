@@ -1,8 +1,9 @@
-"""When fine-tuning ends, and which of its weights are kept: those with the least loss on rows that were held out.
+"""When fine-tuning ends, and which of its weights are kept: those with the least Brier score on rows held out.
 
-The loss is measured every half pass, and training ends when it has not fallen for `PATIENCE` times in succession:
-the criterion UP of Prechelt, "Early Stopping - But When?", in Neural Networks: Tricks of the Trade, 1998. It is not
-left to the Trainer, which does not count the weights that training began with, nor ends a slow evaluation in time.
+The score is measured every half pass, and training ends when it has not fallen for `PATIENCE` times in succession:
+the criterion UP of Prechelt, "Early Stopping - But When?", in Neural Networks: Tricks of the Trade, 1998. The gate goes
+by the Brier score as well; cross-entropy rises as soon as the network grows sure, while its answers still get better.
+It is not left to the Trainer, which does not count the weights that training began with, nor ends a slow evaluation.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 
 from retrain.candidates.rows import Rows
 
-PATIENCE = 2
-"""So many measurements without a new least loss end the training."""
-SMALLEST = 300
-"""With fewer rows after the drift none is held out: each of them is needed to learn from."""
+PATIENCE = 3
+"""So many measurements without a new least score end the training: more than a pass, for the score rises while the
+learning rate is at its highest, also where it falls below the first one in the end."""
+SMALLEST = 1000
+"""With fewer rows after the drift none is held out: each is needed to learn from, and a few dozen cannot tell two sets
+of weights apart."""
 SHARE = 0.1
-LEAST, MOST = 50, 300
-"""Of the rows after the drift, this share is held out, within these numbers."""
+MOST = 300
+"""Of the rows after the drift, this share is held out, and no more than so many."""
 PASSES = 2
 """None is held out where the time allows fewer passes: what is seen once or twice is not learnt by heart."""
 PER_PASS = 2
@@ -36,12 +39,14 @@ def split(labels: Sequence[str], recent: NDArray[np.bool_], seed: int) -> tuple[
 
     Nothing is held out of fewer recent rows than `SMALLEST`.
     """
-    everything, candidates = np.arange(len(labels)), np.flatnonzero(recent)
+    everything = np.arange(len(labels))
+    _, of_row, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    candidates = np.flatnonzero(recent & (counts[of_row] > 1))  # the only row of a class is learnt from
     if len(candidates) < SMALLEST:
         return everything, everything[:0]
     order = np.random.default_rng(seed).permutation(candidates)
-    order = order[np.argsort(np.asarray(labels)[order], kind="stable")]  # evenly spaced in it is evenly of each label
-    size = min(max(round(SHARE * len(order)), LEAST), MOST)
+    order = order[np.argsort(of_row[order], kind="stable")]  # evenly spaced in it is evenly of each label
+    size = min(round(SHARE * len(order)), MOST)
     held = order[((np.arange(size) + 0.5) * len(order) / size).astype(np.int64)]
     return np.setdiff1d(everything, held), np.sort(held)
 
@@ -61,8 +66,8 @@ class Watch:
         patience: int,
         progress: Callable[[str], None],
     ) -> None:
-        self.losses: dict[int, float] = {}
-        """Mean cross-entropy of the held-out rows, in nats, by the step after which it was measured."""
+        self.scores: dict[int, float] = {}
+        """Brier score of the held-out rows, from 0 to 2, by the step after which it was measured."""
         self.stopped_early = False
         self.slowest = 0.0
         """Most seconds that a measurement took, the writing of the weights included."""
@@ -72,8 +77,8 @@ class Watch:
 
     @property
     def best_step(self) -> int:
-        """The step with the least loss, the first of equals; only where something was measured."""
-        return min(self.losses, key=self.losses.__getitem__)
+        """The step with the least score, the first of equals; only where something was measured."""
+        return min(self.scores, key=self.scores.__getitem__)
 
     def begin(self) -> None:
         """Measure the weights that training starts with; the clock of the first step begins."""
@@ -94,9 +99,9 @@ class Watch:
             elif not ended:
                 self._save()
         if step % every == 0 and not ended:
-            said = f", held-out loss {self.losses[step]:.3f}" if step in self.losses else ""
+            said = f", held-out Brier score {self.scores[step]:.3f}" if step in self.scores else ""
             self._progress(f"finetune: step {step} of {steps}{said}")
-        in_vain = sum(at > self.best_step for at in self.losses) if self.losses else 0
+        in_vain = sum(at > self.best_step for at in self.scores) if self.scores else 0
         self.stopped_early = not ended and in_vain >= self._patience > 0
         self._last = time.monotonic()
         return ended or self.stopped_early
@@ -105,33 +110,33 @@ class Watch:
         """Put the best weights that were measured back into the network."""
         from safetensors.torch import load_model
 
-        if self.losses:
+        if self.scores:
             load_model(self._network, self._weights)
 
     def report(self) -> dict[str, Any]:
         """What the lineage says of it; empty where nothing was measured."""
-        if not self.losses:
+        if not self.scores:
             return {}
         return {
             "best_step": self.best_step,
-            "held_out_loss_before": round(self.losses[min(self.losses)], 4),
-            "held_out_loss": round(self.losses[self.best_step], 4),
+            "held_out_brier_before": round(self.scores[min(self.scores)], 4),
+            "held_out_brier": round(self.scores[self.best_step], 4),
             "stopped_early": self.stopped_early,
         }
 
     def _look(self, step: int) -> None:
-        """Measure the held-out loss, and keep the weights where it is the least so far."""
+        """Measure the held-out score, and keep the weights where it is the least so far."""
         started = time.monotonic()
-        loss = self._measure()
-        if loss is not None:
-            better = not self.losses or loss < min(self.losses.values())
-            self.losses[step] = loss
+        score = self._measure()
+        if score is not None:
+            better = not self.scores or score < min(self.scores.values())
+            self.scores[step] = score
             if better:
                 self._save()
         self.slowest = max(self.slowest, time.monotonic() - started)
 
     def _measure(self) -> float | None:
-        """Mean loss over the held-out rows; None where the deadline came before its end."""
+        """Brier score over the held-out rows; None where the deadline came before its end."""
         import torch
 
         device, total, rows = self._network.classifier.weight.device, 0.0, 0
@@ -141,9 +146,11 @@ class Watch:
                 for batch in self._held:
                     if time.monotonic() > self._deadline:
                         return None
-                    loss = self._network(**{name: value.to(device) for name, value in batch.items()}).loss
-                    total += float(loss) * len(batch["labels"])
-                    rows += len(batch["labels"])
+                    feed = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+                    said = torch.softmax(self._network(**feed).logits.float().cpu(), dim=-1)
+                    truth = torch.nn.functional.one_hot(batch["labels"], said.shape[-1])
+                    total += float(((said - truth) ** 2).sum())
+                    rows += len(said)
         finally:
             self._network.train()
         return total / rows if math.isfinite(total) else math.inf
