@@ -121,7 +121,10 @@ def test_few_rows_are_all_learnt_from_as_without_patience(tmp_path: Path) -> Non
         report.pop("seconds_per_step")
     assert reports[0] == reports[1] and reports[0]["rows_held_out"] == 0 and "best_step" not in reports[0]
     texts = tiny.sentences(60, seed=9)[0]
-    one, other = (load_bundle(tmp_path / name / "bundle", tiny.KEY, threads=1).predict(texts) for name in ("0", "3"))
+    one, other = (
+        load_bundle(tmp_path / str(patience) / "bundle", tiny.KEY, threads=1).predict(texts)
+        for patience in (0, stopping.PATIENCE)
+    )
     np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
 
 
