@@ -1,7 +1,8 @@
 """Fine-tuning: the encoder itself learns the new concept, with transformers' Trainer.
 
 The head starts as a logistic regression over the frozen embeddings, and then both are trained: linear probing
-first keeps what the encoder knew (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022).
+first keeps what the encoder knew (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022). Where there
+are rows and time enough, some are held out, and where training makes these worse it ends and goes back; see `stopping`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from driftloop.classifiers.bundle import BundleClassifier, write_bundle
 from driftloop.classifiers.encoder import OnnxEncoder
 from driftloop.classifiers.onnx import export
 from retrain.candidates import rows as choice
+from retrain.candidates import stopping
 from retrain.candidates.base import Task
-from retrain.candidates.network import choose_device, load_network, start_head
+from retrain.candidates.network import choose_device, has_bf16, load_network, start_head
 from retrain.window import Window
 
 MAX_ROWS = 4000
@@ -42,15 +44,19 @@ WEIGHTS = "weights.safetensors"
 class FineTune:
     """The encoder and a linear head over its mean embedding, trained for as many steps as the budget allows.
 
-    The number of steps follows from the measured speed: equal for a seed only where `EPOCHS` ended the training.
+    The number of steps follows from the measured speed: equal for a seed only where `EPOCHS` or ``patience`` ended the
+    training. A ``patience`` of 0 holds nothing out and trains to the end.
     """
 
     name = "finetune"
     quick = False
 
-    def __init__(self, epochs: int = EPOCHS, learning_rate: float = LEARNING_RATE) -> None:
+    def __init__(
+        self, epochs: int = EPOCHS, learning_rate: float = LEARNING_RATE, patience: int = stopping.PATIENCE
+    ) -> None:
         self.epochs = epochs
         self.learning_rate = learning_rate
+        self.patience = patience
         self.progress: Callable[[str], None] = lambda text: None
 
     def fit(self, window: Window, task: Task, out: Path) -> None:
@@ -63,9 +69,9 @@ class FineTune:
         old_share = choice.choose_old_weight(window)
         indices = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
         rows = window.take(indices.tolist())
-        start_head(network, rows, window.classes)
         deadline = started + task.budget.seconds - max(EXPORT_SECONDS, 1.5 * (time.monotonic() - started))
-        report = self._train(network.to(device), tokenizer, rows, window.classes, task, deadline)
+        recent = indices >= window.onset
+        report = self._train(network.to(device), tokenizer, rows, recent, window.classes, task, deadline)
         parameters = {**report, "old_share": old_share, "rows": len(rows), "learning_rate": self.learning_rate}
         self.progress(f"finetune: {report['steps']} steps done, writing the graph")
         _write(network, tokenizer, window, parameters, task, out)
@@ -87,27 +93,44 @@ class FineTune:
         return False
 
     def _train(
-        self, network: Any, tokenizer: Any, rows: Window, classes: Sequence[str], task: Task, deadline: float
+        self,
+        network: Any,
+        tokenizer: Any,
+        rows: Window,
+        recent: NDArray[np.bool_],
+        classes: Sequence[str],
+        task: Task,
+        deadline: float,
     ) -> dict[str, Any]:
-        """Train ``network`` in place until the steps or the time are used up."""
+        """Train ``network`` in place until the steps, the time or the patience are used up."""
         from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
-        encoded = tokenizer(list(rows.texts), truncation=True, max_length=task.model.max_tokens)
-        examples = [
-            {
-                "input_ids": encoded["input_ids"][i],
-                "attention_mask": encoded["attention_mask"][i],
-                "labels": classes.index(label),
-            }
-            for i, label in enumerate(rows.labels)
-        ]
-        collate = DataCollatorWithPadding(tokenizer)
-        device = network.classifier.weight.device.type
-        seconds = _seconds_per_step(network, collate, examples, task.budget.seed)
+        device, seed = network.classifier.weight.device.type, task.budget.seed
+        bf16 = has_bf16(device)
+        collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if device == "cuda" else None)
+        examples = _examples(tokenizer, rows, classes, task.model.max_tokens)
+        seconds = _seconds_per_step(network, collate, examples, seed, bf16)
         affordable = max(1, int((deadline - time.monotonic()) / seconds))
-        examples = examples[-affordable * BATCH :]  # where not all can be seen once, the newest are
-        steps = min(self.epochs * -(-len(examples) // BATCH), affordable)
-        watch = _watch(deadline, task.scratch / WEIGHTS, steps, self.progress)
+        watched = self.patience > 0 and affordable * BATCH >= stopping.PASSES * len(examples)
+        train, held = stopping.split(rows.labels, recent & watched, seed)
+        start_head(network.to("cpu"), rows.take(train.tolist()), classes)
+        network.to(device)
+        watch = stopping.Watch(
+            network,
+            [collate([examples[i] for i in held[at : at + BATCH]]) for at in range(0, len(held), BATCH)],
+            task.scratch / WEIGHTS,
+            deadline,
+            self.patience,
+            self.progress,
+        )
+        watch.begin()
+        learnt = [examples[i] for i in train[-affordable * BATCH :]]  # where not all can be seen once, the newest are
+        in_pass = -(-len(learnt) // BATCH)
+        every = -(-in_pass // stopping.PER_PASS)
+        affordable = max(1, int((deadline - time.monotonic()) / (seconds + watch.slowest / every)))
+        steps = min(self.epochs * in_pass, affordable)
+        if not len(held):
+            every = max(1, steps // 4)
         arguments = TrainingArguments(
             output_dir=str(task.scratch / "trainer"),
             per_device_train_batch_size=BATCH,
@@ -115,8 +138,9 @@ class FineTune:
             learning_rate=self.learning_rate,
             warmup_steps=int(WARMUP * steps),
             weight_decay=0.01,
-            seed=task.budget.seed,
+            seed=seed,
             use_cpu=device == "cpu",
+            bf16=bf16,
             save_strategy="no",
             logging_strategy="no",
             train_sampling_strategy="group_by_length",  # little padding, so more steps fit the budget
@@ -126,55 +150,60 @@ class FineTune:
             remove_unused_columns=False,
         )
         trainer = Trainer(
-            model=network, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[watch]
+            model=network,
+            args=arguments,
+            train_dataset=learnt,
+            data_collator=collate,
+            callbacks=[stopping.as_callback(watch, steps, every)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+        trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # the graph is written in fp32
         network.to("cpu").eval()
+        watch.restore()
         return {
             "steps": trainer.state.global_step,
-            "rows_trained_on": len(examples),
-            "epochs": round(trainer.state.global_step * BATCH / len(examples), 2),
+            "rows_trained_on": len(learnt),
+            "epochs": round(trainer.state.global_step * BATCH / len(learnt), 2),
             "seconds_per_step": round(seconds, 3),
             "device": device,
+            "bf16": bf16,
+            "rows_held_out": len(held),
+            **watch.report(),
         }
 
 
-def _seconds_per_step(network: Any, collate: Any, examples: list[dict[str, Any]], seed: int) -> float:
+def _examples(tokenizer: Any, rows: Window, classes: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:
+    """The rows as token ids, mask and the index of the class."""
+    encoded = tokenizer(list(rows.texts), truncation=True, max_length=max_tokens)
+    return [
+        {
+            "input_ids": encoded["input_ids"][i],
+            "attention_mask": encoded["attention_mask"][i],
+            "labels": classes.index(label),
+        }
+        for i, label in enumerate(rows.labels)
+    ]
+
+
+def _seconds_per_step(network: Any, collate: Any, examples: list[dict[str, Any]], seed: int, bf16: bool) -> float:
     """Median of three forward and backward passes that change nothing, after one that is not counted."""
+    import torch
+
     chosen = random.Random(seed)
     taken = []
+    device = network.classifier.weight.device
     network.train()
     for _ in range(4):
         batch = collate(chosen.sample(examples, min(BATCH, len(examples))))
         started = time.perf_counter()
-        loss = network(**{name: value.to(network.classifier.weight.device) for name, value in batch.items()}).loss
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = network(**{name: value.to(device) for name, value in batch.items()}).loss
         loss.backward()
         loss.item()  # waits for a GPU
         network.zero_grad()
         taken.append(time.perf_counter() - started)
     return max(float(np.median(taken[1:])), 1e-4)
-
-
-def _watch(deadline: float, weights: Path, steps: int, progress: Callable[[str], None]) -> Any:
-    """A Trainer callback that stops in time, saves the weights a few times for a rescue, and reports."""
-    from safetensors.torch import save_model
-    from transformers import TrainerCallback
-
-    every = max(1, steps // 4)
-
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> Any:
-            if state.global_step % every == 0 and state.global_step < steps:
-                progress(f"finetune: step {state.global_step} of {steps}")
-                unfinished = weights.with_suffix(".part")
-                save_model(rest["model"], str(unfinished))
-                unfinished.replace(weights)
-            if time.monotonic() > deadline:
-                control.should_training_stop = True
-            return control
-
-    return Watch()
 
 
 @dataclass(frozen=True)
@@ -202,7 +231,7 @@ def _graph(network: Any, tokenizer: Any, window: Window, task: Task) -> _Graph:
 
     def written(quantise: bool) -> OnnxEncoder:
         folder = task.scratch / ("int8" if quantise else "fp32")
-        export(network, tokenizer, folder, quantise=quantise)
+        export(network, tokenizer, folder, quantise=quantise, weights=task.model.for_gpu)
         return OnnxEncoder(folder, task.model.max_tokens, task.budget.cores)
 
     plain = written(False)

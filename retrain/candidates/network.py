@@ -19,6 +19,13 @@ choose_device = partial(cuda.choose_device, variable="DRIFTLOOP_RETRAIN__DEVICE"
 """Where to train; see `driftloop.classifiers.cuda.choose_device`."""
 
 
+def has_bf16(device: str) -> bool:
+    """Whether to train in bfloat16: on a GPU that computes in it itself."""
+    import torch
+
+    return device == "cuda" and bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def load_network(window: Window, task: Task) -> tuple[Any, Any]:
     """The network with a fresh head, and its tokenizer; torch takes the budget's cores."""
     try:
