@@ -8,7 +8,7 @@ WORKERS ?= 2
 SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadfile
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate demo test lint unit integration browser docs e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench bench-serving bench-page bench-scaling images dist sbom audit-dependencies clean
+.PHONY: help setup simulate demo test lint unit integration browser docs e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench bench-serving bench-page bench-scaling bench-growth bench-retraining images dist sbom audit-dependencies clean
 
 help: ## what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -86,7 +86,7 @@ bench-tables: setup ## the tables and pictures of docs/adaptation.md measured an
 bench-detection: setup ## detectors on streams with known drift; accuracy estimated without labels
 	$(RUN)driftloop bench detection $(ARGS)
 
-bench: setup .peers/.ready ## the scorer beside Faust, Quix, kafka-python and Bytewax with a pipeline: some ten minutes
+bench: setup .peers/.ready ## the scorer beside Faust, Quix, kafka-python, Bytewax and MLflow's server: a quarter of an hour
 	$(RUN)python -m benchmarks.throughput $(ARGS)
 
 .peers/.ready: benchmarks/peers/pyproject.toml benchmarks/peers/uv.lock
@@ -101,6 +101,12 @@ bench-serving: setup ## the API's latency next to MLflow's own model server with
 
 bench-scaling: setup ## several scorers on one topic, and what a change of their number loses
 	$(RUN)python -m benchmarks.scaling $(ARGS)
+
+bench-growth: setup ## what an event costs as classes, texts, partitions, delays and the history grow
+	$(RUN)python -m benchmarks.growth $(ARGS)
+
+bench-retraining: setup ## the scorer's latency while a retraining runs beside it, and before
+	$(RUN)python -m benchmarks.retraining $(ARGS)
 
 images: ## the five container images, as docker-compose.yml names them
 	docker compose build

@@ -1,10 +1,12 @@
 """A producer that is faster than the scorer, and a million events: is memory bounded, is everything there?
 
     python -m benchmarks.backpressure                          # ten times faster for 30 s, then the backlog
-    python -m benchmarks.backpressure --events 1000000         # a million at full speed, every tenth with a label
+    python -m benchmarks.backpressure --events 1000000         # a million that wait, every tenth with a label
 
 The model is a stub, so that it is the system around it that is measured. In the first form an event takes the scorer at
-least five milliseconds: the backlog divided by that rate is the time that catching up should take.
+least five milliseconds: the backlog divided by that rate is the time that catching up should take. In the second all
+are sent before the scorer starts, so that nothing but it and the monitor is at work, and the speed at the end can be
+compared with that at the start.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import psutil
 from msgspec.structs import replace
 
@@ -52,6 +56,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     audit_seconds: float
     audit_mib: float
     """What the audit added to the memory of its process at most."""
+    tenths: list[float]
+    """Events per second of each tenth of them, without a producer beside the scorer; else empty."""
     growth: list[resources.Growth]
 
 
@@ -78,19 +84,25 @@ def main() -> int:
 def measure(stack: EmbeddedStack, world: World, events: int, rate: float, floor_ms: float) -> Result:
     """Send ``events`` at ``rate`` per second, every tenth with its label, and wait until all are through."""
     world.promote()
+    _send(world, 1, 1.0, 0)
+    began = time.monotonic()
+    before = rate == float("inf")
+    if before:
+        _send(world, events, rate, 1)
+    sent_for = time.monotonic() - began
     children = {
         "scorer": world.start("score", plan=world.folder / "plan", changes=("stub",)),
         "monitor": world.start("monitor"),
     }
     pids = {name: child.pid for name, child in children.items() if child.pid} | stack.pids
     with resources.Sampler(lambda: pids, settled=5.0) as sampler:
-        _send(world, 1, 1.0, 0)
-        world.until(lambda: world.count(topics.PREDICTIONS) == 1)
+        world.until(lambda: world.count(topics.PREDICTIONS) > 0)
         began = time.monotonic()
-        _send(world, events, rate, 1)
-        sent_for = time.monotonic() - began
+        if not before:
+            _send(world, events, rate, 1)
+            sent_for = time.monotonic() - began
         backlog = events + 1 - world.count(topics.PREDICTIONS)
-        _wait(world, topics.PREDICTIONS, events + 1)
+        seen = _wait(world, topics.PREDICTIONS, events + 1)
         took = time.monotonic() - began
         _wait(world, topics.OUTCOMES, world.count(topics.LABELS))
         time.sleep(3)  # until the last batch is committed
@@ -102,11 +114,12 @@ def measure(stack: EmbeddedStack, world: World, events: int, rate: float, floor_
         sent_per_second=round(events / sent_for, 1),
         scored_per_second=round(events / took, 1),
         backlog=backlog,
-        catch_up=round(took - sent_for, 1),
+        catch_up=round(took if before else took - sent_for, 1),
         computed=round(backlog * (floor_ms / 1000 or took / events), 1),
         audit=said,
         audit_seconds=round(seconds, 1),
         audit_mib=round(mib, 1),
+        tenths=_tenths(seen, events + 1) if before else [],
         growth=sampler.growth(),
     )
 
@@ -127,19 +140,29 @@ def _send(world: World, events: int, rate: float, first: int) -> None:
     world.outbox.flush()
 
 
-def _wait(world: World, topic: Topic, goal: int) -> None:
-    """Wait until a topic has had so many messages, and say now and then how many there are."""
+def _wait(world: World, topic: Topic, goal: int) -> list[tuple[float, int]]:
+    """Wait until a topic has had so many messages, and say now and then how many; when there were how many."""
     told = time.monotonic()
+    seen: list[tuple[float, int]] = []
 
     def there() -> bool:
         nonlocal told
         count = world.count(topic)
+        seen.append((time.monotonic(), count))
         if time.monotonic() - told > TELL_EVERY:
             told = time.monotonic()
             print(f"{topic.name}: {count:,} of {goal:,}", file=sys.stderr, flush=True)
         return count >= goal
 
     world.until(there, PATIENCE)
+    return seen
+
+
+def _tenths(seen: Sequence[tuple[float, int]], events: int) -> list[float]:
+    """Events per second of each tenth; the first is without what was there when it was first looked."""
+    moments, counts = zip(*seen, strict=True)
+    marks = np.linspace(counts[0], events, 11)
+    return [round(float(speed), 1) for speed in np.diff(marks) / np.diff(np.interp(marks, counts, moments))]
 
 
 def _audit(settings: Settings) -> tuple[Audit, float, float]:
@@ -165,6 +188,8 @@ def _audit(settings: Settings) -> tuple[Audit, float, float]:
 def show(done: Result) -> None:
     """What was measured."""
     print(f"{done.events} events, sent at {done.sent_per_second:.0f}/s, scored at {done.scored_per_second:.0f}/s")
+    if done.tenths:
+        print(f"events/s by tenths: {' '.join(f'{speed:.0f}' for speed in done.tenths)}")
     print(f"backlog {done.backlog}: caught up in {done.catch_up:.1f} s, computed {done.computed:.1f} s")
     print(f"{done.audit.verdict} in {done.audit_seconds:.0f} s and {done.audit_mib:.0f} MiB: {done.audit.counts}")
     for finding in done.audit.findings:

@@ -3,7 +3,7 @@
 Every event takes each scorer at least a fixed time (`DRIFTLOOP_SCORER__FLOOR_MS`), as if the model had an accelerator
 of its own: so it is the sharing that is measured, and not how many scorers two cores can carry.
 
-    python -m benchmarks.scaling --workers 1,2,3,4 --seconds 15
+    python -m benchmarks.scaling --workers 1,2,4,8 --seconds 15
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     """Print two tables, and write their rows as JSON."""
     parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__.split("\n")[0])
-    parser.add_argument("--workers", default="1,2,3,4", help="numbers of scorers")
+    parser.add_argument("--workers", default="1,2,4,8", help="numbers of scorers")
     parser.add_argument("--floor", type=float, default=5.0, help="milliseconds that an event takes a scorer")
-    parser.add_argument("--partitions", type=int, default=12)
+    parser.add_argument("--partitions", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=15.0, help="of full load for each number")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     options = parser.parse_args()

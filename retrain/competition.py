@@ -24,6 +24,7 @@ from retrain.earlier import Earlier
 from retrain.evaluation import Evaluation
 from retrain.gate import Verdict
 from retrain.policies import ALWAYS, Past
+from retrain.precision import compare_precision
 from retrain.promotion import Diary
 from retrain.search import Search
 from retrain.shadow import Answer, Shadow
@@ -231,8 +232,8 @@ class Competition:
         """Register, and promote where better; ``model`` is what was judged, ``bundle`` what is to be promoted."""
         scores = scores_of(verdict)
         seconds = round(fitted.seconds, 2)
-        cascade = self._cascade(model, bundle) if verdict.better else ""
-        note = "; ".join(part for part in (verdict.reason, before, fitted.reason, cascade) if part)
+        made = (self._precision(model, bundle), self._cascade(model, bundle)) if verdict.better else ()
+        note = "; ".join(part for part in (verdict.reason, before, fitted.reason, *made) if part)
         self.diary.write("gated", note, candidate=candidate, seconds=seconds, scores=scores)
         if not verdict.better:
             self._reject(candidate, bundle, note, scores, fitted)
@@ -246,6 +247,19 @@ class Competition:
         self._champions.promote(version, note, self.past.trigger)
         self.promoted = True
         self.diary.write("promoted", note, **details)
+
+    def _precision(self, model: BundleClassifier, bundle: Path) -> str:
+        """Compare a model that is to be promoted with itself in full precision, and say so."""
+        with threadpool_limits(1):
+            answers = partial(self._evaluation.answers, model)
+            found = compare_precision(model, bundle, self._held, answers, self._settings)
+        if found is None:
+            return ""
+        becomes = "" if found.int8 else ", so it is promoted in full precision"
+        return (
+            f"in eight bits it gives {found.agreement:.1%} of {found.rows} held-out events the label that it gives "
+            f"them in full precision, accuracy {-found.loss:+.3f}{becomes}"
+        )
 
     def _cascade(self, model: BundleClassifier, bundle: Path) -> str:
         """Give a model that is to be promoted a first stage, and say so; nothing where it goes without."""

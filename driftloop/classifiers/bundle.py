@@ -207,6 +207,11 @@ def write_bundle(
     return manifest
 
 
+def note_quantisation(folder: Path, found: Quantisation, key: str) -> None:
+    """Write what is known of the encoder's eight bits into the manifest of ``folder``, and sign it anew."""
+    _seal(folder, replace(read_manifest(folder), quantisation=found), key)
+
+
 def add_first_stage(folder: Path, stage: FirstStage, worth: Cascaded, key: str) -> None:
     """Make the model in ``folder`` a cascade, and sign it anew."""
     stage.save(folder / FIRST)

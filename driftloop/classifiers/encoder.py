@@ -40,6 +40,10 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
     cosine: float
     """Mean over the texts and layers of the cosine between both graphs' embeddings."""
     texts: int
+    agreement: float | None = None
+    """Share of held-out rows of the stream to which the model gives the same label with both; None: not compared."""
+    rows: int = 0
+    """Of them."""
 
 
 Ids = tuple[int, ...]

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+FULL = "full"
+"""Folder in that of an export in int8 which has the same in full precision: it is compared with, and never scores."""
 LEAST_COSINE = 0.95
 """Mean cosine with the embeddings in full precision below which an encoder is not used in int8."""
 COMPARED_ON = 64
@@ -97,7 +99,8 @@ def export(
     """Write ``network`` (a transformers model, with or without a classification head) to the folder ``target``.
 
     Its embedding is `pooled`; int8 is ONNX Runtime's dynamic quantisation. Where ``texts`` are given, both graphs embed
-    them, cut to ``max_tokens``, and the graph stays in full precision where int8 comes too far from it. With
+    them, cut to ``max_tokens``, and the graph stays in full precision where int8 comes too far from it; where it does
+    not, the one in full precision is kept in the folder `FULL`. With
     ``weights`` those go along in bf16, for a GPU; see `write_network`. The folder appears at once, whole.
     """
     torch, _ = _require_torch()
@@ -126,7 +129,7 @@ def export(
         mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
         outputs = ["embedding", "logits"] if classifies else ["embedding"]
         axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {name: {0: "batch"} for name in outputs}
-        plain = folder / "plain" / MODEL
+        plain = folder / FULL / MODEL
         plain.parent.mkdir()
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -143,11 +146,12 @@ def export(
         tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
         if quantise:
             _quantise(plain, folder / MODEL)
-            if texts:
-                _compare(plain, folder, max_tokens, texts)
+            kept = bool(texts) and _compare(plain, folder, max_tokens, texts)
         else:
             plain.rename(folder / MODEL)
-        shutil.rmtree(plain.parent)
+            kept = False
+        if not kept:
+            shutil.rmtree(plain.parent)
         if weights:
             write_network(network, folder)
         if target.exists():
@@ -229,8 +233,10 @@ def _quantise(source: Path, target: Path) -> None:
         logging.disable(logging.NOTSET)
 
 
-def _compare(plain: Path, folder: Path, max_tokens: int, texts: Sequence[str]) -> None:
-    """Write how the graph in ``folder`` compares with the ``plain`` one, which takes its place where that is better."""
+def _compare(plain: Path, folder: Path, max_tokens: int, texts: Sequence[str]) -> bool:
+    """Write how the graph in ``folder`` compares with the ``plain`` one, which takes its place where that is better;
+    whether it was left where it is.
+    """
     shutil.copyfile(folder / TOKENIZER, plain.parent / TOKENIZER)
     small, whole = OnnxEncoder(folder, max_tokens), OnnxEncoder(plain.parent, max_tokens)
     products = small.embed(texts) * whole.embed(texts)  # of two layers, each of unit length
@@ -244,10 +250,11 @@ def _compare(plain: Path, folder: Path, max_tokens: int, texts: Sequence[str]) -
         plain.replace(folder / MODEL)
     found = Quantisation(int8=cosine >= LEAST_COSINE, cosine=round(cosine, 4), texts=len(texts))
     (folder / EXPORTED).write_bytes(msgspec.json.encode(found))
+    return found.int8
 
 
 def _export_key(source: str, model: ModelSettings) -> str:
-    digest = hashlib.sha256(f"export-3 {model.quantise}{' bf16' if model.for_gpu else ''}".encode())
+    digest = hashlib.sha256(f"export-4 {model.quantise}{' bf16' if model.for_gpu else ''}".encode())
     folder = Path(source)
     if folder.is_dir():
         for path in sorted(folder.glob("*")):

@@ -1,4 +1,4 @@
-"""When fine-tuning ends and which weights it exports: those with the least Brier score on rows that it never sees."""
+"""When fine-tuning ends and which weights it exports: the last that are not worse, beyond chance, on rows held out."""
 
 from __future__ import annotations
 
@@ -63,15 +63,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return folder, fit(eager(), noisy(ROWS), folder)
 
 
-def test_it_stops_where_the_score_rises_and_exports_the_best(
+def test_it_stops_where_the_score_rises_and_exports_the_weights_of_before(
     stopped: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, report = stopped
     _, held = split(noisy(ROWS).labels, np.ones(ROWS, bool), 7)
     assert report["stopped_early"] and report["rows_held_out"] == len(held) == 100
     every = -(-29 // stopping.PER_PASS)  # steps of 32 in 900 rows
-    assert report["steps"] == report["best_step"] + stopping.PATIENCE * every
-    assert report["best_step"] == 0 and report["held_out_brier"] == report["held_out_brier_before"]
+    assert report["steps"] == report["kept_step"] + stopping.PATIENCE * every
     assert brier(folder / "bundle", noisy(ROWS).take(held.tolist())) == pytest.approx(
         report["held_out_brier"], abs=1e-3
     )
@@ -104,7 +103,7 @@ def test_it_goes_on_to_the_end_where_there_is_more_to_learn(tmp_path: Path) -> N
     candidate = FineTune(epochs=2, learning_rate=3e-4)
     candidate.progress = said.append
     report = fit(candidate, tiny.window(ROWS), tmp_path)
-    assert not report["stopped_early"] and report["best_step"] == report["steps"] == 2 * 29
+    assert not report["stopped_early"] and report["kept_step"] == report["steps"] == 2 * 29
     assert report["held_out_brier"] < report["held_out_brier_before"]
     assert said[0].startswith("finetune: step 15 of 58, held-out Brier score ") and said[-1].startswith(
         "finetune: 58 steps done"
@@ -119,7 +118,7 @@ def test_few_rows_are_all_learnt_from_as_without_patience(tmp_path: Path) -> Non
     ]
     for report in reports:
         report.pop("seconds_per_step")
-    assert reports[0] == reports[1] and reports[0]["rows_held_out"] == 0 and "best_step" not in reports[0]
+    assert reports[0] == reports[1] and reports[0]["rows_held_out"] == 0 and "kept_step" not in reports[0]
     texts = tiny.sentences(60, seed=9)[0]
     one, other = (
         load_bundle(tmp_path / str(patience) / "bundle", tiny.KEY, threads=1).predict(texts)
@@ -153,17 +152,17 @@ def _slow(network: Any, tokenizer: Any, seconds: float) -> tuple[Any, Any]:
 
 
 class _Scripted(torch.nn.Module):
-    """Comes to the Brier scores that it was given, one for each batch, after a wait."""
+    """Comes to the Brier scores that it was given, one for each batch or each of its four rows, after a wait."""
 
-    def __init__(self, scores: list[float], wait: float = 0.0) -> None:
+    def __init__(self, scores: list[Any], wait: float = 0.0) -> None:
         super().__init__()
         self.classifier = torch.nn.Linear(1, 1)
         self.scores, self.wait = scores, wait
 
     def forward(self) -> Any:
         time.sleep(self.wait)
-        right = torch.tensor(1 - (self.scores.pop(0) / 2) ** 0.5)  # of two classes, the first is the true one
-        return type("Output", (), {"logits": torch.log(torch.stack([right, 1 - right])).expand(4, 2)})
+        right = 1 - (torch.tensor(self.scores.pop(0)) / 2) ** 0.5  # of two classes, the first is the true one
+        return type("Output", (), {"logits": torch.log(torch.stack([right, 1 - right], dim=-1)).expand(4, 2)})
 
 
 def _watch(network: _Scripted, folder: Path, seconds: float = 60.0, batches: int = 1) -> Watch:
@@ -180,7 +179,7 @@ def test_time_for_the_last_measurement_is_kept(tmp_path: Path) -> None:
         time.sleep(0.1)
         steps += 1
     assert time.monotonic() <= deadline + 0.05
-    assert steps > 5 and watch.best_step == steps, "the last weights are measured too"
+    assert steps > 5 and watch.kept_step == steps, "the last weights are measured too"
 
 
 def test_a_measurement_that_becomes_slow_ends_at_the_deadline_and_does_not_count(tmp_path: Path) -> None:
@@ -194,12 +193,14 @@ def test_a_measurement_that_becomes_slow_ends_at_the_deadline_and_does_not_count
     assert watch.after(2, 100, 1) and set(watch.scores) == {0}
 
 
-def test_the_best_of_all_is_kept_the_start_and_the_last_included(tmp_path: Path) -> None:
-    for scores, best, ended in (
+def test_the_last_that_is_not_worse_beyond_chance_is_kept_the_start_included(tmp_path: Path) -> None:
+    cases: list[tuple[list[Any], int, int]] = [
         ([0.5, 0.6, 0.7, 0.1], 0, 2),
         ([0.5, 0.6, 0.4, 0.45, 0.3], 4, 4),
-        ([0.5, float("nan"), 0.4, 0.4, 0.4], 2, 4),
-    ):
+        ([0.5, float("nan"), 0.4, 0.4, 0.41], 3, 4),
+        ([0.5, [0.9, 0.2, 0.7, 0.3], 0.6, 0.6, 0.5], 1, 3),  # within chance: rows fell and rose
+    ]
+    for scores, kept, ended in cases:
         network = _Scripted(list(scores))
         watch = _watch(network, tmp_path)
         watch.begin()
@@ -210,11 +211,11 @@ def test_the_best_of_all_is_kept_the_start_and_the_last_included(tmp_path: Path)
             if watch.after(step, 4, 1):
                 break
         watch.restore()
-        assert (watch.best_step, step) == (best, ended)
-        assert best == 0 or network.classifier.weight.item() == best
+        assert (watch.kept_step, step) == (kept, ended)
+        assert kept == 0 or network.classifier.weight.item() == kept
 
 
-def test_a_killed_training_is_rescued_with_the_best_weights(tmp_path: Path) -> None:
+def test_a_killed_training_is_rescued_with_the_weights_kept_so_far(tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
@@ -231,7 +232,6 @@ def test_a_killed_training_is_rescued_with_the_best_weights(tmp_path: Path) -> N
     assert candidate.rescue(window, task(tmp_path), tmp_path / "bundle")
     _, held = split(window.labels, np.ones(ROWS, bool), 7)
     rescued = brier(tmp_path / "bundle", window.take(held.tolist()))
-    assert rescued <= min(float(text[-5:]) for text in said) + 1e-3
     assert rescued < float(said[-1][-5:]) - 0.01, "not the last"
 
 
