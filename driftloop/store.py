@@ -183,15 +183,24 @@ class Store:
         self,
         name: str,
         state: bytes,
+        rows: bytes,
         *,
+        anew: bool,
         counted: int,
         joined: Iterable[str],
         parked: Mapping[str, bytes],
         unparked: Iterable[str],
     ) -> None:
-        """Store a join, the state that has seen it, and how many outcomes that has ``counted``; all or nothing."""
+        """Store a join, the state that has seen it, and how many outcomes that has ``counted``; all or nothing.
+
+        ``rows`` are what the state has seen: all of it where they begin ``anew``, otherwise what comes behind those
+        before.
+        """
         pipe = self.client.pipeline(transaction=True)
         pipe.set(self.key("state", name), state)
+        if anew:
+            pipe.delete(self.key("rows", name))
+        pipe.rpush(self.key("rows", name), rows)
         pipe.set(self.key("counted", name), counted)
         for event_id in joined:
             pipe.set(self.key("joined", event_id), b"1", ex=self._keep)
@@ -201,10 +210,13 @@ class Store:
             pipe.delete(self.key("label", event_id))
         pipe.execute()
 
-    def state(self, name: str) -> bytes | None:
-        """The state stored under ``name``."""
-        found: bytes | None = self.client.get(self.key("state", name))
-        return found
+    def state(self, name: str) -> tuple[bytes | None, list[bytes]]:
+        """The state stored under ``name``, None where there is none, and the rows that it has seen."""
+        pipe = self.client.pipeline(transaction=True)
+        pipe.get(self.key("state", name))
+        pipe.lrange(self.key("rows", name), 0, -1)
+        state, rows = pipe.execute()
+        return state, rows
 
     def counted(self, name: str) -> int | None:
         """How many outcomes the state under ``name`` has seen, None where there is none."""

@@ -42,6 +42,8 @@ JOINED = Counter(
 )
 
 BATCH, WITHIN = 500, 0.2
+PARTS = 64
+"""Batches whose observations are stored one behind the other; then all that are kept are stored anew."""
 READ = (PREDICTIONS, LABELS)
 
 
@@ -50,6 +52,8 @@ class State(msgspec.Struct):
 
     applied: dict[str, int]
     watch: bytes
+    rows: list[bytes] = []
+    """SHA-256 of each part of the watch's observations, which lie beside this."""
 
 
 class Monitor:
@@ -64,6 +68,8 @@ class Monitor:
         self._settings = settings
         self._watch = DriftWatch(settings.monitor.detectors, settings.stream)
         self._applied: dict[str, int] = {}
+        self._parts: list[bytes] = []
+        """SHA-256 of each part of the observations that is stored."""
 
     def open(self) -> None:
         """Connect, and take over the stored state."""
@@ -72,18 +78,20 @@ class Monitor:
         self._outbox = Outbox(self._settings)
         self._answers = Answers(self._settings, self._store)
         self._answers.forgotten()
-        stored = self._store.state(MONITOR)
-        if stored is None or not self._take_over(stored):
+        stored, rows = self._store.state(MONITOR)
+        if stored is None or not self._take_over(stored, rows):
             seen = self._seen()
             learn_again(self._settings, self._watch, seen, find_joins(self._settings, self._store, seen))
             self._save()
 
-    def _take_over(self, stored: bytes) -> bool:
+    def _take_over(self, stored: bytes, rows: Sequence[bytes]) -> bool:
         """Go on from the stored state; False where it cannot be read: a monitor that would not start over it would
         never start again."""
         try:
             state = _unsigned(stored, self._settings.signing_key)
-            self._watch.restore(state.watch)
+            if state.rows != [_digest(part) for part in rows]:
+                raise ValueError("its observations are not those that it has seen")
+            self._watch.restore(state.watch, rows)
         except Exception as error:  # what is pickled raises whatever it likes
             log.warning("The stored state of the detectors cannot be read (%s).", error)
             self._watch = DriftWatch(self._settings.monitor.detectors, self._settings.stream)
@@ -154,9 +162,19 @@ class Monitor:
         self, joined: Iterable[str] = (), parked: Mapping[str, bytes] | None = None, unparked: Iterable[str] = ()
     ) -> None:
         """Store the state together with the joins that it has seen."""
-        state = _signed(State(self._applied, self._watch.save()), self._settings.signing_key)
+        anew = not 0 < len(self._parts) < PARTS
+        rows = self._watch.rows(fresh=not anew)
+        self._parts = [*([] if anew else self._parts), _digest(rows)]
+        state = _signed(State(self._applied, self._watch.save(), self._parts), self._settings.signing_key)
         self._store.save_join(
-            MONITOR, state, counted=self._watch.outcomes, joined=joined, parked=parked or {}, unparked=unparked
+            MONITOR,
+            state,
+            rows,
+            anew=anew,
+            counted=self._watch.outcomes,
+            joined=joined,
+            parked=parked or {},
+            unparked=unparked,
         )
 
     def _seen(self) -> dict[TopicPartition, int]:
@@ -205,6 +223,10 @@ def run(settings: Settings) -> None:
 
 def _place(topic: str, partition: int) -> str:
     return f"{topic}-{partition}"
+
+
+def _digest(part: bytes) -> bytes:
+    return hashlib.sha256(part).digest()
 
 
 def _signed(state: State, key: str) -> bytes:

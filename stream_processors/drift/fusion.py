@@ -22,6 +22,7 @@ from driftloop.classifiers.cascade import STAGES
 from driftloop.errors import DriftloopError
 from driftloop.messages import Outcome, Prediction
 from stream_processors.drift.evidence import MIN_BEFORE, change_interval
+from stream_processors.drift.kept import Kept
 from stream_processors.drift.signals import Embedding, Mix, Observation, Projection, Rated, Signal, Vocabulary
 
 Kind = Literal["covariate", "label", "concept", "unknown"]
@@ -83,6 +84,11 @@ class Fusion:
     def levels(self) -> dict[str, float]:
         """What each signal adds to the evidence, in parts of what raises an alarm: together 1."""
         return {name: value / self._limit for name, value in self._values().items()}
+
+    @property
+    def rows(self) -> dict[str, Kept[Observation]]:
+        """What each signal has seen; pickle leaves it out."""
+        return {name: signal.rows for name, signal in self._signals.items()}
 
     def _values(self) -> dict[str, float]:
         """What each signal adds to the evidence; signals that have seen nothing leave their share to the others."""

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import pickle
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,12 +33,23 @@ from stream_processors.drift.evidence import (
     movements,
 )
 from stream_processors.drift.fusion import Finding, Fusion, make_fusion
-from stream_processors.drift.signals import KEPT
+from stream_processors.drift.kept import Kept, Part
+from stream_processors.drift.signals import KEPT, Observation
 from stream_processors.drift.single import Track, make_track
 
 log = logging.getLogger(__name__)
 
-MADE_BY = f"driftloop {driftloop.__version__} and river {river.__version__}"
+MADE_BY = f"driftloop {driftloop.__version__}, detectors 2, and river {river.__version__}"
+"""To be counted up where what is pickled changes."""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """What a watch has seen, or what of it is new."""
+
+    labelled: Part[Seen]
+    predicted: Part[Seen]
+    fused: dict[str, dict[str, Part[Observation]]]
+    """By detector and signal."""
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -47,6 +57,7 @@ class Saved(msgspec.Struct, frozen=True):
 
     version: str
     labelled: list[Seen]
+    """Empty since the rows are stored by themselves."""
     predicted: list[Seen]
     detectors: dict[str, dict[str, bytes]]
     begins: dict[str, float]
@@ -70,8 +81,8 @@ class DriftWatch:
         self._tracks: list[Track] = [make_track(text) for text in specs if text not in fused]
         self._begins = dict.fromkeys(specs, float("-inf"))
         """`occurred_at` of the concept's first observation: older ones are no "before" of the next change."""
-        self._labelled: deque[Seen] = deque(maxlen=KEPT)
-        self._predicted: deque[Seen] = deque(maxlen=KEPT)
+        self._labelled: Kept[Seen] = Kept(KEPT)
+        self._predicted: Kept[Seen] = Kept(KEPT)
         self._estimate = AccuracyEstimate()
         self.outcomes = 0
         """How many it has been given."""
@@ -140,13 +151,23 @@ class DriftWatch:
                 alerts.append(self._declare_fused(text, found, seen, offset))
         return alerts
 
+    def rows(self, *, fresh: bool = False) -> bytes:
+        """The kept observations, or those that are new since the last call, as MessagePack."""
+
+        def part(kept: Kept[Any]) -> Part[Any]:
+            new = kept.fresh()
+            return new if fresh else kept.all()
+
+        fused = {text: {name: part(kept) for name, kept in fusion.rows.items()} for text, fusion in self._fused.items()}
+        return msgspec.msgpack.encode(Rows(part(self._labelled), part(self._predicted), fused))
+
     def save(self) -> bytes:
-        """The state of every detector and the kept observations, as MessagePack."""
+        """The state of every detector, as MessagePack; it belongs to the observations of `rows`."""
         return msgspec.msgpack.encode(
             Saved(
                 self._version,
-                list(self._labelled),
-                list(self._predicted),
+                [],
+                [],
                 {track.text: track.dump() for track in self._tracks},
                 self._begins,
                 {text: pickle.dumps(fusion) for text, fusion in self._fused.items()},
@@ -157,17 +178,22 @@ class DriftWatch:
             )
         )
 
-    def restore(self, body: bytes) -> None:
-        """Take over what `save` wrote; detectors that are no longer configured are dropped, and so are all of them
-        where another version of driftloop or River wrote them: they begin anew, with the observations that are kept.
+    def restore(self, body: bytes, rows: Sequence[bytes]) -> None:
+        """Take over what `save` wrote and what `rows` gave, in its order; detectors that are no longer configured are
+        dropped, and so are all of them where another version of driftloop or River wrote them: they begin anew, with
+        the observations that are kept.
 
         The caller has checked that the bytes are its own: detectors are pickled.
         """
         saved = msgspec.msgpack.decode(body, type=Saved)
         self._version = saved.version
         self.outcomes = saved.outcomes
-        self._labelled = deque(saved.labelled, maxlen=KEPT)
-        self._predicted = deque(saved.predicted, maxlen=KEPT)
+        self._labelled.put(saved.labelled)
+        self._predicted.put(saved.predicted)
+        parts = [msgspec.msgpack.decode(one, type=Rows) for one in rows]
+        for one in parts:
+            self._labelled.take(one.labelled)
+            self._predicted.take(one.predicted)
         self._begins.update({text: at for text, at in saved.begins.items() if text in self._begins})
         if saved.made_by != MADE_BY:
             by = saved.made_by or "an older version"
@@ -177,6 +203,9 @@ class DriftWatch:
             track.restore(saved.detectors.get(track.text, {}))
         for text in self._fused.keys() & saved.fused.keys():
             self._fused[text] = pickle.loads(saved.fused[text])  # noqa: S301 - signed by the monitor
+            for name, kept in self._fused[text].rows.items():
+                for one in parts:
+                    kept.take(one.fused[text][name])
         if saved.estimate:
             self._estimate = pickle.loads(saved.estimate)  # noqa: S301 - signed by the monitor
 

@@ -109,15 +109,16 @@ def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: World) -> No
     world.send(labels=range(600, 1200))
     world.until(lambda: len({o.event_id for o in world.read(OUTCOMES)}) == 1200)
     assert monitor.restarts == 1
-    import msgspec
-
-    from stream_processors.drift.watch import Saved
+    from stream_processors.drift.watch import DriftWatch
     from stream_processors.monitor import _unsigned
 
     def kept() -> list[int]:
-        body = Store(world.settings).state(MONITOR)
-        state = body and _unsigned(body, world.settings.signing_key)
-        return [s.position for s in msgspec.msgpack.decode(state.watch, type=Saved).labelled] if state else []
+        body, rows = Store(world.settings).state(MONITOR)
+        if body is None:
+            return []
+        watch = DriftWatch(world.settings.monitor.detectors, world.settings.stream)
+        watch.restore(_unsigned(body, world.settings.signing_key).watch, rows)
+        return [seen.position for seen in watch._labelled]
 
     world.until(lambda: len(kept()) >= 1200)
     assert sorted(kept()) == list(range(1200))

@@ -96,7 +96,9 @@ def works(settings: Settings) -> None:
     store = Store(settings)
     store.check()
     assert store.put_predictions({"e1": b"one"}) in ([True], [False])
-    store.save_join("monitor", b"state", counted=1, joined=["e1"], parked={"e2": b"label"}, unparked=["e3"])
+    store.save_join(
+        "monitor", b"state", b"rows", anew=True, counted=1, joined=["e1"], parked={"e2": b"label"}, unparked=["e3"]
+    )
     assert store.predictions(["e1"]) == [b"one"] and store.joined(["e1", "e2"]) == {"e1"}
     lease = Lease(store, "retrainer", 1.0)
     assert lease.take(lambda: False, print, lambda: 0)

@@ -29,6 +29,8 @@ def newer(message: Any, **fields: Any) -> bytes:
 def store_state(world: World, folder: Path) -> None:
     store = Store(world.settings)
     store.client.set(store.key("state", MONITOR), (folder / "monitor.state").read_bytes())
+    if (folder / "monitor.rows").is_file():
+        store.client.rpush(store.key("rows", MONITOR), (folder / "monitor.rows").read_bytes())
     store.client.set(store.key("counted", MONITOR), 0)
 
 

@@ -12,6 +12,7 @@ import hmac
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from driftloop.classifiers.bundle import MANIFEST, SIGNATURE
 from driftloop.registry import Registry
 from driftloop.settings import Settings, load
 from driftloop.store import MONITOR, Store
+from stream_processors.drift.watch import DriftWatch
 
 MOST = 40
 CUT = b"was pickled"
@@ -37,7 +39,10 @@ def record(settings: Settings, folder: Path) -> None:
                 lines += [raw.value for found in client.poll(timeout_ms=500).values() for raw in found]
         good = [line for line in lines if _readable(topic.message, line)]
         (folder / f"{topic.name}.jsonl").write_bytes(b"\n".join(good[-MOST:]) + b"\n")
-    (folder / "monitor.state").write_bytes(_shortened(Store(settings).state(MONITOR) or b"", settings.signing_key))
+    state, rows = Store(settings).state(MONITOR)
+    newest = _newest(rows)
+    (folder / "monitor.rows").write_bytes(newest)
+    (folder / "monitor.state").write_bytes(_shortened(state or b"", newest, settings.signing_key))
     registry = Registry(settings)
     with tempfile.TemporaryDirectory() as scratch:
         bundle = registry.download(registry.champion() or "", Path(scratch))
@@ -46,12 +51,20 @@ def record(settings: Settings, folder: Path) -> None:
     shutil.copyfile(str(messages.__file__), folder / "messages.py")
 
 
-def _shortened(stored: bytes, key: str) -> bytes:
-    """The monitor's state with the last observations only, and without what is pickled, which is most of a megabyte."""
-    state = msgspec.msgpack.decode(stored[32:])
+def _newest(stored: Sequence[bytes]) -> bytes:
+    """The last of the monitor's observations, as one part."""
+    watch = DriftWatch((), "")
+    watch.restore(watch.save(), stored)
+    watch._labelled.put(list(watch._labelled)[-5:])
+    watch._predicted.put(list(watch._predicted)[-5:])
+    return watch.rows()
+
+
+def _shortened(stored: bytes, rows: bytes, key: str) -> bytes:
+    """The monitor's state without what is pickled, which is most of it, and as if it had seen ``rows``."""
+    state = msgspec.msgpack.decode(stored[32:]) | {"rows": [hashlib.sha256(rows).digest()]}
     watch = msgspec.msgpack.decode(state["watch"])
-    for name in ("labelled", "predicted", "blocks"):
-        watch[name] = watch[name][-5:]
+    watch["blocks"] = watch["blocks"][-5:]
     watch["fused"] = dict.fromkeys(watch["fused"], CUT)
     watch["estimate"] = CUT
     watch["made_by"] = "a recorded version"  # or a reader of the very same one would try what was cut

@@ -123,7 +123,7 @@ def test_the_watch_keeps_the_state_of_an_own_detector_signed(text: str) -> None:
     def fed(values: list[float], state: bytes | None = None) -> tuple[list[int], watch.DriftWatch]:
         made = watch.DriftWatch([text], "s")
         if state is not None:
-            made.restore(_unsigned(state, "key").watch)
+            made.restore(_unsigned(state, "key").watch, [made.rows()])
         (track,) = made._tracks
         track._meet("")
         return alarms(track.detectors[""], values), made

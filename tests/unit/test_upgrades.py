@@ -90,18 +90,24 @@ def test_a_newer_schema_says_so_also_where_nothing_else_fits() -> None:
         decode(Event, b'{"schema": 1, "body": "text"}')
 
 
+def rows_of(folder: Path) -> list[bytes]:
+    """The observations beside a recorded state; older states hold them themselves."""
+    path = folder / "monitor.rows"
+    return [path.read_bytes()] if path.is_file() else []
+
+
 @each_version
 def test_an_older_state_of_the_monitor_is_taken_over(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its observations; its detectors begin anew, since no pickle is trusted across versions."""
     state = _unsigned((folder / "monitor.state").read_bytes(), KEY)
     watch = DriftWatch(("fused",), "default")
     with caplog.at_level(logging.WARNING):
-        watch.restore(state.watch)
+        watch.restore(state.watch, rows_of(folder))
     assert state.applied and watch.outcomes > 1000 and len(watch._labelled) == 5
     assert "The detectors begin anew" in caplog.text
     again = DriftWatch(("fused",), "default")
     caplog.clear()
-    again.restore(watch.save())
+    again.restore(watch.save(), [watch.rows()])
     assert not caplog.text and again.outcomes == watch.outcomes, "control: its own state is taken over without a word"
 
 
@@ -112,9 +118,9 @@ def test_detectors_of_another_version_are_not_unpickled() -> None:
         watch = DriftWatch(("fused",), "s")
         if fails:
             with pytest.raises(pickle.UnpicklingError):
-                watch.restore(body)
+                watch.restore(body, [watch.rows()])
         else:
-            watch.restore(body)
+            watch.restore(body, [watch.rows()])
 
 
 @each_version

@@ -107,7 +107,7 @@ def test_a_restored_watch_goes_on_as_if_nothing_had_happened() -> None:
     feed(one, 0, 700, 0.8)
     for i in range(200):
         one.predicted(prediction(i, "a", 0.9))
-    other.restore(one.save())
+    other.restore(one.save(), [one.rows()])
     first, second = feed(one, 700, 300, 0.2), feed(other, 700, 300, 0.2)
     assert first and [a.alert_id for a in first] == [a.alert_id for a in second]
     assert feed(DriftWatch(specs, "s"), 700, 300, 0.2) == [], "without its state the drop cannot be seen"
