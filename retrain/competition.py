@@ -126,7 +126,7 @@ class Competition:
         for candidate in names:
             self.diary.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
         if names:
-            self._search = Search(names, self._train, self._task, self.scratch)
+            self._search = Search(names, self._train, self._task, self.scratch, self._settings.retrain.at_once)
 
     def follow(self, fresh: Sequence[Outcome], known: Sequence[Outcome], answer: Answer) -> None:
         """Take what has come since the last call: fits that have ended, and labelled events for those in shadow.

@@ -23,7 +23,7 @@ from driftloop.classifiers.onnx import FULL
 from driftloop.settings import Settings
 from retrain.window import Window
 
-ROWS = 200
+ROWS = 100
 """Newest of the held-out rows: in full precision a text takes some 10 ms."""
 MIN_ROWS = 50
 """Fewer say nothing."""

@@ -13,17 +13,22 @@ from retrain.window import Window
 
 
 class Search:
-    """Fits of one retraining side by side; asked for what is done, never waited for."""
+    """Fits of one retraining, ``at_once`` of them side by side; asked for what is done, never waited for."""
 
-    def __init__(self, names: list[str], window: Window, task: Callable[[str], Task], scratch: Path) -> None:
+    def __init__(
+        self, names: list[str], window: Window, task: Callable[[str], Task], scratch: Path, at_once: int
+    ) -> None:
         self._ended: str | None = None
-        self._pool = ThreadPoolExecutor(max(len(names), 1), thread_name_prefix="fit")
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="fit")
         self._running: dict[Future[Fitted], str] = {}
+
+        def fit(name: str) -> Fitted:
+            if self._ended is not None:  # before its turn came
+                return Fitted(None, 0.0, self._ended, False)
+            return sandbox.run(name, window, task(name), scratch / name, cancel=lambda: self._ended)
+
         for name in names:
-            future = self._pool.submit(
-                sandbox.run, name, window, task(name), scratch / name, cancel=lambda: self._ended
-            )
-            self._running[future] = name
+            self._running[self._pool.submit(fit, name)] = name
         self._pool.shutdown(wait=False)
 
     @property
