@@ -16,7 +16,7 @@ from driftloop.settings import KafkaSecurity, Settings
 REDIS = "redis"
 """The file of the online store's password; the store has one user for all."""
 COMMANDS = (
-    "ping hello auth select client|setname client|setinfo info get set mget del multi exec discard "
+    "ping hello auth select client|setname client|setinfo info get set mget del rpush lrange multi exec discard "
     "evalsha eval script|load pexpire"
 )
 """What `driftloop.store` and `driftloop.lease` ask of Redis; `info` tells the stack which process answers."""
