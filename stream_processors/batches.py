@@ -18,24 +18,18 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import socket
-from collections.abc import Generator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 import faust
-import mode
-from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
-from faust.tables import TableManager
-from faust.transport.drivers.aiokafka import Consumer
 
 from driftloop import kafka, logs, trace
 from driftloop.errors import DriftloopError, Stopped
-from driftloop.identity import may_not, tls_context
-from driftloop.settings import KafkaSecurity, Settings
+from driftloop.settings import Settings
 from driftloop.topics import Topic, name
 from stream_processors.breaker import Breaker
+from stream_processors.faust_app import Worker, leave, make_app, take
 from stream_processors.positions import Positions
 from stream_processors.progress import FIRST, Progress
 from stream_processors.records import Record
@@ -43,10 +37,6 @@ from stream_processors.steps import Line, Step
 
 log = logging.getLogger(__name__)
 
-SESSION = 20.0
-"""Seconds without a heartbeat after which a process counts as dead and its partitions go to the others."""
-HEARTBEAT = 1.0
-"""Seconds between two heartbeats; with their answers comes the word that partitions are to change hands."""
 COMMIT_EVERY = 1.0
 """Seconds between two commits."""
 HANDOVER = 30.0
@@ -83,12 +73,12 @@ def run(
     `DriftloopError`, 1 for anything else. Start it again and the batch is read once more.
     """
     member = member.replace("{host}", socket.gethostname())
-    app = _app(role, settings, member)
+    app = make_app(role, settings, member)
     with Progress(role, settings, app.conf.id, _stalled) as seen:
         breaker = Breaker(settings.breaker)
         names = [name(settings, topic) for topic in topics]
         _agent(app, names, handler, Positions(settings, role, names), seen, breaker, batch, within)
-        worker = _Worker(app, redirect_stdouts=False, quiet=True)
+        worker = Worker(app, redirect_stdouts=False, quiet=True)
         worker.spinner = None  # it writes cursor codes, into logs as well
         try:
             worker.execute_from_commandline()
@@ -99,121 +89,6 @@ def run(
                     "acknowledged, so start it again."
                 ) from end
     kafka.leave_group(settings, app.conf.id, member)
-
-
-def _app(role: str, settings: Settings, member: str) -> faust.App:
-    return _App(
-        settings,
-        kafka.group(role, settings),
-        broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
-        broker_credentials=_credentials(settings.security),
-        store="memory://",
-        key_serializer="raw",
-        value_serializer="raw",
-        web_enabled=False,
-        topic_disable_leader=True,
-        topic_allow_declare=False,
-        stream_buffer_maxsize=512,
-        stream_wait_empty=False,
-        agent_supervisor=mode.CrashingSupervisor,
-        TableManager=_NoTables,
-        consumer_group_instance_id=member,
-        consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=kafka.MAX_MESSAGE,
-        broker_session_timeout=SESSION,
-        broker_heartbeat_interval=HEARTBEAT,
-        broker_max_poll_interval=3600.0,
-    )
-
-
-class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
-    """Faust's, but that it ends at once where the broker refuses: its own way down would wait for the broker."""
-
-    def __init__(self, settings: Settings, *arguments: Any, **options: Any) -> None:
-        self._settings = settings
-        super().__init__(*arguments, **options)
-
-    def _new_transport(self) -> Any:
-        transport = super()._new_transport()
-        transport.Consumer = _Consumer
-        return transport
-
-    def _create_directories(self) -> None:
-        """None: they are for tables, and would be left by a process that is killed."""
-
-    def _crash(self, reason: BaseException) -> None:
-        if isinstance(reason, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
-            _leave(may_not(self._settings, f"read {reason.args[0] if reason.args else 'its topics'}"))
-        super()._crash(reason)
-
-
-class _Consumer(Consumer):  # type: ignore[misc]
-    """Faust's, but that a message which there is room for is put there at once.
-
-    Faust's wakes four tasks for each: to put it there, and to see whether the flow is suspended or the end has come.
-    """
-
-    async def wait_first(self, *waited: Any, timeout: Any = None) -> Any:
-        first, *rest = waited
-        if not rest:  # it is not a message
-            return await super().wait_first(first, timeout=timeout)
-        try:
-            first = _Begun(first, first.send(None))
-        except BaseException as end:
-            for other in rest:
-                other.close()
-            if isinstance(end, StopIteration):
-                return None
-            raise
-        return await super().wait_first(first, *rest, timeout=timeout)
-
-
-class _Begun:
-    """The rest of a coroutine that waits for something already."""
-
-    def __init__(self, coroutine: Any, waits_for: Any) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        waits_for = self._waits_for
-        while True:
-            try:
-                step = partial(self._coroutine.send, (yield waits_for))
-            except BaseException as error:
-                step = partial(self._coroutine.throw, error)
-            try:
-                waits_for = step()
-            except StopIteration as end:
-                return end.value
-
-
-class _Worker(faust.Worker):  # type: ignore[misc]
-    """Faust's, which leaves the log as `driftloop.logs` has set it up."""
-
-    def _setup_logging(self) -> None:
-        pass
-
-
-class _NoTables(TableManager):  # type: ignore[misc]
-    """Faust's waits a second for tables to come; we have none, and go on when the agents' topics are known."""
-
-    async def on_start(self) -> None:
-        while not self.app.topics and not self.should_stop:
-            await asyncio.sleep(0.01)
-        if not self.should_stop:
-            await self._update_channels()
-            await self.recovery.start()
-
-
-def _credentials(security: KafkaSecurity) -> Any:
-    """What Faust shows the broker; None for a broker that asks for nothing."""
-    tls = tls_context(security)
-    if security.protocol.startswith("SASL"):
-        return faust.SASLCredentials(
-            mechanism=security.mechanism, username=security.username, password=security.password, ssl_context=tls
-        )
-    return None if tls is None else faust.SSLCredentials(tls)
 
 
 def _agent(
@@ -263,7 +138,7 @@ def _agent(
             except (Stopped, StopAsyncIteration):  # the latter is put into the channel when Faust stops
                 return
             except Exception as error:
-                _leave(error)
+                leave(error)
 
     async def handle(events: Sequence[Any]) -> None:
         """Take a batch through the steps, and count it as handled."""
@@ -275,7 +150,7 @@ def _agent(
             except Stopped:
                 return
             except Exception as error:
-                _leave(error)
+                leave(error)
             log.info("%d messages handled, %d of them dead letters", len(records), dead)
         progress.handled(len(records), dead)
         _count(breaker, len(records), dead, progress)
@@ -323,23 +198,6 @@ def _agent(
         await commit()
 
 
-async def take(channel: Any, most: int, within: float) -> list[Any]:
-    """The next events of a channel of Faust, at least one and at most ``most``; waits ``within`` seconds for more."""
-    loop, queue = asyncio.get_running_loop(), channel.queue
-    taken = [await queue.get()]
-    until = loop.time() + within
-    while len(taken) < most:
-        if queue.empty():
-            try:
-                async with asyncio.timeout_at(until):
-                    taken.append(await queue.get())
-            except TimeoutError:
-                break
-        else:
-            taken.append(queue.get_nowait())
-    return taken
-
-
 def _record(message: Any) -> Record:
     headers = tuple(message.headers or ()) if trace.on() else ()
     return Record(message.topic, message.partition, message.offset, message.key, message.value, headers)
@@ -364,13 +222,4 @@ def _count(breaker: Breaker, records: int, dead: int, progress: Progress) -> Non
 
 def _stalled(words: str) -> NoReturn:
     """End a process that takes nothing though there is something: whoever started it starts it again."""
-    _leave(DriftloopError(f"{words}: this process ends, so that it is started again; nothing was acknowledged."))
-
-
-def _leave(error: Exception) -> NoReturn:
-    """End the process here: Faust's own way down would first wait for what is buffered, and commit."""
-    if not isinstance(error, DriftloopError):
-        log.error("the batch failed", exc_info=error)
-    logs.complain(str(error))
-    trace.close()
-    os._exit(error.exit_code if isinstance(error, DriftloopError) else 1)
+    leave(DriftloopError(f"{words}: this process ends, so that it is started again; nothing was acknowledged."))

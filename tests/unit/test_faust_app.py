@@ -10,7 +10,7 @@ import pytest
 from faust.transport.drivers.aiokafka import Consumer
 from mode.utils.queues import FlowControlEvent, ThrowableQueue
 
-from stream_processors.batches import _Begun, _Consumer, take
+from stream_processors.faust_app import _Begun, _Consumer, take
 
 
 def channel(*events: int) -> Any:

@@ -1,0 +1,170 @@
+"""Faust as both processors use it: one topic's messages into one channel, and nothing else that Faust can do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Generator
+from functools import partial
+from typing import Any, NoReturn
+
+import faust
+import mode
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from faust.tables import TableManager
+from faust.transport.drivers.aiokafka import Consumer
+
+from driftloop import kafka, logs, trace
+from driftloop.errors import DriftloopError
+from driftloop.identity import may_not, tls_context
+from driftloop.settings import KafkaSecurity, Settings
+
+log = logging.getLogger(__name__)
+
+SESSION = 20.0
+"""Seconds without a heartbeat after which a process counts as dead and its partitions go to the others."""
+HEARTBEAT = 1.0
+"""Seconds between two heartbeats; with their answers comes the word that partitions are to change hands."""
+
+
+def make_app(role: str, settings: Settings, member: str) -> faust.App:
+    """An app in the group of ``role``, whose static member ``member`` is."""
+    return _App(
+        settings,
+        kafka.group(role, settings),
+        broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
+        broker_credentials=_credentials(settings.security),
+        store="memory://",
+        key_serializer="raw",
+        value_serializer="raw",
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        stream_buffer_maxsize=512,
+        stream_wait_empty=False,
+        agent_supervisor=mode.CrashingSupervisor,
+        TableManager=_NoTables,
+        consumer_group_instance_id=member,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=kafka.MAX_MESSAGE,
+        broker_session_timeout=SESSION,
+        broker_heartbeat_interval=HEARTBEAT,
+        broker_max_poll_interval=3600.0,
+    )
+
+
+class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
+    """Faust's, but that it ends at once where the broker refuses: its own way down would wait for the broker."""
+
+    def __init__(self, settings: Settings, *arguments: Any, **options: Any) -> None:
+        self._settings = settings
+        super().__init__(*arguments, **options)
+
+    def _new_transport(self) -> Any:
+        transport = super()._new_transport()
+        transport.Consumer = _Consumer
+        return transport
+
+    def _create_directories(self) -> None:
+        """None: they are for tables, and would be left by a process that is killed."""
+
+    def _crash(self, reason: BaseException) -> None:
+        if isinstance(reason, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+            leave(may_not(self._settings, f"read {reason.args[0] if reason.args else 'its topics'}"))
+        super()._crash(reason)
+
+
+class _Consumer(Consumer):  # type: ignore[misc]
+    """Faust's, but that a message which there is room for is put there at once.
+
+    Faust's wakes four tasks for each: to put it there, and to see whether the flow is suspended or the end has come.
+    """
+
+    async def wait_first(self, *waited: Any, timeout: Any = None) -> Any:
+        first, *rest = waited
+        if not rest:  # it is not a message
+            return await super().wait_first(first, timeout=timeout)
+        try:
+            first = _Begun(first, first.send(None))
+        except BaseException as end:
+            for other in rest:
+                other.close()
+            if isinstance(end, StopIteration):
+                return None
+            raise
+        return await super().wait_first(first, *rest, timeout=timeout)
+
+
+class _Begun:
+    """The rest of a coroutine that waits for something already."""
+
+    def __init__(self, coroutine: Any, waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                step = partial(self._coroutine.send, (yield waits_for))
+            except BaseException as error:
+                step = partial(self._coroutine.throw, error)
+            try:
+                waits_for = step()
+            except StopIteration as end:
+                return end.value
+
+
+class Worker(faust.Worker):  # type: ignore[misc]
+    """Faust's, which leaves the log as `driftloop.logs` has set it up."""
+
+    def _setup_logging(self) -> None:
+        pass
+
+
+class _NoTables(TableManager):  # type: ignore[misc]
+    """Faust's waits a second for tables to come; we have none, and go on when the agents' topics are known."""
+
+    async def on_start(self) -> None:
+        while not self.app.topics and not self.should_stop:
+            await asyncio.sleep(0.01)
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
+
+
+def _credentials(security: KafkaSecurity) -> Any:
+    """What Faust shows the broker; None for a broker that asks for nothing."""
+    tls = tls_context(security)
+    if security.protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            mechanism=security.mechanism, username=security.username, password=security.password, ssl_context=tls
+        )
+    return None if tls is None else faust.SSLCredentials(tls)
+
+
+async def take(channel: Any, most: int, within: float) -> list[Any]:
+    """The next events of a channel of Faust, at least one and at most ``most``; waits ``within`` seconds for more."""
+    loop, queue = asyncio.get_running_loop(), channel.queue
+    taken = [await queue.get()]
+    until = loop.time() + within
+    while len(taken) < most:
+        if queue.empty():
+            try:
+                async with asyncio.timeout_at(until):
+                    taken.append(await queue.get())
+            except TimeoutError:
+                break
+        else:
+            taken.append(queue.get_nowait())
+    return taken
+
+
+def leave(error: Exception) -> NoReturn:
+    """End the process here: Faust's own way down would first wait for what is buffered, and commit."""
+    if not isinstance(error, DriftloopError):
+        log.error("the batch failed", exc_info=error)
+    logs.complain(str(error))
+    trace.close()
+    os._exit(error.exit_code if isinstance(error, DriftloopError) else 1)
