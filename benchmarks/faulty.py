@@ -136,35 +136,33 @@ def no_recall() -> None:
 
 
 def stalls() -> None:
-    """Faust's agent stops taking messages after its third batch, once in a process's life, and says nothing."""
-    stream: Any = import_module("faust.streams").Stream
-    take = stream.noack_take
+    """Faust's channel gives nothing after the third batch, once in a process's life, and says nothing."""
+    batches: Any = import_module("stream_processors.batches")
+    take, taken = batches.take, 0
 
-    async def stalling(self: Any, *given: Any, **named: Any) -> Any:
-        taken = 0
-        async for batch in take(self, *given, **named):
-            yield batch
-            taken += 1
-            if taken == 3:
-                await asyncio.sleep(86_400)
+    async def stalling(*given: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 4:
+            await asyncio.sleep(86_400)
+        return await take(*given)
 
-    stream.noack_take = stalling
+    batches.take = stalling
 
 
 def skips() -> None:
     """Faust leaves out the first message of a batch where the file that FAULTY_SKIP names exists, and removes it."""
-    stream: Any = import_module("faust.streams").Stream
-    take, mark = stream.noack_take, Path(os.environ["FAULTY_SKIP"])
+    batches: Any = import_module("stream_processors.batches")
+    take, mark = batches.take, Path(os.environ["FAULTY_SKIP"])
 
-    async def skipping(self: Any, *given: Any, **named: Any) -> Any:
-        async for batch in take(self, *given, **named):
-            if len(batch) > 1 and mark.exists():
-                mark.unlink()
-                yield batch[1:]
-            else:
-                yield batch
+    async def skipping(*given: Any) -> Any:
+        batch = await take(*given)
+        if len(batch) > 1 and mark.exists():
+            mark.unlink()
+            return batch[1:]
+        return batch
 
-    stream.noack_take = skipping
+    batches.take = skipping
 
 
 def no_positions() -> None:
