@@ -85,11 +85,8 @@ def measure(stack: EmbeddedStack, world: World, events: int, rate: float, floor_
     """Send ``events`` at ``rate`` per second, every tenth with its label, and wait until all are through."""
     world.promote()
     _send(world, 1, 1.0, 0)
-    began = time.monotonic()
     before = rate == float("inf")
-    if before:
-        _send(world, events, rate, 1)
-    sent_for = time.monotonic() - began
+    sent_for = _send(world, events, rate, 1) if before else 0.0
     children = {
         "scorer": world.start("score", plan=world.folder / "plan", changes=("stub",)),
         "monitor": world.start("monitor"),
@@ -99,8 +96,7 @@ def measure(stack: EmbeddedStack, world: World, events: int, rate: float, floor_
         world.until(lambda: world.count(topics.PREDICTIONS) > 0)
         began = time.monotonic()
         if not before:
-            _send(world, events, rate, 1)
-            sent_for = time.monotonic() - began
+            sent_for = _send(world, events, rate, 1)
         backlog = events + 1 - world.count(topics.PREDICTIONS)
         seen = _wait(world, topics.PREDICTIONS, events + 1)
         took = time.monotonic() - began
@@ -124,8 +120,8 @@ def measure(stack: EmbeddedStack, world: World, events: int, rate: float, floor_
     )
 
 
-def _send(world: World, events: int, rate: float, first: int) -> None:
-    """Send events at a rate, acknowledged a thousand at a time."""
+def _send(world: World, events: int, rate: float, first: int) -> float:
+    """Send events at a rate, acknowledged a thousand at a time; the seconds that it took."""
     began = time.monotonic()
     for number in range(first, first + events):
         event_id = f"e{number}"
@@ -138,6 +134,7 @@ def _send(world: World, events: int, rate: float, first: int) -> None:
             world.outbox.flush()
             time.sleep(max(0.0, began + (number - first) / rate - time.monotonic()))
     world.outbox.flush()
+    return time.monotonic() - began
 
 
 def _wait(world: World, topic: Topic, goal: int) -> list[tuple[float, int]]:

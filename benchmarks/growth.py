@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,11 +22,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import psutil
 from msgspec.structs import replace
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks import champion
+from benchmarks.plots import svg
+from benchmarks.resources import cpu_seconds
 from benchmarks.results import save
 from benchmarks.world import World
 from driftloop import topics
@@ -34,6 +35,7 @@ from driftloop.classifiers.bundle import Lineage, write_bundle
 from driftloop.classifiers.heads import Head
 from driftloop.classifiers.onnx import exported_encoder
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.lifecycle.supervisor import Child
 from driftloop.messages import Event, Label
 from driftloop.settings import Settings
 from driftloop.topics import Topic
@@ -113,7 +115,7 @@ class Growth:
                 _start(world, "score", stub=True)
                 child = _start(world, "monitor")
                 _send(world, range(number), self.texts)
-                _until(world, topics.PREDICTIONS, number)
+                _marked(world, child, topics.PREDICTIONS, number)
                 marks = []
                 for part in range(4):  # the first one warms up
                     for first in range(number + part * EVENTS // 3, number + (part + 1) * EVENTS // 3, 100):
@@ -121,8 +123,7 @@ class Growth:
                         _send(world, range(first, first + 100), self.texts)
                         _label(world, range(first - number, first - number + 100), ["positive"])
                         time.sleep(max(0.0, due - time.monotonic()))
-                    _until(world, topics.OUTCOMES, (part + 1) * EVENTS // 3)
-                    marks.append((world.count(topics.OUTCOMES), _cpu(child)))
+                    marks.append(_marked(world, child, topics.OUTCOMES, (part + 1) * EVENTS // 3))
                 self._note("label delay", number, "monitor", marks)
 
     def history(self) -> None:
@@ -137,10 +138,7 @@ class Growth:
     def _milestones(self, world: World, role: str, out: Topic) -> None:
         child = _start(world, role, stub=True)
         for before in HISTORY:
-            marks = []
-            for part in range(4):
-                _until(world, out, before + part * EVENTS // 3)
-                marks.append((world.count(out), _cpu(child)))
+            marks = [_marked(world, child, out, before + part * EVENTS // 3) for part in range(4)]
             self._note("history", before, role, marks)
         child.stop()
 
@@ -149,10 +147,7 @@ class Growth:
     ) -> None:
         """Have a process work off what waits for it."""
         child = _start(world, role, stub)
-        marks = []
-        for part in range(1, 5):
-            _until(world, out, part * events // 4)
-            marks.append((world.count(out), _cpu(child)))
+        marks = [_marked(world, child, out, part * events // 4) for part in range(1, 5)]
         child.stop()
         self._note(what, value, role, marks)
 
@@ -189,55 +184,50 @@ class Growth:
             world.close()
 
 
-def _start(world: World, role: str, stub: bool = False) -> Any:
+def _start(world: World, role: str, stub: bool = False) -> Child:
     if stub and role == "score":
         return world.start(role, plan=world.folder / "plan", changes=("stub",))
     return world.start(role)
 
 
+def _marked(world: World, child: Child, out: Topic, messages: int) -> tuple[int, float]:
+    """When a topic has had so many messages: how many it has had, and the CPU seconds of a process."""
+    world.until(lambda: world.count(out) >= messages, PATIENCE)
+    return world.count(out), cpu_seconds(child.pid or 0)
+
+
 def _send(world: World, numbers: Sequence[int], texts: Sequence[str]) -> None:
-    for number in numbers:
-        text = texts[number % len(texts)]
-        event = Event(event_id=f"e{number}", text=text, occurred_at=1000.0 + number, position=number)
-        world.outbox.put(topics.EVENTS.name, event.event_id, event)
-        if number % 1000 == 999:
-            world.outbox.flush()
-    world.outbox.flush()
+    """Events; the n-th has the n-th of the texts, which are gone through again and again."""
+    _put(
+        world,
+        topics.EVENTS,
+        (Event(event_id=f"e{n}", text=texts[n % len(texts)], occurred_at=1000.0 + n, position=n) for n in numbers),
+    )
 
 
 def _label(world: World, numbers: Sequence[int], labels: Sequence[str]) -> None:
-    for number in numbers:
-        label = labels[number % len(labels)]
-        body = Label(event_id=f"e{number}", label=label, labelled_at=1000.0 + number, position=number)
-        world.outbox.put(topics.LABELS.name, body.event_id, body)
-        if number % 1000 == 999:
+    """Labels of those events, likewise."""
+    _put(
+        world,
+        topics.LABELS,
+        (Label(event_id=f"e{n}", label=labels[n % len(labels)], labelled_at=1000.0 + n, position=n) for n in numbers),
+    )
+
+
+def _put(world: World, topic: Topic, bodies: Iterable[Event | Label]) -> None:
+    for body in bodies:
+        world.outbox.put(topic.name, body.event_id, body)
+        if body.position % 1000 == 999:
             world.outbox.flush()
     world.outbox.flush()
-
-
-def _until(world: World, topic: Topic, number: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while world.count(topic) < number:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{topic.name} did not come to {number} messages within {PATIENCE:.0f} s")
-        time.sleep(0.02)
-
-
-def _cpu(child: Any) -> float:
-    times = psutil.Process(child.pid).cpu_times()
-    return float(times.user + times.system)
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
     """One small plot for each of what grows, as one SVG file."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
-
-    style: Any = {"svg.hashsalt": "driftloop", "svg.fonttype": "none", "font.size": 8}
     whats = list(dict.fromkeys(point.what for point in points))
-    with matplotlib.rc_context(style):
+    with svg():
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(2.4 * len(whats), 2.4), layout="constrained")
         for axes, what in zip(np.atleast_1d(figure.subplots(1, len(whats))), whats, strict=True):
             for role, colour in (("scorer", "#0b6e99"), ("monitor", "#d98324")):

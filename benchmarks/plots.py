@@ -5,7 +5,8 @@ Drawn by matplotlib, which MLflow brings along; the same rows give the same SVG.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,22 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     Raises:
         DriftloopError: matplotlib is not installed.
     """
+    paths = []
+    with svg():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in dict.fromkeys(row.scenario for row in rows):
+            own = [row for row in rows if row.scenario == name]
+            paths += [_over_time(own, folder / f"{name}-time.svg"), _frontier(own, folder / f"{name}-frontier.svg")]
+    return paths
+
+
+@contextmanager
+def svg() -> Iterator[None]:
+    """Figures that are saved in it are SVG files in one style, the same for the same rows.
+
+    Raises:
+        DriftloopError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -40,17 +57,12 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
             "The plots need matplotlib, which MLflow brings along: pip install 'driftloop[registry]'."
         ) from error
     matplotlib.use("agg")
-    folder.mkdir(parents=True, exist_ok=True)
     style: Any = {
         "svg.hashsalt": "driftloop", "svg.fonttype": "none", "font.size": 9,
         "axes.spines.top": False, "axes.spines.right": False,
     }  # fmt: skip
-    paths = []
     with matplotlib.rc_context(style):
-        for name in dict.fromkeys(row.scenario for row in rows):
-            own = [row for row in rows if row.scenario == name]
-            paths += [_over_time(own, folder / f"{name}-time.svg"), _frontier(own, folder / f"{name}-frontier.svg")]
-    return paths
+        yield
 
 
 def _over_time(rows: Sequence[Row], path: Path) -> Path:

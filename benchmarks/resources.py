@@ -14,6 +14,12 @@ import psutil
 MIB = 2**20
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of a process and all below it that run."""
+    me = psutil.Process(pid)
+    return float(sum(sum(one.cpu_times()[:2]) for one in (me, *me.children(recursive=True))))
+
+
 class Sample(msgspec.Struct, frozen=True):
     """One look at a process."""
 

@@ -21,18 +21,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import psutil
 from msgspec.structs import replace
 
 from benchmarks import champion
 from benchmarks.results import save
+from benchmarks.world import World
 from driftloop import kafka, topics
-from driftloop.kafka import Outbox
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.simulation import WARM
 from driftloop.lifecycle.supervisor import Child
+from driftloop.lifecycle.usage import Usage
 from driftloop.messages import Command, Event, Label, Retraining, encode
-from driftloop.settings import Settings, environment
+from driftloop.settings import Settings
 from producers.scenarios import load_scenario
 
 TRAINED_ON = 2000
@@ -105,7 +105,9 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftloop-bench-")))
         settings = stack.enter_context(EmbeddedStack(folder / "stack")).settings(Settings())
         settings = replace(settings, retrain=replace(settings.retrain, policy="never", bootstrap=1))
-        phases = measure(settings, folder, options, stack)
+        world = World(settings, folder)
+        stack.callback(world.close)
+        phases = measure(world, options, stack)
     print(f"{'phase':<12} {'events':>7} {'p50':>7} {'p95':>7} {'p99':>7} {'max':>8}  retrainer's cores")
     for row in phases:
         figures = f"{row.p50:>7.0f} {row.p95:>7.0f} {row.p99:>7.0f} {row.longest:>8.0f}"
@@ -116,95 +118,54 @@ def main() -> int:
     return 0
 
 
-def measure(settings: Settings, folder: Path, options: argparse.Namespace, stack: ExitStack) -> list[Phase]:
+def measure(world: World, options: argparse.Namespace, stack: ExitStack) -> list[Phase]:
     """A time without a retraining, and one with, in turn."""
+    settings = world.settings
     topics.create(settings)
-    champion.announce(settings, champion.fit(settings, folder, options.scenario, TRAINED_ON, False))
-    pids = {role: _start(role, settings, folder, stack) for role in ("score", "monitor", "retrain")}
+    champion.announce(settings, champion.fit(settings, world.folder, options.scenario, TRAINED_ON, False))
+    roles = ("score", "monitor", "retrain")
+    children = {role: world.start(role, warm=WARM.get(role, ()), HF_HUB_OFFLINE="1") for role in roles}
     load = Load(settings, options.rate, options.scenario)
     stack.callback(load.close)
-    outbox = Outbox(settings)
-    _until(lambda: _count(settings, topics.OUTCOMES) > 0)
+    world.until(lambda: world.count(topics.OUTCOMES) > 0, PATIENCE)
     time.sleep(5)
     spans: list[tuple[str, float, float, float]] = []
     for number in range(1, options.rounds + 1):
-        spans.append(_span(f"before {number}", pids["retrain"], lambda: time.sleep(options.seconds)))
-        command = Command(
-            command_id=uuid.uuid4().hex, stream=settings.stream, action="retrain", by="benchmark", at=time.time()
-        )
-
-        def run(command: Command = command) -> None:
-            outbox.put(topics.COMMANDS.name, settings.stream, command)
-            outbox.flush()
-            _until(lambda: _over(settings, command.command_id))
-
-        spans.append(_span(f"during {number}", pids["retrain"], run))
+        spans.append(_span(f"before {number}", children["retrain"], lambda: time.sleep(options.seconds)))
+        spans.append(_span(f"during {number}", children["retrain"], lambda: _retrain(world)))
     time.sleep(2)
     load.close()
     answered = _answered(settings)
     return [_phase(load.due, answered, *span) for span in spans]
 
 
-def _start(role: str, settings: Settings, folder: Path, stack: ExitStack) -> int:
-    child = Child(
-        role,
-        [sys.executable, "-P", "-m", "driftloop", role],
-        env=environment(settings) | {"HF_HUB_OFFLINE": "1"},
-        log=folder / f"{role}.log",
-        warm=WARM.get(role, ()),
-    )
-    pid = stack.enter_context(child).pid
-    assert pid is not None
-    return pid
+def _retrain(world: World) -> None:
+    """Ask for a retraining, and wait for its end."""
+    asked = uuid.uuid4().hex
+    stream = world.settings.stream
+    command = Command(command_id=asked, stream=stream, action="retrain", by="benchmark", at=time.time())
+    world.outbox.put(topics.COMMANDS.name, stream, command)
+    world.outbox.flush()
+
+    def over() -> bool:
+        told = kafka.read_all(world.settings, topics.name(world.settings, topics.RETRAINING), Retraining)
+        return any(one.run_id == asked and one.ends for one in told)
+
+    world.until(over, PATIENCE)
 
 
-def _span(name: str, pid: int, work: Callable[[], None]) -> tuple[str, float, float, float]:
+def _span(name: str, child: Child, work: Callable[[], None]) -> tuple[str, float, float, float]:
     """When it began and ended, and the cores that the retrainer took meanwhile."""
-    stop, seen = threading.Event(), dict[int, float]()
+    usage = Usage()
 
-    def sample() -> None:
-        """Children end, and take their times with them: what was last seen of each is added."""
-        while not stop.wait(0.2):
-            _times(pid, seen)
+    def cpu() -> float:
+        usage.look({"retrain": child.pid or 0})
+        return usage.cpu_seconds("rest")["retrain"]
 
-    _times(pid, seen)
-    before = sum(seen.values())
-    thread = threading.Thread(target=sample)
-    thread.start()
-    began = time.time()
+    before, began = cpu(), time.time()
     work()
     ended = time.time()
-    stop.set()
-    thread.join()
-    cores = (sum(seen.values()) - before) / (ended - began)
-    return name, began, ended, cores
-
-
-def _times(pid: int, seen: dict[int, float]) -> None:
-    me = psutil.Process(pid)
-    for one in (me, *me.children(recursive=True)):
-        try:
-            seen[one.pid] = float(sum(one.cpu_times()[:2]))
-        except psutil.NoSuchProcess:
-            continue
-
-
-def _over(settings: Settings, run_id: str) -> bool:
-    said = kafka.read_all(settings, topics.name(settings, topics.RETRAINING), Retraining)
-    return any(one.run_id == run_id and one.ends for one in said)
-
-
-def _count(settings: Settings, topic: topics.Topic) -> int:
-    name = topics.name(settings, topic)
-    return kafka.end_offsets(settings, [name])[name]
-
-
-def _until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"it did not happen within {PATIENCE:.0f} s")
-        time.sleep(0.5)
+    return name, began, ended, (cpu() - before) / (ended - began)
 
 
 def _answered(settings: Settings) -> dict[str, float]:

@@ -22,11 +22,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
-import psutil
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.champion import promote
+from benchmarks.resources import cpu_seconds
 from benchmarks.results import save
 from driftloop import kafka, topics
 from driftloop.kafka import Outbox
@@ -132,13 +132,13 @@ class Bench:
             self._send(self._settings.partitions * 4)  # the first batch of each loads the model
             self._until(lambda: self._predictions() >= self._sent, "the predictions")
             before = [scorer.metric("driftloop_records_total") for scorer in scorers]
-            processes = [psutil.Process(scorer.child.pid) for scorer in scorers]
-            cpu, began = sum(map(_cpu, processes)), time.perf_counter()
+            pids = [scorer.child.pid for scorer in scorers if scorer.child.pid]
+            cpu, began = sum(map(cpu_seconds, pids)), time.perf_counter()
             events = int(number * seconds * 1000 / self._settings.scorer.floor_ms)
             self._send(events)
             self._until(lambda: self._predictions() >= self._sent, "the predictions")
             took = time.perf_counter() - began
-            cores = (sum(map(_cpu, processes)) - cpu) / took
+            cores = (sum(map(cpu_seconds, pids)) - cpu) / took
             took_each = [s.metric("driftloop_records_total") - b for s, b in zip(scorers, before, strict=True)]
         speed = events / took
         return Speed(
@@ -237,11 +237,6 @@ class Bench:
 
     def _read(self) -> list[Prediction]:
         return kafka.read_all(self._settings, topics.name(self._settings, topics.PREDICTIONS), Prediction)
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 
 from benchmarks.champion import promote
+from benchmarks.resources import cpu_seconds
 from benchmarks.results import save
 from driftloop import topics
 from driftloop.lifecycle.embedded.ports import HOST, free_port
@@ -128,7 +129,7 @@ def _round(target: Target, texts: Sequence[str], clients: int) -> tuple[float, f
         finally:
             connection.close()
 
-    cpu, began = _cpu(target.pid), time.perf_counter()
+    cpu, began = cpu_seconds(target.pid), time.perf_counter()
     threads = [threading.Thread(target=client, args=(texts[i::clients],)) for i in range(clients)]
     for thread in threads:
         thread.start()
@@ -137,7 +138,7 @@ def _round(target: Target, texts: Sequence[str], clients: int) -> tuple[float, f
     seconds = time.perf_counter() - began
     if failures or len(latencies) != len(texts):
         raise RuntimeError(f"{target.name} answered {len(latencies)} of {len(texts)}: {failures[:3]}")
-    spent = 1000 * (_cpu(target.pid) - cpu) / len(texts)
+    spent = 1000 * (cpu_seconds(target.pid) - cpu) / len(texts)
     p50, p99 = np.percentile(latencies, [50, 99])
     return float(p50), float(p99), len(texts) / seconds, spent
 
@@ -185,13 +186,6 @@ def _wait(port: int, path: str) -> None:
             pass
         time.sleep(0.2)
     raise TimeoutError(f"no server came up on port {port} within {PATIENCE:.0f} s")
-
-
-def _cpu(pid: int) -> float:
-    """CPU seconds of a process and all below it."""
-    me = psutil.Process(pid)
-    times = [one.cpu_times() for one in (me, *me.children(recursive=True))]
-    return float(sum(one.user + one.system for one in times))
 
 
 if __name__ == "__main__":

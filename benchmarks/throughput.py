@@ -29,6 +29,7 @@ from msgspec.structs import replace
 from sklearn.metrics import f1_score
 
 from benchmarks import champion
+from benchmarks.resources import cpu_seconds
 from benchmarks.results import save
 from benchmarks.serving import mlflow_server
 from driftloop import kafka, topics
@@ -95,15 +96,16 @@ class Way:
 
     def cpu(self) -> float:
         """CPU seconds so far."""
-        return sum(sum(one.cpu_times()[:2]) for one in self._family())
+        return sum(cpu_seconds(one.pid) for one in self._processes)
 
     def memory(self) -> float:
         """Resident MiB."""
-        return float(sum(one.memory_info().rss for one in self._family()) / 2**20)
+        found = [one for own in self._processes for one in (own, *own.children(recursive=True))]
+        return float(sum(one.memory_info().rss for one in found) / 2**20)
 
-    def _family(self) -> list[psutil.Process]:
-        own = [one for one in (self.process, self.server) if one is not None]
-        return [*own, *(child for one in own for child in one.children(recursive=True))]
+    @property
+    def _processes(self) -> list[psutil.Process]:
+        return [one for one in (self.process, self.server) if one is not None]
 
 
 class Bench:

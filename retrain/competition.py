@@ -232,7 +232,7 @@ class Competition:
         """Register, and promote where better; ``model`` is what was judged, ``bundle`` what is to be promoted."""
         scores = scores_of(verdict)
         seconds = round(fitted.seconds, 2)
-        made = (self._precision(model, bundle), self._cascade(model, bundle)) if verdict.better else ()
+        made = self._make_ready(model, bundle) if verdict.better else []
         note = "; ".join(part for part in (verdict.reason, before, fitted.reason, *made) if part)
         self.diary.write("gated", note, candidate=candidate, seconds=seconds, scores=scores)
         if not verdict.better:
@@ -248,30 +248,19 @@ class Competition:
         self.promoted = True
         self.diary.write("promoted", note, **details)
 
-    def _precision(self, model: BundleClassifier, bundle: Path) -> str:
-        """Compare a model that is to be promoted with itself in full precision, and say so."""
-        with threadpool_limits(1):
-            answers = partial(self._evaluation.answers, model)
-            found = compare_precision(model, bundle, self._held, answers, self._settings)
-        if found is None:
-            return ""
-        becomes = "" if found.int8 else ", so it is promoted in full precision"
-        return (
-            f"in eight bits it gives {found.agreement:.1%} of {found.rows} held-out events the label that it gives "
-            f"them in full precision, accuracy {-found.loss:+.3f}{becomes}"
-        )
-
-    def _cascade(self, model: BundleClassifier, bundle: Path) -> str:
-        """Give a model that is to be promoted a first stage, and say so; nothing where it goes without."""
+    def _make_ready(self, model: BundleClassifier, bundle: Path) -> list[str]:
+        """Compare a model that is to be promoted with itself in full precision, give it a first stage, and say so."""
         answers = partial(self._evaluation.answers, model)
         with threadpool_limits(1):
+            compared = compare_precision(model, bundle, self._held, answers, self._settings)
             worth = make_cascade(model, bundle, self._train, self._held, answers, self._settings)
-        if worth is None:
-            return ""
-        return (
-            f"its first stage may answer {worth.share:.0%} of the events: accuracy {-worth.loss:+.3f} on "
-            f"{worth.rows} held-out ones, no less than {-worth.loss_high:+.3f} beyond chance"
-        )
+        said = [] if compared is None else [compared.words()]
+        if worth is not None:
+            said.append(
+                f"its first stage may answer {worth.share:.0%} of the events: accuracy {-worth.loss:+.3f} on "
+                f"{worth.rows} held-out ones, no less than {-worth.loss_high:+.3f} beyond chance"
+            )
+        return said
 
     def _reject(self, candidate: str, bundle: Path, note: str, scores: dict[str, Any], fitted: sandbox.Fitted) -> None:
         version = self._register(candidate, bundle, note, scores, fitted)
