@@ -183,7 +183,7 @@ class DriftWatch:
         dropped, and so are all of them where another version of driftloop or River wrote them: they begin anew, with
         the observations that are kept.
 
-        The caller has checked that the bytes are its own: detectors are pickled.
+        The caller has checked that the bytes are its own: detectors are pickled. A `ValueError` says what is missing.
         """
         saved = msgspec.msgpack.decode(body, type=Saved)
         self._version = saved.version
@@ -205,6 +205,8 @@ class DriftWatch:
             self._fused[text] = pickle.loads(saved.fused[text])  # noqa: S301 - signed by the monitor
             for name, kept in self._fused[text].rows.items():
                 for one in parts:
+                    if name not in one.fused.get(text, {}):
+                        raise ValueError(f"there are no observations for {name} of {text}")
                     kept.take(one.fused[text][name])
         if saved.estimate:
             self._estimate = pickle.loads(saved.estimate)  # noqa: S301 - signed by the monitor

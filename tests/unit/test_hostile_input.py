@@ -114,7 +114,7 @@ def test_the_detectors_take_every_prediction_and_every_outcome() -> None:
             joined = outcome(prediction, label or made(Label, label="b"))
             assert messages.decode(Outcome, messages.encode(joined)) == joined
             watching.labelled(joined, 0)
-        DriftWatch(("fused", "error:adwin"), "s").restore(watching.save())
+        DriftWatch(("fused", "error:adwin"), "s").restore(watching.save(), [watching.rows()])
 
     check()
 
@@ -189,23 +189,30 @@ def test_settings_are_read_or_refused_in_a_sentence(batch: list[dict[str, str]])
 
 
 SAVED = msgspec.msgpack.decode(DriftWatch(("fused",), "s").save())
+ROWS = msgspec.msgpack.decode(DriftWatch(("fused",), "s").rows())
 STATES = st.builds(
     lambda watch, applied: {"watch": watch if isinstance(watch, bytes) else _packed(watch), "applied": applied},
     st.dictionaries(st.sampled_from(sorted(SAVED)), VALUES, max_size=1).map(lambda changed: SAVED | changed)
     | st.binary(max_size=20),
     st.just({"events-0": 7}) | VALUES,
 )
+PARTS = st.lists(
+    st.dictionaries(st.sampled_from(sorted(ROWS)), VALUES, max_size=1).map(lambda changed: _packed(ROWS | changed))
+    | st.binary(max_size=20)
+    | st.just(msgspec.msgpack.encode(ROWS | {"fused": {}})),
+    max_size=2,
+)
 
 
-@each(STATES.map(lambda state: _packed(state)) | st.binary(max_size=40), 5_000)
-def test_a_stored_state_is_taken_over_or_refused(batch: list[bytes]) -> None:
+@each(st.tuples(STATES.map(lambda state: _packed(state)) | st.binary(max_size=40), PARTS), 5_000)
+def test_a_stored_state_is_taken_over_or_refused(batch: list[tuple[bytes, list[bytes]]]) -> None:
     """As bytes of ours: what is not signed with the key is not even looked at."""
-    for body in batch:
+    for body, rows in batch:
         stored = hmac.digest(b"key", body, hashlib.sha256) + body
         try:
             state = _unsigned(stored, "key")
             assert _unsigned(_signed(state, "key"), "key") == state
-            DriftWatch(("fused",), "s").restore(state.watch)
+            DriftWatch(("fused",), "s").restore(state.watch, rows)
         except ValueError:
             count("the monitor's state", "refused")
         else:
