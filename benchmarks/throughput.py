@@ -3,7 +3,8 @@
 Every way to score runs as a process of its own, all the time, on topics of its own; in each round every one of them is
 given a burst that takes it some seconds. Then each has a load of half and of nine tenths of what it was seen to carry,
 sent at times that were drawn before (an open loop, so that a slow answer does not delay the next question); a latency
-counts from the time that the event was due. Beside them stand what nothing can be faster than.
+counts from the time that the event was due. Beside them stand what nothing can be faster than, and what the monitor
+takes where every event is labelled.
 
     python -m benchmarks.throughput --rounds 3 --seconds 8
 """
@@ -29,19 +30,19 @@ from msgspec.structs import replace
 from sklearn.metrics import f1_score
 
 from benchmarks import champion
+from benchmarks.limits import limits
 from benchmarks.resources import cpu_seconds
 from benchmarks.results import save
 from benchmarks.serving import mlflow_server
 from driftloop import kafka, topics
-from driftloop.classifiers.bundle import load_bundle
 from driftloop.kafka import Outbox
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
 from driftloop.lifecycle.supervisor import Child
-from driftloop.messages import Event, encode
+from driftloop.messages import Event, Label, encode
 from driftloop.settings import Settings, environment
-from producers.scenarios import load_scenario
+from driftloop.topics import Topic
+from producers import scenarios
 from retrain.candidates import catalogue
-from stream_processors.stages import Stages
 
 TRAINED_ON = 4000
 """Rows of the stream that the models learn from; what comes after them is sent."""
@@ -49,6 +50,8 @@ HELD_OUT = 2000
 """Rows after those on which macro-F1 is measured."""
 PATIENCE = 300.0
 """Seconds after which something that was to happen is given up."""
+BEHIND = 200
+"""Events between one and its label."""
 COUNTED_FROM = 0.1
 """Part of a burst after which its time is taken: by then everything has been sent."""
 PYTHON = Path(".peers/bin/python")
@@ -111,10 +114,11 @@ class Way:
 class Bench:
     """Starts the ways, sends, and looks at what comes."""
 
-    def __init__(self, settings: Settings, folder: Path, texts: Sequence[str], stack: ExitStack) -> None:
+    def __init__(self, settings: Settings, folder: Path, rows: Sequence[scenarios.Row], stack: ExitStack) -> None:
         self._settings = settings
         self._folder = folder
-        self.texts = texts
+        self.texts = [row.text for row in rows]
+        self.truth = [row.label for row in rows]
         self._stack = stack
         self._outbox = Outbox(settings)
 
@@ -134,19 +138,26 @@ class Bench:
             command = [*command, "--server", f"http://127.0.0.1:{served.port}{served.path}"]
             server = psutil.Process(served.pid)
         process = psutil.Process(self._run(name, settings, command, changes))
-        out = topics.name(settings, topics.PREDICTIONS)
-        client = self._stack.enter_context(kafka.reading(settings, out))
-        partitions = list(client.assignment())
-        way = Way(name, settings, process, 0.0, lambda: sum(client.end_offsets(partitions).values()), server=server)
+        way = Way(name, settings, process, 0.0, self._counting(settings, topics.PREDICTIONS), server=server)
         self._until(way, 1)
         way.first = time.perf_counter() - began
         print(f"{name}: first prediction after {way.first:.1f} s", file=sys.stderr)
         return way
 
+    def watch(self, way: Way) -> Way:
+        """A monitor of what a way predicts; its outcomes are counted."""
+        process = psutil.Process(self._run(MONITOR, way.settings, ["monitor"], {}))
+        return Way(MONITOR, way.settings, process, 0.0, self._counting(way.settings, topics.OUTCOMES), sent=0)
+
+    def _counting(self, settings: Settings, topic: Topic) -> Callable[[], int]:
+        client = self._stack.enter_context(kafka.reading(settings, topics.name(settings, topic)))
+        partitions = list(client.assignment())
+        return lambda: sum(client.end_offsets(partitions).values())
+
     def _run(self, name: str, settings: Settings, command: Sequence[str], changes: dict[str, str]) -> int | None:
         """The id of the process of a way, which is started."""
-        if command[0] == "score":
-            line = [sys.executable, "-P", "-m", "driftloop", "score"]
+        if command[0] in ("score", "monitor"):
+            line = [sys.executable, "-P", "-m", "driftloop", *command]
         else:
             events, out = (topics.name(settings, topic) for topic in (topics.EVENTS, topics.PREDICTIONS))
             told = ["--kafka", settings.kafka, "--events", events, "--predictions", out]
@@ -171,17 +182,7 @@ class Bench:
 
     def load(self, way: Way, share: float, seconds: float) -> tuple[float, float, float]:
         """p50, p95 and p99 in milliseconds at a part of its capacity."""
-        rate = share * way.speed
-        gaps = np.random.default_rng(7).exponential(1 / rate, size=max(50, round(rate * seconds)))
-        start, begin = way.predicted(), time.time() + 0.5
-        due = {f"e{way.sent + i}": begin + at for i, at in enumerate(np.cumsum(gaps).tolist())}
-        producer = kafka.producer(way.settings, linger_ms=0)
-        for number, at in enumerate(due.values(), way.sent):
-            time.sleep(max(0.0, at - time.time()))
-            producer.send(topics.name(way.settings, topics.EVENTS), **self._message(number, at))
-        producer.flush()
-        producer.close()
-        way.sent += len(due)
+        start, due = way.predicted(), self._pace(way, share, seconds)
         self._until(way, way.sent)
         late = []
         out = topics.name(way.settings, topics.PREDICTIONS)
@@ -191,6 +192,32 @@ class Bench:
                     late.append(1000 * (record.timestamp / 1000 - due.pop(record.key.decode())))
         p50, p95, p99 = np.percentile(late, [50, 95, 99])
         return float(p50), float(p95), float(p99)
+
+    def labelled(self, way: Way, monitor: Way, share: float, seconds: float) -> list[tuple[float, float]]:
+        """As `load`, with a label for each event a little later; per second and CPU seconds an event of both."""
+        before, began = [(one, one.predicted(), one.cpu()) for one in (way, monitor)], time.perf_counter()
+        monitor.sent += len(self._pace(way, share, seconds, labels=True))
+        for one in (way, monitor):
+            self._until(one, one.sent)
+        found = [(one.predicted() - done, one.cpu() - cpu) for one, done, cpu in before]
+        return [(done / (time.perf_counter() - began), cpu / done) for done, cpu in found]
+
+    def _pace(self, way: Way, share: float, seconds: float, labels: bool = False) -> dict[str, float]:
+        """Send events at drawn times; when each was due, by its id."""
+        rate = share * way.speed
+        gaps = np.random.default_rng(7).exponential(1 / rate, size=max(50, round(rate * seconds)))
+        begin = time.time() + 0.5
+        due = {f"e{way.sent + i}": begin + at for i, at in enumerate(np.cumsum(gaps).tolist())}
+        producer = kafka.producer(way.settings, linger_ms=0)
+        for number, at in enumerate(due.values(), way.sent):
+            time.sleep(max(0.0, at - time.time()))
+            producer.send(topics.name(way.settings, topics.EVENTS), **self._message(number, at))
+            if labels:
+                producer.send(topics.name(way.settings, topics.LABELS), **self._label(number - BEHIND, at))
+        producer.flush()
+        producer.close()
+        way.sent += len(due)
+        return due
 
     def labels(self, way: Way) -> dict[str, str]:
         """What it said, by event id."""
@@ -202,8 +229,11 @@ class Bench:
 
     def _message(self, number: int, at: float) -> dict[str, bytes]:
         text = self.texts[number % len(self.texts)]
-        event = Event(event_id=f"e{number}", text=text, occurred_at=at, position=number)
-        return {"key": event.event_id.encode(), "value": encode(event)}
+        return _keyed(Event(event_id=f"e{number}", text=text, occurred_at=at, position=number))
+
+    def _label(self, number: int, at: float) -> dict[str, bytes]:
+        label = self.truth[number % len(self.truth)]
+        return _keyed(Label(event_id=f"e{number}", label=label, labelled_at=at, position=number))
 
     def _send(self, settings: Settings, events: Sequence[tuple[int, float]]) -> None:
         for number, at in events:
@@ -220,7 +250,15 @@ class Bench:
             time.sleep(0.02)
 
 
+def _keyed(message: Event | Label) -> dict[str, bytes]:
+    return {"key": message.event_id.encode(), "value": encode(message)}
+
+
 SERVED = "mlflow's server, by 32"
+WATCHED = "driftloop, encoder"
+"""The way that is measured with a monitor too."""
+MONITOR = "its monitor"
+HALF = ", half load"
 OURS: dict[str, dict[str, str]] = {
     "driftloop, cascade": {"bundle": "cascade"},
     "driftloop, encoder": {"bundle": "linear"},
@@ -248,7 +286,7 @@ def main() -> int:
     if not PYTHON.exists():
         print("driftloop: the other tools are not installed: run `make bench`, which does that.", file=sys.stderr)
         return 2
-    rows = load_scenario(options.scenario).sequence
+    rows = scenarios.load_scenario(options.scenario).sequence
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftloop-bench-")))
         settings = stack.enter_context(EmbeddedStack(folder)).settings(Settings())
@@ -256,8 +294,8 @@ def main() -> int:
             print(f"making {bundle}", file=sys.stderr)
             candidate = catalogue.find("linear" if bundle == "cascade" else bundle)
             champion.fit(settings, folder, options.scenario, TRAINED_ON, bundle == "cascade", candidate)
-        bench = Bench(settings, folder, [row.text for row in rows[TRAINED_ON:]], stack)
-        measured = measure(bench, options, folder, settings, [row.label for row in rows[TRAINED_ON:]])
+        bench = Bench(settings, folder, rows[TRAINED_ON:], stack)
+        measured = measure(bench, options, folder, settings)
     show(measured)
     save(options.out, measured)
     return 0
@@ -268,28 +306,34 @@ def wanted(name: str, options: argparse.Namespace) -> bool:
     return any(part in name for part in options.ways.split(","))
 
 
-def measure(
-    bench: Bench, options: argparse.Namespace, folder: Path, settings: Settings, truth: Sequence[str]
-) -> list[Row]:
+def measure(bench: Bench, options: argparse.Namespace, folder: Path, settings: Settings) -> list[Row]:
     """All ways, and the limits, round by round."""
-    bare = {name: Bare(name, way) for name, way in limits(settings, folder, bench.texts).items()}
+    bare = limits(settings, folder, bench.texts)
     ways = [bench.start(name, ["score"], **changes) for name, changes in OURS.items() if wanted(name, options)]
     ways += [bench.start(name, command) for name, command in PEERS.items() if wanted(name, options)]
     for number in range(options.rounds + 2):
         for way in ways:
             bench.burst(way, options.seconds if number > 1 else 2.0)  # the first two warm up, and say how fast it is
-        for one in bare.values():
+        for one in bare:
             one.run(options.seconds / 2 if number else 0.5)
         print(f"round {number}: " + ", ".join(f"{w.name} {w.rounds[-1][0]:.0f}/s" for w in ways), file=sys.stderr)
-    for rounds in [one.rounds for one in ways] + [one.rounds for one in bare.values()]:
+    for rounds in [one.rounds for one in ways] + [one.rounds for one in bare]:
         del rounds[:2]
     found = []
     for way in ways:
         late = {f"{share:.0%}": bench.load(way, share, options.seconds) for share in (0.5, 0.9)}
         found.append(_row(way.name, way.rounds, latencies=late, memory=way.memory(), first=way.first))
-    scores = quality(bench, ways, folder, truth)
+    scores = quality(bench, ways, folder)
     found = [replace(row, macro_f1=scores.get(row.way)) for row in found]
-    return found + [_row(one.name, one.rounds) for one in bare.values()]
+    found += [row for way in ways if way.name == WATCHED for row in watched(bench, way, options)]
+    return found + [_row(one.name, one.rounds) for one in bare]
+
+
+def watched(bench: Bench, way: Way, options: argparse.Namespace) -> list[Row]:
+    """A scorer and its monitor at half of the scorer's capacity, with a label for each event."""
+    monitor = bench.watch(way)
+    rounds = [bench.labelled(way, monitor, 0.5, options.seconds) for _ in range(options.rounds + 1)]
+    return [_row(one.name + HALF, found[1:]) for one, *found in zip((way, monitor), *rounds, strict=False)]
 
 
 def _row(name: str, rounds: Sequence[tuple[float, float]], **rest: Any) -> Row:
@@ -298,89 +342,7 @@ def _row(name: str, rounds: Sequence[tuple[float, float]], **rest: Any) -> Row:
     return Row(way=name, per_second=median(speeds), lowest=min(speeds), highest=max(speeds), cpu_seconds=cpu, **rest)
 
 
-@dataclass
-class Bare:
-    """Something that is run in this process."""
-
-    name: str
-    work: Callable[[int], int]
-    """Does the next piece; how many events that were."""
-    done: int = 0
-    rounds: list[tuple[float, float]] = field(default_factory=list)
-
-    def run(self, seconds: float) -> None:
-        """For so long."""
-        me = psutil.Process()
-        cpu, began, before = sum(me.cpu_times()[:2]), time.perf_counter(), self.done
-        while time.perf_counter() - began < seconds:
-            self.done += self.work(self.done)
-        events = self.done - before
-        self.rounds.append((events / (time.perf_counter() - began), (sum(me.cpu_times()[:2]) - cpu) / events))
-
-
-def limits(settings: Settings, folder: Path, texts: Sequence[str]) -> dict[str, Callable[[int], int]]:
-    """What no way can be faster than: the models without a broker, the tokeniser, the broker without a model."""
-    size = settings.scorer.batch
-    names = [name for name in ("linear", "cascade") if (folder / name).is_dir()]
-    models = {name: load_bundle(folder / name, settings.signing_key) for name in names}
-    for model in models.values():
-        model.encoder.tune(texts[:64])
-    stages = Stages("always")
-
-    def batch(start: int) -> list[str]:
-        return [texts[(start + i) % len(texts)] for i in range(size)]
-
-    def encoder(start: int) -> int:
-        models["linear"].predict(batch(start))
-        return size
-
-    def cascade(start: int) -> int:
-        model, ids = models["cascade"], [f"e{start + i}" for i in range(size)]
-        stages.finish(model, stages.begin(model, ids, batch(start), full=True, drifting=False))
-        return size
-
-    def tokeniser(start: int) -> int:
-        models["linear"].encoder.tokenise(batch(start))
-        return size
-
-    found = {"bare loop, cascade": cascade} if "cascade" in models else {}
-    return (
-        found
-        | {"bare loop, encoder": encoder, "tokeniser": tokeniser}
-        | {"broker, there and back": Passing(settings).work}
-    )
-
-
-class Passing:
-    """Messages read from one topic and written to another, by kafka-python, in batches."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = replace(settings, topic_prefix="passing.", stream="passing")
-        self._made = False
-
-    def work(self, done: int) -> int:
-        """At most 500 events."""
-        if not self._made:
-            topics.create(self._settings)
-            self._in, self._out = (topics.name(self._settings, topic) for topic in (topics.EVENTS, topics.PREDICTIONS))
-            self._outbox = kafka.producer(self._settings)
-            for number in range(100_000):
-                self._outbox.send(self._in, value=b"x" * 200, key=str(number).encode())
-            self._outbox.flush()
-            self._client = kafka.consumer(self._settings, group_id="passing", max_poll_records=500)
-            self._client.subscribe([self._in])
-            self._made = True
-        found = [one for part in self._client.poll(timeout_ms=1000).values() for one in part]
-        if not found:
-            self._client.seek_to_beginning()
-        for one in found:
-            self._outbox.send(self._out, value=one.value, key=one.key)
-        self._outbox.flush()
-        self._client.commit()
-        return len(found)
-
-
-def quality(bench: Bench, ways: Sequence[Way], folder: Path, truth: Sequence[str]) -> dict[str, float]:
+def quality(bench: Bench, ways: Sequence[Way], folder: Path) -> dict[str, float]:
     """Macro-F1 on the held-out rows by name of each way; the peers, which have one model, have one figure.
 
     What the peers have predicted themselves must be what their model says: a `RuntimeError` where it is not.
@@ -391,14 +353,14 @@ def quality(bench: Bench, ways: Sequence[Way], folder: Path, truth: Sequence[str
     for way in ways:
         said = bench.labels(way)
         if way.name in OURS or way.name == SERVED:  # it has the same graph
-            found[way.name] = float(f1_score(truth[:HELD_OUT], [said[one] for one in ids], average="macro"))
+            found[way.name] = float(f1_score(bench.truth[:HELD_OUT], [said[one] for one in ids], average="macro"))
             continue
         if not whole:
             whole = _full_precision(folder, bench.texts[:HELD_OUT])
         mine = [(said[one], label) for one, label in zip(ids, whole, strict=True) if one in said]
         if sum(one == other for one, other in mine) < 0.995 * len(mine):
             raise RuntimeError(f"{way.name} answers otherwise than its model")
-        found[way.name] = float(f1_score(truth[:HELD_OUT], whole, average="macro"))
+        found[way.name] = float(f1_score(bench.truth[:HELD_OUT], whole, average="macro"))
     return found
 
 
@@ -412,7 +374,7 @@ def _full_precision(folder: Path, texts: Sequence[str]) -> list[str]:
 def show(rows: Sequence[Row]) -> None:
     """The table, and the ratios that people ask for."""
     print(
-        f"{'way':<26} {'events/s':>9} {'lowest – highest':>18} {'cpu s/1,000':>12} {'p50/p95/p99 ms at 50%':>24} "
+        f"{'way':<30} {'events/s':>9} {'lowest – highest':>18} {'cpu s/1,000':>12} {'p50/p95/p99 ms at 50%':>24} "
         f"{'at 90%':>24} {'macro-F1':>9} {'MiB':>6} {'first, s':>9}"
     )
     for row in rows:
@@ -423,7 +385,7 @@ def show(rows: Sequence[Row]) -> None:
         ]
         spread = f"{row.lowest:.0f} – {row.highest:.0f}"
         print(
-            f"{row.way:<26} {row.per_second:>9.0f} {spread:>18} {row.cpu_seconds:>12.2f} {late[0]:>24} {late[1]:>24} "
+            f"{row.way:<30} {row.per_second:>9.0f} {spread:>18} {row.cpu_seconds:>12.2f} {late[0]:>24} {late[1]:>24} "
             f"{rest[0]:>9} {rest[1]:>6} {format(row.first, '.1f') if row.first else '':>9}"
         )
     speeds = {row.way: row.per_second for row in rows}
@@ -431,6 +393,9 @@ def show(rows: Sequence[Row]) -> None:
         for other in (*PEERS, ours.replace("driftloop", "bare loop")):
             if ours in speeds and other in speeds:
                 print(f"{ours} / {other}: {speeds[ours] / speeds[other]:.2f}")
+    cpu = {row.way: row.cpu_seconds for row in rows}
+    if MONITOR + HALF in cpu:
+        print(f"CPU of {MONITOR} / {WATCHED}: {cpu[MONITOR + HALF] / cpu[WATCHED + HALF]:.3f}, both at half load")
 
 
 if __name__ == "__main__":

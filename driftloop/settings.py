@@ -171,11 +171,11 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Where fine-tuning runs; auto: on a GPU where there is one."""
     dask: str = ""
     """Address of a Dask scheduler that TPOT spreads its search over, such as tcp://dask:8786; empty: this machine."""
-    at_once: Count = 2
+    at_once: Count = 1
     """Slow candidates that are fitted side by side, each on one core; 1: one after the other."""
     linear_seconds: Seconds = 60.0
-    tpot_seconds: Seconds = 45.0
-    finetune_seconds: Seconds = 60.0
+    tpot_seconds: Seconds = 30.0
+    finetune_seconds: Seconds = 45.0
     window: Count = 6000
     """Most labelled events a candidate is trained on."""
     holdout: Share = 0.2

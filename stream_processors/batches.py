@@ -73,11 +73,11 @@ def run(
     `DriftloopError`, 1 for anything else. Start it again and the batch is read once more.
     """
     member = member.replace("{host}", socket.gethostname())
-    app = make_app(role, settings, member)
+    app = make_app(role, settings, member, batch, within)
     with Progress(role, settings, app.conf.id, _stalled) as seen:
         breaker = Breaker(settings.breaker)
         names = [name(settings, topic) for topic in topics]
-        _agent(app, names, handler, Positions(settings, role, names), seen, breaker, batch, within)
+        _agent(app, names, handler, Positions(settings, role, names), seen, breaker, batch)
         worker = Worker(app, redirect_stdouts=False, quiet=True)
         worker.spinner = None  # it writes cursor codes, into logs as well
         try:
@@ -99,7 +99,6 @@ def _agent(
     progress: Progress,
     breaker: Breaker,
     batch: int,
-    within: float,
 ) -> None:
     line = Line([positions.check, *handler.steps])
     door = asyncio.Lock()
@@ -119,7 +118,7 @@ def _agent(
         channel = aiter(stream.channel)  # the agent's stream would wake four tasks for each message
         while True:
             try:
-                taken = await take(channel, batch, within)
+                taken = await take(channel, batch)
                 if not opened:
                     progress.wait(FIRST)  # for any time: there may be no model yet
                     await line.before(handler.open)

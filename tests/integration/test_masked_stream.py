@@ -54,7 +54,8 @@ def everything(world: World) -> Iterator[tuple[str, bytes]]:
                     yield from ((f"topic {topic.name}", (raw.key or b"") + (raw.value or b"")) for raw in found)
     store = Store(world.settings)
     for key in store.client.scan_iter(store.key("*")):
-        yield "redis", key + (store.client.get(key) or b"")
+        rows = store.client.lrange(key, 0, -1) if store.client.type(key) == b"list" else [store.client.get(key) or b""]
+        yield "redis", b"".join([key, *rows])
     registry = Registry(world.settings)
     for run in registry.client.search_runs([registry._experiment]):
         yield "mlflow", str(run.to_dictionary()).encode()
