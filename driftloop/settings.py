@@ -97,7 +97,7 @@ class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     batch: Count = 64
     """Most events scored together."""
     within: Seconds = 0.02
-    """Seconds to wait for a batch to fill."""
+    """Most seconds that a batch waits to fill, at the broker, while events come."""
     max_bytes: Annotated[int, msgspec.Meta(ge=1, le=524_288)] = 65_536
     """Longest message scored; longer ones become dead letters. A prediction, which holds the text too, has to fit into
     the mebibyte that a broker takes."""

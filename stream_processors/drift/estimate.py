@@ -8,11 +8,13 @@ accuracy stands beside the estimate.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
+
+from stream_processors.drift.kept import Kept
 
 BLOCK = 250
 MIN_CALIBRATION = 50
@@ -55,32 +57,39 @@ class AccuracyEstimate:
 
     def __init__(self, block: int = BLOCK) -> None:
         self._size = block
-        self._confidences: list[float] = []
-        self._past: deque[tuple[float, bool, str]] = deque(maxlen=CALIBRATION)
+        self.confidences: list[float] = []
+        """Of the block that is still growing."""
+        self.past: Kept[tuple[float, bool, str]] = Kept(CALIBRATION)
+        """Outcomes: the confidence, whether the prediction was right, and the version that made it."""
         self.blocks: deque[Block] = deque(maxlen=BLOCKS)
         """Oldest first; the last one may still be growing, and has no estimate then."""
 
+    def restore(self, blocks: Iterable[Block], confidences: Iterable[float]) -> None:
+        """Take over `blocks` and `confidences`; `past` takes its rows by itself."""
+        self.blocks = deque(blocks, BLOCKS)
+        self.confidences = list(confidences)
+
     def predicted(self, confidence: float, version: str, position: int, occurred_at: float) -> Block | None:
         """Take a prediction; the block that it completes, None otherwise. A new version begins a new block."""
-        if self._confidences and self.blocks[-1].version != version:
+        if self.confidences and self.blocks[-1].version != version:
             self.blocks.pop()
-            self._confidences.clear()
-        if not self._confidences:
+            self.confidences.clear()
+        if not self.confidences:
             self.blocks.append(
                 Block(start_at=occurred_at, end_at=occurred_at, start=position, end=position, version=version)
             )
-        self._confidences.append(confidence)
+        self.confidences.append(confidence)
         block = self.blocks[-1]
         block.end_at, block.end = occurred_at, position
-        if len(self._confidences) < self._size:
+        if len(self.confidences) < self._size:
             return None
-        block.estimate, block.low, block.high = self.estimate(self._confidences, version)
-        self._confidences.clear()
+        block.estimate, block.low, block.high = self.estimate(self.confidences, version)
+        self.confidences.clear()
         return block
 
     def labelled(self, confidence: float, correct: bool, version: str, occurred_at: float) -> None:
         """Take an outcome: it calibrates what comes, and counts for the block that it belongs to."""
-        self._past.append((confidence, correct, version))
+        self.past.append((confidence, correct, version))
         for block in reversed(self.blocks):
             if block.version == version and block.start_at <= occurred_at <= block.end_at:
                 block.labels += 1
@@ -93,8 +102,8 @@ class AccuracyEstimate:
         The interval adds the spread of the block's own outcomes to that of the outcomes behind the calibration; a
         change of P(y|x) is in neither.
         """
-        own = [(confidence, correct) for confidence, correct, by in self._past if by == version]
-        past = own if len(own) >= MIN_CALIBRATION else [(confidence, correct) for confidence, correct, _ in self._past]
+        own = [(confidence, correct) for confidence, correct, by in self.past if by == version]
+        past = own if len(own) >= MIN_CALIBRATION else [(confidence, correct) for confidence, correct, _ in self.past]
         if len(past) < MIN_CALIBRATION:
             return None, None, None
         x, y = np.array(past, dtype=float).T

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from math import log
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
@@ -210,6 +211,16 @@ class Vocabulary(Learnt):
         super().__init__("vocabulary", follows_model=False)
         self._rarity: dict[str, float] = {}
         """Of each word that a text had; of any other it is 1."""
+        self._packed = b""
+        """The same as MessagePack: thousands of words that change seldom, in a state that is stored with each batch."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: the words as they are packed."""
+        return {**super().__getstate__(), "_rarity": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._rarity = msgspec.msgpack.decode(self._packed, type=dict[str, float]) if self._packed else {}
 
     def learn(self, raws: Iterable[Any]) -> None:
         """Count in how many texts each word occurs."""
@@ -217,6 +228,7 @@ class Vocabulary(Learnt):
         frequency = Counter(word for text in texts for word in words(text))
         most = len(texts) + 1
         self._rarity = {word: log(most / (count + 1), most) for word, count in frequency.items()}
+        self._packed = msgspec.msgpack.encode(self._rarity)
 
     def score(self, raw: Any) -> float:
         """1 where no word of the text is known; 0 for a text without words."""

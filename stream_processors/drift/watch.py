@@ -39,7 +39,7 @@ from stream_processors.drift.single import Track, make_track
 
 log = logging.getLogger(__name__)
 
-MADE_BY = f"driftloop {driftloop.__version__}, detectors 2, and river {river.__version__}"
+MADE_BY = f"driftloop {driftloop.__version__}, detectors 3, and river {river.__version__}"
 """To be counted up where what is pickled changes."""
 
 
@@ -50,6 +50,8 @@ class Rows(msgspec.Struct, frozen=True):
     predicted: Part[Seen]
     fused: dict[str, dict[str, Part[Observation]]]
     """By detector and signal."""
+    calibration: Part[tuple[float, bool, str]] = Part(True, [])
+    """What the accuracy is estimated from."""
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -62,9 +64,10 @@ class Saved(msgspec.Struct, frozen=True):
     detectors: dict[str, dict[str, bytes]]
     begins: dict[str, float]
     fused: dict[str, bytes] = {}
-    estimate: bytes = b""
     blocks: list[Block] = []
     """Estimated accuracy of each block of predictions, and the realised one once its labels have come."""
+    confidences: list[float] = []
+    """Of the predictions in the last block, where it is still growing."""
     outcomes: int = 0
     made_by: str = ""
     """The versions that pickled the detectors: no others can be trusted to understand them."""
@@ -159,7 +162,9 @@ class DriftWatch:
             return new if fresh else kept.all()
 
         fused = {text: {name: part(kept) for name, kept in fusion.rows.items()} for text, fusion in self._fused.items()}
-        return msgspec.msgpack.encode(Rows(part(self._labelled), part(self._predicted), fused))
+        return msgspec.msgpack.encode(
+            Rows(part(self._labelled), part(self._predicted), fused, part(self._estimate.past))
+        )
 
     def save(self) -> bytes:
         """The state of every detector, as MessagePack; it belongs to the observations of `rows`."""
@@ -171,8 +176,8 @@ class DriftWatch:
                 {track.text: track.dump() for track in self._tracks},
                 self._begins,
                 {text: pickle.dumps(fusion) for text, fusion in self._fused.items()},
-                pickle.dumps(self._estimate),
-                list(self.blocks),
+                list(self._estimate.blocks),
+                self._estimate.confidences,
                 self.outcomes,
                 MADE_BY,
             )
@@ -194,6 +199,8 @@ class DriftWatch:
         for one in parts:
             self._labelled.take(one.labelled)
             self._predicted.take(one.predicted)
+            self._estimate.past.take(one.calibration)
+        self._estimate.restore(saved.blocks, saved.confidences)
         self._begins.update({text: at for text, at in saved.begins.items() if text in self._begins})
         if saved.made_by != MADE_BY:
             by = saved.made_by or "an older version"
@@ -208,8 +215,6 @@ class DriftWatch:
                     if name not in one.fused.get(text, {}):
                         raise ValueError(f"there are no observations for {name} of {text}")
                     kept.take(one.fused[text][name])
-        if saved.estimate:
-            self._estimate = pickle.loads(saved.estimate)  # noqa: S301 - signed by the monitor
 
     def _same_model(self, version: str) -> bool:
         """False for what an older model said. With a newer one, what depends on the model starts afresh."""

@@ -42,6 +42,25 @@ def test_every_event_is_predicted_and_every_label_joined_once(world: World) -> N
     assert [body is not None for body in stored] == [True, True, False]
 
 
+def test_the_broker_gathers_a_batch_while_events_come_one_by_one(world: World) -> None:
+    """Not in one of a thousand batches, as with Faust's own way to ask."""
+    world.promote()
+    batches = {}
+    for within in ("0.5", "0.001"):
+        env = {"DRIFTLOOP_SCORER__WITHIN": within, "DRIFTLOOP_LOGS__LEVEL": "info"}
+        scorer = world.start("score", log=within, changes=("stub",), **env)
+        begin = world.count(PREDICTIONS)
+        for event in range(begin, begin + 120):
+            world.send(events=[event])
+            if event == begin:
+                world.until(lambda so_far=begin: world.count(PREDICTIONS) > so_far)
+            time.sleep(0.01)
+        world.until(lambda wanted=begin + 120: world.count(PREDICTIONS) >= wanted)
+        assert scorer.stop() == 0
+        batches[within] = scorer.log.read_text().count("messages handled")
+    assert 0 < 3 * batches["0.5"] < batches["0.001"], batches
+
+
 def test_hostile_messages_become_dead_letters_and_hold_nothing_up(world: World) -> None:
     world.promote()
     hostile = {

@@ -220,6 +220,8 @@ def test_a_restored_watch_alarms_at_the_same_event() -> None:
     other.watch = fresh
     first, second = one.play(300, accuracy=0.3), other.play(300, accuracy=0.3)
     assert first and [a.alert_id for a in first] == [a.alert_id for a in second]
+    assert one.watch.levels == other.watch.levels
+    assert len(one.watch.blocks) == 4 and one.watch.blocks == other.watch.blocks, "the estimates go on as well"
     empty = Stream()
     empty.play(700)
     empty.watch = DriftWatch(["fused"], "s")

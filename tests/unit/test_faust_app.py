@@ -1,4 +1,4 @@
-"""Taking from Faust's channel: whole batches without delay, what there is after a while, every message once."""
+"""Taking from Faust's channel: what is there without delay, every message once."""
 
 from __future__ import annotations
 
@@ -20,35 +20,31 @@ def channel(*events: int) -> Any:
     return SimpleNamespace(queue=queue)
 
 
-def test_a_full_batch_is_taken_without_waiting_for_more() -> None:
-    async def taken() -> tuple[list[int], int]:
-        source = channel(*range(10))
+def test_a_full_batch_is_taken_and_what_is_more_is_left() -> None:
+    source = channel(*range(10))
+    assert asyncio.run(take(source, 4)) == [0, 1, 2, 3]
+    assert source.queue.qsize() == 6
+
+
+def test_what_is_there_is_taken() -> None:
+    assert asyncio.run(take(channel(1, 2), 4)) == [1, 2]
+
+
+def test_the_first_is_waited_for() -> None:
+    async def taken() -> list[int]:
+        source = channel()
+        asyncio.get_running_loop().call_later(0.05, source.queue.put_nowait, 1)
         async with asyncio.timeout(5):
-            return await take(source, 4, 60.0), source.queue.qsize()
+            return await take(source, 4)
 
-    assert asyncio.run(taken()) == ([0, 1, 2, 3], 6)
-
-
-def test_what_there_is_when_the_wait_is_over_is_taken() -> None:
-    async def taken() -> list[list[int]]:
-        source = channel(1)
-        loop = asyncio.get_running_loop()
-        loop.call_later(0.05, source.queue.put_nowait, 2)
-        loop.call_later(0.6, source.queue.put_nowait, 3)
-        return [await take(source, 4, 0.3), await take(source, 4, 0.01)]
-
-    assert asyncio.run(taken()) == [[1, 2], [3]]
-
-
-def test_with_no_wait_allowed_it_takes_what_is_there() -> None:
-    assert asyncio.run(take(channel(1, 2), 4, 0.0)) == [1, 2]
+    assert asyncio.run(taken()) == [1]
 
 
 def test_an_error_thrown_into_the_channel_is_raised() -> None:
     async def taken() -> None:
         source = channel()
         source.queue._throw(RuntimeError("no more"))
-        await take(source, 4, 0.1)
+        await take(source, 4)
 
     with pytest.raises(RuntimeError, match="no more"):
         asyncio.run(taken())
