@@ -118,29 +118,38 @@ class Growth:
                 _marked(world, child, topics.PREDICTIONS, number)
                 marks = []
                 for part in range(4):  # the first one warms up
-                    for first in range(number + part * EVENTS // 3, number + (part + 1) * EVENTS // 3, 100):
-                        due = time.monotonic() + 100 / RATE
-                        _send(world, range(first, first + 100), self.texts)
-                        _label(world, range(first - number, first - number + 100), ["positive"])
-                        time.sleep(max(0.0, due - time.monotonic()))
+                    self._steady(world, number + part * EVENTS // 3, number + (part + 1) * EVENTS // 3, number)
                     marks.append(_marked(world, child, topics.OUTCOMES, (part + 1) * EVENTS // 3))
                 self._note("label delay", number, "monitor", marks)
 
     def history(self) -> None:
-        """Both processes around a stub, after so many events."""
+        """Both processes, the scorer around a stub, at a steady load after so many events."""
         with self._world("history") as world:
             world.promote()
-            _send(world, range(HISTORY[-1] + EVENTS), self.texts)
-            self._milestones(world, "score", topics.PREDICTIONS)
-            _label(world, range(HISTORY[-1] + EVENTS), ["positive"])
-            self._milestones(world, "monitor", topics.OUTCOMES)
+            scorer, monitor = _start(world, "score", stub=True), _start(world, "monitor")
+            sent = 0
+            for before in HISTORY:
+                marks: list[list[tuple[int, float]]] = []
+                for part in range(4):
+                    self._steady(world, sent, before + part * EVENTS // 3)
+                    sent = before + part * EVENTS // 3
+                    marks.append(
+                        [
+                            _marked(world, scorer, topics.PREDICTIONS, sent),
+                            _marked(world, monitor, topics.OUTCOMES, sent),
+                        ]
+                    )
+                for role, own in zip(("score", "monitor"), zip(*marks, strict=True), strict=True):
+                    self._note("history", before, role, own)
 
-    def _milestones(self, world: World, role: str, out: Topic) -> None:
-        child = _start(world, role, stub=True)
-        for before in HISTORY:
-            marks = [_marked(world, child, out, before + part * EVENTS // 3) for part in range(4)]
-            self._note("history", before, role, marks)
-        child.stop()
+    def _steady(self, world: World, first: int, last: int, delay: int = 0) -> None:
+        """Send events at `RATE`, each with the label of the one so many events before it."""
+        for begin in range(first, last, 100):
+            due = time.monotonic() + 100 / RATE
+            numbers = range(begin, min(begin + 100, last))
+            _send(world, numbers, self.texts)
+            _label(world, range(numbers.start - delay, numbers.stop - delay), ["positive"])
+            time.sleep(max(0.0, due - time.monotonic()))
 
     def _backlog(
         self, world: World, what: str, value: int, role: str, out: Topic, events: int = EVENTS, stub: bool = False
@@ -236,8 +245,10 @@ def draw(points: Sequence[Point], path: Path) -> None:
                 if own:
                     axes.plot(x, y, "o-", color=colour, label=role, ms=4)
                     axes.fill_between(x, [p.lowest for p in own], [p.highest for p in own], color=colour, alpha=0.15)
-            axes.set_xscale("symlog", linthresh=1)
-            axes.xaxis.set_major_formatter("{x:,g}")
+            values = sorted({point.value for point in points if point.what == what})
+            axes.set_xscale("symlog", linthresh=min(value for value in values if value))
+            axes.set_xticks(values, [f"{x // 1000}k" if x >= 10_000 else f"{x:,}" for x in values])
+            axes.minorticks_off()
             axes.set_ylim(bottom=0)
             axes.set_title(what)
             axes.legend(frameon=False)
