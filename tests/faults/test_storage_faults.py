@@ -7,12 +7,16 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from benchmarks.world import World, event
-from driftloop import topics
+from driftloop import kafka, topics
 from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.messages import encode
 from driftloop.settings import Settings
 from driftloop.topics import OUTCOMES, PREDICTIONS
 
@@ -98,18 +102,22 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Pa
             world.start("monitor")
             world.send(events=range(200), labels=range(200))
             world.until(lambda: world.count(PREDICTIONS) >= 100 or bool(changes))
+            producer = kafka.producer(world.settings)
+            sent = {200: send(producer, world, 200)}
+            assert arrived(sent[200])
             fill(disk)
             broker = stack.child("kafka")
             broker.restart = False
-            for i in range(200, 5_000):  # until the broker fails: it writes to what it has allocated before
-                world.outbox.put("events", f"e{i}", event(i))
+            for i in range(201, 5_000):  # until the broker fails: it writes to what it has allocated before
+                sent[i] = send(producer, world, i)
             world.until(lambda: broker.poll() is not None, 120)
             (disk / "filler").unlink()
             broker.restart = True
             broker.start()
             stack.wait("kafka")
             stack.wait("valkey")
-            world.outbox.flush()
+            world.send(events=[i for i, one in sent.items() if not arrived(one)])
+            producer.close(timeout=5)
             if changes:
                 scorer.kill()
             said = world.through("neither a prediction nor a dead letter" if changes else "", 120)
@@ -118,6 +126,20 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Pa
                 assert said.counts["predictions"] == 5_000 and world.count(OUTCOMES) >= 200
         finally:
             world.close()
+
+
+def send(producer: KafkaProducer, world: World, number: int) -> Any:
+    """An event on its way."""
+    name = topics.name(world.settings, topics.EVENTS)
+    return producer.send(name, key=f"e{number}".encode(), value=encode(event(number)))
+
+
+def arrived(sent: Any) -> bool:
+    """Whether the broker has it: in its last moments one refuses what it cannot write, with an error of no name."""
+    try:
+        return sent.get(timeout=60) is not None
+    except KafkaError:
+        return False
 
 
 def fill(disk: Path) -> None:

@@ -59,7 +59,7 @@ class Dask:
         """Start a scheduler and workers; a text is code that runs before one, and an empty one is nothing."""
         found = self.folder / "scheduler.json"
         self._start("dask_scheduler", scheduler, ["--port", "0", "--no-show", "--scheduler-file", str(found)])
-        wait_for(found.exists)
+        wait_for(lambda: found.exists() and found.read_text().endswith("}"))  # it is written, not renamed
         self.address = json.loads(found.read_text())["address"]
         for code in workers:
             self.add_worker(code)
