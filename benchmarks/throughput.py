@@ -333,7 +333,7 @@ def watched(bench: Bench, way: Way, options: argparse.Namespace) -> list[Row]:
     """A scorer and its monitor at half of the scorer's capacity, with a label for each event."""
     monitor = bench.watch(way)
     rounds = [bench.labelled(way, monitor, 0.5, options.seconds) for _ in range(options.rounds + 1)]
-    return [_row(one.name + HALF, found[1:]) for one, *found in zip((way, monitor), *rounds, strict=False)]
+    return [_row(one.name + HALF, found[1:]) for one, *found in zip((way, monitor), *rounds, strict=True)]
 
 
 def _row(name: str, rounds: Sequence[tuple[float, float]], **rest: Any) -> Row:

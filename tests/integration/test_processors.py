@@ -43,7 +43,7 @@ def test_every_event_is_predicted_and_every_label_joined_once(world: World) -> N
 
 
 def test_the_broker_gathers_a_batch_while_events_come_one_by_one(world: World) -> None:
-    """Not in one of a thousand batches, as with Faust's own way to ask."""
+    """With Faust's own way to ask, each of them is a batch."""
     world.promote()
     batches = {}
     for within in ("0.5", "0.001"):
