@@ -117,10 +117,14 @@ class Champion:
                             continue
                         if update.stream == self._settings.stream and fence.admits(update):
                             newest = (update, record)
+                if any(client.position(TopicPartition(t, p)) < end for (t, p), end in ends.items()):
+                    continue
                 # Old promotions are skipped: only the last one is worth loading.
-                if newest and all(client.position(TopicPartition(t, p)) >= end for (t, p), end in ends.items()):
+                if newest:
                     self._take(*newest)
                     newest = None
+                elif self._model is None:
+                    self._shelf.prepare()
 
     def _hear(self, record: Any) -> None:
         with suppress(ValueError):

@@ -11,7 +11,6 @@ import webbrowser
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -27,7 +26,7 @@ from driftloop.cli_options import (
     write,
 )
 from driftloop.errors import DriftloopError
-from driftloop.lifecycle import own_stack, runs, simulation
+from driftloop.lifecycle import own_stack, runs, simulation, usage
 from driftloop.lifecycle.embedded.ports import free_port, is_free
 from driftloop.settings import Settings
 from producers.scenarios import Scenario, load_scenario, read_spec
@@ -85,7 +84,7 @@ def simulate(arguments: argparse.Namespace, stage: Stage | None = None) -> int:
         embedded=record.stack == "embedded",
         page=None if arguments.no_page else stage.page,
         # The command's own start: what was imported so far counts as well.
-        began=float(psutil.Process().create_time()),
+        began=usage.started(),
     )
     write(f"Run directory: {root}")
     view = stage.open(console, scenario, truth.drifts, warm_up)

@@ -50,6 +50,10 @@ class Shelf:
             self._scratch = tempfile.TemporaryDirectory(prefix="driftloop-models-")
             self._folder = Path(self._scratch.name)
 
+    def prepare(self) -> None:
+        """Load the registry's library, a second's work: for who waits for a first model and has the time now."""
+        import mlflow  # noqa: F401
+
     def load(self, update: ModelUpdate, encoder: Encoder | None) -> BundleClassifier:
         """The announced model, verified and warmed; see `fetch`."""
         return self.fetch(update.version, update.digest, encoder)

@@ -9,6 +9,7 @@ new drift ends what has become pointless.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import signal
 import tempfile
@@ -46,6 +47,9 @@ from retrain.trust import weigh
 
 log = logging.getLogger(__name__)
 
+SCORER_FIRST = 10.0
+"""Seconds in which whoever waits for the first model has the cores to load it."""
+
 
 @dataclass
 class Desk:
@@ -77,6 +81,8 @@ class Worker:
         self._open: list[Competition] = []
         """Retrainings whose slow candidates are at work or in shadow."""
         self._probation: Shadow | None = None
+        self._prepare_from = 0.0
+        """When the server that candidates are forked from is to load its libraries, on the monotonic clock."""
 
     def stop(self) -> None:
         """End as soon as possible; a retraining under way is given up and said to have failed."""
@@ -107,9 +113,9 @@ class Worker:
         self._close_cut_off()
         if self._promotions.registry.champion() is None:
             self._bootstrap(folder / "first")
+            self._prepare_from = time.monotonic() + SCORER_FIRST
         if self._stopped():
             return not once
-        sandbox.prepare()
         encoder = exported_encoder(self._settings.model, threads=1)  # the events' own comes first
         feed = Feed(self._settings, self._settings.retrain.window, self._outbox)
         champions = Champions(self._settings, self._promotions, encoder, self._store, folder / "versions")
@@ -130,6 +136,9 @@ class Worker:
         feed = desk.feed
         while not self._stopped():
             self._office.check()
+            if time.monotonic() >= self._prepare_from:
+                sandbox.prepare()
+                self._prepare_from = math.inf
             while feed.commands:
                 self._obey(feed.commands.popleft(), desk)
             decision = self._policy.decide(feed.now, tuple(feed.alerts), feed.outcomes)

@@ -43,6 +43,10 @@ PAGE = "serve"
 WARM = {"score": ("stream_processors.scorer",)}
 """Whose gap is a gap in the answers, and what its spare loads."""
 SELF = "simulate"
+FIRST = (REPLAY, "retrain", "score")
+"""What the first prediction waits for; the rest is started after it, and leaves it the cores until then."""
+PATIENCE = 15.0
+"""Seconds after which the rest is started all the same."""
 STOP_ORDER = (REPLAY, *PROCESSORS, PAGE)
 """First what sends, then what answers: the rest of the stream is scored by whoever resumes."""
 
@@ -119,6 +123,9 @@ class Simulation:
         if plan.embedded:
             self._stack = EmbeddedStack(self.root, progress=self._progress, secured=settings.secured)
         self._children: dict[str, Child] = {}
+        self._waiting: list[list[str]] = []
+        """Arguments of the processes that are still to be started."""
+        self._launched = 0.0
         self._restarted: dict[str, deque[float]] = {}
         self._watch = threading.Lock()
         self._launch = threading.Lock()
@@ -208,26 +215,36 @@ class Simulation:
                 if self.settings.secured:
                     access.apply(admin)
                 self.settings = self._stack.settings(self.settings, access.role_of("watch"))
-            logs = self.root / "logs"
             replay = [REPLAY, self._plan.scenario]
             replay += ["--rate", self._plan.rate] if self._plan.rate else []
             replay += ["--limit", str(self._plan.limit)] if self._plan.limit else []
-            # The first model is what everything waits for: the replay and the retraining job go first.
-            page = [] if self._plan.page is None else [[PAGE]]
-            for arguments in (replay, ["retrain"], ["score"], ["monitor"], *page):
-                name = arguments[0]
-                argv = [sys.executable, "-P", "-m", "driftloop", *arguments]
-                child = Child(
-                    name,
-                    argv,
-                    env=self._variables(name),
-                    log=logs / f"{name}.log",
-                    restart=name != REPLAY,
-                    warm=WARM.get(name, ()),
-                )
-                self._children[name] = child
-                self.state.children[name] = ChildState(name)
-                child.start()
+            for arguments in (replay, *([name] for name in FIRST[1:])):
+                self._start_child(arguments)
+            self._waiting = [["monitor"], *([] if self._plan.page is None else [[PAGE]])]
+            self._launched = time.monotonic()
+
+    def _start_rest(self) -> None:
+        """Start what the first prediction does not need, once it is there or takes long."""
+        early = not self.state.predictions and time.monotonic() - self._launched < PATIENCE
+        if early or not self._waiting:
+            return
+        while self._waiting:
+            self._start_child(self._waiting.pop(0))
+        for name, modules in WARM.items():
+            self._children[name].warm = modules
+
+    def _start_child(self, arguments: list[str]) -> None:
+        name = arguments[0]
+        child = Child(
+            name,
+            [sys.executable, "-P", "-m", "driftloop", *arguments],
+            env=self._variables(name),
+            log=self.root / "logs" / f"{name}.log",
+            restart=name != REPLAY,
+        )
+        self._children[name] = child
+        self.state.children[name] = ChildState(name)
+        child.start()
 
     def _variables(self, verb: str) -> dict[str, str]:
         """The environment of a process: on a stack of our own it has the identity of its role and of no other."""
@@ -255,6 +272,7 @@ class Simulation:
             return False
         if self._stack is not None:
             self._stack.poll()
+        self._start_rest()
         self._look_at_children()
         current = self._measure()
         self._tick()

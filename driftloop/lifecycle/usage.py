@@ -1,7 +1,8 @@
-"""Memory and CPU time of a process and all that it started."""
+"""Memory and CPU time of a process and all that it started, and when it was started itself."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -48,3 +49,16 @@ class Usage:
         for (name, _), used in self._known.items():
             found[name] = found.get(name, 0.0) + used
         return {**found, rest: max(self._total - sum(found.values()), 0.0)}
+
+
+def started() -> float:
+    """Unix seconds at which this process was started, to some 10 ms.
+
+    Linux counts a process's start from the boot and gives the time of the boot in whole seconds (proc(5)), so that
+    psutil's sum of the two may be a second early; macOS has the time itself.
+    """
+    told = float(psutil.Process().create_time())
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return told
+    age: float = time.clock_gettime(time.CLOCK_BOOTTIME) - (told - psutil.boot_time())
+    return time.time() - age

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,3 +89,10 @@ def test_a_resumed_run_adds_up_its_sessions(tmp_path: Path) -> None:
     )
     added = simulation.remember(tmp_path, record, report)
     assert added.cpu_seconds == {"score": 5.0, "kafka": 1.0, "monitor": 0.5}
+
+
+def test_a_process_knows_when_it_was_started() -> None:
+    code = "import time; time.sleep(0.3); from driftloop.lifecycle import usage; print(usage.started())"
+    before = time.time()
+    started = float(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+    assert before - 0.05 < started < before + 0.3  # by the boot's time in whole seconds it would be anywhere before
