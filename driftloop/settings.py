@@ -124,6 +124,9 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """``fused`` (``fused?rate=0.1``: false alarms per 10,000 events; ``fused?signals=error+loss``), or single ones as
     ``signal:detector`` with optional parameters, such as ``error:adwin?delta=0.002``; each raises its own alarms. One
     of your own is ``error:my_package.module:MyDetector``, or the short name under which a package offers it."""
+    within: Seconds = 0.5
+    """Most seconds that predictions and labels wait at the broker for more of them, while they come: each batch is
+    stored with the state of the detectors before it counts."""
     member: str = "monitor-{host}"
     """Static group membership, as for the scorer."""
 

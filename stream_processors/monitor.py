@@ -41,7 +41,7 @@ JOINED = Counter(
     ["version", "correct"],
 )
 
-BATCH, WITHIN = 500, 0.2
+BATCH = 500
 PARTS = 64
 """Batches whose observations are stored one behind the other; then all that are kept are stored anew."""
 READ = (PREDICTIONS, LABELS)
@@ -216,9 +216,8 @@ class Monitor:
 
 def run(settings: Settings) -> None:
     """Watch the stream until SIGTERM; see `stream_processors.batches.run` for how it ends."""
-    batches.run(
-        "monitor", settings, READ, Monitor(settings), member=settings.monitor.member, batch=BATCH, within=WITHIN
-    )
+    chosen = settings.monitor
+    batches.run("monitor", settings, READ, Monitor(settings), member=chosen.member, batch=BATCH, within=chosen.within)
 
 
 def _place(topic: str, partition: int) -> str:
