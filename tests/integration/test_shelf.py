@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from driftloop import shelf
+from driftloop import champion, shelf
 from driftloop.messages import ModelUpdate
 from driftloop.topics import DEAD_LETTERS, MODEL_UPDATES, PREDICTIONS
 from tests.integration.conftest import World
@@ -80,3 +80,22 @@ def test_a_digest_that_is_none_is_refused(world: World, digest: str) -> None:
     world.send(events=range(5, 10))
     world.until(lambda: world.count(PREDICTIONS) == 10)
     assert {p.model_version for p in world.read(PREDICTIONS)} == {good}
+
+
+def test_the_registrys_library_is_loaded_by_who_waits_for_a_first_model_and_by_nobody_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a second, which a scorer that comes back to a model of its shelf would lose."""
+    prepared: list[str] = []
+    for moment in ("waits", "comes back"):
+        monkeypatch.setattr(shelf.Shelf, "prepare", lambda _shelf, moment=moment: prepared.append(moment))
+        follower = champion.Champion(world.settings)
+        follower.start()
+        try:
+            if moment == "waits":
+                world.until(lambda: prepared)
+                world.promote()
+            assert follower.current().version
+        finally:
+            follower.close()
+    assert set(prepared) == {"waits"}
