@@ -81,7 +81,7 @@ class Worker:
         self._open: list[Competition] = []
         """Retrainings whose slow candidates are at work or in shadow."""
         self._probation: Shadow | None = None
-        self._prepare_from = 0.0
+        self._prepare_from = math.inf
         """When the server that candidates are forked from is to load its libraries, on the monotonic clock."""
 
     def stop(self) -> None:
@@ -114,6 +114,8 @@ class Worker:
         if self._promotions.registry.champion() is None:
             self._bootstrap(folder / "first")
             self._prepare_from = time.monotonic() + SCORER_FIRST
+        else:
+            sandbox.prepare()
         if self._stopped():
             return not once
         encoder = exported_encoder(self._settings.model, threads=1)  # the events' own comes first

@@ -43,8 +43,9 @@ PAGE = "serve"
 WARM = {"score": ("stream_processors.scorer",)}
 """Whose gap is a gap in the answers, and what its spare loads."""
 SELF = "simulate"
-FIRST = (REPLAY, "retrain", "score")
-"""What the first prediction waits for; the rest is started after it, and leaves it the cores until then."""
+FIRST = ("retrain", "score")
+"""What the first prediction waits for, with the replay; the rest starts after it, and leaves it the cores until then.
+"""
 PATIENCE = 15.0
 """Seconds after which the rest is started all the same."""
 STOP_ORDER = (REPLAY, *PROCESSORS, PAGE)
@@ -218,7 +219,7 @@ class Simulation:
             replay = [REPLAY, self._plan.scenario]
             replay += ["--rate", self._plan.rate] if self._plan.rate else []
             replay += ["--limit", str(self._plan.limit)] if self._plan.limit else []
-            for arguments in (replay, *([name] for name in FIRST[1:])):
+            for arguments in (replay, *([name] for name in FIRST)):
                 self._start_child(arguments)
             self._waiting = [["monitor"], *([] if self._plan.page is None else [[PAGE]])]
             self._launched = time.monotonic()
