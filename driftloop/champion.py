@@ -102,6 +102,8 @@ class Champion:
         topic, alerts = name(self._settings, MODEL_UPDATES), name(self._settings, DRIFT_ALERTS)
         with kafka.reading(self._settings, topic, also=[alerts]) as client:
             ends = client.end_offsets(list(client.assignment()))
+            if not any(end for (read, _), end in ends.items() if read == topic):
+                self._shelf.prepare()
             newest: tuple[ModelUpdate, Any] | None = None
             fence = Fence()
             while not self._stop.is_set():
@@ -117,14 +119,10 @@ class Champion:
                             continue
                         if update.stream == self._settings.stream and fence.admits(update):
                             newest = (update, record)
-                if any(client.position(TopicPartition(t, p)) < end for (t, p), end in ends.items()):
-                    continue
                 # Old promotions are skipped: only the last one is worth loading.
-                if newest:
+                if newest and all(client.position(TopicPartition(t, p)) >= end for (t, p), end in ends.items()):
                     self._take(*newest)
                     newest = None
-                elif self._model is None:
-                    self._shelf.prepare()
 
     def _hear(self, record: Any) -> None:
         with suppress(ValueError):
