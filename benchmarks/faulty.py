@@ -165,6 +165,41 @@ def skips() -> None:
     batches.take = skipping
 
 
+def late_fetch() -> None:
+    """A fetch that was under way as partitions were given brings their first messages, and they are let go."""
+    consumer: Any = import_module("stream_processors.faust_app")._Consumer
+    seek = consumer.perform_seek
+
+    async def late(self: Any) -> None:
+        if self.assignment():
+            await self._thread.call_thread(self._thread._ensure_consumer()._fetcher.fetched_records, set(), timeout=5)
+        await seek(self)
+
+    consumer.perform_seek = late
+
+
+def no_going_back() -> None:
+    """Where nothing was committed a processor goes on from wherever it is, as Faust has it."""
+    del import_module("stream_processors.faust_app")._Thread.seek_to_committed
+
+
+def slow_handover() -> None:
+    """The partitions that are given take their time to be made ready."""
+    agents: Any = import_module("faust.agents.manager").AgentManager
+    ready = agents.on_rebalance
+
+    async def slow(self: Any, revoked: Any, given: Any) -> None:
+        await asyncio.sleep(3)
+        await ready(self, revoked, given)
+
+    agents.on_rebalance = slow
+
+
+def no_stopping() -> None:
+    """A processor without partitions goes on fetching while the partitions change hands, as Faust has it."""
+    del import_module("stream_processors.faust_app")._App._on_partitions_revoked
+
+
 def no_positions() -> None:
     """Nobody looks whether a message was left out."""
     positions: Any = import_module("stream_processors.positions").Positions
@@ -222,6 +257,10 @@ CHANGES: dict[str, Callable[[], None]] = {
     "no-recall": no_recall,
     "stalls": stalls,
     "skips": skips,
+    "late-fetch": late_fetch,
+    "no-going-back": no_going_back,
+    "slow-handover": slow_handover,
+    "no-stopping": no_stopping,
     "no-positions": no_positions,
     "no-acks": no_acks,
     "poisoned": poisoned,

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kafka.errors import CoordinatorNotAvailableError
+
 from benchmarks.champion import put_before
 from driftloop import kafka, topics
 from driftloop.classifiers.bundle import Lineage, write_bundle
@@ -120,6 +122,19 @@ class World:
         """How many messages a topic has had."""
         full = topics.name(self.settings, topic)
         return kafka.end_offsets(self.settings, [full])[full]
+
+    def members(self, role: str) -> set[str]:
+        """The names of the processes that are in a role's group, once it has settled."""
+        client = kafka.admin(self.settings)
+        group = kafka.group(role, self.settings)
+        try:
+            found = client.describe_groups([group])[group]
+        except CoordinatorNotAvailableError:  # nobody has asked for the group yet
+            return set()
+        finally:
+            client.close()
+        settled = found["group_state"] == "Stable"
+        return {member["group_instance_id"] for member in found["members"]} if settled else set()
 
     def through(self, complaint: str = "", seconds: float = 60) -> Audit:
         """What the ledger says once all is through, or, where there is to be one, once it has that complaint."""

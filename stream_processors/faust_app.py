@@ -63,7 +63,12 @@ def make_app(role: str, settings: Settings, member: str, batch: int, within: flo
 
 
 class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
-    """Faust's, but that it ends at once where the broker refuses: its own way down would wait for the broker."""
+    """Faust's, but for how partitions change hands, and its end where the broker refuses.
+
+    Faust's stops fetching only for what it had; it goes back to what was committed, and on, in a task of its own, which
+    the next rebalance may overtake. What is fetched in between is left out. Here all of it is done before the group can
+    change again.
+    """
 
     def __init__(self, settings: Settings, wanted: tuple[int, int], *arguments: Any, **options: Any) -> None:
         self._settings = settings
@@ -79,18 +84,57 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
     def _create_directories(self) -> None:
         """None: they are for tables, and would be left by a process that is killed."""
 
+    async def _on_partitions_revoked(self, revoked: Any) -> None:
+        self.consumer.stop_flow()
+        self.flow_control.suspend()
+        await super()._on_partitions_revoked(revoked)
+
+    async def _on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        await super()._on_partitions_assigned(assigned, generation_id)
+        try:
+            if not self.should_stop:
+                await self.wait(self.consumer.perform_seek())
+        except Exception as error:  # aiokafka would write it into the log, and nothing more would come
+            if not self.should_stop:
+                await self.crash(error)
+        if self.should_stop:
+            return
+        self.consumer.resume_partitions(assigned)
+        self.flow_control.resume()
+        self.consumer.resume_flow()
+        await self._fetcher.maybe_start()
+
+    def on_rebalance_return(self) -> None:
+        super().on_rebalance_return()
+        self.on_rebalance_end()
+
     def _crash(self, reason: BaseException) -> None:
+        """At once where the broker refuses: Faust's own way down would wait for the broker."""
         if isinstance(reason, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
             leave(may_not(self._settings, f"read {reason.args[0] if reason.args else 'its topics'}"))
         super()._crash(reason)
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's, but that the broker gathers a batch while messages come.
+    """Faust's, but that the broker gathers a batch while messages come, and that it always goes back.
 
-    Faust's has it answer with the first message that there is: a stream of some hundred messages a second then comes
-    one by one, and what is done for an answer, in three threads, costs more than what is done for a message.
+    Faust's has the broker answer with the first message that there is: a stream of some hundred messages a second then
+    comes one by one, and what is done for an answer, in three threads, costs more than what is done for a message.
     """
+
+    async def seek_to_committed(self) -> Any:
+        return await self.call_thread(self._go_back)
+
+    async def _go_back(self) -> Any:
+        """To what was committed, and to the beginning where nothing was: aiokafka stays where it is there."""
+        consumer = self._ensure_consumer()
+        if not consumer.assignment():
+            return {}
+        committed = await consumer.seek_to_committed()
+        never = [partition for partition, offset in committed.items() if not offset]
+        if never:
+            await consumer.seek_to_beginning(*never)
+        return committed
 
     async def _fetch_records(self, consumer: Any, *arguments: Any, **options: Any) -> Any:
         found = await super()._fetch_records(consumer, *arguments, **options)
@@ -151,14 +195,13 @@ class Worker(faust.Worker):  # type: ignore[misc]
 
 
 class _NoTables(TableManager):  # type: ignore[misc]
-    """Faust's waits a second for tables to come; we have none, and go on when the agents' topics are known."""
+    """Faust's waits a second for tables, and recovers them; we have none, and join when the topics are known."""
 
     async def on_start(self) -> None:
         while not self.app.topics and not self.should_stop:
             await asyncio.sleep(0.01)
         if not self.should_stop:
             await self._update_channels()
-            await self.recovery.start()
 
 
 def _credentials(security: KafkaSecurity) -> Any:

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -58,6 +59,12 @@ def hurt(world: World, point: str, without: tuple[str, ...], complaint: str) -> 
     return world.through(complaint if without else "")
 
 
+def repeated(world: World) -> int:
+    """How many predictions say again what was said."""
+    said = [one.event_id for one in world.read(PREDICTIONS) if isinstance(one, Prediction)]
+    return len(said) - len(set(said))
+
+
 @pytest.mark.parametrize("without", [(), ("no-waiting",)], ids=["protected", "control"])
 def test_a_batch_is_acknowledged_only_when_the_broker_has_its_results(world: World, without: tuple[str, ...]) -> None:
     said = hurt(world, "batch-taken", without, "neither a prediction nor a dead letter")
@@ -90,10 +97,8 @@ def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, 
 @pytest.mark.parametrize("without", [(), ("no-recall",)], ids=["protected", "control"])
 @pytest.mark.parametrize("dies", [False, True], ids=["it-lives-on", "the-monitor-dies-too"])
 def test_a_store_that_is_emptied_is_told_again(world: World, dies: bool, without: tuple[str, ...]) -> None:
-    # Of two that join at once one may stall on a busy machine (docs/guarantees.md); it starts again, here the sooner.
-    patience = {"DRIFTLOOP_HEALTH__PATIENCE": "30"}
     for member in ("one", "two"):  # they share the partitions, and find out one after the other
-        world.start("score", changes=without, log=member, DRIFTLOOP_SCORER__MEMBER=member, **patience)
+        world.start("score", changes=without, log=member, DRIFTLOOP_SCORER__MEMBER=member)
     world.send(events=range(400), labels=range(300))
     world.send(labels=range(400, 500))  # they wait for their predictions, in the store alone
     monitor = world.start("monitor", changes=without)
@@ -149,6 +154,49 @@ def test_a_message_that_faust_leaves_out_is_read_after_all(world: World, after: 
         return
     assert not mark.exists() and scorer.restarts == 1 and said.counts["predictions"] == EVENTS, words(said)
     assert re.search(r"Message \d+ of \S+events, partition 0, was not handed over", scorer.log.read_text())
+
+
+@pytest.mark.parametrize("without", [(), ("no-going-back",)], ids=["protected", "control"])
+def test_what_was_fetched_before_its_partition_was_ready_is_read_again(world: World, without: tuple[str, ...]) -> None:
+    """Nothing is committed yet, which is where aiokafka stays where it is."""
+    world.send(events=range(EVENTS))
+    scorer = world.start("score", changes=("late-fetch", *without), DRIFTLOOP_HEALTH__PATIENCE="1")
+    if without:
+        world.until(lambda: scorer.restarts >= 1)
+        stalled = f"The scorer has stalled ({EVENTS} messages wait and it has taken none"
+        assert stalled in scorer.log.read_text() and world.count(PREDICTIONS) == 0
+        return
+    said = world.through()
+    assert said.counts["predictions"] == said.counts["prediction_messages"] == EVENTS and scorer.restarts == 0
+
+
+@pytest.mark.parametrize("without", [(), ("no-stopping",)], ids=["protected", "control"])
+def test_nothing_is_taken_of_a_partition_before_it_is_ready(world: World, without: tuple[str, ...]) -> None:
+    """Whoever is given it had none before; what comes too early comes again, or there is nobody yet to take it."""
+    hurt = ("slow-handover", *without)
+    telling = {"DRIFTLOOP_LOGS__LEVEL": "info"}
+    pair = [
+        world.start("score", log=name, restart=False, changes=hurt, DRIFTLOOP_SCORER__MEMBER=name, **telling)
+        for name in ("one", "two")
+    ]
+    world.until(lambda: world.members("scorer") == {"one", "two"})
+    world.send(events=range(50))
+    world.until(lambda: world.count(PREDICTIONS) == 50)
+    pair.sort(key=lambda scorer: "messages handled" in scorer.log.read_text())
+    heir, owner = pair
+    leaves = Thread(target=owner.stop)
+    leaves.start()
+    sent = 50
+    while heir.poll() is None and ("messages handled" not in heir.log.read_text() or sent < 400):
+        world.send(events=range(sent, sent + 5))
+        sent += 5
+        time.sleep(0.05)
+    leaves.join()
+    if without:
+        world.until(lambda: heir.poll() is not None or repeated(world) > 0)
+        return
+    said = world.through()
+    assert said.counts["predictions"] == sent and repeated(world) == 0 and heir.poll() is None, words(said)
 
 
 @pytest.mark.parametrize("share", ["0.5", "1"], ids=["protected", "control"])

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka.errors import CoordinatorNotAvailableError
 from msgspec.structs import replace
 
 from benchmarks.faulty import write_plan
@@ -33,21 +32,6 @@ def wide(settings: Settings, tmp_path: Path) -> Iterator[World]:
     made.promote()
     yield made
     made.close()
-
-
-def members(world: World) -> set[str]:
-    """The names of the scorers that are in the group, once it has settled."""
-    client = kafka.admin(world.settings)
-    group = kafka.group("scorer", world.settings)
-    try:
-        found = client.describe_groups([group])[group]
-        return (
-            {member["group_instance_id"] for member in found["members"]} if found["group_state"] == "Stable" else set()
-        )
-    except CoordinatorNotAvailableError:  # nobody has asked for the group yet
-        return set()
-    finally:
-        client.close()
 
 
 class Load:
@@ -75,15 +59,15 @@ class Load:
 
 def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide: World) -> None:
     wide.start("score", DRIFTLOOP_SCORER__MEMBER="a")
-    wide.until(lambda: members(wide) == {"a"})
+    wide.until(lambda: wide.members("scorer") == {"a"})
     with Load(wide) as load:
         time.sleep(2)
         more = [wide.start("score", DRIFTLOOP_SCORER__MEMBER=name, restart=False) for name in ("b", "c")]
-        wide.until(lambda: members(wide) == {"a", "b", "c"})
+        wide.until(lambda: wide.members("scorer") == {"a", "b", "c"})
         time.sleep(3)
         for child in more:
             child.stop()
-        wide.until(lambda: members(wide) == {"a"}, 15)  # they have left: nobody waits until they count as dead
+        wide.until(lambda: wide.members("scorer") == {"a"}, 15)  # they have left: nobody waits until they count as dead
         time.sleep(2)
     wide.until(lambda: wide.count(PREDICTIONS) >= load.sent)
     time.sleep(1)
@@ -95,11 +79,13 @@ def test_the_control_a_killed_one_repeats_what_it_had_not_committed(wide: World,
     wide.start("score", DRIFTLOOP_SCORER__MEMBER="a")
     plan = tmp_path / "plan"
     other = wide.start("score", DRIFTLOOP_SCORER__MEMBER="b", plan=plan)
-    wide.until(lambda: members(wide) == {"a", "b"})
+    wide.until(lambda: wide.members("scorer") == {"a", "b"})
     with Load(wide) as load:
         write_plan(plan, "acknowledged", "kill")  # the broker has its results, and their events are not committed
         wide.until(lambda: other.restarts == 1)
-        wide.until(lambda: members(wide) == {"a", "b"} and load.sent > 300)  # it has its partitions back at once
+        wide.until(
+            lambda: wide.members("scorer") == {"a", "b"} and load.sent > 300
+        )  # it has its partitions back at once
     wide.until(lambda: {p.event_id for p in wide.read(PREDICTIONS)} == {f"e{i}" for i in range(load.sent)})
     other.stop()
     said = wide.read(PREDICTIONS)
