@@ -188,10 +188,16 @@ class _Begun:
 
 
 class Worker(faust.Worker):  # type: ignore[misc]
-    """Faust's, which leaves the log as `driftloop.logs` has set it up."""
+    """Faust's, which leaves the log as `driftloop.logs` has set it up, and the group as soon as it can."""
 
     def _setup_logging(self) -> None:
         pass
+
+    async def _sentinel_task(self) -> None:
+        """The last of it: where Faust's waits a second, this waits for the tasks that were cancelled."""
+        cancelled = asyncio.all_tasks() - {asyncio.current_task()}
+        if cancelled:
+            await asyncio.wait(cancelled, timeout=1.0)
 
 
 class _NoTables(TableManager):  # type: ignore[misc]

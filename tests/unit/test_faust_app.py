@@ -10,7 +10,7 @@ import pytest
 from faust.transport.drivers.aiokafka import Consumer
 from mode.utils.queues import FlowControlEvent, ThrowableQueue
 
-from stream_processors.faust_app import _Begun, _Consumer, take
+from stream_processors.faust_app import Worker, _Begun, _Consumer, take
 
 
 def channel(*events: int) -> Any:
@@ -162,3 +162,20 @@ def test_a_begun_coroutine_is_told_of_an_error_where_it_waits() -> None:
         return str(await begun)
 
     assert asyncio.run(deliver()) == "put away"
+
+
+def test_the_end_waits_for_the_tasks_that_were_cancelled() -> None:
+    async def end() -> bool:
+        async def task() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+
+        cancelled = asyncio.create_task(task())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await Worker._sentinel_task(None)
+        return cancelled.done()
+
+    assert asyncio.run(end())
