@@ -105,6 +105,7 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         await self._fetcher.maybe_start()
 
     def on_rebalance_return(self) -> None:
+        """With that it is over: no table is recovered after it."""
         super().on_rebalance_return()
         self.on_rebalance_end()
 

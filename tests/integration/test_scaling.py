@@ -83,9 +83,8 @@ def test_the_control_a_killed_one_repeats_what_it_had_not_committed(wide: World,
     with Load(wide) as load:
         write_plan(plan, "acknowledged", "kill")  # the broker has its results, and their events are not committed
         wide.until(lambda: other.restarts == 1)
-        wide.until(
-            lambda: wide.members("scorer") == {"a", "b"} and load.sent > 300
-        )  # it has its partitions back at once
+        # It has its partitions back at once.
+        wide.until(lambda: wide.members("scorer") == {"a", "b"} and load.sent > 300)
     wide.until(lambda: {p.event_id for p in wide.read(PREDICTIONS)} == {f"e{i}" for i in range(load.sent)})
     other.stop()
     said = wide.read(PREDICTIONS)
