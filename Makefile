@@ -57,21 +57,21 @@ test-compose: setup ## docker-compose.yml run for real, with Docker or Podman; s
 	$(RUN)python -m pytest tests/compose --capture=no
 
 test-hostile: setup ## more than 100,000 hostile inputs, put to every door; a table says what became of them
-	HOSTILE=full $(RUN)python -m pytest --timeout=900 tests/unit/test_hostile_input.py tests/integration/test_hostile_streams.py \
+	HOSTILE=full $(RUN)python -m pytest --timeout=900 tests/unit/core/test_hostile_input.py tests/integration/test_hostile_streams.py \
 	  tests/integration/test_api_hostile.py
 
 test-faults: setup ## every fault to every process and service, and each protection beside its control: over an hour
 	$(RUN)python -m pytest tests/faults
-	$(RUN)python -m benchmarks.faults $(ARGS)
+	$(RUN)python -m benchmarks.resilience.fault_matrix $(ARGS)
 
 soak: setup ## random faults under load for 30 minutes; ARGS="--minutes 5 --seed 7" for others
-	$(RUN)python -m benchmarks.soak $(ARGS)
+	$(RUN)python -m benchmarks.resilience.soak $(ARGS)
 
 bench-swaps: setup ## a hundred promotions under load, with faults, and models that should not have been let through
-	$(RUN)python -m benchmarks.swaps $(ARGS)
+	$(RUN)python -m benchmarks.resilience.promotions_under_load $(ARGS)
 
 bench-backpressure: setup ## a producer ten times too fast; ARGS="--events 1000000" for a million events
-	$(RUN)python -m benchmarks.backpressure $(ARGS)
+	$(RUN)python -m benchmarks.resilience.backpressure $(ARGS)
 
 bench-adaptation: setup ## policies, detectors and references on the same streams, in-process; ARGS=--full for all
 	$(RUN)driftloop bench adaptation $(ARGS)
@@ -87,26 +87,26 @@ bench-detection: setup ## detectors on streams with known drift; accuracy estima
 	$(RUN)driftloop bench detection $(ARGS)
 
 bench: setup .peers/.ready ## the scorer beside Faust, Quix, kafka-python, Bytewax and MLflow's server: a quarter of an hour
-	$(RUN)python -m benchmarks.throughput $(ARGS)
+	$(RUN)python -m benchmarks.performance.throughput $(ARGS)
 
-.peers/.ready: benchmarks/peers/pyproject.toml benchmarks/peers/uv.lock
+.peers/.ready: benchmarks/performance/peers/pyproject.toml benchmarks/performance/peers/uv.lock
 	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.peers $(UV) sync --project benchmarks/peers --locked --compile-bytecode --python $(PYTHON)
 	@touch $@
 
 bench-page: setup browser ## what open live pages cost the server: ARGS="--tabs 5 --rounds 3"
-	$(RUN)python -m benchmarks.live_page $(ARGS)
+	$(RUN)python -m benchmarks.performance.dashboard_cost $(ARGS)
 
 bench-serving: setup ## the API's latency next to MLflow's own model server with the same model
-	$(RUN)python -m benchmarks.serving $(ARGS)
+	$(RUN)python -m benchmarks.performance.api_latency $(ARGS)
 
 bench-scaling: setup ## several scorers on one topic, and what a change of their number loses
-	$(RUN)python -m benchmarks.scaling $(ARGS)
+	$(RUN)python -m benchmarks.performance.scaling $(ARGS)
 
 bench-growth: setup ## what an event costs as classes, texts, partitions, delays and the history grow
-	$(RUN)python -m benchmarks.growth $(ARGS)
+	$(RUN)python -m benchmarks.performance.cost_growth $(ARGS)
 
 bench-retraining: setup ## the scorer's latency while a retraining runs beside it, and before
-	$(RUN)python -m benchmarks.retraining $(ARGS)
+	$(RUN)python -m benchmarks.performance.retraining_interference $(ARGS)
 
 images: ## the five container images, as docker-compose.yml names them
 	docker compose build

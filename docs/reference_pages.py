@@ -10,14 +10,16 @@ from typing import Any, get_args
 
 import msgspec
 
-from driftloop import asyncapi, cli_pages, docstrings, topics
-from driftloop.champion import Champion
-from driftloop.lifecycle.doctor import list_settings
-from driftloop.settings import Settings
-from producers import schema
-from serving.api import make
-from serving.callers import Callers
-from serving.live import Live
+from driftloop.cli import parser
+from driftloop.cli.diagnostics import list_settings
+from driftloop.core import field_docs, topics
+from driftloop.core.kafka import asyncapi
+from driftloop.core.models.champion_follower import ChampionFollower
+from driftloop.core.settings import Settings
+from producers.scenarios import scenario_schema
+from serving.app import create_app
+from serving.http.auth import Authenticator
+from serving.live.live_state import LiveState
 
 PYTHON = {
     "What a detector is": ["stream_processors.drift.detectors.State", "stream_processors.drift.detectors.Detector"],
@@ -27,34 +29,37 @@ PYTHON = {
         "retrain.candidates.base.Budget",
         "retrain.candidates.base.CannotFit",
         "retrain.candidates.base.Interrupted",
-        "retrain.window.Window",
+        "retrain.training_window.TrainingWindow",
     ],
     "What a candidate writes": [
-        "driftloop.classifiers.bundle.write_bundle",
-        "driftloop.classifiers.bundle.Lineage",
-        "driftloop.classifiers.heads.Head",
+        "driftloop.core.models.bundle.write_bundle",
+        "driftloop.core.models.bundle.Lineage",
+        "driftloop.core.models.head.Head",
     ],
     "What a policy is": [
-        "retrain.policies.Policy",
-        "retrain.policies.Now",
-        "retrain.policies.Past",
-        "retrain.policies.Retrain",
-        "retrain.policies.Wait",
+        "retrain.policies.policies.Policy",
+        "retrain.policies.policies.PolicyContext",
+        "retrain.policies.policies.CompletedRetraining",
+        "retrain.policies.policies.Retrain",
+        "retrain.policies.policies.Wait",
     ],
-    "What a classifier is": ["driftloop.classifiers.base.Classifier", "driftloop.classifiers.base.Predictions"],
-    "Scenarios": ["producers.scenarios.load_scenario", "producers.scenarios.Scenario"],
-    "The figures of a run": ["serving.summary.Summary"],
-    "Errors": ["driftloop.errors.DriftloopError"],
+    "What a classifier is": [
+        "driftloop.core.models.classifier.Classifier",
+        "driftloop.core.models.classifier.Predictions",
+    ],
+    "Scenarios": ["producers.scenarios.scenarios.load_scenario", "producers.scenarios.scenarios.Scenario"],
+    "The figures of a run": ["serving.simulation.summary.Summary"],
+    "Errors": ["driftloop.core.errors.DriftloopError"],
 }
 SPECS = (
-    ("The file", schema.ScenarioSpec),
-    ("[dataset]", schema.DatasetSpec),
-    ("[dataset] synthetic = { … }", schema.SyntheticSpec),
-    ("order = [{ … }]", schema.PhaseSpec),
-    ("[[label_mix]]", schema.LabelMixSpec),
-    ("[typos]", schema.TyposSpec),
-    *((f'[[inject]] kind = "{spec.__struct_config__.tag}"', spec) for spec in get_args(schema.InjectSpec)),
-    ("[[annotators]]", schema.AnnotatorSpec),
+    ("The file", scenario_schema.ScenarioSpec),
+    ("[dataset]", scenario_schema.DatasetSpec),
+    ("[dataset] synthetic = { … }", scenario_schema.SyntheticSpec),
+    ("order = [{ … }]", scenario_schema.PhaseSpec),
+    ("[[label_mix]]", scenario_schema.LabelMixSpec),
+    ("[typos]", scenario_schema.TyposSpec),
+    *((f'[[inject]] kind = "{spec.__struct_config__.tag}"', spec) for spec in get_args(scenario_schema.InjectSpec)),
+    ("[[annotators]]", scenario_schema.AnnotatorSpec),
 )
 
 
@@ -82,18 +87,18 @@ def pages() -> dict[str, str]:
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
     yield "What `driftloop VERB --help` says of each verb. All of them share what stands at the end.\n"
-    for name, parser in verbs().items():
-        shared = (cli_pages.SETTINGS, cli_pages.EXIT_CODES)
-        text = parser.format_help()
+    for name, verb in verbs().items():
+        shared = (parser.SETTINGS, parser.EXIT_CODES)
+        text = verb.format_help()
         for part in shared:
             text = text.replace(part.strip("\n"), "")
         yield f"## {name}\n\n````text\n{text.strip()}\n````\n"
-    yield f"## All of them\n\n````text\n{cli_pages.SETTINGS.strip()}\n\n{cli_pages.EXIT_CODES.strip()}\n````\n"
+    yield f"## All of them\n\n````text\n{parser.SETTINGS.strip()}\n\n{parser.EXIT_CODES.strip()}\n````\n"
 
 
 def verbs() -> Mapping[str, argparse.ArgumentParser]:
     """The parser of each verb."""
-    for action in cli_pages.build()._actions:
+    for action in parser.build()._actions:
         if isinstance(action, argparse._SubParsersAction):
             return action.choices
     raise LookupError("the command line has no verbs")
@@ -118,7 +123,7 @@ def _scenarios() -> Iterator[str]:
 
 
 def _fields(struct: type[msgspec.Struct]) -> Iterator[str]:
-    about = docstrings.of_fields(struct)
+    about = field_docs.of_fields(struct)
     kinds = {name: kind for base in reversed(struct.__mro__) for name, kind in inspect.get_annotations(base).items()}
     rows = (
         (f"`{field.name}`", _code(str(kinds[field.name])), _default(field), about.get(field.name, ""))
@@ -149,7 +154,7 @@ def _topics() -> Iterator[str]:
 
 def _http() -> Iterator[str]:
     settings = Settings()
-    app = make(settings, Live(settings), Champion(settings), Callers(settings.api))
+    app = create_app(settings, LiveState(settings), ChampionFollower(settings), Authenticator(settings.api))
     found = app.openapi()
     yield "# HTTP\n"
     yield (

@@ -1,6 +1,6 @@
 """``python -m driftloop``: the command line, as child processes start it."""
 
-from driftloop.cli import main
+from driftloop.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -21,13 +21,15 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
 
-from driftloop import access, kafka, messages, topics, trace
-from driftloop.errors import DriftloopError
-from driftloop.settings import Settings
-from producers import resume
-from producers.annotators import first_sent
-from producers.labels import LabelSchedule
-from producers.scenarios import Scenario, parse_rate
+from driftloop.core import messages, topics
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import acls, clients
+from driftloop.core.observability import tracing
+from driftloop.core.settings import Settings
+from producers import resume_position
+from producers.label_schedule import LabelSchedule
+from producers.scenarios.scenarios import Scenario, parse_rate
+from producers.simulated_annotators import first_sent
 
 IN_FLIGHT = 2_000
 """Most messages sent and not acknowledged."""
@@ -78,7 +80,7 @@ def run(
     total = len(scenario) if limit is None else min(limit, len(scenario))
     schedule = LabelSchedule(total, scenario.label_delay, bootstrap)
     halt = stop or threading.Event()
-    clock = _Clock(pace, bootstrap, total, halt, progress)
+    clock = _Pacer(pace, bootstrap, total, halt, progress)
     began = time.monotonic()
     with _signals(halt):
         events, labels = _already_sent(settings, scenario)
@@ -88,13 +90,13 @@ def run(
                 sender.event(position)
             for position in labels.gaps:
                 sender.label(position)
-            sender.settle()
+            sender.flush()
             next_label = first_sent(scenario.annotations, labels.last + 1, total)
             complete = _send_rest(sender, clock, schedule, events.last + 1, next_label)
     return ReplayReport(sender.events, sender.labels, time.monotonic() - began, events.last + 1, complete)
 
 
-def _send_rest(sender: _Sender, clock: _Clock, schedule: LabelSchedule, next_event: int, next_label: int) -> bool:
+def _send_rest(sender: _Sender, clock: _Pacer, schedule: LabelSchedule, next_event: int, next_label: int) -> bool:
     """Send the events from ``next_event`` and the labels from ``next_label`` on; False when stopped before the end."""
     first = next_event
     if first >= schedule.total:  # only labels are left: do not sit out the ticks before the first of them
@@ -111,18 +113,18 @@ def _send_rest(sender: _Sender, clock: _Clock, schedule: LabelSchedule, next_eve
         for position in schedule.due(tick):
             if position >= next_label:
                 sender.label(position)
-    sender.settle()
+    sender.flush()
     clock.report(force=True)
     return clock.tick == schedule.ticks
 
 
-def _already_sent(settings: Settings, scenario: Scenario) -> tuple[resume.Sent, resume.Sent]:
+def _already_sent(settings: Settings, scenario: Scenario) -> tuple[resume_position.Sent, resume_position.Sent]:
     positions = {event_id.encode(): position for position, event_id in enumerate(scenario.event_ids)}
     try:
         topics.create(settings)
-        access.check(settings, access.find("producer"))
-        events = resume.look(settings, topics.name(settings, topics.EVENTS), positions, IN_FLIGHT)
-        labels = resume.look(settings, topics.name(settings, topics.LABELS), positions, IN_FLIGHT)
+        acls.check(settings, acls.find("producer"))
+        events = resume_position.find_sent(settings, topics.name(settings, topics.EVENTS), positions, IN_FLIGHT)
+        labels = resume_position.find_sent(settings, topics.name(settings, topics.LABELS), positions, IN_FLIGHT)
     except KafkaError as error:
         raise DriftloopError(
             f"Kafka at {settings.kafka} failed before the replay began ({error}): try again."
@@ -130,7 +132,7 @@ def _already_sent(settings: Settings, scenario: Scenario) -> tuple[resume.Sent, 
     return events, labels
 
 
-class _Clock:
+class _Pacer:
     """Says when each tick is due, by a schedule fixed when the first paced tick comes, so that delays do not add up."""
 
     def __init__(
@@ -196,12 +198,12 @@ class _Sender:
         self._patience = patience
         self._halt = halt
         self._waiting: deque[tuple[Any, int]] = deque()
-        self._traces: dict[int, trace.Headers] = {}
+        self._traces: dict[int, tracing.Headers] = {}
         """What the events whose labels are due went out with, by position: an earlier run's are not known."""
         self.events = 0
         self.labels = 0
         milliseconds = int(patience * 1000)
-        self._producer = kafka.producer(
+        self._producer = clients.producer(
             settings,
             delivery_timeout_ms=milliseconds,
             max_block_ms=milliseconds,
@@ -233,7 +235,7 @@ class _Sender:
         self._send(topics.LABELS, position, event_id, label, headers)
         self.labels += 1
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until everything sent so far is acknowledged."""
         while self._waiting:
             self._acknowledge()
@@ -244,20 +246,20 @@ class _Sender:
         position: int,
         event_id: str,
         message: messages.Message,
-        came_with: trace.Headers = (),
-    ) -> trace.Headers:
+        came_with: tracing.Headers = (),
+    ) -> tracing.Headers:
         """Hand a message to the producer; returns its headers."""
         while self._waiting and self._waiting[0][0].is_done:
             self._acknowledge()
         while len(self._waiting) >= IN_FLIGHT:
             self._acknowledge()
         full = topics.name(self._settings, topic)
-        span = trace.start(f"send {topic.name}", "producer", full, event_id, came_with)
-        headers = trace.carried(span)
+        span = tracing.start(f"send {topic.name}", "producer", full, event_id, came_with)
+        headers = tracing.inject_headers(span)
         try:
             future = self._producer.send(full, messages.encode(message), key=event_id.encode(), headers=list(headers))
         except KafkaError as error:
-            trace.finish([span], str(error))
+            tracing.finish([span], str(error))
             raise self._failure(error, position) from error
         future.add_both(_over, topic.name, time.monotonic(), span)
         self._waiting.append((future, position))
@@ -308,11 +310,11 @@ class _Sender:
 def _over(topic: str, began: float, span: Span | None, result: Any) -> None:
     """A message is acknowledged, or given up; called by the producer's own thread."""
     if isinstance(result, Exception):
-        trace.finish([span], str(result))
+        tracing.finish([span], str(result))
         return
     SENT.labels(topic).inc()
     SECONDS.labels(topic).observe(time.monotonic() - began)
-    trace.finish([span])
+    tracing.finish([span])
 
 
 @contextmanager

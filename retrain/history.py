@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from driftloop.classifiers.encoder import Encoder
-from driftloop.messages import Outcome
-from driftloop.store import Store
-from retrain.window import Window
+from driftloop.core.messages import Outcome
+from driftloop.core.models.encoder import Encoder
+from driftloop.core.online_store import OnlineStore
+from retrain.training_window import TrainingWindow
 
 
 def build_window(
     outcomes: Sequence[Outcome],
     offsets: tuple[int, int],
     onset_at: float,
-    store: Store,
+    store: OnlineStore,
     encoder: Encoder,
     *,
     keep: bool = False,
-) -> Window:
+) -> TrainingWindow:
     """The outcomes as a window, in the order in which the events occurred.
 
     ``offsets`` are the first and last offset of the outcomes, both inclusive. Embeddings come from the store where
@@ -37,7 +37,7 @@ def build_window(
         if keep:
             store.put_embeddings({rows[i].event_id: stored[i] for i in missing}, encoder.digest)
     onset = sum(row.occurred_at < onset_at for row in rows)
-    return Window(
+    return TrainingWindow(
         event_ids=tuple(row.event_id for row in rows),
         texts=tuple(row.text for row in rows),
         labels=tuple(row.label for row in rows),

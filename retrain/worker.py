@@ -23,27 +23,28 @@ from pathlib import Path
 
 import msgspec
 
-from driftloop.classifiers.bundle import verify_bundle
-from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.onnx import exported_encoder
-from driftloop.errors import DriftloopError
-from driftloop.kafka import Outbox
-from driftloop.lease import Lease
-from driftloop.messages import Command, Outcome
-from driftloop.settings import Settings
-from driftloop.store import Store
-from retrain import manual, sandbox
-from retrain.bootstrap import first_champion
-from retrain.champions import Champions
-from retrain.competition import Competition
-from retrain.earlier import Earlier
-from retrain.evaluation import Evaluation
-from retrain.feed import Feed, unfinished
+from driftloop.core.coordination.leader_lease import LeaderLease
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka.clients import ConfirmedProducer
+from driftloop.core.messages import Command, Outcome
+from driftloop.core.models.bundle import verify_bundle
+from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.models.onnx_export import exported_encoder
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.settings import Settings
+from retrain.evaluation.evaluator import Evaluator
+from retrain.evaluation.shadow import Shadow
+from retrain.fitting import sandbox
+from retrain.fitting.warm_start import WarmStartStore
 from retrain.history import build_window
-from retrain.policies import ALWAYS, Past, Retrain, make_policy, newest_episode
-from retrain.promotion import Diary, Promotions
-from retrain.shadow import Shadow
-from retrain.trust import weigh
+from retrain.labels.trust import weigh
+from retrain.policies.policies import ALWAYS, CompletedRetraining, Retrain, make_policy, newest_episode
+from retrain.promotion import manual_actions
+from retrain.promotion.champions import Champions
+from retrain.promotion.first_champion import first_champion
+from retrain.promotion.promoter import Promotions, RetrainingLog
+from retrain.retraining_run import RetrainingRun
+from retrain.stream_state import StreamState, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +53,15 @@ SCORER_FIRST = 10.0
 
 
 @dataclass
-class Desk:
+class WorkerContext:
     """What a worker works with once there is a first champion."""
 
-    feed: Feed
+    feed: StreamState
     encoder: OnnxEncoder
     champions: Champions
-    evaluation: Evaluation
+    evaluation: Evaluator
     folder: Path
-    earlier: Earlier
+    earlier: WarmStartStore
 
 
 class Worker:
@@ -72,13 +73,13 @@ class Worker:
         self._settings = settings
         self._stop = threading.Event()
         self._failure = ""
-        self._store = Store(settings)
+        self._store = OnlineStore(settings)
         self._store.check()
-        self._office = Lease(self._store, "retrainer", settings.retrain.lease)
-        self._outbox = Outbox(settings, self._office.check)
+        self._office = LeaderLease(self._store, "retrainer", settings.retrain.lease)
+        self._outbox = ConfirmedProducer(settings, self._office.check)
         self._promotions = Promotions(settings, self._outbox, self._office)
         self._policy = make_policy(settings.retrain)
-        self._open: list[Competition] = []
+        self._open: list[RetrainingRun] = []
         """Retrainings whose slow candidates are at work or in shadow."""
         self._probation: Shadow | None = None
         self._prepare_from = math.inf
@@ -97,14 +98,14 @@ class Worker:
             DriftloopError: with ``once``, when a retraining failed; another retrainer may be at work by now.
         """
         with tempfile.TemporaryDirectory(prefix="driftloop-retrain-", dir=self._settings.work or None) as folder:
-            if not self._office.take(self._stopped, log.warning, self._promotions.newest_fence):
+            if not self._office.acquire(self._stopped, log.warning, self._promotions.newest_fence):
                 return not once
             try:
                 done = self._serve(Path(folder), once)
             finally:
                 self._office.release()
         if once and done:
-            self._complain()
+            self._raise_if_failed()
         return done
 
     def _serve(self, folder: Path, once: bool) -> bool:
@@ -119,9 +120,11 @@ class Worker:
         if self._stopped():
             return not once
         encoder = exported_encoder(self._settings.model, threads=1)  # the events' own comes first
-        feed = Feed(self._settings, self._settings.retrain.window, self._outbox)
+        feed = StreamState(self._settings, self._settings.retrain.window, self._outbox)
         champions = Champions(self._settings, self._promotions, encoder, self._store, folder / "versions")
-        desk = Desk(feed, encoder, champions, Evaluation(self._settings, encoder), folder, Earlier(folder / "earlier"))
+        desk = WorkerContext(
+            feed, encoder, champions, Evaluator(self._settings, encoder), folder, WarmStartStore(folder / "earlier")
+        )
         try:
             feed.catch_up(self._stopped)  # or the first decision would be made on a part of what is known
             feed.take_fresh()
@@ -133,7 +136,7 @@ class Worker:
                     competition.cancel("the worker was stopped")
                     competition.diary.write("failed", "the worker was stopped")
 
-    def _work(self, desk: Desk, once: bool) -> bool:
+    def _work(self, desk: WorkerContext, once: bool) -> bool:
         """The loop; True where nothing was left undone, which only ``once`` can say."""
         feed = desk.feed
         while not self._stopped():
@@ -152,10 +155,10 @@ class Worker:
                 feed.catch_up(self._stopped)
             else:
                 feed.poll()
-            self._look_after(desk)
+            self._advance_open_runs(desk)
         return not once
 
-    def _complain(self) -> None:
+    def _raise_if_failed(self) -> None:
         """Raise `DriftloopError` where a retraining failed: who runs one batch job shall hear of it."""
         if self._failure:
             raise DriftloopError(
@@ -171,13 +174,13 @@ class Worker:
     def _close_cut_off(self) -> None:
         """Say of what an earlier worker left half done that it failed; the policy decides on it anew."""
         for last in unfinished(self._settings):
-            diary = Diary(self._settings, self._outbox, last.run_id, last.trigger, last.position)
+            diary = RetrainingLog(self._settings, self._outbox, last.run_id, last.trigger, last.position)
             diary.write("failed", "the worker ended in the middle of it", seconds=last.seconds)
 
     def _bootstrap(self, folder: Path) -> None:
-        diary = Diary(self._settings, self._outbox, f"bootstrap-{uuid.uuid4().hex[:8]}", "bootstrap", -1)
+        diary = RetrainingLog(self._settings, self._outbox, f"bootstrap-{uuid.uuid4().hex[:8]}", "bootstrap", -1)
         diary.write("queued", "the registry has no champion: the first labelled events make one")
-        bundle = first_champion(self._settings, folder, self._stopped, _Changes(log.warning))
+        bundle = first_champion(self._settings, folder, self._stopped, _OnChange(log.warning))
         if bundle is None:
             diary.write("failed", "stopped before there was a first model")
             return
@@ -190,31 +193,31 @@ class Worker:
         diary.write("promoted", reason, candidate=manifest.lineage.candidate, version=version)
         diary.write("finished", reason, version=version)
 
-    def _obey(self, command: Command, desk: Desk) -> None:
+    def _obey(self, command: Command, desk: WorkerContext) -> None:
         """What a person asked for: done, or said why it cannot be."""
         if command.action == "retrain" and desk.feed.outcomes:
             words = f"asked for by {command.by}: {command.reason or 'no reason was given'}"
             newest = newest_episode(tuple(desk.feed.alerts), tuple(desk.feed.past))
             since = ALWAYS if newest is None else newest.onset_at
-            trigger = manual.MANUAL if newest is None else newest.trigger
+            trigger = manual_actions.MANUAL if newest is None else newest.trigger
             self._retrain(Retrain(words, trigger, since), desk, command)
             return
         try:
             if command.action == "retrain":
                 raise DriftloopError("There is no labelled event yet to learn from: wait for the first labels.")
-            manual.obey(self._settings, command)
+            manual_actions.execute_command(self._settings, command)
         except DriftloopError as error:
-            diary = Diary(self._settings, self._outbox, command.command_id, manual.MANUAL, -1)
+            diary = RetrainingLog(self._settings, self._outbox, command.command_id, manual_actions.MANUAL, -1)
             diary.write("failed", str(error)[:500])
 
-    def _retrain(self, decision: Retrain, desk: Desk, asked: Command | None = None) -> None:
+    def _retrain(self, decision: Retrain, desk: WorkerContext, asked: Command | None = None) -> None:
         """One retraining: its quick part from beginning to end, and the start of its slow one."""
         feed = desk.feed
         began = time.monotonic()
         run_id = uuid.uuid4().hex[:12] if asked is None else asked.command_id
         position = feed.outcomes[-1].position if feed.outcomes else -1
-        diary = Diary(self._settings, self._outbox, run_id, decision.trigger, position, decision.kind)
-        past = Past(
+        diary = RetrainingLog(self._settings, self._outbox, run_id, decision.trigger, position, decision.kind)
+        past = CompletedRetraining(
             labelled=feed.labelled,
             onset_at=decision.onset_at,
             rows=sum(outcome.occurred_at >= decision.onset_at for outcome in feed.outcomes),
@@ -236,11 +239,11 @@ class Worker:
         }
         diary.write("queued", decision.reason, scores=inputs)
         self._supersede(decision, feed)
-        competition: Competition | None = None
+        competition: RetrainingRun | None = None
         try:
             since = decision.onset_at
             window = build_window(feed.outcomes, feed.offsets, since, self._store, desk.encoder, keep=True)
-            competition = Competition(
+            competition = RetrainingRun(
                 self._settings,
                 weigh(window, self._settings.retrain.seed),
                 past,
@@ -264,14 +267,14 @@ class Worker:
         else:
             self._close(diary, past, desk.folder / run_id)
 
-    def _end(self, competition: Competition, feed: Feed) -> None:
+    def _end(self, competition: RetrainingRun, feed: StreamState) -> None:
         """A retraining with slow candidates is over: the policy's memory of it, and its last word, are the same."""
         self._open.remove(competition)
         past = replace(competition.past, promoted=competition.promoted)
         feed.past[feed.past.index(competition.past)] = past
         self._close(competition.diary, past, competition.scratch)
 
-    def _close(self, diary: Diary, past: Past, scratch: Path) -> None:
+    def _close(self, diary: RetrainingLog, past: CompletedRetraining, scratch: Path) -> None:
         """Say how a retraining ended, and remove its files."""
         shutil.rmtree(scratch, ignore_errors=True)
         if self._stop.is_set():
@@ -280,7 +283,7 @@ class Worker:
             verdict = "a better model was promoted" if past.promoted else "the champion stays"
             diary.write("finished", verdict, scores={"past": asdict(past)})
 
-    def _look_after(self, desk: Desk) -> None:
+    def _advance_open_runs(self, desk: WorkerContext) -> None:
         """Give what has come to the searches and to all in shadow, and close what has ended."""
         fresh = desk.feed.take_fresh()
         newest = desk.feed.alerts[-1] if desk.feed.alerts else None
@@ -299,7 +302,7 @@ class Worker:
                 self._end(competition, desk.feed)
         self._watch_promotion(desk, fresh)
 
-    def _watch_promotion(self, desk: Desk, fresh: list[Outcome]) -> None:
+    def _watch_promotion(self, desk: WorkerContext, fresh: list[Outcome]) -> None:
         """The predecessor of a new champion answers in its shadow, and comes back where it is better beyond chance."""
         champions = desk.champions
         chosen = self._settings.retrain
@@ -317,7 +320,7 @@ class Worker:
         if found == "challenger" and self._probation.champion == champions.current().version:
             version = self._probation.model.version
             reason = self._probation.test.words("the promoted model", f"its predecessor {version}")
-            diary = Diary(
+            diary = RetrainingLog(
                 self._settings,
                 self._outbox,
                 f"probation-{uuid.uuid4().hex[:8]}",
@@ -330,17 +333,17 @@ class Worker:
         if found != "undecided":
             self._probation = None
 
-    def _supersede(self, decision: Retrain, feed: Feed) -> None:
+    def _supersede(self, decision: Retrain, feed: StreamState) -> None:
         """End the searches and shadows of another drift; a search ends those before it too."""
         for competition in list(self._open):
             if decision.kind == "search" or decision.trigger != competition.past.trigger:
                 self._give_up(competition, feed, f"superseded by the next retraining ({decision.trigger})")
 
-    def _give_up(self, competition: Competition, feed: Feed, reason: str) -> None:
+    def _give_up(self, competition: RetrainingRun, feed: StreamState, reason: str) -> None:
         competition.cancel(reason)
         self._end(competition, feed)
 
-    def _superseded(self, feed: Feed, past: Past) -> str | None:
+    def _superseded(self, feed: StreamState, past: CompletedRetraining) -> str | None:
         """Why the quick fits under way are pointless, None while they are not: an end, or a new drift."""
         if self._stopped():
             return "the worker was stopped"
@@ -350,7 +353,7 @@ class Worker:
         return None
 
 
-class _Changes:
+class _OnChange:
     """Passes a line on only when it says something new."""
 
     def __init__(self, say: Callable[[str], None]) -> None:

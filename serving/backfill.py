@@ -16,15 +16,16 @@ from typing import IO, Any
 import msgspec
 from kafka import TopicPartition
 
-from driftloop import kafka, messages
-from driftloop.classifiers.base import Predictions
-from driftloop.classifiers.bundle import BundleClassifier
-from driftloop.errors import DriftloopError
-from driftloop.messages import Event, Label, Prediction
-from driftloop.registry import Registry
-from driftloop.settings import Settings
-from driftloop.shelf import Shelf
-from driftloop.topics import EVENTS, LABELS, PREDICTIONS, name
+from driftloop.core import messages
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import clients
+from driftloop.core.messages import Event, Label, Prediction
+from driftloop.core.models.bundle import BundleClassifier
+from driftloop.core.models.bundle_cache import BundleCache
+from driftloop.core.models.classifier import Predictions
+from driftloop.core.models.registry import Registry
+from driftloop.core.settings import Settings
+from driftloop.core.topics import EVENTS, LABELS, PREDICTIONS, name
 
 EXAMPLES = 10
 """Changed answers that are shown, those with a label first."""
@@ -44,7 +45,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     end: int
 
 
-class Move(msgspec.Struct, frozen=True, kw_only=True):
+class LabelChange(msgspec.Struct, frozen=True, kw_only=True):
     """So many events were given one label, and would be given another."""
 
     was: str
@@ -52,7 +53,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     events: int
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
     """What would change in one segment; an empty name stands for events without one."""
 
     name: str
@@ -89,9 +90,9 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True):
     answered_by: dict[str, int]
     """How many of these predictions each version made."""
     changed: int
-    moves: list[Move]
+    moves: list[LabelChange]
     """Most frequent first."""
-    segments: list[Part]
+    segments: list[SegmentChange]
     labelled: int
     """Of the compared events those with a label that neither model was trained on: the accuracy is theirs."""
     trained_on: int
@@ -102,7 +103,7 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OffsetSelection:
     """Which events: offsets of each partition; None as the start is the first that is kept, as the end the last."""
 
     start: int | None
@@ -128,7 +129,7 @@ class _Tally:
 
 
 def backfill(
-    settings: Settings, version: str, wanted: Wanted, out: Path | None = None, say: Say = lambda line: None
+    settings: Settings, version: str, wanted: OffsetSelection, out: Path | None = None, say: Say = lambda line: None
 ) -> Backfill:
     """Score the events with ``version`` and compare; ``out`` gets a line of JSON for each prediction.
 
@@ -137,7 +138,7 @@ def backfill(
     """
     spans = _spans(settings, wanted)
     digest = Registry(settings, make=False).describe(version).get("digest", "")
-    model = Shelf(settings).fetch(version, digest, None)
+    model = BundleCache(settings).fetch(version, digest, None)
     tally = _Tally()
     with _lines(out) as file:
         _score(settings, model, spans, tally, file, say)
@@ -148,14 +149,14 @@ def backfill(
     return _result(version, spans, tally, predictions, labels)
 
 
-def _spans(settings: Settings, wanted: Wanted) -> list[Span]:
+def _spans(settings: Settings, wanted: OffsetSelection) -> list[Span]:
     """The offsets to be read.
 
     Raises:
         DriftloopError: they are gone, not there yet, or of no partition.
     """
     topic = name(settings, EVENTS)
-    bounds = kafka.bounds(settings, topic)
+    bounds = clients.offset_range(settings, topic)
     if wanted.partition is not None:
         bounds = {tp: bound for tp, bound in bounds.items() if tp.partition == wanted.partition}
     if not bounds:
@@ -191,11 +192,13 @@ def _score(
 ) -> None:
     """Score the events in batches, as the scorer does, but for what it writes."""
     topic = name(settings, EVENTS)
-    start = {tp.partition: end for tp, (_, end) in kafka.bounds(settings, topic).items()}  # of the others, nothing
+    start = {
+        tp.partition: end for tp, (_, end) in clients.offset_range(settings, topic).items()
+    }  # of the others, nothing
     start |= {span.partition: span.start for span in spans}
     ends = {TopicPartition(topic, span.partition): span.end for span in spans}
     total, done = sum(span.end - span.start for span in spans), 0
-    for part in kafka.records(settings, topic, start, ends):
+    for part in clients.records(settings, topic, start, ends):
         for first in range(0, len(part), settings.scorer.batch):
             records = part[first : first + settings.scorer.batch]
             _take(settings, model, records, tally, file)
@@ -267,7 +270,7 @@ def _predictions(settings: Settings, said: dict[str, _Said], then: float) -> dic
     """The first prediction of each event, read from where those of the time ``then`` are."""
     topic = name(settings, PREDICTIONS)
     found: dict[str, Prediction] = {}
-    for part in kafka.records(settings, topic, kafka.offsets_since(settings, topic, then)):
+    for part in clients.records(settings, topic, clients.offsets_since(settings, topic, then)):
         for record in part:
             with suppress(ValueError):
                 one = messages.decode(Prediction, record.value or b"")
@@ -280,7 +283,7 @@ def _labels(settings: Settings, predictions: dict[str, Prediction], then: float)
     """The first label of each event, or a person's word on the prediction, the newest, where there is one."""
     topic = name(settings, LABELS)
     found: dict[str, str] = {}
-    for part in kafka.records(settings, topic, kafka.offsets_since(settings, topic, then)):
+    for part in clients.records(settings, topic, clients.offsets_since(settings, topic, then)):
         for record in part:
             with suppress(ValueError):
                 one = messages.decode(Label, record.value or b"")
@@ -300,9 +303,9 @@ def _result(
     for key in predictions:
         by_segment[tally.said[key].segment].append(key)
 
-    def part(segment: str, keys: Sequence[str]) -> Part:
+    def part(segment: str, keys: Sequence[str]) -> SegmentChange:
         known = [key for key in keys if key in counted]
-        return Part(
+        return SegmentChange(
             name=segment,
             compared=len(keys),
             changed=sum(predictions[key].label != tally.said[key].label for key in keys),
@@ -320,7 +323,7 @@ def _result(
         compared=whole.compared,
         answered_by=dict(Counter(old.model_version for old in predictions.values())),
         changed=whole.changed,
-        moves=[Move(was=was, becomes=becomes, events=n) for (was, becomes), n in moves.most_common()],
+        moves=[LabelChange(was=was, becomes=becomes, events=n) for (was, becomes), n in moves.most_common()],
         segments=[part(segment, keys) for segment, keys in sorted(by_segment.items())],
         labelled=whole.labelled,
         trained_on=len(trained_on),

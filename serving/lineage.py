@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from driftloop.messages import DriftAlert, Prediction, Retraining
+from driftloop.core.messages import DriftAlert, Prediction, Retraining
 
 GENERATIONS = 100
 """Models that a line of descent is followed through."""

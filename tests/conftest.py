@@ -11,9 +11,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from driftloop import topics
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.settings import Settings
+from driftloop.core import topics
+from driftloop.core.settings import Settings
+from driftloop.devstack.stack import EmbeddedStack
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from driftloop.messages import Message, encode
-from driftloop.topics import Topic
-from tests.unit.test_views import made
+from driftloop.core.messages import Message, encode
+from driftloop.core.topics import Topic
+from tests.unit.serving.test_views import made
 
 FULL = os.environ.get("HOSTILE") == "full"
 """Set by `make test-hostile`; without it, a tenth is tried."""

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from driftloop.classifiers.bundle import write_bundle
-from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.heads import Head
-from driftloop.errors import DriftloopError
+from driftloop.core.errors import DriftloopError
+from driftloop.core.models.bundle import write_bundle
+from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.models.head import Head
 from retrain.candidates.base import CannotFit, Interrupted, Task
-from retrain.window import Window
+from retrain.training_window import TrainingWindow
 
 
 class Quick:
@@ -27,7 +27,7 @@ class Quick:
     quick = True
     progress = staticmethod(lambda text: None)
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         print("a library's chatter", flush=True)
         os.write(1, b'{"ok": false, "reason": "chatter is no answer"}\n')
         self.progress(f"niceness {os.nice(0)}")
@@ -35,10 +35,10 @@ class Quick:
         encoder = OnnxEncoder(window.encoder, task.model.max_tokens, 1)
         write_bundle(out, encoder=encoder, head=head, labels=head.classes, lineage=task.lineage, key=task.signing_key)
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         return False
 
-    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
+    def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool:
         return False
 
 
@@ -47,7 +47,7 @@ class Slow(Quick):
 
     quick = False
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         autogroup = Path("/proc/self/autogroup")
         if autogroup.exists():
             self.progress(autogroup.read_text().partition(" ")[2].strip())
@@ -57,7 +57,7 @@ class Slow(Quick):
 class Looks(Quick):
     """Says which GPUs its process may use."""
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         raise CannotFit(f"it sees {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')!r}")
 
 
@@ -66,7 +66,7 @@ class Sleeper(Quick):
 
     quick = False
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
         same = subprocess.Popen(sleeping)
         other = subprocess.Popen(sleeping, start_new_session=task.budget.seed == 1)
@@ -81,7 +81,7 @@ class Sleeper(Quick):
 class SleeperWithBest(Sleeper):
     """Never ends, but leaves something to rescue."""
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         assert (task.scratch / "pids").exists()
         Quick.fit(self, window, task, out)
         return True
@@ -90,7 +90,7 @@ class SleeperWithBest(Sleeper):
 class SleeperWithSlowRescue(Sleeper):
     """Never ends, and takes seconds to make something of what it has."""
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         (task.scratch / "rescuing").touch()
         time.sleep(5)
         Quick.fit(self, window, task, out)
@@ -98,22 +98,22 @@ class SleeperWithSlowRescue(Sleeper):
 
 
 class Segfault(Quick):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         ctypes.string_at(0)
 
 
 class Killed(Quick):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         os.kill(os.getpid(), 9)
 
 
 class OutOfMemory(Quick):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         np.ones((1 << 62,), dtype=np.int8)
 
 
 class Quits(Quick):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         os.write(2, b"a last word\n")
         os._exit(3)
 
@@ -121,36 +121,36 @@ class Quits(Quick):
 class Refuses(Quick):
     quick = False
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         raise CannotFit("all 9 labels are 'a'")
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         raise AssertionError("there is nothing to rescue after a refusal")
 
 
 class CutOff(Quick):
     """Loses what it needs, with something to rescue."""
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         raise Interrupted("the cluster was lost")
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         Quick.fit(self, window, task, out)
         return True
 
 
 class Blunders(Quick):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         raise ZeroDivisionError("division by zero")
 
 
 class CannotDownload(Quick):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         raise DriftloopError("The encoder x could not be loaded: give a folder.")
 
 
 class Forges(Quick):
     """Writes a bundle with another key."""
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         Quick.fit(self, window, Task(task.budget, task.model, task.lineage, "another key", task.scratch), out)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.onnx import exported_classifier
-from driftloop.classifiers.practice import FILLER, HOSTILE, LABELS, WORDS, sentences
-from retrain.practice import KEY, MAX_TOKENS, encoder, encoder_folder, root, save, tokenizer, window
+from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.models.onnx_export import exported_classifier
+from driftloop.core.models.sample_texts import FILLER, HOSTILE, LABELS, WORDS, sentences
+from retrain.testing.tiny_encoder import KEY, MAX_TOKENS, encoder, encoder_folder, root, save, tokenizer, window
 
 __all__ = [
     "FILLER",
@@ -38,7 +38,7 @@ def classifier_folder() -> Path:
 @cache
 def classifier() -> OnnxEncoder:
     """The tiny classifier as a graph with logits, in fp32."""
-    from driftloop.settings import ModelSettings
+    from driftloop.core.settings import ModelSettings
 
     model = ModelSettings(max_tokens=MAX_TOKENS, quantise=False)
     return exported_classifier(str(classifier_folder()), root() / "classifier-graph", model)[0]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from driftloop.classifiers.bundle import Lineage
-from driftloop.settings import ModelSettings
-from retrain.window import Window
+from driftloop.core.models.bundle import Lineage
+from driftloop.core.settings import ModelSettings
+from retrain.training_window import TrainingWindow
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Budget:
     """What a fit may use."""
 
     seconds: float
-    """Wall-clock limit; `retrain.sandbox` kills the child process that overruns it by more than a grace period."""
+    """Wall-clock limit; `retrain.fitting.sandbox` kills the child process that overruns it by more than a grace period."""
     cores: int = 1
     seed: int = 7
 
@@ -50,13 +50,13 @@ class Interrupted(Exception):
 
 @runtime_checkable
 class Candidate(Protocol):
-    """A way to learn; `retrain.candidates.contract` has the checks that each of them passes."""
+    """A way to learn; `retrain.candidates.checks` has the checks that each of them passes."""
 
     name: str
     quick: bool
     """Fitted in seconds: competes at once, before the searches begin."""
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         """Learn from the window and write a bundle into the folder ``out``, which does not exist yet.
 
         Raises:
@@ -66,10 +66,10 @@ class Candidate(Protocol):
         """
         ...
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         """Write the best bundle so far from ``task.scratch`` after the fit was killed; False where there is none."""
         ...
 
-    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
+    def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool:
         """Fit the recipe that won with ``fitted`` on all of ``window``; False where that would take long."""
         ...

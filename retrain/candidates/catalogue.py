@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from driftloop import plugins
-from driftloop.errors import DriftloopError
+from driftloop.core import plugins
+from driftloop.core.errors import DriftloopError
 from retrain.candidates.base import Candidate
 
 CANDIDATES: dict[str, str] = {
     "linear": "retrain.candidates.linear:LinearHead",
-    "tpot": "retrain.candidates.tpot:TpotSearch",
+    "tpot": "retrain.candidates.tpot_search:TpotSearch",
     "finetune": "retrain.candidates.finetune:FineTune",
 }
 QUICK = frozenset({"linear"})
@@ -26,10 +26,10 @@ def find(name: str) -> Candidate:
     if name not in CANDIDATES and ":" not in name and name not in plugins.names("candidates"):
         known = ", ".join((*CANDIDATES, *plugins.names("candidates")))
         raise DriftloopError(f"There is no candidate called {name}: choose from {known}, or give module:Class.")
-    return make_own(plugins.find("candidates", CANDIDATES.get(name, name)), name)
+    return make_custom(plugins.find("candidates", CANDIDATES.get(name, name)), name)
 
 
-def make_own(cls: Any, name: str) -> Candidate:
+def make_custom(cls: Any, name: str) -> Candidate:
     """A candidate of the class ``cls``, which is called without arguments.
 
     Raises:

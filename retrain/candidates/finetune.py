@@ -18,14 +18,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftloop.classifiers.bundle import BundleClassifier, write_bundle
-from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.onnx import export
-from retrain.candidates import rows as choice
-from retrain.candidates import stopping
+from driftloop.core.models.bundle import BundleClassifier, write_bundle
+from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.models.onnx_export import export
+from retrain.candidates import early_stopping
+from retrain.candidates import training_rows as choice
 from retrain.candidates.base import Task
-from retrain.candidates.network import choose_device, has_bf16, load_network, start_head
-from retrain.window import Window
+from retrain.candidates.trainable_network import choose_device, has_bf16, load_network, start_head
+from retrain.training_window import TrainingWindow
 
 MAX_ROWS = 4000
 EPOCHS = 4
@@ -52,14 +52,14 @@ class FineTune:
     quick = False
 
     def __init__(
-        self, epochs: int = EPOCHS, learning_rate: float = LEARNING_RATE, patience: int = stopping.PATIENCE
+        self, epochs: int = EPOCHS, learning_rate: float = LEARNING_RATE, patience: int = early_stopping.PATIENCE
     ) -> None:
         self.epochs = epochs
         self.learning_rate = learning_rate
         self.patience = patience
         self.progress: Callable[[str], None] = lambda text: None
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         """Train, export and write the bundle; see `Candidate.fit`."""
         started = time.monotonic()
         choice.check(window)
@@ -76,7 +76,7 @@ class FineTune:
         self.progress(f"finetune: {report['steps']} steps done, writing the graph")
         _write(network, tokenizer, window, parameters, task, out)
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         """Export the weights that the killed training had saved; see `Candidate.rescue`."""
         from safetensors.torch import load_model
 
@@ -88,7 +88,7 @@ class FineTune:
         _write(network, tokenizer, window, {"rescued": True}, task, out)
         return True
 
-    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
+    def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool:
         """It would take too long."""
         return False
 
@@ -96,7 +96,7 @@ class FineTune:
         self,
         network: Any,
         tokenizer: Any,
-        rows: Window,
+        rows: TrainingWindow,
         recent: NDArray[np.bool_],
         classes: Sequence[str],
         task: Task,
@@ -111,11 +111,11 @@ class FineTune:
         examples = _examples(tokenizer, rows, classes, task.model.max_tokens)
         seconds = _seconds_per_step(network, collate, examples, seed, bf16)
         affordable = max(1, int((deadline - time.monotonic()) / seconds))
-        watched = self.patience > 0 and affordable * BATCH >= stopping.PASSES * len(examples)
-        train, held = stopping.split(rows.labels, recent & watched, seed)
+        watched = self.patience > 0 and affordable * BATCH >= early_stopping.PASSES * len(examples)
+        train, held = early_stopping.split(rows.labels, recent & watched, seed)
         start_head(network.to("cpu"), rows.take(train.tolist()), classes)
         network.to(device)
-        watch = stopping.Watch(
+        watch = early_stopping.EarlyStopping(
             network,
             [collate([examples[i] for i in held[at : at + BATCH]]) for at in range(0, len(held), BATCH)],
             task.scratch / WEIGHTS,
@@ -126,7 +126,7 @@ class FineTune:
         watch.begin()
         learnt = [examples[i] for i in train[-affordable * BATCH :]]  # where not all can be seen once, the newest are
         in_pass = -(-len(learnt) // BATCH)
-        every = -(-in_pass // stopping.PER_PASS)
+        every = -(-in_pass // early_stopping.PER_PASS)
         affordable = max(1, int((deadline - time.monotonic()) / (seconds + watch.slowest / every)))
         steps = min(self.epochs * in_pass, affordable)
         if not len(held):
@@ -154,7 +154,7 @@ class FineTune:
             args=arguments,
             train_dataset=learnt,
             data_collator=collate,
-            callbacks=[stopping.as_callback(watch, steps, every)],
+            callbacks=[early_stopping.as_callback(watch, steps, every)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -173,7 +173,7 @@ class FineTune:
         }
 
 
-def _examples(tokenizer: Any, rows: Window, classes: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:
+def _examples(tokenizer: Any, rows: TrainingWindow, classes: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:
     """The rows as token ids, mask and the index of the class."""
     encoded = tokenizer(list(rows.texts), truncation=True, max_length=max_tokens)
     return [
@@ -213,7 +213,9 @@ class _Graph:
     """What the lineage says of int8: whether the graph is in it, and how often both give the same label."""
 
 
-def _write(network: Any, tokenizer: Any, window: Window, parameters: dict[str, Any], task: Task, out: Path) -> None:
+def _write(
+    network: Any, tokenizer: Any, window: TrainingWindow, parameters: dict[str, Any], task: Task, out: Path
+) -> None:
     network.eval()
     graph = _graph(network, tokenizer, window, task)
     write_bundle(
@@ -226,7 +228,7 @@ def _write(network: Any, tokenizer: Any, window: Window, parameters: dict[str, A
     )
 
 
-def _graph(network: Any, tokenizer: Any, window: Window, task: Task) -> _Graph:
+def _graph(network: Any, tokenizer: Any, window: TrainingWindow, task: Task) -> _Graph:
     """The graph in int8 where that was asked for and costs next to nothing, in fp32 otherwise."""
 
     def written(quantise: bool) -> OnnxEncoder:

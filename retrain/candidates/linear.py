@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from driftloop.classifiers.bundle import verify_bundle, write_bundle
-from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.heads import Head, beside, weights_digest
-from retrain.candidates import rows as choice
+from driftloop.core.models.bundle import verify_bundle, write_bundle
+from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.models.head import Head, beside, weights_digest
+from retrain.candidates import training_rows as choice
 from retrain.candidates.base import Task
-from retrain.candidates.words import fit_words
-from retrain.window import Window
+from retrain.candidates.tfidf import fit_words
+from retrain.training_window import TrainingWindow
 
 INVERSE_PENALTY = 3.0
 """scikit-learn's C."""
@@ -30,23 +30,23 @@ class LinearHead:
     name = "linear"
     quick = True
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         """Choose the weight of the old rows, fit on the whole window and write the bundle; see `Candidate.fit`."""
         head, old_weight = learn(window, task.budget.seed)
         _write(head, old_weight, window, task, out)
 
-    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
+    def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool:
         """Fit on the whole of ``window`` with the weight that the bundle ``fitted`` was made with."""
         old_weight = float(verify_bundle(fitted, task.signing_key).lineage.parameters["old_weight"])
         _write(fit_head(window, old_weight, task.budget.seed), old_weight, window, task, out)
         return True
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         """Nothing is kept half-way."""
         return False
 
 
-def learn(window: Window, seed: int = 7) -> tuple[Head, float]:
+def learn(window: TrainingWindow, seed: int = 7) -> tuple[Head, float]:
     """A head fitted on the whole window, and what a row before the onset counted for.
 
     Raises:
@@ -58,17 +58,17 @@ def learn(window: Window, seed: int = 7) -> tuple[Head, float]:
     return _fit(window, old_weight, seed), old_weight
 
 
-def choose_weight(window: Window) -> float:
+def choose_weight(window: TrainingWindow) -> float:
     """What the rows before the onset that are likest to those after it should count for."""
     return choice.choose_old_weight(choice.by_likeness(window))
 
 
-def fit_head(window: Window, old_weight: float, seed: int = 7) -> Head:
+def fit_head(window: TrainingWindow, old_weight: float, seed: int = 7) -> Head:
     """Fit one head; a class that the window's kept rows do not hold is not among its classes."""
     return _fit(choice.by_likeness(window), old_weight, seed)
 
 
-def _fit(window: Window, old_weight: float, seed: int) -> Head:
+def _fit(window: TrainingWindow, old_weight: float, seed: int) -> Head:
     """Fit on a window that is in the order of likeness."""
     weights = choice.row_weights(window, old_weight)
     kept = np.flatnonzero(weights > 0)
@@ -83,7 +83,7 @@ def _fit(window: Window, old_weight: float, seed: int) -> Head:
     return Head(estimator, vectorizer)
 
 
-def _write(head: Head, old_weight: float, window: Window, task: Task, out: Path) -> None:
+def _write(head: Head, old_weight: float, window: TrainingWindow, task: Task, out: Path) -> None:
     parameters = {"old_weight": old_weight, "C": INVERSE_PENALTY, "weights": weights_digest(head)}
     write_bundle(
         out,

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from driftloop.errors import DriftloopError
+from driftloop.core.errors import DriftloopError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

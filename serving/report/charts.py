@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from serving.report import words
-from serving.report.facts import Bin, Durations, Facts, Mix, Second, Slice
-from serving.report.svg import BLUE, DIM, GREEN, INK, LINE, ORANGE, PALE, RED, SERIES, VIOLET, drawn
+from serving.report import formatting
+from serving.report.run_data import Bin, Durations, Mix, RunFacts, Second, Slice
+from serving.report.svg_cleanup import BLUE, DIM, GREEN, INK, LINE, ORANGE, PALE, RED, SERIES, VIOLET, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,13 +18,13 @@ NAME = 22
 VERDICTS = {"detection": GREEN, "repeat": DIM, "false alarm": RED, "unknown": ORANGE}
 
 
-def accuracy(bins: Sequence[Bin], facts: Facts) -> str:
+def accuracy(bins: Sequence[Bin], facts: RunFacts) -> str:
     """The accuracy along the stream with its 95% intervals, true drifts, alerts and changes of the champion."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         middle = [(one.start + one.end) / 2 for one in bins]
-        bounds = [words.wilson(one.right, one.labelled) for one in bins]
+        bounds = [formatting.wilson(one.right, one.labelled) for one in bins]
         axes.fill_between(middle, [low for low, _ in bounds], [high for _, high in bounds], color=PALE, lw=0)
         axes.plot(middle, [one.right / one.labelled for one in bins], color=BLUE, lw=1.8, label="accuracy")
         for number, drift in enumerate(facts.passed):
@@ -53,9 +53,9 @@ def mix(mixes: Sequence[Mix], labels: Sequence[str]) -> str:
         left = [0.0] * len(rows)
         for label, colour in zip(labels, SERIES, strict=False):
             parts = [one.labels.get(label, 0) / sum(one.labels.values()) for one in rows]
-            axes.barh(range(len(rows)), parts, left=left, color=colour, label=words.shown(label, NAME), height=0.7)
+            axes.barh(range(len(rows)), parts, left=left, color=colour, label=formatting.shown(label, NAME), height=0.7)
             left = [a + b for a, b in zip(left, parts, strict=True)]
-        axes.set_yticks(range(len(rows)), [words.shown(one.segment, NAME) for one in rows])
+        axes.set_yticks(range(len(rows)), [formatting.shown(one.segment, NAME) for one in rows])
         axes.set(xlim=(0, 1), xlabel="share of the labels")
         figure.legend(loc="outside lower center", ncols=4)
 
@@ -69,10 +69,10 @@ def segments(slices: Sequence[Slice]) -> str:
         axes = figure.add_subplot()
         rows = list(reversed(slices))
         for at, one in enumerate(rows):
-            low, high = words.wilson(one.right, one.labelled)
+            low, high = formatting.wilson(one.right, one.labelled)
             axes.plot([low, high], [at, at], color=PALE, lw=5, solid_capstyle="butt")
             axes.plot([one.right / one.labelled], [at], "o", color=BLUE, ms=5)
-        axes.set_yticks(range(len(rows)), [words.shown(one.name, NAME) for one in rows])
+        axes.set_yticks(range(len(rows)), [formatting.shown(one.name, NAME) for one in rows])
         axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy, and the interval that it lies in")
         _grid(axes, "x")
 
@@ -92,7 +92,7 @@ def candidates(rows: Sequence[tuple[str, str, float, float]]) -> str:
             axes.plot([challenger], [at], "o", color=colour, ms=6)
         axes.plot([], [], "o", color=DIM, ms=5, mfc="none", label="champion")
         for number, name in enumerate(names):
-            axes.plot([], [], "o", color=SERIES[number % len(SERIES)], ms=6, label=words.shown(name, NAME))
+            axes.plot([], [], "o", color=SERIES[number % len(SERIES)], ms=6, label=formatting.shown(name, NAME))
         axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
         axes.set(xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy on the same held-out events")
         _grid(axes, "x")
@@ -113,7 +113,7 @@ def latency(measured: Durations) -> str:
         for height, (value, name) in zip((1.04, 1.13, 1.22), marks, strict=True):
             if value is not None:
                 axes.axvline(max(value, measured.edges[0]), ymax=height / 1.32, color=BLUE, lw=1)
-                said = f"{name} within {words.milliseconds(value)}"
+                said = f"{name} within {formatting.milliseconds(value)}"
                 at = (max(value, measured.edges[0]), top * height)
                 axes.annotate(said, at, ha="right", xytext=(-3, -2), textcoords="offset points")
         axes.set(xlabel="milliseconds in the scorer", ylabel="predictions", ylim=(0, top * 1.32))

@@ -20,7 +20,7 @@ from serving.report.document import (
     Paragraph,
     Table,
 )
-from serving.report.svg import COLOURS
+from serving.report.svg_cleanup import COLOURS
 
 DARK = {
     "ink": "#e4e7ee", "dim": "#a3acbd", "line": "#343a46", "paper": "#12151c", "blue": "#86b7ff", "red": "#ff8a80",

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from driftloop.errors import DriftloopError
+from driftloop.core.errors import DriftloopError
 from serving.report.document import (
     Block,
     Bullets,
@@ -24,7 +24,7 @@ from serving.report.document import (
     Paragraph,
     Table,
 )
-from serving.report.svg import missing
+from serving.report.svg_cleanup import missing
 
 TEMPLATE = "template.typ"
 LONGEST = 18

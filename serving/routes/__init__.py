@@ -11,28 +11,28 @@ from typing import TypeVar
 
 from fastapi import HTTPException
 
-from driftloop.kafka import Outbox
-from driftloop.messages import Message
-from driftloop.registry import Registry
-from driftloop.settings import Settings
-from driftloop.store import Store
-from driftloop.topics import Topic
-from serving.callers import Callers
-from serving.live import Live
-from serving.scoring import Scoring
+from driftloop.core.kafka.clients import ConfirmedProducer
+from driftloop.core.messages import Message
+from driftloop.core.models.registry import Registry
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.settings import Settings
+from driftloop.core.topics import Topic
+from serving.http.auth import Authenticator
+from serving.inference import BatchingPredictor
+from serving.live.live_state import LiveState
 
 T = TypeVar("T")
 
 
 @dataclass
-class Parts:
+class AppContext:
     """What an endpoint may need. Registry and broker are asked for when they are needed first."""
 
     settings: Settings
-    live: Live
-    store: Store
-    callers: Callers
-    scoring: Scoring
+    live: LiveState
+    store: OnlineStore
+    callers: Authenticator
+    scoring: BatchingPredictor
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -53,8 +53,8 @@ class Parts:
             raise HTTPException(503, "The model registry does not answer; try again in a moment.") from error
 
     @cached_property
-    def _outbox(self) -> Outbox:
-        return Outbox(self.settings)
+    def _outbox(self) -> ConfirmedProducer:
+        return ConfirmedProducer(self.settings)
 
     def send(self, topic: Topic, key: str, message: Message) -> None:
         """Put a message on a topic; returns when the broker has it.

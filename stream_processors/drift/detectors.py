@@ -11,8 +11,8 @@ from river import drift
 from river.base import BinaryDriftDetector, DriftDetector
 from river.drift import binary
 
-from driftloop import plugins
-from driftloop.errors import DriftloopError
+from driftloop.core import plugins
+from driftloop.core.errors import DriftloopError
 from stream_processors.drift.stepd import STEPD
 
 
@@ -26,7 +26,7 @@ class State(Enum):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Watches one number; `stream_processors.drift.contract` has the checks that each of them passes."""
+    """Watches one number; `stream_processors.drift.checks` has the checks that each of them passes."""
 
     name: str
 
@@ -68,7 +68,7 @@ class RiverDetector:
         self._river = pickle.loads(state)  # noqa: S301 - signed by the monitor before it is stored
 
 
-class OwnDetector:
+class CustomDetector:
     """A detector of the user's own, with its state kept: pickled, unless it has ``dump`` and ``restore`` itself."""
 
     def __init__(self, name: str, make: Callable[[], Any]) -> None:
@@ -134,7 +134,7 @@ FAMILIES: dict[str, tuple[type[Any], frozenset[str]]] = {
 """River's detectors, and STEPD, by name, and the signals that each can watch; the binary ones need a 0/1 error."""
 
 
-def make_detector(text: str) -> tuple[str, RiverDetector | OwnDetector]:
+def make_detector(text: str) -> tuple[str, RiverDetector | CustomDetector]:
     """The signal and the detector that a line such as ``error:adwin?delta=0.002`` describes.
 
     Raises:
@@ -146,10 +146,10 @@ def make_detector(text: str) -> tuple[str, RiverDetector | OwnDetector]:
     if signal not in signals:
         raise DriftloopError(f"The detector {name} cannot watch '{signal}': it takes {', '.join(sorted(signals))}.")
     parameters = {"seed": 7} if name == "kswin" else {}
-    return signal, make_own(family, name, parameters | parse_parameters(query, text))
+    return signal, make_custom(family, name, parameters | parse_parameters(query, text))
 
 
-def make_own(family: Any, name: str, parameters: dict[str, int | float]) -> RiverDetector | OwnDetector:
+def make_custom(family: Any, name: str, parameters: dict[str, int | float]) -> RiverDetector | CustomDetector:
     """A detector of the class ``family``, of River's or of the user's own, called with ``parameters``.
 
     Raises:
@@ -172,7 +172,7 @@ def make_own(family: Any, name: str, parameters: dict[str, int | float]) -> Rive
         return RiverDetector(name, make)
     if not isinstance(made, Detector):
         raise DriftloopError(f"{name} is not a detector: it needs a name, update and reset, or to be one of River's.")
-    return OwnDetector(name, make)
+    return CustomDetector(name, make)
 
 
 def parse_parameters(query: str, text: str) -> dict[str, int | float]:

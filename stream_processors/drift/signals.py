@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
-from driftloop.classifiers.base import Matrix
-from stream_processors.drift.edetector import EDetector, Shares, tie_breaker
-from stream_processors.drift.kept import Kept
+from driftloop.core.models.classifier import Matrix
+from stream_processors.drift.e_detector import ClassShareDetector, EDetector, tie_breaker
+from stream_processors.drift.row_buffer import RowBuffer
 
 KEPT = 2000
 """Observations kept for the change point, for learning a reference and for the evidence."""
@@ -45,7 +45,7 @@ class Signal:
         """Whether it needs the true label."""
         self.follows_model = follows_model
         """Whether it starts afresh with a new model version."""
-        self.rows: Kept[Observation] = Kept(KEPT)
+        self.rows: RowBuffer[Observation] = RowBuffer(KEPT)
         self.detector = EDetector()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Signal:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.rows = Kept(KEPT)
+        self.rows = RowBuffer(KEPT)
 
     @property
     def value(self) -> float:
@@ -90,7 +90,7 @@ class Signal:
         self.detector.reset()
 
 
-class Rated(Signal):
+class TwoSidedSignal(Signal):
     """The labelled error or log loss: followed in both directions, for when it falls the model has learnt."""
 
     def __init__(self, name: str, follows_model: bool) -> None:
@@ -123,7 +123,7 @@ class Mix(Signal):
 
     def __init__(self) -> None:
         super().__init__("mix", labelled=False, follows_model=True)
-        self._shares = Shares()
+        self._shares = ClassShareDetector()
 
     @property
     def value(self) -> float:
@@ -144,15 +144,15 @@ class Mix(Signal):
     def rebase(self, since: float) -> None:
         """The labels predicted from ``since`` on are the reference from now on."""
         self.rows.put(row for row in self.rows if row.occurred_at >= since)
-        self._shares = Shares(self._shares.names, [row.raw for row in self.rows])
+        self._shares = ClassShareDetector(self._shares.names, [row.raw for row in self.rows])
 
     def restart(self) -> None:
         """Forget everything."""
         self.rows.put(())
-        self._shares = Shares()
+        self._shares = ClassShareDetector()
 
 
-class Learnt(Signal, ABC):
+class ReferenceSignal(Signal, ABC):
     """A signal that is scored against what it has learnt from the older half of its observations.
 
     The newer half is scored and ranks what comes, so a new score is exchangeable with those it is ranked among. The
@@ -204,7 +204,7 @@ class Learnt(Signal, ABC):
         self.detector.calibrate(np.array([self.score(raw) for raw in raws[self._learnt :]], dtype=float))
 
 
-class Vocabulary(Learnt):
+class Vocabulary(ReferenceSignal):
     """How rare the words of a text are: the mean over its words of the log document frequency, scaled to [0, 1]."""
 
     def __init__(self) -> None:
@@ -238,7 +238,7 @@ class Vocabulary(Learnt):
         return sum(self._rarity.get(word, 1.0) for word in found) / len(found)
 
 
-class Embedding(Learnt):
+class Embedding(ReferenceSignal):
     """How far a text lies from the texts that got the same predicted label.
 
     The Mahalanobis distance to the label's mean under the pooled covariance (shrunk: Ledoit and Wolf, 2004): the

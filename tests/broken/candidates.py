@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from driftloop.classifiers.bundle import SIGNATURE
+from driftloop.core.models.bundle import SIGNATURE
 from retrain.candidates.base import CannotFit, Task
 from retrain.candidates.linear import LinearHead
-from retrain.window import Window
+from retrain.training_window import TrainingWindow
 
 
 class Nameless(LinearHead):
@@ -20,7 +20,7 @@ class Nameless(LinearHead):
 
 
 class Unsigned(LinearHead):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         super().fit(window, task, out)
         (out / SIGNATURE).write_text("0" * 64)
 
@@ -28,25 +28,25 @@ class Unsigned(LinearHead):
 class Forgetful(LinearHead):
     """It knows two of the three classes."""
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         super().fit(window.take([i for i, one in enumerate(window.labels) if one != "neutral"], 0), task, out)
 
 
 class Homeless(LinearHead):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         lineage = msgspec.structs.replace(task.lineage, trigger="made up")
         super().fit(window, replace(task, lineage=lineage), out)
 
 
 class Guessing(LinearHead):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         labels = list(window.labels)
         random.Random(1).shuffle(labels)
         super().fit(replace(window, labels=tuple(labels)), task, out)
 
 
 class Fickle(LinearHead):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         random.seed()
         rows = sorted(random.sample(range(len(window)), len(window) * 3 // 4))
         super().fit(window.take(rows, 0), task, out)
@@ -55,7 +55,7 @@ class Fickle(LinearHead):
 class Eager(LinearHead):
     """It takes what it should refuse."""
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         try:
             super().fit(window, task, out)
         except CannotFit:
@@ -63,7 +63,7 @@ class Eager(LinearHead):
 
 
 class Untidy(LinearHead):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         try:
             super().fit(window, task, out)
         except CannotFit:
@@ -72,22 +72,22 @@ class Untidy(LinearHead):
 
 
 class Squeamish(LinearHead):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         if "rare" in window.classes:
             raise KeyError("rare")
         super().fit(window, task, out)
 
 
 class Boastful(LinearHead):
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         return True
 
 
 class Undecided(LinearHead):
-    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool | None:
+    def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool | None:
         return None
 
 
 class Slow(LinearHead):
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         time.sleep(600)

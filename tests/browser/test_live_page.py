@@ -13,13 +13,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from driftloop.messages import DriftAlert, Event, Label, Prediction, Retraining, encode
-from driftloop.store import Store
-from driftloop.topics import COMMANDS, LABELS, OUTCOMES, PREDICTIONS
-from tests.integration.conftest import World
+from driftloop.core.messages import DriftAlert, Event, Label, Prediction, Retraining, encode
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.topics import COMMANDS, LABELS, OUTCOMES, PREDICTIONS
+from tests.integration.conftest import StreamHarness
 from tests.integration.test_api import ready
 from tests.integration.test_serve import Api, put, serve
-from tests.unit.test_views import made
+from tests.unit.serving.test_views import made
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -69,7 +69,7 @@ def visit(context: BrowserContext, api: Api) -> Visit:
     return seen
 
 
-def running(world: World, events: int = 30, **environ: str) -> Api:
+def running(world: StreamHarness, events: int = 30, **environ: str) -> Api:
     """A server of a loop that has scored something."""
     world.promote()
     world.send(events=range(events), labels=range(events - 10))
@@ -84,12 +84,12 @@ def feed(page: Page) -> Any:
     return page.get_by_role("region", name="Predictions", exact=True)
 
 
-def labels(world: World) -> list[Label]:
+def labels(world: StreamHarness) -> list[Label]:
     return [one for one in world.read(LABELS) if isinstance(one, Label) and one.feedback]
 
 
 def test_it_loads_with_nothing_from_elsewhere_and_a_promotion_appears_without_a_reload(
-    world: World, context: BrowserContext
+    world: StreamHarness, context: BrowserContext
 ) -> None:
     api = running(world)
     seen = visit(context, api)
@@ -108,7 +108,7 @@ def test_it_loads_with_nothing_from_elsewhere_and_a_promotion_appears_without_a_
     assert seen.complaints == []
 
 
-def test_the_policy_holds_in_the_browser(world: World, context: BrowserContext) -> None:
+def test_the_policy_holds_in_the_browser(world: StreamHarness, context: BrowserContext) -> None:
     """The control: the same script with the page's nonce runs."""
     page = visit(context, serve(world)).page
     add = """nonce => { const s = document.createElement('script'); s.textContent = 'window.ran = true';
@@ -122,7 +122,7 @@ def test_the_policy_holds_in_the_browser(world: World, context: BrowserContext) 
     assert again.evaluate("document.querySelector('script[nonce]').nonce") != nonce
 
 
-def test_a_correction_reaches_the_topic(world: World, context: BrowserContext) -> None:
+def test_a_correction_reaches_the_topic(world: StreamHarness, context: BrowserContext) -> None:
     page = visit(context, running(world)).page
     row = feed(page).get_by_role("listitem").first
     row.hover()
@@ -138,7 +138,7 @@ def test_a_correction_reaches_the_topic(world: World, context: BrowserContext) -
 
 
 def test_what_is_labelled_leaves_the_queue_which_has_the_least_sure_first(
-    world: World, context: BrowserContext
+    world: StreamHarness, context: BrowserContext
 ) -> None:
     page = visit(context, running(world)).page
     queue = page.get_by_role("region", name="Worth labelling")
@@ -159,7 +159,7 @@ def test_what_is_labelled_leaves_the_queue_which_has_the_least_sure_first(
     assert [one.event_id for one in labels(world)] == [surest[0].event_id]
 
 
-def test_hostile_text_is_shown_and_does_nothing(world: World, context: BrowserContext) -> None:
+def test_hostile_text_is_shown_and_does_nothing(world: StreamHarness, context: BrowserContext) -> None:
     here = {"stream": world.settings.stream}
     texts = [made(Event, event_id=f"{text}{i}", text=text, segment=text) for i, text in enumerate(HOSTILE)]
     put(world.outbox, "events", *texts)
@@ -180,7 +180,7 @@ def test_hostile_text_is_shown_and_does_nothing(world: World, context: BrowserCo
         said = {"text": text, "label": text, "probabilities": {text: 0.5, "negative": 0.5}, "model_version": text[:60]}
         prediction = made(Prediction, event_id=f"p{number}", **said)
         put(world.outbox, "predictions", prediction)
-        Store(world.settings).put_predictions({prediction.event_id: encode(prediction)})
+        OnlineStore(world.settings).put_predictions({prediction.event_id: encode(prediction)})
     world.outbox.flush()
     seen = visit(context, api)
     page = seen.page
@@ -199,7 +199,7 @@ def test_hostile_text_is_shown_and_does_nothing(world: World, context: BrowserCo
     assert seen.complaints == [] and seen.hosts == {f"127.0.0.1:{api.port}"}
 
 
-def test_a_browser_that_lies_about_a_button_gets_a_sentence(world: World, context: BrowserContext) -> None:
+def test_a_browser_that_lies_about_a_button_gets_a_sentence(world: StreamHarness, context: BrowserContext) -> None:
     page = visit(context, running(world)).page
     row = feed(page).get_by_role("listitem").first
     row.hover()
@@ -218,7 +218,7 @@ def test_a_browser_that_lies_about_a_button_gets_a_sentence(world: World, contex
     assert labels(world) == []
 
 
-def test_who_may_see_what(world: World, context: BrowserContext) -> None:
+def test_who_may_see_what(world: StreamHarness, context: BrowserContext) -> None:
     api = running(world, token="v" * 16, DRIFTLOOP_API__TOKENS=TOKENS)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{api.port}/")
@@ -244,7 +244,7 @@ def test_who_may_see_what(world: World, context: BrowserContext) -> None:
     assert context.cookies() == []
 
 
-def test_an_admin_steers(world: World, context: BrowserContext) -> None:
+def test_an_admin_steers(world: StreamHarness, context: BrowserContext) -> None:
     api = running(world, token="r" * 16, DRIFTLOOP_API__TOKENS=TOKENS)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{api.port}/")
@@ -258,7 +258,7 @@ def test_an_admin_steers(world: World, context: BrowserContext) -> None:
     assert (command.action, command.by, command.reason) == ("retrain", "root", "it is Friday")
 
 
-def test_two_versions_are_laid_side_by_side(world: World, context: BrowserContext) -> None:
+def test_two_versions_are_laid_side_by_side(world: StreamHarness, context: BrowserContext) -> None:
     api = running(world)
     world.promote(flipped=True)
     page = visit(context, api).page
@@ -275,7 +275,7 @@ def test_two_versions_are_laid_side_by_side(world: World, context: BrowserContex
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_found_by_an_audit_of_accessibility(world: World, browser: Browser, scheme: Any) -> None:
+def test_nothing_is_found_by_an_audit_of_accessibility(world: StreamHarness, browser: Browser, scheme: Any) -> None:
     here = {"stream": world.settings.stream}
     put(world.outbox, "drift-alerts", made(DriftAlert, position=5, onset=3, evidence={"words": ["new"]}, **here))
     world.outbox.flush()
@@ -290,7 +290,7 @@ def test_nothing_is_found_by_an_audit_of_accessibility(world: World, browser: Br
 
 
 @pytest.mark.parametrize("width", [320, 768, 1600])
-def test_it_fits_the_screen(world: World, browser: Browser, width: int) -> None:
+def test_it_fits_the_screen(world: StreamHarness, browser: Browser, width: int) -> None:
     api = running(world)
     with browser.new_context(viewport={"width": width, "height": 800}) as context:
         page = visit(context, api).page
@@ -298,7 +298,7 @@ def test_it_fits_the_screen(world: World, browser: Browser, width: int) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_it_can_be_used_with_the_keyboard_alone(world: World, context: BrowserContext) -> None:
+def test_it_can_be_used_with_the_keyboard_alone(world: StreamHarness, context: BrowserContext) -> None:
     page = visit(context, running(world)).page
     expect(feed(page).get_by_role("listitem")).to_have_count(12)
     page.keyboard.press("Tab")
@@ -316,7 +316,7 @@ def test_it_can_be_used_with_the_keyboard_alone(world: World, context: BrowserCo
     world.until(lambda: [one.event_id for one in labels(world)] == [json.loads(said)[0]])
 
 
-def test_the_rows_stand_still_while_somebody_points_at_them(world: World, context: BrowserContext) -> None:
+def test_the_rows_stand_still_while_somebody_points_at_them(world: StreamHarness, context: BrowserContext) -> None:
     page = visit(context, running(world)).page
     rows = feed(page).get_by_role("listitem")
     expect(rows).to_have_count(12)
@@ -331,7 +331,7 @@ def test_the_rows_stand_still_while_somebody_points_at_them(world: World, contex
     expect(rows.first).not_to_have_text(before)
 
 
-def test_a_page_outlives_a_restart_of_the_server(world: World, context: BrowserContext) -> None:
+def test_a_page_outlives_a_restart_of_the_server(world: StreamHarness, context: BrowserContext) -> None:
     api = running(world)
     page = visit(context, api).page
     api.child.stop()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.lifecycle.embedded.ports import free_port
+from driftloop.devstack.ports import free_port
 from tests.compose.engine import ROOT, Compose, NoEngine, engine
 
 EVENTS = 6000

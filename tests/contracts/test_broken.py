@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from driftloop.classifiers import contract as classifier
-from driftloop.contract import Broken, run, words_of
-from driftloop.settings import RetrainSettings
-from retrain import policies
-from retrain import policy_contract as policy
-from retrain.candidates import contract as candidate
-from stream_processors.drift import contract as detector
-from stream_processors.drift.detectors import make_own
+from driftloop.core.settings import RetrainSettings
+from driftloop.testing import classifier_checks as classifier
+from driftloop.testing.checks import CheckFailed, describe, run
+from retrain.candidates import checks as candidate
+from retrain.policies import checks as policy
+from retrain.policies import policies
+from stream_processors.drift import checks as detector
+from stream_processors.drift.detectors import make_custom
 from tests.broken import candidates, classifiers, detectors
 from tests.broken import policies as moods
 
@@ -68,7 +68,7 @@ CLASSIFIERS = [
 def why(check: Any, subject: Any) -> str:
     """What `driftloop check` would print of it."""
     (result,) = run([check], subject)
-    assert result.name == words_of(check) != ""
+    assert result.name == describe(check) != ""
     return result.why
 
 
@@ -79,17 +79,17 @@ def why(check: Any, subject: Any) -> str:
 )
 def test_every_check_has_a_class_that_fails_it(module: Any, listed: list[tuple[Any, ...]]) -> None:
     assert {check for check, _, _ in listed} == set(module.CHECKS)
-    assert len({words_of(check) for check in module.CHECKS}) == len(module.CHECKS)
+    assert len({describe(check) for check in module.CHECKS}) == len(module.CHECKS)
 
 
 @pytest.mark.parametrize(("check", "wrong", "says"), DETECTORS)
 def test_a_broken_detector_is_found_out(check: Any, wrong: Any, says: str) -> None:
-    assert says in why(check, detector.Subject(lambda: make_own(wrong, wrong.__name__, {})))
+    assert says in why(check, detector.Subject(lambda: make_custom(wrong, wrong.__name__, {})))
 
 
 @pytest.mark.parametrize(("check", "wrong", "says"), POLICIES)
 def test_a_broken_policy_is_found_out(check: Any, wrong: Any, says: str) -> None:
-    assert says in why(check, policy.Subject(lambda: policies.make_own(wrong, RetrainSettings())))
+    assert says in why(check, policy.Subject(lambda: policies.make_custom(wrong, RetrainSettings())))
 
 
 @pytest.mark.parametrize(("check", "wrong", "says"), CANDIDATES)
@@ -106,7 +106,7 @@ def test_a_broken_classifier_is_found_out(check: Any, wrong: Any, says: str) -> 
 def test_a_check_that_fails_does_not_keep_the_next_from_being_run() -> None:
     def fails(_subject: object) -> None:
         """It fails."""
-        raise Broken("as it should")
+        raise CheckFailed("as it should")
 
     def passes(_subject: object) -> None:
         """It passes."""

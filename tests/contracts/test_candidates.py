@@ -14,11 +14,11 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from driftloop.classifiers.bundle import load_bundle, verify_bundle
-from driftloop.errors import DriftloopError
-from retrain.candidates import catalogue, cluster, contract, rows
+from driftloop.core.errors import DriftloopError
+from driftloop.core.models.bundle import load_bundle, verify_bundle
+from retrain.candidates import catalogue, checks, dask_evaluation, training_rows
 from retrain.candidates.base import Candidate, CannotFit
-from retrain.candidates.contract import CHECKS, HELD_OUT, LINEAGE, Subject
+from retrain.candidates.checks import CHECKS, HELD_OUT, LINEAGE, Subject
 from tests import tiny
 
 SMALL = {"tpot": {"generations": 2, "population": 5}, "finetune": {"epochs": 3}}
@@ -45,7 +45,7 @@ def subject(name: str, tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.mark.parametrize(
-    "check", [one for one in CHECKS if one is not contract.takes_awkward_windows], ids=lambda check: check.__name__
+    "check", [one for one in CHECKS if one is not checks.takes_awkward_windows], ids=lambda check: check.__name__
 )
 def test_the_contract_holds(subject: Subject, check: Callable[[Subject], None]) -> None:
     check(subject)
@@ -53,11 +53,11 @@ def test_the_contract_holds(subject: Subject, check: Callable[[Subject], None]) 
 
 @pytest.mark.parametrize("kind", ["two classes", "rare class", "recent rows of one class", "no words", "hostile"])
 def test_it_takes_an_awkward_window(name: str, kind: str, tmp_path: Path) -> None:
-    contract.takes(candidate(name, tmp_path), contract.awkward_windows()[kind], "awkward")
+    checks.takes(candidate(name, tmp_path), checks.awkward_windows()[kind], "awkward")
 
 
 def test_these_are_all_awkward_windows(tmp_path: Path) -> None:
-    assert list(contract.awkward_windows()) == [
+    assert list(checks.awkward_windows()) == [
         "two classes", "rare class", "recent rows of one class", "no words", "hostile",
     ]  # fmt: skip
 
@@ -69,7 +69,9 @@ def test_the_catalogue_gives_a_candidate_of_that_name(name: str) -> None:
     assert found.quick == catalogue.is_quick(name)
 
 
-@pytest.mark.parametrize("name", ["gradient-wizard", "no_such_module:Class", "retrain.window:Window", "json:nothing"])
+@pytest.mark.parametrize(
+    "name", ["gradient-wizard", "no_such_module:Class", "retrain.training_window:TrainingWindow", "json:nothing"]
+)
 def test_an_unknown_candidate_is_said_in_one_sentence(name: str) -> None:
     with pytest.raises(DriftloopError):
         catalogue.find(name)
@@ -99,7 +101,7 @@ def test_the_best_so_far_becomes_a_bundle(kept: str, tmp_path: Path) -> None:
 def test_folds_validate_on_what_came_later() -> None:
     labels = tiny.window(160).labels
     for onset in (0, 60, 150, 159):
-        folds = rows.forward_folds(labels, onset)
+        folds = training_rows.forward_folds(labels, onset)
         assert folds
         for train, test in folds:
             assert train.max() < test.min()
@@ -108,28 +110,28 @@ def test_folds_validate_on_what_came_later() -> None:
 
 def test_a_hopeless_pipeline_is_not_tried_on_the_other_folds() -> None:
     window = tiny.window(160, onset=60)
-    folds = rows.forward_folds(window.labels, window.onset)
+    folds = training_rows.forward_folds(window.labels, window.onset)
     assert len(folds) == 3
     dummy, labels = lambda: DummyClassifier(strategy="prior"), np.asarray(window.labels)
-    losses = rows.fold_losses(dummy, window.embeddings, labels, folds)
+    losses = training_rows.fold_losses(dummy, window.embeddings, labels, folds)
     assert len(losses) == 3 and 0.9 < min(losses) < max(losses) < 1.4, "about log(3), as of no knowledge"
-    spared = rows.fold_losses(dummy, window.embeddings, labels, folds, [losses[0], losses[1] - 0.01, 0.0])
+    spared = training_rows.fold_losses(dummy, window.embeddings, labels, folds, [losses[0], losses[1] - 0.01, 0.0])
     assert spared == losses[:2], "the second fold's limit is its own"
     with pytest.raises(TimeoutError):
-        rows.fold_losses(dummy, window.embeddings, labels, folds, deadline=time.monotonic() - 1)
+        training_rows.fold_losses(dummy, window.embeddings, labels, folds, deadline=time.monotonic() - 1)
 
 
 def test_a_pipeline_is_compared_on_one_thread_within_its_seconds() -> None:
     window = tiny.window(160, onset=60)
-    folds = rows.forward_folds(window.labels, window.onset)
-    ground = cluster.Ground(window.embeddings, np.asarray(window.labels), folds, [9.0] * len(folds))
+    folds = training_rows.forward_folds(window.labels, window.onset)
+    ground = dask_evaluation.EvaluationData(window.embeddings, np.asarray(window.labels), folds, [9.0] * len(folds))
     with threadpool_limits(3):
         assert blas_threads() == {3}
-        scores = cluster.minus_log_loss(LogisticRegression(), ground, 60.0)
+        scores = dask_evaluation.minus_log_loss(LogisticRegression(), ground, 60.0)
         assert blas_threads() == {1}
     assert -1.0 < scores[0] < 0.0
-    assert cluster.minus_log_loss(LogisticRegression(), ground, -1.0) == ["INVALID"]
-    assert cluster.minus_log_loss(LogisticRegression(C=-1), ground, 60.0) == ["INVALID"]
+    assert dask_evaluation.minus_log_loss(LogisticRegression(), ground, -1.0) == ["INVALID"]
+    assert dask_evaluation.minus_log_loss(LogisticRegression(C=-1), ground, 60.0) == ["INVALID"]
 
 
 def blas_threads() -> set[int]:
@@ -138,9 +140,9 @@ def blas_threads() -> set[int]:
 
 def test_sampled_rows_keep_the_newest_and_every_class() -> None:
     window = replace(tiny.window(200, onset=120), labels=("rare", "rare", "rare", *["a", "b"] * 98, "a"))
-    chosen = rows.sample_rows(window, 0.25, 150, 7)
+    chosen = training_rows.sample_rows(window, 0.25, 150, 7)
     assert set(range(120, 200)) <= set(chosen.tolist())
     assert (np.diff(chosen) > 0).all()
     assert 110 <= len(chosen) <= 112  # all of the 80 new ones, a quarter of the 120 old ones, and the rare class
     assert {"rare", "a", "b"} == {window.labels[i] for i in chosen}
-    assert rows.sample_rows(window, 1.0, 50, 7).tolist()[-50:] == list(range(150, 200))
+    assert training_rows.sample_rows(window, 1.0, 50, 7).tolist()[-50:] == list(range(150, 200))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.contract import words_of
-from stream_processors.drift import contract
+from driftloop.testing.checks import describe
+from stream_processors.drift import checks
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "your-own.md").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def test_the_page_names_every_kind_and_shows_what_is_said() -> None:
     assert len(NAMED) == 4 and len(set(NAMED)) == 4
     _, said, _ = check("my_package.detector.Cusum")
     assert f"```text\n{said}```" in PAGE
-    assert re.findall(r"passed  (.*)", said) == [words_of(one) for one in contract.CHECKS]
+    assert re.findall(r"passed  (.*)", said) == [describe(one) for one in checks.CHECKS]
 
 
 def test_what_fails_is_said_with_why_and_ends_with_1() -> None:

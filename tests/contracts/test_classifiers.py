@@ -11,11 +11,11 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from driftloop.classifiers import encoder
-from driftloop.classifiers.base import Classifier
-from driftloop.classifiers.bundle import Lineage, load_bundle, write_bundle
-from driftloop.classifiers.contract import CHECKS, TEXTS
-from driftloop.classifiers.heads import Head
+from driftloop.core.models import encoder
+from driftloop.core.models.bundle import Lineage, load_bundle, write_bundle
+from driftloop.core.models.classifier import Classifier
+from driftloop.core.models.head import Head
+from driftloop.testing.classifier_checks import CHECKS, TEXTS
 from tests import tiny
 
 

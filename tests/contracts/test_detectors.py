@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from driftloop.errors import DriftloopError
-from stream_processors.drift.contract import CHECKS, Subject, alarms, bernoulli
+from driftloop.core.errors import DriftloopError
+from stream_processors.drift.checks import CHECKS, Subject, alarms, bernoulli
 from stream_processors.drift.detectors import FAMILIES, make_detector
 
 EVERY = [f"{signal}:{name}" for name, (_, signals) in FAMILIES.items() for signal in sorted(signals)]

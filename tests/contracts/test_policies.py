@@ -5,25 +5,25 @@ from dataclasses import replace
 
 import pytest
 
-from driftloop.settings import POLICIES, RetrainSettings
-from retrain.policies import (
+from driftloop.core.settings import POLICIES, RetrainSettings
+from retrain.policies.checks import CHECKS, Subject, alert, outcomes
+from retrain.policies.policies import (
     ALWAYS,
     Budgeted,
+    CompletedRetraining,
     CostAware,
-    Now,
     OnDrift,
-    Past,
     Periodic,
     Policy,
+    PolicyContext,
     Retrain,
     Wait,
     make_policy,
 )
-from retrain.policy_contract import CHECKS, Subject, alert, outcomes
 
 
-def past(labelled: int, onset: float, rows: int, promoted: bool = True) -> Past:
-    return Past(labelled, onset, rows, until_at=float(labelled - 1), trigger="alarm", promoted=promoted)
+def past(labelled: int, onset: float, rows: int, promoted: bool = True) -> CompletedRetraining:
+    return CompletedRetraining(labelled, onset, rows, until_at=float(labelled - 1), trigger="alarm", promoted=promoted)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -37,9 +37,9 @@ def test_the_contract_holds(name: str, per_day: int, check: Callable[[Subject], 
 def test_every_policy_answers_in_words_and_without_memory(name: str) -> None:
     policy = make_policy(RetrainSettings(policy=name, period=300))
     assert isinstance(policy, Policy) and policy.name == name
-    calm = policy.decide(Now(100), [], outcomes(100))
+    calm = policy.decide(PolicyContext(100), [], outcomes(100))
     assert isinstance(calm, Wait) and calm.reason
-    moment = (Now(1000), [alert(800.0)], outcomes(1000))
+    moment = (PolicyContext(1000), [alert(800.0)], outcomes(1000))
     assert policy.decide(*moment) == policy.decide(*moment)
     answer = policy.decide(*moment)
     assert isinstance(answer, Wait if name == "never" else Retrain)
@@ -48,25 +48,25 @@ def test_every_policy_answers_in_words_and_without_memory(name: str) -> None:
 
 def test_periodic_counts_from_the_last_retraining() -> None:
     policy = Periodic(300)
-    assert isinstance(policy.decide(Now(300), [], outcomes(300)), Retrain)
-    assert isinstance(policy.decide(Now(599, (past(300, ALWAYS, 300),)), [], outcomes(599)), Wait)
-    assert isinstance(policy.decide(Now(600, (past(300, ALWAYS, 300),)), [], outcomes(600)), Retrain)
+    assert isinstance(policy.decide(PolicyContext(300), [], outcomes(300)), Retrain)
+    assert isinstance(policy.decide(PolicyContext(599, (past(300, ALWAYS, 300),)), [], outcomes(599)), Wait)
+    assert isinstance(policy.decide(PolicyContext(600, (past(300, ALWAYS, 300),)), [], outcomes(600)), Retrain)
 
 
 def test_on_drift_waits_for_labels_of_the_new_concept() -> None:
     policy = OnDrift(cooldown=0, min_rows=60)
-    assert isinstance(policy.decide(Now(859), [alert(800.0)], outcomes(859)), Wait)
-    answer = policy.decide(Now(860), [alert(800.0)], outcomes(860))
+    assert isinstance(policy.decide(PolicyContext(859), [alert(800.0)], outcomes(859)), Wait)
+    answer = policy.decide(PolicyContext(860), [alert(800.0)], outcomes(860))
     assert isinstance(answer, Retrain)
     assert (answer.trigger, answer.onset_at) == ("alarm", 800.0)
 
 
 def test_on_drift_learns_a_drift_in_rounds_until_the_window_holds_no_more() -> None:
     policy = OnDrift(cooldown=0, min_rows=60, growth=1.5, window=200, search_rows=1000)
-    rounds: tuple[Past, ...] = ()
+    rounds: tuple[CompletedRetraining, ...] = ()
     kinds, sizes = [], []
     for labelled in range(800, 2000):
-        answer = policy.decide(Now(labelled, rounds), [alert(800.0)], outcomes(labelled))
+        answer = policy.decide(PolicyContext(labelled, rounds), [alert(800.0)], outcomes(labelled))
         if isinstance(answer, Retrain):
             kinds.append(answer.kind)
             sizes.append(labelled - 800)
@@ -79,52 +79,52 @@ def test_on_drift_learns_a_drift_in_rounds_until_the_window_holds_no_more() -> N
 def test_the_slow_candidates_join_one_round_once_there_are_rows_for_them() -> None:
     policy = OnDrift(cooldown=0, min_rows=60, search_rows=100, growth=2)
     one = past(860, 800.0, 60)
-    search = policy.decide(Now(920, (one,)), [alert(800.0)], outcomes(920))
+    search = policy.decide(PolicyContext(920, (one,)), [alert(800.0)], outcomes(920))
     assert isinstance(search, Retrain) and search.kind == "search"
     two = replace(past(920, 800.0, 120), kind="search")
-    after = policy.decide(Now(1040, (one, two)), [alert(800.0)], outcomes(1040))
+    after = policy.decide(PolicyContext(1040, (one, two)), [alert(800.0)], outcomes(1040))
     assert isinstance(after, Retrain) and after.kind == "refresh"
 
 
 def test_an_alert_that_no_model_answers_is_tried_again_on_more_and_more_until_the_window_is_full() -> None:
     policy = OnDrift(cooldown=0, min_rows=60, growth=1.1, retry_growth=2, window=300, search_rows=1000)
     one = past(860, 800.0, 60, promoted=False)
-    assert isinstance(policy.decide(Now(919, (one,)), [alert(800.0)], outcomes(919)), Wait)
-    again = policy.decide(Now(920, (one,)), [alert(800.0)], outcomes(920))
+    assert isinstance(policy.decide(PolicyContext(919, (one,)), [alert(800.0)], outcomes(919)), Wait)
+    again = policy.decide(PolicyContext(920, (one,)), [alert(800.0)], outcomes(920))
     assert isinstance(again, Retrain) and again.kind == "answer"
-    ended = policy.decide(Now(5000, (one, past(980, 800.0, 180, False))), [alert(800.0)], outcomes(5000))
+    ended = policy.decide(PolicyContext(5000, (one, past(980, 800.0, 180, False))), [alert(800.0)], outcomes(5000))
     assert isinstance(ended, Wait) and ended.reason == "no model was better after the last alert"
 
 
 def test_a_late_alert_about_a_drift_already_learnt_is_not_a_new_one() -> None:
     policy = OnDrift(cooldown=0, min_rows=60, window=120, search_rows=1000)
     one = past(900, 800.0, 100)
-    echo = policy.decide(Now(1500, (one,)), [alert(800.0), alert(830.0, "echo")], outcomes(1500))
+    echo = policy.decide(PolicyContext(1500, (one,)), [alert(800.0), alert(830.0, "echo")], outcomes(1500))
     assert isinstance(echo, Wait)
-    fresh = policy.decide(Now(1500, (one,)), [alert(800.0), alert(1400.0, "fresh")], outcomes(1500))
+    fresh = policy.decide(PolicyContext(1500, (one,)), [alert(800.0), alert(1400.0, "fresh")], outcomes(1500))
     assert isinstance(fresh, Retrain) and fresh.trigger == "fresh"
 
 
 def test_the_cooldown_holds_back_a_second_drift() -> None:
     policy = OnDrift(cooldown=400, min_rows=60)
     one = past(900, 700.0, 200)
-    held = policy.decide(Now(1299, (one,)), [alert(1000.0, "second")], outcomes(1299))
+    held = policy.decide(PolicyContext(1299, (one,)), [alert(1000.0, "second")], outcomes(1299))
     assert isinstance(held, Wait) and "cooling down" in held.reason
-    assert isinstance(policy.decide(Now(1300, (one,)), [alert(1000.0, "second")], outcomes(1300)), Retrain)
+    assert isinstance(policy.decide(PolicyContext(1300, (one,)), [alert(1000.0, "second")], outcomes(1300)), Retrain)
 
 
 def test_cost_aware_leaves_a_small_drop_alone_and_says_its_sums() -> None:
     policy = CostAware(OnDrift(0), horizon=1000, cost_of_error=1.0, cost_of_second=2.0, seconds=100.0)
-    small = policy.decide(Now(1000), [alert(800.0, severity=0.1)], outcomes(1000))
+    small = policy.decide(PolicyContext(1000), [alert(800.0, severity=0.1)], outcomes(1000))
     assert isinstance(small, Wait)
     assert small.reason == "0.10 x 1000 events x 1 = 100 would be saved, 100 s x 2 = 200 spent: it does not pay"
-    assert isinstance(policy.decide(Now(1000), [alert(800.0, severity=0.3)], outcomes(1000)), Retrain)
+    assert isinstance(policy.decide(PolicyContext(1000), [alert(800.0, severity=0.3)], outcomes(1000)), Retrain)
 
 
 def test_cost_aware_learns_how_long_a_concept_lasts_and_what_a_retraining_takes() -> None:
     policy = CostAware(OnDrift(0), horizon=100_000)
     known = tuple(replace(past(at, at - 60.0, 60), seconds=30.0) for at in (100, 300, 500))
-    answer = policy.decide(Now(860, known), [alert(800.0, severity=0.1)], outcomes(860))
+    answer = policy.decide(PolicyContext(860, known), [alert(800.0, severity=0.1)], outcomes(860))
     assert isinstance(answer, Wait), "the drifts came every 200 events: 20 errors do not pay for 30 s"
     assert "0.10 x 200 events" in answer.reason and "30 s" in answer.reason
 
@@ -133,9 +133,9 @@ def test_a_budget_holds_back_what_begins_and_not_what_goes_on() -> None:
     policy = Budgeted(OnDrift(cooldown=0, min_rows=60, growth=1.5, search_rows=1000), per_day=1)
     assert policy.name == "on-drift" and isinstance(policy, Policy)
     one = past(500, 400.0, 100)
-    second = policy.decide(Now(860, (one,)), [alert(800.0)], outcomes(860))
+    second = policy.decide(PolicyContext(860, (one,)), [alert(800.0)], outcomes(860))
     assert isinstance(second, Wait) and "1 of 1" in second.reason
-    refresh = policy.decide(Now(860, (one,)), [alert(400.0)], outcomes(860))
+    refresh = policy.decide(PolicyContext(860, (one,)), [alert(400.0)], outcomes(860))
     assert isinstance(refresh, Retrain) and refresh.kind == "refresh"
     next_day = replace(one, until_at=859.0 - 86_400 - 1)
-    assert isinstance(policy.decide(Now(860, (next_day,)), [alert(800.0)], outcomes(860)), Retrain)
+    assert isinstance(policy.decide(PolicyContext(860, (next_day,)), [alert(800.0)], outcomes(860)), Retrain)

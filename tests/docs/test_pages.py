@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.kafka import Outbox
-from driftloop.lifecycle import runs
-from driftloop.lifecycle.embedded.ports import free_port
-from driftloop.lifecycle.supervisor import Child
-from driftloop.messages import Prediction, decode
-from driftloop.settings import load
-from driftloop.topics import PREDICTIONS
+from driftloop.cli import run_directory
+from driftloop.core.kafka.clients import ConfirmedProducer
+from driftloop.core.messages import Prediction, decode
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import load
+from driftloop.core.topics import PREDICTIONS
+from driftloop.devstack.ports import free_port
 from tests.docs.snippets import ROOT, Shell, Snippet, of
 from tests.docs.test_snippets import reviews
 
@@ -56,7 +56,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     environ = {**QUICK, **cache, "DRIFTLOOP_API__PORT": api.partition(":")[2], "BROWSER": "true"}
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     command = ["bash", "-c", f"exec {snippet.text.strip()} --rate 60 --out kept --no-open"]
-    child = Child("simulate", command, env={**environ, "PATH": path}, log=folder / "said", cwd=folder, grace=30.0)
+    child = ManagedProcess(
+        "simulate", command, env={**environ, "PATH": path}, log=folder / "said", cwd=folder, grace=30.0
+    )
     child.start()
     try:
         until = time.monotonic() + PATIENCE
@@ -82,11 +84,11 @@ def ask(environ: dict[str, str], *words: str) -> str:
 @contextmanager
 def repeated(kept: Kept) -> Iterator[None]:
     """The newest prediction comes again and again, as after a crash: something for those who follow a stream."""
-    found = runs.find(Path(kept.run))
+    found = run_directory.find(Path(kept.run))
     assert found is not None
     settings = load(found.settings)
     prediction = decode(Prediction, ask(kept.environ, "watch", "predictions", *FIRST).encode())
-    outbox, over = Outbox(settings), threading.Event()
+    outbox, over = ConfirmedProducer(settings), threading.Event()
 
     def go_on() -> None:
         while not over.wait(0.5):

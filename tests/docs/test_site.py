@@ -11,9 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from driftloop import cli_pages, topics
-from driftloop.lifecycle.doctor import list_settings
-from driftloop.settings import Settings
+from driftloop.cli import parser
+from driftloop.cli.diagnostics import list_settings
+from driftloop.core import topics
+from driftloop.core.settings import Settings
 from tests.docs.snippets import ROOT, SITE
 
 
@@ -84,7 +85,7 @@ def test_the_reference_has_all_that_the_code_has(site: Path) -> None:
         return re.sub(r"</?(span|code)[^>]*>", "", page)
 
     commands, http = words("commands"), words("http")
-    (verbs,) = (one.choices for one in cli_pages.build()._actions if one.dest == "verb" and one.choices)
+    (verbs,) = (one.choices for one in parser.build()._actions if one.dest == "verb" and one.choices)
     assert len(verbs) > 15 and all(f"usage: driftloop {verb} " in commands for verb in verbs)
     assert all(one.variable in words("settings") for one in list_settings(Settings()))
     assert all(f'id="{topic.name}"' in words("topics") for topic in topics.ALL)

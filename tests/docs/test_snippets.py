@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from driftloop import cli_pages, plugins, settings
-from producers.scenarios import load_scenario
+from driftloop.cli import parser
+from driftloop.core import plugins, settings
+from producers.scenarios.scenarios import load_scenario
 from tests.docs.snippets import KINDS, PAGES, ROOT, Snippet, everywhere, of
 
 TWEETS = """
@@ -119,7 +120,7 @@ def understood(words: list[str]) -> bool:
     elif words[:2] == ["driftloop", "bench"]:
         takes([sys.executable, "-m", "driftloop", "bench", words[2]], words[3:])
     elif words[0] == "driftloop":
-        cli_pages.build().parse_args(words[1:])
+        parser.build().parse_args(words[1:])
     elif "--kustomize" in words:
         assert (ROOT / words[-1] / "kustomization.yaml").is_file(), words
     else:

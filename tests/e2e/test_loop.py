@@ -13,13 +13,14 @@ from typing import Any
 import pypdf
 import pytest
 
-from driftloop import kafka, topics
-from driftloop.classifiers.bundle import load_bundle
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.messages import Outcome
-from driftloop.registry import Registry
-from driftloop.settings import Settings
-from serving.report.chapter_cost import PROCESSES
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import Outcome
+from driftloop.core.models.bundle import load_bundle
+from driftloop.core.models.registry import Registry
+from driftloop.core.settings import Settings
+from driftloop.devstack.stack import EmbeddedStack
+from serving.report.chapters.cost import PROCESSES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -63,7 +64,7 @@ def test_a_better_model_is_promoted_with_nobody_touching_anything(drifted: tuple
         registry = Registry(settings)
         champion = int(registry.champion() or 0)
         assert champion == max(promoted) or (summary["rollbacks"] and champion > max(promoted))
-        outcomes = kafka.read_all(settings, topics.name(settings, topics.OUTCOMES), Outcome)
+        outcomes = clients.read_all(settings, topics.name(settings, topics.OUTCOMES), Outcome)
         scored = Counter(outcome.model_version for outcome in outcomes)
         new = max(scored.keys() - {"1"}, key=scored.__getitem__)
         after = [outcome for outcome in outcomes if outcome.model_version == new]

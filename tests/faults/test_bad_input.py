@@ -17,13 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from driftloop import kafka, topics
-from driftloop import settings as tree
-from driftloop.lifecycle import runs
-from driftloop.lifecycle.embedded.ports import free_port
-from driftloop.messages import DeadLetter, Outcome
-from driftloop.settings import Settings
-from producers.scenarios import load_scenario
+from driftloop.cli import run_directory
+from driftloop.core import settings as tree
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import DeadLetter, Outcome
+from driftloop.core.settings import Settings
+from driftloop.devstack.ports import free_port
+from producers.scenarios.scenarios import load_scenario
 from tests.integration.conftest import text_and_label
 from tests.integration.test_simulate import (
     WARM_UP,
@@ -168,7 +169,7 @@ def own_stack(stack: Any) -> dict[str, str]:
     """Variables of a stream of its own on the session's stack."""
     mark = uuid.uuid4().hex[:8]
     settings = stack.settings(Settings(stream=f"bad-{mark}", topic_prefix=f"bad{mark}."))
-    return {name: tree.environment(settings)[name] for name in runs.ADDRESSES}
+    return {name: tree.environment(settings)[name] for name in run_directory.ADDRESSES}
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +248,7 @@ def hurt(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hurt
     path, root = write_scenario(home, 30, pairs), home / "run"
     with simulated(root, path, "--out", root, "--keep", env=environ(cache)) as run:
         settings = run.settings
-        outbox = kafka.Outbox(settings)
+        outbox = clients.ConfirmedProducer(settings)
         for key, value in GARBAGE.items():
             outbox.put("events", key, value)
         outbox.flush()
@@ -261,9 +262,9 @@ def hurt(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hurt
             run.summary,
             load_scenario(str(path)).event_ids,
             predicted(settings),
-            kafka.read_all(settings, topics.name(settings, topics.OUTCOMES), Outcome),
-            kafka.read_all(settings, topics.name(settings, topics.DEAD_LETTERS), DeadLetter),
-            kafka.end_offsets(settings, [topics.name(settings, topics.EVENTS)])[topics.name(settings, topics.EVENTS)],
+            clients.read_all(settings, topics.name(settings, topics.OUTCOMES), Outcome),
+            clients.read_all(settings, topics.name(settings, topics.DEAD_LETTERS), DeadLetter),
+            clients.end_offsets(settings, [topics.name(settings, topics.EVENTS)])[topics.name(settings, topics.EVENTS)],
         )
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from benchmarks.proxy import Proxy
-from benchmarks.world import World
-from driftloop import topics
-from driftloop.lifecycle.embedded.ports import free_port
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.settings import Settings
-from driftloop.topics import PREDICTIONS
+from benchmarks.harness.network_proxy import Proxy
+from benchmarks.harness.stream_harness import StreamHarness
+from driftloop.core import topics
+from driftloop.core.settings import Settings
+from driftloop.core.topics import PREDICTIONS
+from driftloop.devstack.ports import free_port
+from driftloop.devstack.stack import EmbeddedStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
 
@@ -65,12 +65,12 @@ EVENTS = 1200
 
 
 @pytest.fixture
-def world(network: Network, tmp_path: Path) -> Iterator[World]:
+def world(network: Network, tmp_path: Path) -> Iterator[StreamHarness]:
     """A world with a champion, that knows the proxies alone."""
     mark = uuid.uuid4().hex[:8]
     settings = replace(network.settings, stream=f"net-{mark}", topic_prefix=f"n{mark}.")
     topics.create(settings)
-    made = World(settings, tmp_path)
+    made = StreamHarness(settings, tmp_path)
     made.promote()
     yield made
     network.mend()
@@ -79,7 +79,7 @@ def world(network: Network, tmp_path: Path) -> Iterator[World]:
 
 @pytest.mark.parametrize("changes", [(), ("no-acks",)], ids=["protected", "control"])
 def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
-    network: Network, world: World, changes: tuple[str, ...]
+    network: Network, world: StreamHarness, changes: tuple[str, ...]
 ) -> None:
     """First it is silent, so that what is sent is under way; then every connection is reset."""
     world.start("monitor")
@@ -99,7 +99,7 @@ def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
 
 @pytest.mark.parametrize("service", ["kafka", "redis", "mlflow"])
 def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(
-    network: Network, world: World, service: str
+    network: Network, world: StreamHarness, service: str
 ) -> None:
     proxy = getattr(network, service)
     world.start("monitor")

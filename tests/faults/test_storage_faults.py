@@ -13,12 +13,13 @@ import pytest
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from benchmarks.world import World, event
-from driftloop import kafka, topics
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.messages import encode
-from driftloop.settings import Settings
-from driftloop.topics import OUTCOMES, PREDICTIONS
+from benchmarks.harness.stream_harness import StreamHarness, event
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import encode
+from driftloop.core.settings import Settings
+from driftloop.core.topics import OUTCOMES, PREDICTIONS
+from driftloop.devstack.stack import EmbeddedStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
@@ -38,10 +39,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def small_world(stack: EmbeddedStack, folder: Path) -> World:
+def small_world(stack: EmbeddedStack, folder: Path) -> StreamHarness:
     settings = stack.settings(Settings(stream="storage", topic_prefix="storage.", partitions=2, work=str(folder)))
     topics.create(settings)
-    world = World(settings, folder)
+    world = StreamHarness(settings, folder)
     world.promote()
     return world
 
@@ -102,7 +103,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Pa
             world.start("monitor")
             world.send(events=range(200), labels=range(200))
             world.until(lambda: world.count(PREDICTIONS) >= 100 or bool(changes))
-            producer = kafka.producer(world.settings)
+            producer = clients.producer(world.settings)
             sent = {200: send(producer, world, 200)}
             assert arrived(sent[200])
             fill(disk)
@@ -128,7 +129,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Pa
             world.close()
 
 
-def send(producer: KafkaProducer, world: World, number: int) -> Any:
+def send(producer: KafkaProducer, world: StreamHarness, number: int) -> Any:
     """An event on its way."""
     name = topics.name(world.settings, topics.EVENTS)
     return producer.send(name, key=f"e{number}".encode(), value=encode(event(number)))

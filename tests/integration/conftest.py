@@ -1,4 +1,4 @@
-"""A small world on the stack that the whole session shares; see `benchmarks.world`."""
+"""A small world on the stack that the whole session shares; see `benchmarks.harness.stream_harness`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.world import LINEAGE, World, event, label, text_and_label
-from driftloop.settings import Settings
+from benchmarks.harness.stream_harness import LINEAGE, StreamHarness, event, label, text_and_label
+from driftloop.core.settings import Settings
 
-__all__ = ["LINEAGE", "World", "event", "label", "text_and_label"]
+__all__ = ["LINEAGE", "StreamHarness", "event", "label", "text_and_label"]
 
 
 @pytest.fixture
-def world(settings: Settings, tmp_path: Path) -> Iterator[World]:
+def world(settings: Settings, tmp_path: Path) -> Iterator[StreamHarness]:
     """A world without processes; those it starts are stopped at the end."""
-    made = World(settings, tmp_path)
+    made = StreamHarness(settings, tmp_path)
     yield made
     made.close()

@@ -16,13 +16,13 @@ import pytest
 import tritonclient.http as oip
 from msgspec.structs import replace
 
-from driftloop.lifecycle.embedded.ports import HOST
-from driftloop.messages import Command, DriftAlert, Label, Outcome, Prediction, Retraining, encode
-from driftloop.store import Store
-from driftloop.topics import COMMANDS, DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, RETRAINING
-from tests.integration.conftest import World, text_and_label
+from driftloop.core.messages import Command, DriftAlert, Label, Outcome, Prediction, Retraining, encode
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.topics import COMMANDS, DRIFT_ALERTS, LABELS, OUTCOMES, PREDICTIONS, RETRAINING
+from driftloop.devstack.ports import HOST
+from tests.integration.conftest import StreamHarness, text_and_label
 from tests.integration.test_serve import Answer, Api, ask, serve
-from tests.unit.test_views import made
+from tests.unit.serving.test_views import made
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 
@@ -38,14 +38,14 @@ def call(api: Api, path: str, body: Any = None, token: str = "", **headers: str)
     return ask(urllib.request.Request(f"http://{HOST}:{api.port}{path}", data=data, headers=given), 60)
 
 
-def ready(world: World, token: str = "", **environ: str) -> Api:
+def ready(world: StreamHarness, token: str = "", **environ: str) -> Api:
     """A server with a champion."""
     api = serve(world, token, **environ)
     world.until(lambda: call(api, "/v2/health/ready").status == 200)
     return api
 
 
-def test_texts_are_scored_as_the_scorer_scores_them_and_a_promotion_is_taken_over(world: World) -> None:
+def test_texts_are_scored_as_the_scorer_scores_them_and_a_promotion_is_taken_over(world: StreamHarness) -> None:
     api = serve(world)
     before = call(api, "/v1/predict", {"text": "x"})
     assert before.status == 503 and before.headers["retry-after"] and "no model yet" in before.json["detail"]
@@ -72,7 +72,7 @@ def test_texts_are_scored_as_the_scorer_scores_them_and_a_promotion_is_taken_ove
     assert flipped > 35, "the other model answers"
 
 
-def test_many_callers_at_a_time_each_get_their_own_answers(world: World) -> None:
+def test_many_callers_at_a_time_each_get_their_own_answers(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     alone = {i: call(api, "/v1/predict", {"text": text_and_label(i)[0]}).json["predictions"][0] for i in range(48)}
@@ -90,7 +90,7 @@ def test_many_callers_at_a_time_each_get_their_own_answers(world: World) -> None
     assert all(found[i]["probabilities"] == pytest.approx(alone[i]["probabilities"], abs=0.02) for i in alone)
 
 
-def test_the_words_that_mattered_are_those_that_the_labels_are_made_of(world: World) -> None:
+def test_the_words_that_mattered_are_those_that_the_labels_are_made_of(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     text = "awful service on  my flight"
@@ -106,7 +106,7 @@ def test_the_words_that_mattered_are_those_that_the_labels_are_made_of(world: Wo
     assert call(api, "/v1/predict", {"text": ["x"] * 9, "explain": True}).status == 422
 
 
-def test_a_public_client_of_the_open_inference_protocol_gets_the_same_answers(world: World) -> None:
+def test_a_public_client_of_the_open_inference_protocol_gets_the_same_answers(world: StreamHarness) -> None:
     version = world.promote()
     api = ready(world)
     model = world.settings.model_name
@@ -147,7 +147,7 @@ def test_a_public_client_of_the_open_inference_protocol_gets_the_same_answers(wo
             client.infer(model, [wrong])
 
 
-def test_a_prediction_has_its_whole_descent(world: World) -> None:
+def test_a_prediction_has_its_whole_descent(world: StreamHarness) -> None:
     first = world.promote()
     alert = made(DriftAlert, alert_id="alert-1", stream=world.settings.stream, position=5, onset=3)
     second = world.promote(trigger="alert-1")
@@ -155,7 +155,9 @@ def test_a_prediction_has_its_whole_descent(world: World) -> None:
     line = made(Retraining, run_id="r1", stream=world.settings.stream, trigger="alert-1", state="queued", reason="why")
     world.outbox.put("retraining", "key", line)
     world.outbox.flush()
-    Store(world.settings).put_predictions({"e 1/x": encode(made(Prediction, event_id="e 1/x", model_version=second))})
+    OnlineStore(world.settings).put_predictions(
+        {"e 1/x": encode(made(Prediction, event_id="e 1/x", model_version=second))}
+    )
     api = serve(world)
     world.until(lambda: bool(call(api, "/v1/alerts").json) and bool(call(api, "/v1/retrainings").json))
     found = call(api, "/v1/lineage/e%201%2Fx").json
@@ -171,7 +173,7 @@ def test_a_prediction_has_its_whole_descent(world: World) -> None:
     assert call(api, "/v1/retrainings?limit=0").status == 422
 
 
-def test_a_persons_label_enters_the_stream_as_any_other(world: World) -> None:
+def test_a_persons_label_enters_the_stream_as_any_other(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(3))
     world.start("score")
@@ -203,7 +205,7 @@ def test_a_persons_label_enters_the_stream_as_any_other(world: World) -> None:
 
 
 @pytest.fixture
-def guarded(world: World) -> Api:
+def guarded(world: StreamHarness) -> Api:
     """A server that asks who calls."""
     world.promote()
     known = "\n".join(f"{role}-1:{role}:{token}" for role, token in TOKENS.items())
@@ -224,9 +226,9 @@ DOORS = [
 ]
 
 
-def test_each_door_opens_to_its_role_and_those_above_alone(world: World, guarded: Api) -> None:
+def test_each_door_opens_to_its_role_and_those_above_alone(world: StreamHarness, guarded: Api) -> None:
     said = made(Prediction, event_id="e1", probabilities={"positive": 0.6, "negative": 0.4})
-    Store(world.settings).put_predictions({"e1": encode(said)})
+    OnlineStore(world.settings).put_predictions({"e1": encode(said)})
     order = list(TOKENS)
     for least, path, body, status in DOORS:
         assert call(guarded, path, body).status == 401, path
@@ -249,11 +251,11 @@ def test_each_door_opens_to_its_role_and_those_above_alone(world: World, guarded
     asked = [one for one in world.read(COMMANDS) if isinstance(one, Command)]
     assert [one.action for one in asked] == ["promote", "reject", "rollback", "rollback", "retrain"]
     assert {one.by for one in asked} == {"admin-1"}
-    log = guarded.child.last_words()
+    log = guarded.child.log_tail()
     assert not any(token in log for token in TOKENS.values())
 
 
-def test_pages_of_others_and_strange_names_are_turned_away(world: World) -> None:
+def test_pages_of_others_and_strange_names_are_turned_away(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     body = {"text": "x"}
@@ -274,7 +276,7 @@ def test_pages_of_others_and_strange_names_are_turned_away(world: World) -> None
     assert call(api, "/v1/retrainings", b"{}").status == 202
 
 
-def test_web_sockets_of_others_are_turned_away(world: World) -> None:
+def test_web_sockets_of_others_are_turned_away(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     path = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
@@ -292,7 +294,7 @@ def test_web_sockets_of_others_are_turned_away(world: World) -> None:
     assert knock(Host="evil.example") == knock(Host="evil.example", Origin="http://evil.example") == 403
 
 
-def test_too_much_at_a_time_is_refused_in_a_sentence(world: World) -> None:
+def test_too_much_at_a_time_is_refused_in_a_sentence(world: StreamHarness) -> None:
     world.promote()
     api = ready(world, DRIFTLOOP_API__RATE="40", DRIFTLOOP_API__MAX_BYTES="2000", DRIFTLOOP_API__MAX_TEXTS="30")
     assert "more than the 30 that are scored" in call(api, "/v1/predict", {"text": ["x"] * 31}).json["detail"]
@@ -314,7 +316,7 @@ def test_too_much_at_a_time_is_refused_in_a_sentence(world: World) -> None:
     assert statuses[0] == 200 and statuses[-1] == 429 and call(api, "/health").status == 200
 
 
-def test_streams_tell_what_happens_and_end_with_the_server(world: World) -> None:
+def test_streams_tell_what_happens_and_end_with_the_server(world: StreamHarness) -> None:
     world.promote()
     world.start("score")
     api = ready(world)
@@ -359,7 +361,7 @@ def test_streams_tell_what_happens_and_end_with_the_server(world: World) -> None
     assert {body["detector"] for _, body in heard["alerts"]} == {hostile}
 
 
-def test_every_example_of_the_manual_works(world: World) -> None:
+def test_every_example_of_the_manual_works(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     schema = call(api, "/openapi.json").json
@@ -382,7 +384,7 @@ def test_every_example_of_the_manual_works(world: World) -> None:
     assert call(api, "/docs/favicon.png").status == 404
 
 
-def test_a_token_that_is_none_is_one_sentence_and_is_not_shown(world: World) -> None:
+def test_a_token_that_is_none_is_one_sentence_and_is_not_shown(world: StreamHarness) -> None:
     from tests.integration.test_serve import refused
 
     for wrong in ("ann:annotator:short", "ann:boss:" + "s" * 16, "secret-without-a-name", ":admin:" + "s" * 16):
@@ -391,7 +393,7 @@ def test_a_token_that_is_none_is_one_sentence_and_is_not_shown(world: World) -> 
         assert wrong not in sentence and wrong.rpartition(":")[2] not in sentence
 
 
-def test_what_people_ask_is_done_by_the_retrainer_and_answered(world: World) -> None:
+def test_what_people_ask_is_done_by_the_retrainer_and_answered(world: StreamHarness) -> None:
     first = world.promote()
     world.promote(flipped=True)
     settings = replace(world.settings, retrain=replace(world.settings.retrain, candidates=("linear",)))

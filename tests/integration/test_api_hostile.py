@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from driftloop.lifecycle.embedded.ports import HOST
-from driftloop.messages import Prediction, encode
-from driftloop.store import Store
+from driftloop.core.messages import Prediction, encode
+from driftloop.core.online_store import OnlineStore
+from driftloop.devstack.ports import HOST
 from tests.hostile import TEXT, count, each
-from tests.integration.conftest import World
+from tests.integration.conftest import StreamHarness
 from tests.integration.test_serve import Api, serve, write_a_loop
-from tests.unit.test_views import made
+from tests.unit.serving.test_views import made
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(580)]
 
@@ -48,9 +48,9 @@ def get(api: Api, path: bytes, method: str = "GET") -> tuple[int, str, bytes]:
         connection.close()
 
 
-def test_the_api_keeps_to_its_schema_whatever_is_asked(world: World) -> None:
+def test_the_api_keeps_to_its_schema_whatever_is_asked(world: StreamHarness) -> None:
     write_a_loop(world)
-    Store(world.settings).client.set(Store(world.settings).key("prediction", "broken"), b"{")
+    OnlineStore(world.settings).client.set(OnlineStore(world.settings).key("prediction", "broken"), b"{")
     world.promote()
     token = "t" * 16
     api = serve(world, token, DRIFTLOOP_API__RATE="0", DRIFTLOOP_API__TOKENS=f"ann:admin:{token}")
@@ -76,10 +76,10 @@ def test_the_api_keeps_to_its_schema_whatever_is_asked(world: World) -> None:
     assert api.healthy() and not api.child.restarts
 
 
-def test_the_prediction_of_any_id_is_found_under_it_and_no_other(world: World) -> None:
+def test_the_prediction_of_any_id_is_found_under_it_and_no_other(world: StreamHarness) -> None:
     prediction = made(Prediction, event_id="e1")
     stored = {event_id: encode(replace(prediction, event_id=event_id)) for event_id in IDS}
-    Store(world.settings).put_predictions(stored)
+    OnlineStore(world.settings).put_predictions(stored)
     api = serve(world)
     for event_id in IDS:
         status, kind, body = get(api, b"/v1/predictions/" + quote(event_id, safe="").encode())

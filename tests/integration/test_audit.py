@@ -12,31 +12,32 @@ import pytest
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from driftloop import kafka, topics
-from driftloop.messages import Outcome, Prediction
-from driftloop.settings import environment
-from driftloop.store import MONITOR, Store
-from driftloop.topics import EVENTS, OUTCOMES, PREDICTIONS
-from serving.audit import Audit, Finding, audit
-from tests.integration.conftest import World, event, label
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import Outcome, Prediction
+from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.settings import environment
+from driftloop.core.topics import EVENTS, OUTCOMES, PREDICTIONS
+from serving.audit.audit import Audit, Finding, audit
+from tests.integration.conftest import StreamHarness, event, label
 
 pytestmark = pytest.mark.stack
 
 EVENTS_SENT = 300
 
 
-def look(world: World) -> Audit:
+def look(world: StreamHarness) -> Audit:
     return audit(world.settings)
 
 
-def found(world: World, kind: str, words: str) -> Finding:
+def found(world: StreamHarness, kind: str, words: str) -> Finding:
     """The one finding of that kind with these words."""
     said = look(world).findings
     (one,) = [finding for finding in said if finding.kind == kind and words in finding.what]
     return one
 
 
-def play(world: World) -> None:
+def play(world: StreamHarness) -> None:
     """A stream with an undecodable event, a repeated one and labels, from its beginning to its end."""
     world.promote()
     world.send(events=range(EVENTS_SENT), labels=range(EVENTS_SENT - 50))
@@ -52,7 +53,7 @@ def play(world: World) -> None:
     world.until(lambda: look(world).counts["waiting"] == 0 and world.count(topics.DEAD_LETTERS) == 2)
 
 
-def test_what_is_on_its_way_is_not_lost(world: World) -> None:
+def test_what_is_on_its_way_is_not_lost(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(40), labels=range(10))
     said = look(world)
@@ -63,7 +64,7 @@ def test_what_is_on_its_way_is_not_lost(world: World) -> None:
     assert look(world).verdict == "PROCESSED-LESS" and look(world).counts["waiting"] == 10
 
 
-def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: World) -> None:
+def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: StreamHarness) -> None:
     play(world)
     for child in world.children:
         child.stop()
@@ -82,7 +83,7 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Worl
         "outcome_messages": EVENTS_SENT - 50,
         "dead_letter_messages": 2,
     }
-    store = Store(world.settings)
+    store = OnlineStore(world.settings)
     first = next(m for m in world.read(PREDICTIONS) if isinstance(m, Prediction) and m.event_id == "e3")
     joined = next(m for m in world.read(OUTCOMES) if isinstance(m, Outcome) and m.event_id == "e3")
     counted = store.counted(MONITOR) or 0
@@ -115,7 +116,7 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Worl
     assert look(world).verdict == "PROCESSED-LESS", "what is missing is the worse news"
 
 
-def test_the_command_says_it_and_its_status_is_for_programs(world: World) -> None:
+def test_the_command_says_it_and_its_status_is_for_programs(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(20))
     status, said, _ = run_audit(world)
@@ -133,7 +134,7 @@ def test_the_command_says_it_and_its_status_is_for_programs(world: World) -> Non
     assert status == 2 and not said and "No Kafka broker answers at 127.0.0.1:9" in words
 
 
-def run_audit(world: World, *more: str) -> tuple[int, str, str]:
+def run_audit(world: StreamHarness, *more: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error."""
     done = subprocess.run(
         [sys.executable, "-m", "driftloop", "audit", *more],
@@ -145,9 +146,9 @@ def run_audit(world: World, *more: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def commit(world: World, offset: int) -> None:
+def commit(world: StreamHarness, offset: int) -> None:
     """Acknowledge events as a scorer does that loses what it has taken."""
-    client = kafka.consumer(world.settings, group_id=kafka.group("scorer", world.settings))
+    client = clients.consumer(world.settings, group_id=clients.group("scorer", world.settings))
     try:
         where = TopicPartition(topics.name(world.settings, EVENTS), 0)
         client.commit({where: OffsetAndMetadata(offset, "", -1)})

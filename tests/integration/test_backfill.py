@@ -15,21 +15,22 @@ import pytest
 from kafka import TopicPartition
 from msgspec.structs import replace
 
-from driftloop import kafka, messages, topics
-from driftloop.errors import DriftloopError
-from driftloop.messages import Label, Prediction
-from driftloop.registry import Registry
-from driftloop.settings import environment
-from driftloop.store import Store
-from driftloop.topics import EVENTS, PREDICTIONS
-from serving.backfill import Span, Wanted, backfill
-from tests.integration.conftest import World, event, text_and_label
+from driftloop.core import messages, topics
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import clients
+from driftloop.core.messages import Label, Prediction
+from driftloop.core.models.registry import Registry
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.settings import environment
+from driftloop.core.topics import EVENTS, PREDICTIONS
+from serving.backfill import OffsetSelection, Span, backfill
+from tests.integration.conftest import StreamHarness, event, text_and_label
 
 pytestmark = pytest.mark.stack
-ALL = Wanted(0)
+ALL = OffsetSelection(0)
 
 
-def run(world: World, *argv: str) -> tuple[int, str, str]:
+def run(world: StreamHarness, *argv: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error."""
     done = subprocess.run(
         [sys.executable, "-m", "driftloop", "backfill", *argv],
@@ -41,17 +42,17 @@ def run(world: World, *argv: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def everything(world: World) -> tuple[Any, ...]:
+def everything(world: StreamHarness) -> tuple[Any, ...]:
     """What may not change: end offsets, the store, the registry."""
     names = [topics.name(world.settings, topic) for topic in topics.ALL]
-    client = Store(world.settings).client
+    client = OnlineStore(world.settings).client
     keys = sorted(client.keys(f"driftloop:{world.settings.stream}:*"))
     kept = [(key, client.dump(key)) for key in keys]
     registry = Registry(world.settings)
-    return kafka.end_offsets(world.settings, names), kept, [vars(one) for one in registry.versions()]
+    return clients.end_offsets(world.settings, names), kept, [vars(one) for one in registry.versions()]
 
 
-def scored(world: World, n: int) -> None:
+def scored(world: StreamHarness, n: int) -> None:
     """``n`` events scored by a scorer with the champion, and their labels."""
     world.send(events=range(n), labels=range(n))
     scorer = world.start("score")
@@ -59,7 +60,7 @@ def scored(world: World, n: int) -> None:
     scorer.stop()
 
 
-def test_what_would_have_changed_is_counted_and_nothing_is_written(world: World) -> None:
+def test_what_would_have_changed_is_counted_and_nothing_is_written(world: StreamHarness) -> None:
     bad = world.promote(flipped=True)
     scored(world, 60)
     good = world.promote(until=1009.0)
@@ -89,7 +90,7 @@ def test_what_would_have_changed_is_counted_and_nothing_is_written(world: World)
     assert [one.in_sample for one in lines] == [i < 10 for i in range(70)]
 
 
-def test_a_persons_word_and_the_first_label_count(world: World) -> None:
+def test_a_persons_word_and_the_first_label_count(world: StreamHarness) -> None:
     world.promote()
     scored(world, 20)
     same = world.promote()
@@ -103,21 +104,24 @@ def test_a_persons_word_and_the_first_label_count(world: World) -> None:
     assert (found.labelled, found.accuracy_was, found.accuracy) == (20, 0.95, 0.95), "only the person's word counts"
 
 
-def test_offsets_are_each_partitions_own(world: World) -> None:
+def test_offsets_are_each_partitions_own(world: StreamHarness) -> None:
     version = world.promote()
     world.send(events=range(30))
-    part = backfill(world.settings, version, Wanted(10, 25, 0))
+    part = backfill(world.settings, version, OffsetSelection(10, 25, 0))
     assert (part.events, part.compared, part.spans) == (15, 0, [Span(partition=0, start=10, end=25)])
-    assert backfill(world.settings, version, Wanted(29, 10_000)).events == 1
+    assert backfill(world.settings, version, OffsetSelection(29, 10_000)).events == 1
     for wanted, says in (
-        (Wanted(0, None, 7), "There is no partition 7 of "),
-        (Wanted(30), r"There is no event between these offsets of \S+events, whose next one is 30 \(partition 0\)"),
-        (Wanted(20, 10), "There is no event between these offsets"),
+        (OffsetSelection(0, None, 7), "There is no partition 7 of "),
+        (
+            OffsetSelection(30),
+            r"There is no event between these offsets of \S+events, whose next one is 30 \(partition 0\)",
+        ),
+        (OffsetSelection(20, 10), "There is no event between these offsets"),
     ):
         with pytest.raises(DriftloopError, match=says):
             backfill(world.settings, version, wanted)
     topic = topics.name(world.settings, EVENTS)
-    client = kafka.admin(world.settings)
+    client = clients.admin(world.settings)
     client.delete_records({TopicPartition(topic, 0): 12})  # as retention does
     client.close()
     status, said, words = run(world, "--version", version, "--from", "5")
@@ -127,7 +131,7 @@ def test_offsets_are_each_partitions_own(world: World) -> None:
     assert status == 0 and json.loads(said)["spans"] == [{"partition": 0, "start": 12, "end": 30}]
 
 
-def test_the_verb_says_it_in_words(world: World) -> None:
+def test_the_verb_says_it_in_words(world: StreamHarness) -> None:
     world.promote(flipped=True)
     scored(world, 20)
     good = world.promote()
@@ -150,7 +154,7 @@ def test_the_verb_says_it_in_words(world: World) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_one_that_is_interrupted_ends_with_130_and_leaves_no_file(world: World, number: signal.Signals) -> None:
+def test_one_that_is_interrupted_ends_with_130_and_leaves_no_file(world: StreamHarness, number: signal.Signals) -> None:
     version = world.promote()
     world.send(events=range(4000))
     out = world.folder / "new.jsonl"

@@ -7,23 +7,23 @@ from collections import Counter
 
 import pytest
 
-from driftloop.classifiers.cascade import FIRST
-from driftloop.messages import DriftAlert
-from driftloop.store import Store
-from driftloop.topics import DRIFT_ALERTS, PREDICTIONS
-from tests.integration.conftest import World
+from driftloop.core.messages import DriftAlert
+from driftloop.core.models.first_stage import FIRST
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.topics import DRIFT_ALERTS, PREDICTIONS
+from tests.integration.conftest import StreamHarness
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 
-def alert(world: World) -> DriftAlert:
+def alert(world: StreamHarness) -> DriftAlert:
     return DriftAlert(
         alert_id="a1", stream=world.settings.stream, detector="fused", signal="error", severity=0.3, position=1,
         onset=0, outcome_offset=-1, onset_at=0.0, window=1, model_version="1", detected_at=time.time(),
     )  # fmt: skip
 
 
-def test_an_alert_silences_the_first_stage_until_a_model_comes_that_was_made_after_it(world: World) -> None:
+def test_an_alert_silences_the_first_stage_until_a_model_comes_that_was_made_after_it(world: StreamHarness) -> None:
     sent = 0
 
     def routes() -> Counter[str]:
@@ -39,7 +39,7 @@ def test_an_alert_silences_the_first_stage_until_a_model_comes_that_was_made_aft
     before = routes()
     assert before[FIRST] > 50 and before["encoder+head"] > 0, before
     said = {p.event_id: p.route == FIRST for p in world.read(PREDICTIONS)}
-    store = Store(world.settings)
+    store = OnlineStore(world.settings)
     assert all(store.predictions(list(said)))
     encoder = next(p.encoder for p in world.read(PREDICTIONS) if p.encoder)
     kept = store.embeddings(list(said), encoder)
@@ -53,7 +53,7 @@ def test_an_alert_silences_the_first_stage_until_a_model_comes_that_was_made_aft
     assert {p.model_version for p in world.read(PREDICTIONS)[-100:]} == {version}
 
 
-def test_without_load_the_encoder_has_every_event(world: World) -> None:
+def test_without_load_the_encoder_has_every_event(world: StreamHarness) -> None:
     """The setting's default, beside the test above."""
     world.promote(cascade=True)
     world.send(events=range(20))

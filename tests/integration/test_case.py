@@ -10,16 +10,16 @@ import msgspec
 import pytest
 from kafka import TopicPartition
 
-from driftloop import kafka
-from driftloop.cli import main
-from driftloop.kafka import Outbox
-from driftloop.messages import ModelUpdate, Retraining
-from driftloop.registry import Registry
-from driftloop.settings import environment
-from driftloop.topics import MODEL_UPDATES, OUTCOMES, RETRAINING, name
-from retrain.promotion import Diary
-from serving.case import Case
-from tests.integration.conftest import World
+from driftloop.cli.main import main
+from driftloop.core.kafka import clients
+from driftloop.core.kafka.clients import ConfirmedProducer
+from driftloop.core.messages import ModelUpdate, Retraining
+from driftloop.core.models.registry import Registry
+from driftloop.core.settings import environment
+from driftloop.core.topics import MODEL_UPDATES, OUTCOMES, RETRAINING, name
+from retrain.promotion.promoter import RetrainingLog
+from serving.cases.model import Case
+from tests.integration.conftest import StreamHarness
 from tests.integration.test_worker import QUICK, alert, once, outcome, put
 
 pytestmark = pytest.mark.stack
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.stack
 class Terminal:
     """Runs commands of the command line on a world's stack."""
 
-    def __init__(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, world: StreamHarness, capsys: pytest.CaptureFixture[str]) -> None:
         self.world = world
         self._capsys = capsys
 
@@ -51,19 +51,19 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def terminal(world: StreamHarness, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Terminal:
     for variable, value in (environment(world.settings) | QUICK).items():
         monkeypatch.setenv(variable, value)
     return Terminal(world, capsys)
 
 
-def answered(world: World, **environ: str) -> None:
+def answered(world: StreamHarness, **environ: str) -> None:
     """A flipped champion, an alert, and all that a worker does about it."""
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
     worker = once(world, **QUICK, **environ)
     world.until(lambda: worker.poll() is not None, 120)
-    assert worker.exit_code == 0, worker.last_words()
+    assert worker.exit_code == 0, worker.log_tail()
 
 
 def test_a_case_tells_what_happened_and_can_be_made_again(terminal: Terminal, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_replay_says_what_differs_and_ends_with_1(terminal: Terminal) -> None:
     """As after a retention that was too short: the beginning of the training window is gone."""
     world = terminal.world
     answered(world)
-    client = kafka.admin(world.settings)
+    client = clients.admin(world.settings)
     client.delete_records({TopicPartition(name(world.settings, OUTCOMES), 0): 60})
     client.close()
     said = terminal("case", "an-alert", "--replay", code=1)
@@ -109,8 +109,8 @@ def test_a_replay_says_what_cannot_be_made_again(terminal: Terminal) -> None:
     world = terminal.world
     version = world.promote()
     put(world, range(40), [alert(20)])
-    outbox = Outbox(world.settings)
-    diary = Diary(world.settings, outbox, "a-run", "an-alert", 40)
+    outbox = ConfirmedProducer(world.settings)
+    diary = RetrainingLog(world.settings, outbox, "a-run", "an-alert", 40)
     diary.write("queued", "because")
     diary.write("promoted", "better", candidate="tpot", version=version)
     outbox.close()

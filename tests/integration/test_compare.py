@@ -9,10 +9,10 @@ import sys
 import pytest
 from msgspec.structs import replace
 
-from driftloop.messages import Outcome
-from driftloop.settings import environment
-from retrain.comparison import compare
-from tests.integration.conftest import World, text_and_label
+from driftloop.core.messages import Outcome
+from driftloop.core.settings import environment
+from retrain.evaluation.version_comparison import compare
+from tests.integration.conftest import StreamHarness, text_and_label
 
 pytestmark = pytest.mark.stack
 
@@ -37,13 +37,13 @@ def outcome(i: int, **changes: object) -> Outcome:
     return replace(made, **changes)
 
 
-def put(world: World, *outcomes: Outcome) -> None:
+def put(world: StreamHarness, *outcomes: Outcome) -> None:
     for one in outcomes:
         world.outbox.put("outcomes", one.event_id, one)
     world.outbox.flush()
 
 
-def run(world: World, *argv: str, **environ: str) -> tuple[int, str, str]:
+def run(world: StreamHarness, *argv: str, **environ: str) -> tuple[int, str, str]:
     """Exit status, standard output and standard error."""
     done = subprocess.run(
         [sys.executable, "-m", "driftloop", "compare", *argv],
@@ -55,7 +55,7 @@ def run(world: World, *argv: str, **environ: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_two_versions_are_compared_on_what_neither_was_trained_on(world: World) -> None:
+def test_two_versions_are_compared_on_what_neither_was_trained_on(world: StreamHarness) -> None:
     good, bad = world.promote(until=1019.0), world.promote(flipped=True, until=1039.0, rows=90)
     put(world, *map(outcome, range(100)), *map(outcome, range(90, 100)))  # the last ten come twice
     found = compare(world.settings, good, bad, newest=2000)
@@ -83,7 +83,7 @@ def test_two_versions_are_compared_on_what_neither_was_trained_on(world: World) 
     assert same is not None and (same.rows, same.agreement, same.gain, same.chance) == (80, 1.0, 0.0, 1.0)
 
 
-def test_the_verb_says_it_in_words_and_as_json(world: World) -> None:
+def test_the_verb_says_it_in_words_and_as_json(world: StreamHarness) -> None:
     good, bad = world.promote(), world.promote(flipped=True, until=1029.0)
     status, said, _ = run(world, good, bad)
     assert status == 1 and "No labelled event is newer than what both were trained on" in said
@@ -101,7 +101,7 @@ def test_the_verb_says_it_in_words_and_as_json(world: World) -> None:
     assert any(field["name"] == "digest" and len(field["one"]) == 64 for field in found["written"])
 
 
-def test_what_must_not_be_loaded_or_is_not_there_is_one_sentence(world: World) -> None:
+def test_what_must_not_be_loaded_or_is_not_there_is_one_sentence(world: StreamHarness) -> None:
     good, strange = world.promote(), world.promote(tampered=True)
     for argv, says in (
         ([good, strange], "is not signed with this key"),

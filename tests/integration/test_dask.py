@@ -20,15 +20,15 @@ from distributed import Client, as_completed
 from sklearn.dummy import DummyClassifier
 from threadpoolctl import threadpool_info
 
-from driftloop.classifiers.bundle import Lineage, load_bundle, verify_bundle
-from driftloop.lifecycle.supervisor import Child
-from driftloop.settings import ModelSettings
-from retrain import sandbox
-from retrain.candidates import cluster as place
+from driftloop.core.models.bundle import Lineage, load_bundle, verify_bundle
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import ModelSettings
+from retrain.candidates import dask_evaluation as place
 from retrain.candidates.base import Budget, Task
-from retrain.candidates.rows import forward_folds
-from retrain.candidates.tpot import Search, TpotSearch
-from retrain.sandbox import Fitted
+from retrain.candidates.tpot_search import Search, TpotSearch
+from retrain.candidates.training_rows import forward_folds
+from retrain.fitting import sandbox
+from retrain.fitting.sandbox import FitResult
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ class Dask:
     """A cluster of one's own."""
 
     folder: Path
-    children: list[Child] = field(default_factory=list)
+    children: list[ManagedProcess] = field(default_factory=list)
     observer: Client | None = None
 
     def start(self, scheduler: str = "", workers: tuple[str, ...] = ("", "")) -> Dask:
@@ -77,7 +77,9 @@ class Dask:
         environ = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
         name = f"{program}-{len(self.children)}"
         options += ["--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-        child = Child(name, [sys.executable, "-c", main, *options], env=environ, log=self.folder / f"{name}.log")
+        child = ManagedProcess(
+            name, [sys.executable, "-c", main, *options], env=environ, log=self.folder / f"{name}.log"
+        )
         child.start()
         self.children.append(child)
 
@@ -119,10 +121,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
 
 
 @pytest.fixture
-def ground() -> place.Ground:
+def ground() -> place.EvaluationData:
     window = tiny.window(160, onset=60)
     folds = forward_folds(window.labels, window.onset)
-    return place.Ground(window.embeddings, np.asarray(window.labels), folds, [9.0] * len(folds))
+    return place.EvaluationData(window.embeddings, np.asarray(window.labels), folds, [9.0] * len(folds))
 
 
 def wait_for(true: Callable[[], Any], seconds: float = 60) -> None:
@@ -137,7 +139,7 @@ def task(folder: Path, address: str) -> Task:
     return Task(Budget(120.0), model, Lineage(candidate="tpot"), tiny.KEY, folder / "scratch", dask=address)
 
 
-def search(folder: Path, address: str, name: str = "tpot", **options: Any) -> Fitted:
+def search(folder: Path, address: str, name: str = "tpot", **options: Any) -> FitResult:
     return sandbox.run(name, tiny.window(160, onset=60), task(folder, address), folder, **options)
 
 
@@ -253,7 +255,7 @@ def test_a_search_goes_on_where_its_workers_are_lost_and_others_come(dask: Dask,
     assert search(tmp_path, dask.address, progress=lose, cancel=enough).reason == "the new one goes on"
 
 
-def test_without_a_cluster_a_search_listens_on_the_loopback_address_only(ground: place.Ground) -> None:
+def test_without_a_cluster_a_search_listens_on_the_loopback_address_only(ground: place.EvaluationData) -> None:
     with place.workers("", ground, time.monotonic() + 60, lambda *_: None):
         listening = {c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
@@ -277,7 +279,7 @@ class Individual:
         return self.pipeline
 
 
-def test_a_pipeline_that_takes_too_long_is_not_waited_for(two: Dask, ground: place.Ground) -> None:
+def test_a_pipeline_that_takes_too_long_is_not_waited_for(two: Dask, ground: place.EvaluationData) -> None:
     two.observer.run(place.versions)  # imports driftloop there
     losses: list[float] = []
     with place.workers(two.address, ground, time.monotonic() + 15, lambda _, loss: losses.append(loss)) as workers:

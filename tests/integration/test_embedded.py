@@ -26,15 +26,16 @@ import redis
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from driftloop import kafka, messages, topics
-from driftloop.errors import DriftloopError
-from driftloop.lifecycle.embedded import console
-from driftloop.lifecycle.embedded import kafka as broker
-from driftloop.lifecycle.embedded.jars import kafka_classpath, read_pins
-from driftloop.lifecycle.embedded.java import find_java
-from driftloop.lifecycle.embedded.stack import PORTS, SERVICES, EmbeddedStack
-from driftloop.settings import KafkaSecurity, Settings
-from driftloop.store import Store
+from driftloop.core import messages, topics
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import clients
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.settings import KafkaSecurity, Settings
+from driftloop.devstack import console_consumer
+from driftloop.devstack import kafka_broker as broker
+from driftloop.devstack.java import find_java
+from driftloop.devstack.kafka_download import kafka_classpath, read_pins
+from driftloop.devstack.stack import PORTS, SERVICES, EmbeddedStack
 
 pytestmark = pytest.mark.stack
 
@@ -58,7 +59,7 @@ def running(pid: int) -> bool:
 def put_something(settings: Settings) -> None:
     """One message, one key, one registered model with an artifact."""
     topics.create(settings)
-    producer = kafka.producer(settings)
+    producer = clients.producer(settings)
     producer.send(topics.name(settings, topics.LABELS), key=b"e1", value=messages.encode(
         messages.Label(event_id="e1", label="positive", labelled_at=1.0))).get(20)  # fmt: skip
     producer.close()
@@ -73,7 +74,7 @@ def put_something(settings: Settings) -> None:
 
 
 def everything_is_there(settings: Settings, scratch: Path) -> None:
-    found = kafka.read_all(settings, topics.name(settings, topics.LABELS), messages.Label)
+    found = clients.read_all(settings, topics.name(settings, topics.LABELS), messages.Label)
     assert [(label.event_id, label.label) for label in found] == [("e1", "positive")]
     assert redis.Redis.from_url(settings.redis).get("driftloop:kept") == b"yes"
     client = mlflow.MlflowClient(settings.mlflow)
@@ -97,12 +98,12 @@ def test_its_settings_have_no_passwords_of_another_stack(stack: EmbeddedStack) -
     own = KafkaSecurity(protocol="SASL_PLAINTEXT", username="me", password="theirs")
     found = stack.settings(Settings(redis_password="theirs", security=own))
     assert "theirs" not in str(found)
-    Store(found).check()
+    OnlineStore(found).check()
     topics.create(found)
 
 
 def test_a_fresh_stream_has_its_topics(settings: Settings) -> None:
-    client = kafka.admin(settings)
+    client = clients.admin(settings)
     known = set(client.list_topics())
     client.close()
     assert {topics.name(settings, topic) for topic in topics.ALL} <= known
@@ -113,14 +114,14 @@ def test_an_unknown_topic_is_not_made_by_writing_to_it(settings: Settings) -> No
     with pytest.raises(KafkaError):
         producer.send("never-made", b"x").get(5)
     producer.close(0)
-    client = kafka.admin(settings)
+    client = clients.admin(settings)
     assert "never-made" not in set(client.list_topics())
     client.close()
 
 
 def test_a_message_of_ten_megabytes_goes_through(settings: Settings) -> None:
     body = os.urandom(10 * 2**20)
-    producer = kafka.producer(settings)
+    producer = clients.producer(settings)
     producer.send(topics.name(settings, topics.EVENTS), body).get(30)
     producer.close()
     found: list[bytes] = []
@@ -130,7 +131,7 @@ def test_a_message_of_ten_megabytes_goes_through(settings: Settings) -> None:
             found.extend(record.value for record in records)
         return bool(found)
 
-    with kafka.reading(settings, topics.name(settings, topics.EVENTS)) as reader:
+    with clients.assigned_consumer(settings, topics.name(settings, topics.EVENTS)) as reader:
         assert eventually(arrived)
     assert hashlib.sha256(found[0]).digest() == hashlib.sha256(body).digest()
 
@@ -156,7 +157,7 @@ def test_everything_is_kept_over_a_clean_stop_and_over_the_loss_of_a_port(tmp_pa
 OWNER = """
 import sys, time
 from pathlib import Path
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
+from driftloop.devstack.stack import EmbeddedStack
 import json
 stack = EmbeddedStack(Path(sys.argv[1]))
 stack.start()
@@ -217,13 +218,13 @@ def test_the_console_consumer_prints_what_is_on_the_topic(
     settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     topic = topics.name(settings, topics.LABELS)
-    producer = kafka.producer(settings)
+    producer = clients.producer(settings)
     for number in range(3):
         label = messages.Label(event_id=f"e{number}", label="neutral", labelled_at=float(number))
         producer.send(topic, messages.encode(label)).get(20)
     producer.close()
     capfd.readouterr()
-    assert console.console_consumer(settings.kafka, topic, from_beginning=True, max_messages=3) == 0
+    assert console_consumer.console_consumer(settings.kafka, topic, from_beginning=True, max_messages=3) == 0
     out, err = capfd.readouterr()
     assert [json.loads(line)["event_id"] for line in out.splitlines()] == ["e0", "e1", "e2"]
     assert err.splitlines() == ["Processed a total of 3 messages"]
@@ -231,11 +232,11 @@ def test_the_console_consumer_prints_what_is_on_the_topic(
 
 def test_the_console_consumer_names_a_missing_topic(settings: Settings) -> None:
     with pytest.raises(DriftloopError, match=r"has no topic 'nonesuch'; its topics are: .*labels"):
-        console.console_consumer(settings.kafka, "nonesuch", from_beginning=True, max_messages=1)
+        console_consumer.console_consumer(settings.kafka, "nonesuch", from_beginning=True, max_messages=1)
 
 
 def test_the_equivalent_command_can_be_typed() -> None:
-    command = console.equivalent_command("broker:9092", "driftloop.predictions", max_messages=5)
+    command = console_consumer.equivalent_command("broker:9092", "driftloop.predictions", max_messages=5)
     assert command == (
         "bin/kafka-console-consumer.sh --bootstrap-server broker:9092 --topic driftloop.predictions --from-beginning "
         "--max-messages 5"
@@ -266,7 +267,7 @@ def test_the_variables_of_the_mlflow_server_are_its_own() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = done.stdout.split()
-    written = (Path(console.__file__).parent / "mlflow.py").read_text()
+    written = (Path(console_consumer.__file__).parent / "mlflow_process.py").read_text()
     assert len(names) == 5 and all(f'"{name}":' in written for name in names)
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
-from driftloop import kafka, messages, topics
-from driftloop.messages import DeadLetter, DriftAlert, Event, ModelUpdate, Outcome, Prediction
-from driftloop.topics import (
+from driftloop.core import messages, topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import DeadLetter, DriftAlert, Event, ModelUpdate, Outcome, Prediction
+from driftloop.core.topics import (
     DEAD_LETTERS,
     DRIFT_ALERTS,
     EVENTS,
@@ -27,12 +28,12 @@ from driftloop.topics import (
     RETRAINING,
     Topic,
 )
-from serving.audit import audit
-from serving.live import Live
-from stream_processors.scorer import AHEAD
+from serving.audit.audit import audit
+from serving.live.live_state import LiveState
+from stream_processors.scoring.scorer import AHEAD
 from tests.hostile import FULL, bodies, collected, count
-from tests.integration.conftest import World
-from tests.unit.test_views import made
+from tests.integration.conftest import StreamHarness
+from tests.unit.serving.test_views import made
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
@@ -50,7 +51,7 @@ HEADERS = (None, [("trace", b"\xff" * 100)], [("a", b"")] * 50)
 """Nobody reads them."""
 
 
-def put(world: World, topic: Topic, values: Sequence[bytes | None]) -> list[int]:
+def put(world: StreamHarness, topic: Topic, values: Sequence[bytes | None]) -> list[int]:
     """Send the values as no honest producer would, and return their offsets."""
     producer = world.outbox._producer
     full = topics.name(world.settings, topic)
@@ -95,7 +96,7 @@ def by_hand() -> list[bytes | None]:
 
 
 @pytest.fixture
-def running(world: World) -> Iterator[World]:
+def running(world: StreamHarness) -> Iterator[StreamHarness]:
     """A world with all that reads the topics."""
     world.promote()
     world.start("monitor", DRIFTLOOP_BREAKER="1")  # most of what comes is hostile: a flood, on purpose
@@ -104,10 +105,10 @@ def running(world: World) -> Iterator[World]:
     yield world
 
 
-def test_hostile_messages_among_good_ones_are_answered_one_by_one(running: World) -> None:
+def test_hostile_messages_among_good_ones_are_answered_one_by_one(running: StreamHarness) -> None:
     world = running
     events: list[bytes | None] = [*by_hand(), *hostile(EVENTS)]
-    with Live(world.settings) as live:
+    with LiveState(world.settings) as live:
         world.send(events=range(GOOD // 2), labels=range(GOOD // 3))
         places = dict(zip(put(world, EVENTS, events), events, strict=True))
         labels = put(world, LABELS, [None, *hostile(LABELS)])
@@ -143,21 +144,21 @@ def test_hostile_messages_among_good_ones_are_answered_one_by_one(running: World
         )
 
 
-def dead(world: World, topic: Topic) -> set[int]:
+def dead(world: StreamHarness, topic: Topic) -> set[int]:
     """The offsets of the topic that dead letters stand for."""
     full = topics.name(world.settings, topic)
     return {one.offset for one in world.read(DEAD_LETTERS) if isinstance(one, DeadLetter) and one.topic == full}
 
 
-def caught_up(world: World, live: Live) -> bool:
+def caught_up(world: StreamHarness, live: LiveState) -> bool:
     """Whether the processors have acknowledged all there is, and the page has heard of it."""
-    with closing(kafka.consumer(world.settings, group_id=kafka.group("monitor", world.settings))) as monitor:
+    with closing(clients.consumer(world.settings, group_id=clients.group("monitor", world.settings))) as monitor:
         read = [TopicPartition(topics.name(world.settings, topic), 0) for topic in (PREDICTIONS, LABELS)]
-        behind = kafka.lag(monitor, read)
+        behind = clients.lag(monitor, read)
     return not behind and live.complete and not live.board.state.lag and world.count(OUTCOMES) >= GOOD
 
 
-def scored(world: World, body: bytes | None) -> bool:
+def scored(world: StreamHarness, body: bytes | None) -> bool:
     event = readable(Event, body)
     return (
         event is not None
@@ -166,7 +167,7 @@ def scored(world: World, body: bytes | None) -> bool:
     )
 
 
-def test_forged_messages_stop_nothing_and_the_audit_names_them(running: World) -> None:
+def test_forged_messages_stop_nothing_and_the_audit_names_them(running: StreamHarness) -> None:
     """Whoever may write to a topic can put lies on it; they are found, and good events are scored and joined on."""
     world = running
     world.send(events=range(100), labels=range(100))
@@ -192,7 +193,7 @@ def test_forged_messages_stop_nothing_and_the_audit_names_them(running: World) -
             lies[topic] = [body.replace(b'"stream": "s"', b'"stream": "%s"' % stream.encode()) for body in lies[topic]]
         put(world, topic, lies[topic])
         count(f"live, forged: {topic.name}", "named or passed over", len(lies[topic]))
-    with Live(world.settings) as live:
+    with LiveState(world.settings) as live:
         world.send(events=range(100, 200), labels=range(100, 200))
         wanted = {f"e{i}" for i in range(200)}
         world.until(lambda: wanted <= {o.event_id for o in world.read(OUTCOMES)}, 120)  # type: ignore[attr-defined]

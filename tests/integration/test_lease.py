@@ -12,16 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from driftloop.errors import DriftloopError
-from driftloop.follow import Follower
-from driftloop.lease import Lease
-from driftloop.messages import ModelUpdate, Prediction, Retraining
-from driftloop.settings import Settings
-from driftloop.store import Store
-from driftloop.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
-from serving.summary import collect
-from serving.watch import Filters, View, watch
-from tests.integration.conftest import World
+from driftloop.core.coordination.leader_lease import LeaderLease
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka.topic_follower import TopicFollower
+from driftloop.core.messages import ModelUpdate, Prediction, Retraining
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.settings import Settings
+from driftloop.core.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
+from serving.simulation.summary import collect
+from serving.topic_console import Filters, View, watch
+from tests.integration.conftest import StreamHarness
 from tests.integration.test_worker import QUICK, alert, put
 
 pytestmark = pytest.mark.stack
@@ -33,23 +33,23 @@ def quietly(line: str) -> None:
     """Nothing is said."""
 
 
-def office(settings: Settings, seconds: float = 1.0) -> Lease:
-    return Lease(Store(settings), "retrainer", seconds)
+def office(settings: Settings, seconds: float = 1.0) -> LeaderLease:
+    return LeaderLease(OnlineStore(settings), "retrainer", seconds)
 
 
 def test_one_holds_it_and_the_next_has_a_greater_token(settings: Settings) -> None:
     first, second = office(settings), office(settings)
-    assert first.take(lambda: False, quietly, lambda: 5) and first.fence > 5
+    assert first.acquire(lambda: False, quietly, lambda: 5) and first.fence > 5
     time.sleep(2.5)
     first.check()  # it has been renewed
     said: list[str] = []
     began = time.monotonic()
-    assert not second.take(lambda: time.monotonic() - began > 1.5, said.append, lambda: 0)
+    assert not second.acquire(lambda: time.monotonic() - began > 1.5, said.append, lambda: 0)
     assert said == [
         f"process {os.getpid()} on {os.uname().nodename} is the retrainer of this stream: waiting until it ends"
     ]
     first.release()
-    assert second.take(lambda: False, quietly, lambda: 0) and second.fence > first.fence
+    assert second.acquire(lambda: False, quietly, lambda: 0) and second.fence > first.fence
     with pytest.raises(DriftloopError, match="out of touch"):
         first.check()
     second.release()
@@ -57,22 +57,22 @@ def test_one_holds_it_and_the_next_has_a_greater_token(settings: Settings) -> No
 
 def test_a_token_is_greater_than_what_readers_know_also_where_the_store_was_emptied(settings: Settings) -> None:
     first = office(settings)
-    assert first.take(lambda: False, quietly, lambda: 0)
+    assert first.acquire(lambda: False, quietly, lambda: 0)
     far = first.fence + 1000
-    Store(settings).client.flushdb()
+    OnlineStore(settings).client.flushdb()
     time.sleep(1.5)
     first.check()  # the lock was gone and nobody else had come: it is its again
     first.release()
     second = office(settings)
-    assert second.take(lambda: False, quietly, lambda: far) and second.fence == far + 1
+    assert second.acquire(lambda: False, quietly, lambda: far) and second.fence == far + 1
     second.release()
 
 
 def test_an_office_that_another_took_is_not_taken_back(settings: Settings) -> None:
     first, second = office(settings, 2.0), office(settings, 2.0)
-    assert first.take(lambda: False, quietly, lambda: 0)
-    Store(settings).client.flushdb()
-    assert second.take(lambda: False, quietly, lambda: 0)
+    assert first.acquire(lambda: False, quietly, lambda: 0)
+    OnlineStore(settings).client.flushdb()
+    assert second.acquire(lambda: False, quietly, lambda: 0)
     deadline = time.monotonic() + 5
     while first.held:
         assert time.monotonic() < deadline
@@ -84,13 +84,13 @@ def test_an_office_that_another_took_is_not_taken_back(settings: Settings) -> No
     second.release()
 
 
-def test_of_two_retrainers_one_works_and_the_other_takes_over_at_once_when_it_is_killed(world: World) -> None:
+def test_of_two_retrainers_one_works_and_the_other_takes_over_at_once_when_it_is_killed(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
     first = world.start("retrain", restart=False, **QUICK)
     world.until(lambda: any(m.state == "promoted" for m in diary(world)))
     second = world.start("retrain", restart=False, **QUICK)
-    world.until(lambda: "waiting until it ends" in second.last_words())
+    world.until(lambda: "waiting until it ends" in second.log_tail())
     put(world, range(200, 330), [alert(220, "another-alert")])
     world.until(lambda: "another-alert" in {message.trigger for message in diary(world)})
     first.kill()
@@ -100,11 +100,13 @@ def test_of_two_retrainers_one_works_and_the_other_takes_over_at_once_when_it_is
     assert second.exit_code is None
 
 
-def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(world: World) -> None:
+def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [])
     paused = world.start("retrain", restart=False, **SHORT)
-    world.until(lambda: Store(world.settings).client.exists(Store(world.settings).key("fence", "retrainer")))
+    world.until(
+        lambda: OnlineStore(world.settings).client.exists(OnlineStore(world.settings).key("fence", "retrainer"))
+    )
     os.kill(paused.pid or 0, signal.SIGSTOP)
     try:
         world.start("retrain", restart=False, **SHORT)
@@ -113,13 +115,13 @@ def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(worl
     finally:
         os.kill(paused.pid or 0, signal.SIGCONT)
     world.until(lambda: paused.exit_code is not None)
-    assert "out of touch for more than 4 s" in paused.last_words() and paused.exit_code != 0
+    assert "out of touch for more than 4 s" in paused.log_tail() and paused.exit_code != 0
     assert len({message.run_id for message in diary(world)}) == 1, (
         "the paused one has not begun a retraining of its own"
     )
 
 
-def test_an_update_of_a_replaced_retrainer_is_void(world: World) -> None:
+def test_an_update_of_a_replaced_retrainer_is_void(world: StreamHarness) -> None:
     """With the control: the same update under a token that stands is followed. Who watches is told the same."""
     good = world.promote()
     (standing,) = [m for m in world.read(MODEL_UPDATES) if isinstance(m, ModelUpdate)]
@@ -141,7 +143,7 @@ def test_an_update_of_a_replaced_retrainer_is_void(world: World) -> None:
     assert versions(world) == {good, late}
     counted = [(good, 0), (good, 20), (late, 20)]
     assert [(m.version, m.fence) for m in collect(world.settings).updates] == counted
-    with closing(Follower(world.settings, (MODEL_UPDATES,))) as follower:
+    with closing(TopicFollower(world.settings, (MODEL_UPDATES,))) as follower:
         followed: list[Any] = []
         while not follower.caught_up:
             followed += [message for _, message in follower.poll()]
@@ -152,31 +154,31 @@ def test_an_update_of_a_replaced_retrainer_is_void(world: World) -> None:
     assert void(world, View(filters=of_late, from_beginning=True, most=2)) == [True, False]
 
 
-def void(world: World, view: View) -> list[bool]:
+def void(world: StreamHarness, view: View) -> list[bool]:
     """Whether `watch` calls each update void that it shows."""
     lines = io.StringIO()
     watch(world.settings, MODEL_UPDATES.name, view, lines)
     return ["void" in line for line in lines.getvalue().splitlines()]
 
 
-def diary(world: World) -> list[Retraining]:
+def diary(world: StreamHarness) -> list[Retraining]:
     return [message for message in world.read(RETRAINING) if isinstance(message, Retraining)]
 
 
-def ended(world: World) -> set[tuple[str, str]]:
+def ended(world: StreamHarness) -> set[tuple[str, str]]:
     return {(message.state, message.trigger) for message in diary(world)}
 
 
-def versions(world: World) -> set[str]:
+def versions(world: StreamHarness) -> set[str]:
     return {message.model_version for message in world.read(PREDICTIONS) if isinstance(message, Prediction)}
 
 
-def registered(world: World, version: str) -> str:
-    from driftloop.registry import Registry
+def registered(world: StreamHarness, version: str) -> str:
+    from driftloop.core.models.registry import Registry
 
     return Registry(world.settings).tags(version)["digest"]
 
 
-def tell(world: World, update: ModelUpdate) -> None:
+def tell(world: StreamHarness, update: ModelUpdate) -> None:
     world.outbox.put(MODEL_UPDATES.name, f"{update.stream}/{update.fence}", update)
     world.outbox.flush()

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from driftloop import kafka, topics
-from driftloop.registry import Registry
-from driftloop.settings import environment
-from driftloop.store import Store
-from driftloop.topics import OUTCOMES, PREDICTIONS
-from tests.integration.conftest import World, text_and_label
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.models.registry import Registry
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.settings import environment
+from driftloop.core.topics import OUTCOMES, PREDICTIONS
+from tests.integration.conftest import StreamHarness, text_and_label
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
@@ -26,7 +27,7 @@ TRACES = tuple(text.encode() for text in ("secretjane77", "secretjack88", "7946 
 """In lower case, as heads keep their words."""
 
 
-def run(world: World, masked: str) -> None:
+def run(world: StreamHarness, masked: str) -> None:
     """A whole stream: its first model is trained on the first labels, and the rest is scored and joined."""
     rows = [text_and_label(i) for i in range(EVENTS)]
     lines = [f"{text} {PLANTED[i % len(PLANTED)]},{label}" for i, (text, label) in enumerate(rows)]
@@ -44,15 +45,15 @@ def run(world: World, masked: str) -> None:
         child.stop()
 
 
-def everything(world: World) -> Iterator[tuple[str, bytes]]:
+def everything(world: StreamHarness) -> Iterator[tuple[str, bytes]]:
     """What is kept anywhere, with the name of the place."""
     for topic in topics.ALL:
-        with kafka.reading(world.settings, topics.name(world.settings, topic)) as client:
+        with clients.assigned_consumer(world.settings, topics.name(world.settings, topic)) as client:
             ends = client.end_offsets(list(client.assignment()))
             while any(client.position(tp) < end for tp, end in ends.items()):
                 for found in client.poll(timeout_ms=500).values():
                     yield from ((f"topic {topic.name}", (raw.key or b"") + (raw.value or b"")) for raw in found)
-    store = Store(world.settings)
+    store = OnlineStore(world.settings)
     for key in store.client.scan_iter(store.key("*")):
         rows = store.client.lrange(key, 0, -1) if store.client.type(key) == b"list" else [store.client.get(key) or b""]
         yield "redis", b"".join([key, *rows])
@@ -79,7 +80,7 @@ def _members(path: Path) -> Iterator[bytes]:
         yield path.read_bytes()
 
 
-def traces(world: World) -> dict[str, set[bytes]]:
+def traces(world: StreamHarness) -> dict[str, set[bytes]]:
     """By place, what of the planted is there. Bytes are lowered as text, letters beyond ASCII included."""
     found: dict[str, set[bytes]] = {}
     for place, body in everything(world):
@@ -90,7 +91,7 @@ def traces(world: World) -> dict[str, set[bytes]]:
     return found
 
 
-def test_what_is_masked_is_nowhere(world: World) -> None:
+def test_what_is_masked_is_nowhere(world: StreamHarness) -> None:
     run(world, "handle,email,phone,link")
     found = traces(world)
     assert found.keys() >= {"topic events", "topic predictions", "topic outcomes", "redis", "mlflow", "log"}
@@ -98,7 +99,7 @@ def test_what_is_masked_is_nowhere(world: World) -> None:
     assert sum(b"@user" in body or b"<phone>" in body for place, body in everything(world) if place == "topic events")
 
 
-def test_control_without_masking_it_is_everywhere(world: World) -> None:
+def test_control_without_masking_it_is_everywhere(world: StreamHarness) -> None:
     run(world, "")
     found = traces(world)
     for place in ("topic events", "topic predictions", "topic outcomes", "redis"):

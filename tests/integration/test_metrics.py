@@ -16,14 +16,12 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from driftloop import topics
-from driftloop.kafka import ends
-from driftloop.lifecycle.embedded.ports import HOST, free_port
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.lifecycle.supervisor import Child
-from driftloop.messages import SIGNALS, Command
-from driftloop.settings import GateLimits, RetrainSettings, Settings, environment
-from driftloop.topics import (
+from driftloop.core import topics
+from driftloop.core.kafka.clients import ends
+from driftloop.core.messages import SIGNALS, Command
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import GateLimits, RetrainSettings, Settings, environment
+from driftloop.core.topics import (
     COMMANDS,
     DEAD_LETTERS,
     DRIFT_ALERTS,
@@ -34,9 +32,11 @@ from driftloop.topics import (
     PREDICTIONS,
     RETRAINING,
 )
-from serving.board import WINDOW
-from tests.integration.conftest import World, text_and_label
-from tests.unit.test_monitoring import listed
+from driftloop.devstack.ports import HOST, free_port
+from driftloop.devstack.stack import EmbeddedStack
+from serving.live.loop_view import WINDOW
+from tests.integration.conftest import StreamHarness, text_and_label
+from tests.unit.repository.test_monitoring import listed
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(280)]
 
@@ -83,7 +83,7 @@ def scrape(port: int) -> Said:
 class Loop:
     """A loop in which everything has happened, quiet now, and what its processes say."""
 
-    world: World
+    world: StreamHarness
     said: dict[str, Said] = field(default_factory=dict)
     """By verb."""
     seen: list[tuple[float, float, float]] = field(default_factory=list)
@@ -97,7 +97,7 @@ def loop(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Two models, the second of them wrong on purpose, a drift, retrainings with every end, and bad messages."""
     gate = GateLimits(minimum_gain=0.2)  # what is as good as the champion loses
     retrain = RetrainSettings(policy="never", candidates=("linear",), bootstrap=1, gate=gate)
-    world = World(fresh(stack, retrain), tmp_path_factory.mktemp("loop"))
+    world = StreamHarness(fresh(stack, retrain), tmp_path_factory.mktemp("loop"))
     made = Loop(world)
     try:
         made.said["replay"], made.sent = replayed(fresh(stack, retrain), world)
@@ -115,7 +115,7 @@ def fresh(stack: EmbeddedStack, retrain: RetrainSettings) -> Settings:
     return settings
 
 
-def replayed(settings: Settings, world: World) -> tuple[Said, dict[str, int]]:
+def replayed(settings: Settings, world: StreamHarness) -> tuple[Said, dict[str, int]]:
     """What a replay says in the middle of its work, between two messages."""
     port = free_port()
     rows = "".join(f"{text},{label}\n" for text, label in map(text_and_label, range(400)))
@@ -136,7 +136,7 @@ def replayed(settings: Settings, world: World) -> tuple[Said, dict[str, int]]:
         said = {topic: int(number) for topic, number in found[0][0].of("driftloop_sent_total", "topic").items()}
         return before == written() and said == before
 
-    with Child("replay", argv, env=environ, log=world.folder / "replay.log"):
+    with ManagedProcess("replay", argv, env=environ, log=world.folder / "replay.log"):
         world.until(between)
     return found[0]
 
@@ -183,13 +183,13 @@ def is_up(port: int) -> bool:
         return False
 
 
-def send(world: World, upto: int, since: int = 0) -> None:
+def send(world: StreamHarness, upto: int, since: int = 0) -> None:
     """Events and their labels, joined."""
     world.send(events=range(since, upto), labels=range(since, upto))
     world.until(lambda: world.count(OUTCOMES) >= upto)
 
 
-def ended(world: World) -> dict[str, str]:
+def ended(world: StreamHarness) -> dict[str, str]:
     """By run, how each retraining has ended."""
     said: dict[str, list[Any]] = defaultdict(list)
     for message in world.read(RETRAINING):

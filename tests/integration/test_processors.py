@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from driftloop import topics
-from driftloop.lifecycle.supervisor import Child
-from driftloop.messages import Command
-from driftloop.settings import LogSettings
-from driftloop.store import MONITOR, Store
-from driftloop.topics import DEAD_LETTERS, DRIFT_ALERTS, EVENTS, LABELS, OUTCOMES, PREDICTIONS, RETRAINING
-from tests.integration.conftest import World, text_and_label
+from driftloop.core import topics
+from driftloop.core.messages import Command
+from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import LogSettings
+from driftloop.core.topics import DEAD_LETTERS, DRIFT_ALERTS, EVENTS, LABELS, OUTCOMES, PREDICTIONS, RETRAINING
+from tests.integration.conftest import StreamHarness, text_and_label
 
 pytestmark = pytest.mark.stack
 
 
-def test_every_event_is_predicted_and_every_label_joined_once(world: World) -> None:
+def test_every_event_is_predicted_and_every_label_joined_once(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(300), labels=range(100))  # labels that come before their predictions
     world.start("monitor")
@@ -38,11 +38,11 @@ def test_every_event_is_predicted_and_every_label_joined_once(world: World) -> N
     assert Counter(o.event_id for o in outcomes) == Counter(f"e{i}" for i in range(300))
     assert sum(o.correct for o in outcomes) / 300 > 0.9
     assert all(o.label == text_and_label(o.position)[1] and o.correct == (o.predicted == o.label) for o in outcomes)
-    stored = Store(world.settings).predictions(["e0", "e299", "nobody"])
+    stored = OnlineStore(world.settings).predictions(["e0", "e299", "nobody"])
     assert [body is not None for body in stored] == [True, True, False]
 
 
-def test_the_broker_gathers_a_batch_while_events_come_one_by_one(world: World) -> None:
+def test_the_broker_gathers_a_batch_while_events_come_one_by_one(world: StreamHarness) -> None:
     """With Faust's own way to ask, each of them is a batch."""
     world.promote()
     batches = {}
@@ -61,7 +61,7 @@ def test_the_broker_gathers_a_batch_while_events_come_one_by_one(world: World) -
     assert 0 < 3 * batches["0.5"] < batches["0.001"], batches
 
 
-def test_hostile_messages_become_dead_letters_and_hold_nothing_up(world: World) -> None:
+def test_hostile_messages_become_dead_letters_and_hold_nothing_up(world: StreamHarness) -> None:
     world.promote()
     hostile = {
         b"undecodable": b"\xff\xfe not json",
@@ -90,7 +90,7 @@ def test_hostile_messages_become_dead_letters_and_hold_nothing_up(world: World) 
 
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_scorer_killed_in_the_middle_loses_and_leaves_nothing(
-    world: World, comes_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: StreamHarness, comes_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a scorer that does not come back leaves events without a prediction."""
     empty = tmp_path / "empty"
@@ -116,7 +116,7 @@ def test_a_scorer_killed_in_the_middle_loses_and_leaves_nothing(
     assert all(len(labels) == 1 for labels in said.values()), "a redelivered event was answered differently"
 
 
-def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: World) -> None:
+def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: StreamHarness) -> None:
     world.promote()
     world.start("score")
     world.send(events=range(1200))
@@ -128,14 +128,14 @@ def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: World) -> No
     world.send(labels=range(600, 1200))
     world.until(lambda: len({o.event_id for o in world.read(OUTCOMES)}) == 1200)
     assert monitor.restarts == 1
-    from stream_processors.drift.watch import DriftWatch
-    from stream_processors.monitor import _unsigned
+    from stream_processors.drift.drift_monitor import DriftMonitor
+    from stream_processors.monitoring.monitor import _unsigned
 
     def kept() -> list[int]:
-        body, rows = Store(world.settings).state(MONITOR)
+        body, rows = OnlineStore(world.settings).state(MONITOR)
         if body is None:
             return []
-        watch = DriftWatch(world.settings.monitor.detectors, world.settings.stream)
+        watch = DriftMonitor(world.settings.monitor.detectors, world.settings.stream)
         watch.restore(_unsigned(body, world.settings.signing_key).watch, rows)
         return [seen.position for seen in watch._labelled]
 
@@ -143,7 +143,7 @@ def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: World) -> No
     assert sorted(kept()) == list(range(1200))
 
 
-def test_a_promotion_is_taken_over_between_two_batches_and_drift_is_declared(world: World) -> None:
+def test_a_promotion_is_taken_over_between_two_batches_and_drift_is_declared(world: StreamHarness) -> None:
     first = world.promote()
     world.start("score")
     world.start("monitor")
@@ -165,7 +165,7 @@ def test_a_promotion_is_taken_over_between_two_batches_and_drift_is_declared(wor
     assert alert.model_version == second and alert.evidence["predicted_mix"][1].keys() == {"negative", "positive"}
 
 
-def test_a_tampered_bundle_is_refused_and_the_model_before_it_stays(world: World) -> None:
+def test_a_tampered_bundle_is_refused_and_the_model_before_it_stays(world: StreamHarness) -> None:
     good = world.promote()
     world.start("score")
     world.send(events=range(10))
@@ -179,16 +179,16 @@ def test_a_tampered_bundle_is_refused_and_the_model_before_it_stays(world: World
     assert letter.topic == topics.name(world.settings, topics.MODEL_UPDATES) and "not signed" in letter.error
 
 
-def test_a_scorer_whose_only_model_is_tampered_says_so_and_ends(world: World) -> None:
+def test_a_scorer_whose_only_model_is_tampered_says_so_and_ends(world: StreamHarness) -> None:
     world.promote(tampered=True)
     scorer = world.start("score", restart=False)
     world.send(events=range(3))
     world.until(lambda: scorer.poll() is not None)
-    assert scorer.exit_code == 2 and "not signed with this key" in scorer.last_words()
+    assert scorer.exit_code == 2 and "not signed with this key" in scorer.log_tail()
     assert world.count(PREDICTIONS) == 0 and world.count(EVENTS) == 3
 
 
-def test_labels_that_cannot_be_read_are_buried(world: World) -> None:
+def test_labels_that_cannot_be_read_are_buried(world: StreamHarness) -> None:
     world.promote()
     world.start("monitor")
     world.outbox.put("labels", b"bad", b"{")
@@ -198,7 +198,7 @@ def test_labels_that_cannot_be_read_are_buried(world: World) -> None:
     assert letter.where == "monitor" and letter.topic == topics.name(world.settings, LABELS)
 
 
-def test_the_log_names_the_batch_the_event_and_the_retraining(world: World) -> None:
+def test_the_log_names_the_batch_the_event_and_the_retraining(world: StreamHarness) -> None:
     world.settings = replace(
         world.settings,
         logs=LogSettings(format="json", level="info"),
@@ -213,7 +213,7 @@ def test_the_log_names_the_batch_the_event_and_the_retraining(world: World) -> N
     world.until(lambda: world.count(PREDICTIONS) >= 5 and world.count(DEAD_LETTERS) >= 1)
     world.until(lambda: world.count(RETRAINING) >= 1)
 
-    def said(child: Child) -> list[dict[str, str]]:
+    def said(child: ManagedProcess) -> list[dict[str, str]]:
         return [json.loads(line) for line in child.log.read_text().splitlines()]
 
     world.until(lambda: any("handled" in line["message"] for line in said(scorer)))

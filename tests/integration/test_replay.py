@@ -14,11 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from driftloop import kafka, messages, topics
-from driftloop.errors import DriftloopError
-from driftloop.settings import environment
+from driftloop.core import messages, topics
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import clients
+from driftloop.core.settings import environment
 from producers import replay
-from producers.scenarios import load_scenario
+from producers.scenarios.scenarios import load_scenario
 
 pytestmark = pytest.mark.stack
 
@@ -42,11 +43,11 @@ def make(folder: Path, rows: int, delay: int, bootstrap: int, rate: str = '"max"
 
 
 def events_of(settings) -> list[messages.Event]:
-    return kafka.read_all(settings, topics.name(settings, topics.EVENTS), messages.Event)
+    return clients.read_all(settings, topics.name(settings, topics.EVENTS), messages.Event)
 
 
 def labels_of(settings) -> list[messages.Label]:
-    return kafka.read_all(settings, topics.name(settings, topics.LABELS), messages.Label)
+    return clients.read_all(settings, topics.name(settings, topics.LABELS), messages.Label)
 
 
 def assert_whole(settings, scenario, total: int | None = None) -> None:
@@ -84,7 +85,7 @@ def test_every_event_once_in_order_with_its_label_late(settings, scenario):
 def test_keys_are_the_event_ids(settings, scenario):
     replay.run(settings, scenario, limit=20)
     for topic in (topics.EVENTS, topics.LABELS):
-        with kafka.reading(settings, topics.name(settings, topic), consumer_timeout_ms=5000) as client:
+        with clients.assigned_consumer(settings, topics.name(settings, topic), consumer_timeout_ms=5000) as client:
             keys = [next(client).key for _ in range(20)]
         assert keys == [event_id.encode() for event_id in scenario.event_ids[:20]]
 
@@ -118,7 +119,7 @@ def test_another_replay_id_is_another_stream(settings, scenario, tmp_path, monke
 
 def test_gaps_that_a_cut_off_run_left_are_filled(settings, scenario):
     missing_events, missing_labels = {5, 77, 98}, {3, 68}
-    producer = kafka.producer(settings)
+    producer = clients.producer(settings)
     for position, (event_id, row) in enumerate(zip(scenario.event_ids, scenario.sequence, strict=True)):
         key = event_id.encode()
         if position < 100 and position not in missing_events:
@@ -184,9 +185,9 @@ def test_any_text_arrives_as_it_is(settings, tmp_path):
 
 CHILD = """
 import sys
-from driftloop.settings import load
+from driftloop.core.settings import load
 from producers import replay
-from producers.scenarios import load_scenario
+from producers.scenarios.scenarios import load_scenario
 report = replay.run(load(), load_scenario(sys.argv[1]), rate=sys.argv[2])
 print(report.events, report.complete)
 """
@@ -200,7 +201,7 @@ def start_child(settings, path: Path, rate: str) -> subprocess.Popen[str]:
 def wait_for_events(settings, count: int, child: subprocess.Popen[str]) -> None:
     name = topics.name(settings, topics.EVENTS)
     deadline = time.monotonic() + 60
-    while kafka.end_offsets(settings, [name])[name] < count:
+    while clients.end_offsets(settings, [name])[name] < count:
         assert child.poll() is None, "the replay ended before it could be cut off"
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from benchmarks.faulty import write_plan
-from driftloop import kafka, topics
-from driftloop.settings import Settings
-from driftloop.topics import EVENTS, PREDICTIONS
-from tests.integration.conftest import World
+from benchmarks.harness.fault_injection import write_plan
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.settings import Settings
+from driftloop.core.topics import EVENTS, PREDICTIONS
+from tests.integration.conftest import StreamHarness
 
 pytestmark = pytest.mark.stack
 
@@ -23,12 +24,12 @@ PARTITIONS = 6
 
 
 @pytest.fixture
-def wide(settings: Settings, tmp_path: Path) -> Iterator[World]:
+def wide(settings: Settings, tmp_path: Path) -> Iterator[StreamHarness]:
     """A world with a champion whose topics have six partitions, and in which every event takes a scorer 10 ms."""
-    client = kafka.admin(settings)
+    client = clients.admin(settings)
     client.create_partitions({topics.name(settings, topic): PARTITIONS for topic in (EVENTS, PREDICTIONS)})
     client.close()
-    made = World(replace(settings, scorer=replace(settings.scorer, floor_ms=10.0)), tmp_path)
+    made = StreamHarness(replace(settings, scorer=replace(settings.scorer, floor_ms=10.0)), tmp_path)
     made.promote()
     yield made
     made.close()
@@ -37,7 +38,7 @@ def wide(settings: Settings, tmp_path: Path) -> Iterator[World]:
 class Load:
     """Sends a few events every 50 ms from a thread of its own, until it is stopped."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: StreamHarness) -> None:
         self._world = world
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -57,7 +58,7 @@ class Load:
         self._thread.join()
 
 
-def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide: World) -> None:
+def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide: StreamHarness) -> None:
     wide.start("score", DRIFTLOOP_SCORER__MEMBER="a")
     wide.until(lambda: wide.members("scorer") == {"a"})
     with Load(wide) as load:
@@ -74,7 +75,7 @@ def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide:
     assert Counter(p.event_id for p in wide.read(PREDICTIONS)) == Counter(f"e{i}" for i in range(load.sent))
 
 
-def test_the_control_a_killed_one_repeats_what_it_had_not_committed(wide: World, tmp_path: Path) -> None:
+def test_the_control_a_killed_one_repeats_what_it_had_not_committed(wide: StreamHarness, tmp_path: Path) -> None:
     """What the test before would see if the hand-over did not work: messages beyond one for each event."""
     wide.start("score", DRIFTLOOP_SCORER__MEMBER="a")
     plan = tmp_path / "plan"

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from driftloop.cli import VERBS
-from driftloop.errors import DriftloopError
-from driftloop.lifecycle.embedded.ports import HOST, free_port
-from driftloop.registry import Registry
-from driftloop.settings import Settings, cache_dir
+from driftloop.cli.main import VERBS
+from driftloop.core.errors import DriftloopError
+from driftloop.core.models.registry import Registry
+from driftloop.core.settings import Settings, cache_dir
+from driftloop.devstack.ports import HOST, free_port
 from tests.integration.conftest import text_and_label
 from tests.integration.test_simulate import Done, command, environ, link_cache, started, write_scenario
 

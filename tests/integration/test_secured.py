@@ -20,20 +20,21 @@ import pytest
 from kafka.errors import GroupAuthorizationFailedError
 from msgspec.structs import replace
 
-from driftloop import access, kafka, topics
-from driftloop.access import ROLES, Role
-from driftloop.errors import DriftloopError
-from driftloop.identity import Refused, tls_context
-from driftloop.kafka import Outbox
-from driftloop.lifecycle.embedded import certificates
-from driftloop.lifecycle.embedded.ports import HOST
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.lifecycle.supervisor import Child
-from driftloop.messages import Label
-from driftloop.registry import Registry
-from driftloop.settings import KafkaSecurity, Settings, environment
-from driftloop.topics import EVENTS, LABELS, MODEL_UPDATES, OUTCOMES, PREDICTIONS, Topic
-from tests.integration.conftest import World
+from driftloop.core import topics
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import acls, clients
+from driftloop.core.kafka.acls import ROLES, Role
+from driftloop.core.kafka.auth import AccessDenied, tls_context
+from driftloop.core.kafka.clients import ConfirmedProducer
+from driftloop.core.messages import Label
+from driftloop.core.models.registry import Registry
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import KafkaSecurity, Settings, environment
+from driftloop.core.topics import EVENTS, LABELS, MODEL_UPDATES, OUTCOMES, PREDICTIONS, Topic
+from driftloop.devstack import certificates
+from driftloop.devstack.ports import HOST
+from driftloop.devstack.stack import EmbeddedStack
+from tests.integration.conftest import StreamHarness
 
 pytestmark = pytest.mark.stack
 NAMES = [role.name for role in ROLES]
@@ -45,7 +46,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]
         yield started
 
 
-class Guarded(World):
+class Guarded(StreamHarness):
     """A stream on the secured stack; the test itself is its admin."""
 
     stack: EmbeddedStack
@@ -53,8 +54,8 @@ class Guarded(World):
     def of(self, role: str) -> Settings:
         return self.stack.settings(self.settings, role)
 
-    def run(self, verb: str, settings: Settings) -> Child:
-        child = Child(
+    def run(self, verb: str, settings: Settings) -> ManagedProcess:
+        child = ManagedProcess(
             verb,
             [sys.executable, "-m", "driftloop", verb],
             env=environment(settings),
@@ -70,7 +71,7 @@ def guarded(secured: EmbeddedStack, tmp_path: Path) -> Iterator[Guarded]:
     mark = uuid.uuid4().hex[:8]
     settings = secured.settings(Settings(stream=f"test-{mark}", topic_prefix=f"t{mark}."))
     topics.create(settings)
-    access.apply(settings)
+    acls.sync_acls(settings)
     made = Guarded(settings, tmp_path)
     made.stack = secured
     yield made
@@ -94,16 +95,16 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_the_loop_goes_round_with_one_identity_for_each_role(guarded: Guarded) -> None:
-    guarded.outbox = Outbox(guarded.of("retrainer"))
+    guarded.outbox = ConfirmedProducer(guarded.of("retrainer"))
     first = guarded.promote()
     guarded.run("score", guarded.of("scorer"))
     guarded.run("monitor", guarded.of("monitor"))
-    guarded.outbox = Outbox(guarded.of("producer"))
+    guarded.outbox = ConfirmedProducer(guarded.of("producer"))
     guarded.send(events=range(50), labels=range(50))
     guarded.until(lambda: guarded.count(OUTCOMES) >= 50)
-    guarded.outbox = Outbox(guarded.of("retrainer"))
+    guarded.outbox = ConfirmedProducer(guarded.of("retrainer"))
     second = guarded.promote(flipped=True)
-    guarded.outbox = Outbox(guarded.of("producer"))
+    guarded.outbox = ConfirmedProducer(guarded.of("producer"))
     sent = 50
     while {p.model_version for p in guarded.read(PREDICTIONS)} != {first, second}:
         guarded.send(events=range(sent, sent + 10), labels=range(sent, sent + 10))
@@ -121,12 +122,12 @@ def test_the_loop_goes_round_with_one_identity_for_each_role(guarded: Guarded) -
 @pytest.mark.parametrize("role", ROLES, ids=NAMES)
 def test_a_role_writes_to_its_topics_and_to_no_other(guarded: Guarded, role: Role) -> None:
     for topic in topics.ALL:
-        outbox = Outbox(guarded.of(role.name))
+        outbox = ConfirmedProducer(guarded.of(role.name))
         try:
             outbox.put(topic.name, "key", b"{}")
             outbox.flush()
             wrote = True
-        except Refused as error:
+        except AccessDenied as error:
             wrote = False
             where = topics.name(guarded.settings, topic) if role.writes else "anything here"
             assert f"let driftloop-{role.name} write to {where}: set DRIFTLOOP_SECURITY__USERNAME" in str(error)
@@ -145,8 +146,8 @@ def test_a_role_reads_its_topics_and_no_other(guarded: Guarded, role: Role) -> N
     def reads(topic: Topic) -> bool:
         full = topics.name(guarded.settings, topic)
         try:
-            return kafka.read_all(guarded.of(role.name), full, Label) == [body]
-        except Refused as error:
+            return clients.read_all(guarded.of(role.name), full, Label) == [body]
+        except AccessDenied as error:
             assert f"let driftloop-{role.name} read {full}: set DRIFTLOOP_" in str(error)
             return False
 
@@ -156,7 +157,7 @@ def test_a_role_reads_its_topics_and_no_other(guarded: Guarded, role: Role) -> N
 @pytest.mark.parametrize(("role", "joins"), [("scorer", True), ("monitor", False), ("producer", False)])
 def test_only_a_scorer_joins_the_group_of_the_scorers(guarded: Guarded, role: str, joins: bool) -> None:
     """The monitor may read the scorer's lag nowhere and take none of its partitions."""
-    client = kafka.consumer(guarded.of(role), group_id=kafka.group("scorer", guarded.settings))
+    client = clients.consumer(guarded.of(role), group_id=clients.group("scorer", guarded.settings))
     client.subscribe([topics.name(guarded.settings, EVENTS if role != "monitor" else LABELS)])
     try:
         while not client.assignment():
@@ -239,7 +240,7 @@ def test_a_scorer_that_loses_a_right_ends_and_says_which(guarded: Guarded, topic
     scorer = guarded.run("score", guarded.of("scorer"))
     guarded.send(events=range(10))
     guarded.until(lambda: guarded.count(PREDICTIONS) >= 10)
-    role = access.find("scorer")
+    role = acls.find("scorer")
     fewer = Role(
         "scorer",
         role.verbs,
@@ -247,28 +248,28 @@ def test_a_scorer_that_loses_a_right_ends_and_says_which(guarded: Guarded, topic
         reads=tuple(t for t in role.reads if t is not topic),
         joins=True,
     )
-    monkeypatch.setattr(access, "ROLES", tuple(fewer if one is role else one for one in ROLES))
+    monkeypatch.setattr(acls, "ROLES", tuple(fewer if one is role else one for one in ROLES))
     lost = (topic in role.writes) + (topic in role.reads)  # its own predictions it writes and reads
-    assert access.apply(guarded.settings) == (0, lost)
+    assert acls.sync_acls(guarded.settings) == (0, lost)
     sent = 10
     while scorer.poll() is None:  # what it may no longer do, it notices when it does it
         guarded.send(events=range(sent, sent + 1))
         sent += 1
         time.sleep(0.2)
-        assert sent < 300, scorer.last_words()
+        assert sent < 300, scorer.log_tail()
     assert scorer.exit_code == 2
-    assert "does not let driftloop-scorer" in scorer.last_words() and topic.name in scorer.last_words()
+    assert "does not let driftloop-scorer" in scorer.log_tail() and topic.name in scorer.log_tail()
 
 
 def test_the_rules_are_set_by_the_admin_alone(guarded: Guarded) -> None:
     done = command(guarded.settings, "topics", "--acls")
-    assert done.returncode == 0 and "\n".join(access.table()) in done.stdout and "0 rules added" in done.stderr
+    assert done.returncode == 0 and "\n".join(acls.acl_table()) in done.stdout and "0 rules added" in done.stderr
     refused(command(guarded.of("retrainer"), "topics", "--acls"), "let driftloop-retrainer set who may do what")
 
 
 def test_a_broker_without_an_authorizer_is_said(settings: Settings) -> None:
     with pytest.raises(DriftloopError, match="takes no access rules"):
-        access.apply(settings)
+        acls.sync_acls(settings)
 
 
 def test_the_controller_asks_for_a_certificate(secured: EmbeddedStack) -> None:

@@ -17,14 +17,14 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from driftloop.errors import DriftloopError
-from driftloop.lease import Lease
-from driftloop.lifecycle.embedded import certificates, valkey
-from driftloop.lifecycle.embedded.credentials import REDIS, Credentials
-from driftloop.lifecycle.embedded.ports import HOST, free_port
-from driftloop.lifecycle.supervisor import Child
-from driftloop.settings import Settings
-from driftloop.store import Store
+from driftloop.core.coordination.leader_lease import LeaderLease
+from driftloop.core.errors import DriftloopError
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import Settings
+from driftloop.devstack import certificates, valkey_process
+from driftloop.devstack.credentials import REDIS, Credentials
+from driftloop.devstack.ports import HOST, free_port
 from tests.integration.test_embedded import eventually
 
 pytestmark = pytest.mark.stack
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.stack
 class Locked:
     """A Valkey with users, and the settings that reach it."""
 
-    child: Child
+    child: ManagedProcess
     credentials: Credentials
     settings: Settings
 
@@ -46,8 +46,8 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     port = free_port()
     reached = Settings(redis=f"redis://{HOST}:{port}/0", stream="s")
     known = replace(reached, redis_user="driftloop", redis_password=credentials.password(REDIS))
-    with valkey.prepare(folder / "valkey", folder / "log", port, credentials=credentials) as child:
-        assert eventually(lambda: valkey.ready(known, child.pid)), child.last_words()
+    with valkey_process.prepare(folder / "valkey", folder / "log", port, credentials=credentials) as child:
+        assert eventually(lambda: valkey_process.ready(known, child.pid)), child.log_tail()
         yield Locked(child, credentials, known)
 
 
@@ -93,15 +93,15 @@ def over_tls(locked: Locked) -> Iterator[Settings]:
 
 def works(settings: Settings) -> None:
     """All that the loop does with the store: plain, in a pipeline, in a transaction, and in the scripts of its lock."""
-    store = Store(settings)
+    store = OnlineStore(settings)
     store.check()
     assert store.put_predictions({"e1": b"one"}) in ([True], [False])
     store.save_join(
         "monitor", b"state", b"rows", anew=True, counted=1, joined=["e1"], parked={"e2": b"label"}, unparked=["e3"]
     )
     assert store.predictions(["e1"]) == [b"one"] and store.joined(["e1", "e2"]) == {"e1"}
-    lease = Lease(store, "retrainer", 1.0)
-    assert lease.take(lambda: False, print, lambda: 0)
+    lease = LeaderLease(store, "retrainer", 1.0)
+    assert lease.acquire(lambda: False, print, lambda: 0)
     lease._lock.reacquire()
     lease.release()
     assert store.client.get(store.key("lock", "retrainer")) is None
@@ -129,7 +129,7 @@ def test_the_loops_user_does_it_over_tls(over_tls: Settings) -> None:
 )
 def test_who_is_not_known_is_told_what_to_set(locked: Locked, change: dict[str, str], words: str) -> None:
     with pytest.raises(DriftloopError, match=words) as caught:
-        Store(replace(locked.settings, **change)).check()  # type: ignore[arg-type]
+        OnlineStore(replace(locked.settings, **change)).check()  # type: ignore[arg-type]
     assert "guessed" not in str(caught.value)
 
 
@@ -138,9 +138,9 @@ def test_an_untrusted_certificate_and_a_client_without_tls_are_refused(over_tls:
     other = certificates.issued(tmp_path).ca
     for ca_file in (str(other), "", str(tmp_path / "none.pem")):
         with pytest.raises(DriftloopError, match=r"cannot be reached over TLS .* set DRIFTLOOP_REDIS_CA_FILE"):
-            Store(replace(over_tls, redis_ca_file=ca_file)).check()
+            OnlineStore(replace(over_tls, redis_ca_file=ca_file)).check()
     with pytest.raises(DriftloopError, match="rediss:// where it speaks TLS"):
-        Store(replace(over_tls, redis=over_tls.redis.replace("rediss", "redis"))).check()
+        OnlineStore(replace(over_tls, redis=over_tls.redis.replace("rediss", "redis"))).check()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_an_untrusted_certificate_and_a_client_without_tls_are_refused(over_tls:
 )  # fmt: skip
 def test_no_other_command_and_no_other_key(locked: Locked, command: str) -> None:
     with pytest.raises((redis.exceptions.NoPermissionError, redis.ResponseError), match=r"(?i)no ?perm|permission|ACL"):
-        Store(locked.settings).client.execute_command(*command.split(" "))
+        OnlineStore(locked.settings).client.execute_command(*command.split(" "))
 
 
 def test_the_password_is_on_no_command_line_and_in_no_list_of_users(locked: Locked) -> None:

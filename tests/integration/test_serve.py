@@ -27,14 +27,10 @@ from kafka.errors import KafkaError
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from driftloop.follow import Follower
-from driftloop.kafka import Outbox
-from driftloop.lifecycle.embedded import valkey
-from driftloop.lifecycle.embedded.ports import HOST, free_port, is_free
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.lifecycle.supervisor import Child
-from driftloop.lifecycle.tally import FOLLOWED
-from driftloop.messages import (
+from driftloop.core.kafka.clients import ConfirmedProducer
+from driftloop.core.kafka.topic_follower import TopicFollower
+from driftloop.core.loop_progress import FOLLOWED
+from driftloop.core.messages import (
     SIGNALS,
     DeadLetter,
     DriftAlert,
@@ -45,13 +41,17 @@ from driftloop.messages import (
     Retraining,
     encode,
 )
-from driftloop.settings import Settings, environment
-from driftloop.store import Store
-from driftloop.topics import DRIFT_ALERTS, EVENTS, PREDICTIONS, Topic, name
-from serving.live import Live
-from serving.metrics import LoopCollector
-from tests.integration.conftest import World
-from tests.unit.test_views import made
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import Settings, environment
+from driftloop.core.topics import DRIFT_ALERTS, EVENTS, PREDICTIONS, Topic, name
+from driftloop.devstack import valkey_process
+from driftloop.devstack.ports import HOST, free_port, is_free
+from driftloop.devstack.stack import EmbeddedStack
+from serving.live.live_state import LiveState
+from serving.live.prometheus_collector import LoopCollector
+from tests.integration.conftest import StreamHarness
+from tests.unit.serving.test_views import made
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
@@ -87,7 +87,7 @@ def ask(request: urllib.request.Request, timeout: float = 20) -> Answer:
 class Api:
     """A process that serves."""
 
-    child: Child
+    child: ManagedProcess
     port: int
     token: str = ""
 
@@ -97,7 +97,7 @@ class Api:
         return ask(request)
 
     def healthy(self) -> bool:
-        assert self.child.poll() is None, self.child.last_words()
+        assert self.child.poll() is None, self.child.log_tail()
         try:
             return self.get("/health").status == 200
         except OSError:
@@ -121,11 +121,11 @@ class Api:
         }
 
 
-def serve(world: World, token: str = "", **environ: str) -> Api:
+def serve(world: StreamHarness, token: str = "", **environ: str) -> Api:
     """Start the verb on a free port, and wait until it answers who has the token."""
     port = free_port()
     env = environment(world.settings) | {"DRIFTLOOP_API__PORT": str(port)} | environ
-    child = Child("serve", VERB, env=env, log=world.folder / f"serve-{port}.log")
+    child = ManagedProcess("serve", VERB, env=env, log=world.folder / f"serve-{port}.log")
     world.children.append(child)
     child.start()
     api = Api(child, port, token)
@@ -142,18 +142,18 @@ def refused(settings: Settings, **environ: str) -> str:
     return done.stderr
 
 
-def put(outbox: Outbox, topic: str, *messages: Message) -> None:
+def put(outbox: ConfirmedProducer, topic: str, *messages: Message) -> None:
     for message in messages:
         outbox.put(topic, "key", message)
 
 
-def write_a_loop(world: World) -> None:
+def write_a_loop(world: StreamHarness) -> None:
     """A little of everything, and some of it from another stream on the same topics."""
     here, elsewhere = {"stream": world.settings.stream}, {"stream": "another"}
     world.send(events=range(7), labels=range(6))
     predictions = [made(Prediction, event_id=f"e{i}", position=i, model_version="12"[i > 2]) for i in range(5)]
     put(world.outbox, "predictions", *predictions)
-    Store(world.settings).put_predictions({p.event_id: encode(p) for p in predictions})
+    OnlineStore(world.settings).put_predictions({p.event_id: encode(p) for p in predictions})
     rights = {"1": (True, False, True), "2": (True,)}
     for version, said in rights.items():
         put(world.outbox, "outcomes", *(made(Outcome, position=900, model_version=version, correct=c) for c in said))
@@ -200,7 +200,7 @@ def shows_everything(api: Api) -> bool:
     return all(found[name] == value for name, value in STATUS.items())
 
 
-def test_what_is_shown_is_what_was_written_and_a_restart_shows_the_same(world: World) -> None:
+def test_what_is_shown_is_what_was_written_and_a_restart_shows_the_same(world: StreamHarness) -> None:
     write_a_loop(world)
     first = serve(world)
     world.until(lambda: shows_everything(first))
@@ -221,7 +221,7 @@ def test_what_is_shown_is_what_was_written_and_a_restart_shows_the_same(world: W
     assert second.figures() == figures and second.metrics() == metrics
 
 
-def test_the_figures_follow_the_loop_while_it_runs(world: World) -> None:
+def test_the_figures_follow_the_loop_while_it_runs(world: StreamHarness) -> None:
     api = serve(world)
     empty = api.figures()
     assert (empty["phase"], empty["champion"], empty["accuracy"]) == ("waiting for the first model", None, None)
@@ -244,7 +244,7 @@ def test_the_figures_follow_the_loop_while_it_runs(world: World) -> None:
 
 
 def test_a_broker_that_is_away_for_a_while_makes_it_ill_and_nothing_counts_twice(
-    world: World, stack: EmbeddedStack
+    world: StreamHarness, stack: EmbeddedStack
 ) -> None:
     write_a_loop(world)
     api = serve(world, DRIFTLOOP_HEALTH__PATIENCE="3")
@@ -267,13 +267,15 @@ def test_a_broker_that_is_away_for_a_while_makes_it_ill_and_nothing_counts_twice
         lambda: api.metrics()["driftloop_drift_alerts_total error"] != metrics["driftloop_drift_alerts_total error"]
     )
     assert api.metrics() == {**METRICS, "driftloop_drift_alerts_total error": 3}
-    assert "cannot be followed" not in api.child.last_words(), "what was read need not be read again"
+    assert "cannot be followed" not in api.child.log_tail(), "what was read need not be read again"
 
 
 @pytest.mark.parametrize("newest", [None, 2])
-def test_a_follower_knows_when_it_has_read_what_was_there_at_the_beginning(world: World, newest: int | None) -> None:
+def test_a_follower_knows_when_it_has_read_what_was_there_at_the_beginning(
+    world: StreamHarness, newest: int | None
+) -> None:
     write_a_loop(world)
-    with closing(Follower(world.settings, (PREDICTIONS, DRIFT_ALERTS), newest)) as follower:
+    with closing(TopicFollower(world.settings, (PREDICTIONS, DRIFT_ALERTS), newest)) as follower:
         assert not follower.caught_up
         read: list[tuple[Topic, Message]] = []
         world.until(lambda: bool(read.extend(follower.poll()) or follower.caught_up))
@@ -284,11 +286,11 @@ def test_a_follower_knows_when_it_has_read_what_was_there_at_the_beginning(world
 
 
 def test_a_follower_without_a_broker_says_so_again_and_again_and_never_waits_without_end(
-    world: World, stack: EmbeddedStack
+    world: StreamHarness, stack: EmbeddedStack
 ) -> None:
     """Whoever follows may be the one who has to start the broker again."""
     failures: list[KafkaError] = []
-    with closing(Follower(world.settings, FOLLOWED)) as follower:
+    with closing(TopicFollower(world.settings, FOLLOWED)) as follower:
 
         def ask() -> None:
             while len(failures) < 3:
@@ -317,10 +319,10 @@ def test_a_follower_without_a_broker_says_so_again_and_again_and_never_waits_wit
 
 
 def test_what_has_to_be_read_again_counts_once_and_there_are_no_figures_until_all_of_it_is_read(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: StreamHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_a_loop(world)
-    live = Live(world.settings)
+    live = LiveState(world.settings)
     collector = LoopCollector(live)
     look, failed, early = live._look, [], []
 
@@ -339,9 +341,9 @@ def test_what_has_to_be_read_again_counts_once_and_there_are_no_figures_until_al
         assert early == [] and len(list(collector.collect())) == 6
 
 
-def test_a_prediction_is_found_by_its_events_id(world: World) -> None:
+def test_a_prediction_is_found_by_its_events_id(world: StreamHarness) -> None:
     said = [made(Prediction, event_id=event_id, label="é", probabilities={"é": 0.9}) for event_id in ("e 1", "shop/1")]
-    Store(world.settings).put_predictions({p.event_id: encode(p) for p in said})
+    OnlineStore(world.settings).put_predictions({p.event_id: encode(p) for p in said})
     api = serve(world)
     for prediction in said:
         answer = api.get(f"/v1/predictions/{quote(prediction.event_id, safe='')}")
@@ -350,32 +352,32 @@ def test_a_prediction_is_found_by_its_events_id(world: World) -> None:
 
 
 @pytest.fixture
-def locked(tmp_path: Path) -> Iterator[Child]:
+def locked(tmp_path: Path) -> Iterator[ManagedProcess]:
     """A Valkey that asks for a password; its port is in its arguments."""
     port = free_port()
-    child = valkey.prepare(tmp_path / "locked", tmp_path / "locked.log", port)
+    child = valkey_process.prepare(tmp_path / "locked", tmp_path / "locked.log", port)
     child.argv += ["--requirepass", PASSWORD]
     with child:
         yield child
 
 
-def at(locked: Child) -> str:
+def at(locked: ManagedProcess) -> str:
     return f"redis://{HOST}:{locked.argv[locked.argv.index('--port') + 1]}/0"
 
 
 def test_errors_are_problems_and_a_redis_with_a_password_is_reached_with_it(
-    world: World, locked: Child, tmp_path: Path
+    world: StreamHarness, locked: ManagedProcess, tmp_path: Path
 ) -> None:
     (tmp_path / "secret").write_text(f"{PASSWORD}\n")
     world.settings = replace(world.settings, redis=at(locked))
-    store = Store(replace(world.settings, redis_password=PASSWORD))
+    store = OnlineStore(replace(world.settings, redis_password=PASSWORD))
     world.until(lambda: _answers(store))
     store.put_predictions({"e1": encode(made(Prediction, event_id="e1"))})
     environ = environment(world.settings)
     del environ["DRIFTLOOP_REDIS_PASSWORD"]  # it is empty here, and comes from a file
     port = str(free_port())
     variables = {"DRIFTLOOP_REDIS_PASSWORD_FILE": str(tmp_path / "secret"), "DRIFTLOOP_API__PORT": port}
-    child = Child("serve", VERB, env=environ | variables, log=tmp_path / "serve.log")
+    child = ManagedProcess("serve", VERB, env=environ | variables, log=tmp_path / "serve.log")
     world.children.append(child)
     child.start()
     api = Api(child, int(port))
@@ -399,10 +401,10 @@ def test_errors_are_problems_and_a_redis_with_a_password_is_reached_with_it(
         assert answer.json["status"] == status and answer.json["title"] and detail in answer.json["detail"]
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert api.get("/v1/status").status == 200, "the topics are still followed"
-    assert PASSWORD not in child.last_words()
+    assert PASSWORD not in child.log_tail()
 
 
-def _answers(store: Store) -> bool:
+def _answers(store: OnlineStore) -> bool:
     try:
         return bool(store.client.ping())
     except redis.RedisError:
@@ -410,8 +412,10 @@ def _answers(store: Store) -> bool:
 
 
 @pytest.mark.parametrize("given", ["", "simsalabim-1"])
-def test_a_redis_that_wants_another_password_is_one_sentence(world: World, locked: Child, given: str) -> None:
-    world.until(lambda: _answers(Store(replace(world.settings, redis=at(locked), redis_password=PASSWORD))))
+def test_a_redis_that_wants_another_password_is_one_sentence(
+    world: StreamHarness, locked: ManagedProcess, given: str
+) -> None:
+    world.until(lambda: _answers(OnlineStore(replace(world.settings, redis=at(locked), redis_password=PASSWORD))))
     sentence = refused(replace(world.settings, redis=at(locked), redis_password=given))
     assert f"Redis at {at(locked)} does not take the password" in sentence and "simsalabim" not in sentence
     assert "DRIFTLOOP_REDIS_PASSWORD" in sentence and "start one" not in sentence
@@ -437,7 +441,7 @@ def test_a_port_that_cannot_be_used_is_one_sentence(settings: Settings, address:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_quietly_though_a_browser_keeps_its_connection(world: World, number: int) -> None:
+def test_a_signal_ends_it_quietly_though_a_browser_keeps_its_connection(world: StreamHarness, number: int) -> None:
     api = serve(world)
     pid = api.child.pid
     assert pid is not None
@@ -445,10 +449,10 @@ def test_a_signal_ends_it_quietly_though_a_browser_keeps_its_connection(world: W
     try:
         connection.request("GET", "/")
         assert connection.getresponse().read()
-        process, before = psutil.Process(pid), api.child.last_words()
+        process, before = psutil.Process(pid), api.child.log_tail()
         os.kill(pid, number)
         world.until(lambda: api.child.poll() is not None, 20)
     finally:
         connection.close()
-    assert api.child.exit_code == 0 and api.child.last_words() == before
+    assert api.child.exit_code == 0 and api.child.log_tail() == before
     assert not process.is_running() and is_free(api.port)

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from driftloop.messages import Outcome
-from driftloop.registry import Registry
-from driftloop.topics import MODEL_UPDATES
-from tests.integration.conftest import World, event, text_and_label
+from driftloop.core.messages import Outcome
+from driftloop.core.models.registry import Registry
+from driftloop.core.topics import MODEL_UPDATES
+from tests.integration.conftest import StreamHarness, event, text_and_label
 from tests.integration.test_worker import QUICK, alert, diary, states
 
 pytestmark = pytest.mark.stack
@@ -39,7 +39,7 @@ def outcome(i: int, version: str, right: bool, lied: bool = False) -> Outcome:
     )
 
 
-def put(world: World, outcomes: list[Outcome], onset: int | None = None) -> None:
+def put(world: StreamHarness, outcomes: list[Outcome], onset: int | None = None) -> None:
     for one in outcomes:
         world.outbox.put("outcomes", one.event_id, one)
     if onset is not None:
@@ -48,13 +48,13 @@ def put(world: World, outcomes: list[Outcome], onset: int | None = None) -> None
     world.outbox.flush()
 
 
-def last(world: World, state: str) -> Any:
+def last(world: StreamHarness, state: str) -> Any:
     return [message for message in diary(world) if message.state == state][-1]
 
 
 @pytest.mark.parametrize("champion_is_right", [False, True])
 def test_a_slow_candidate_is_decided_on_by_the_live_events_that_it_answers_in_shadow(
-    world: World, champion_is_right: bool
+    world: StreamHarness, champion_is_right: bool
 ) -> None:
     """The second case is the control: beside a champion that is right the same candidate is not promoted."""
     world.promote(flipped=not champion_is_right)
@@ -76,7 +76,7 @@ def test_a_slow_candidate_is_decided_on_by_the_live_events_that_it_answers_in_sh
 
 
 @pytest.mark.parametrize("labels_are_lies", [True, False])
-def test_a_promotion_that_turns_out_worse_is_rolled_back(world: World, labels_are_lies: bool) -> None:
+def test_a_promotion_that_turns_out_worse_is_rolled_back(world: StreamHarness, labels_are_lies: bool) -> None:
     """Lies make a bad model win; the truth that comes afterwards brings the predecessor back. Control: no lies."""
     world.promote()
     put(world, [outcome(i, "1", right=labels_are_lies, lied=labels_are_lies) for i in range(200)], onset=20)
@@ -98,7 +98,7 @@ def test_a_promotion_that_turns_out_worse_is_rolled_back(world: World, labels_ar
     assert registry.tags(told.version)["restores"] == "1" and registry.tags("2")["verdict"] == "rolled-back"
 
 
-def test_a_concept_seen_before_is_answered_from_memory_without_training(world: World) -> None:
+def test_a_concept_seen_before_is_answered_from_memory_without_training(world: StreamHarness) -> None:
     world.promote(trigger="an-old-alert")
     world.promote(flipped=True, trigger="a-later-alert")
     put(world, [outcome(i, "2", right=False) for i in range(200)], onset=120)
@@ -111,7 +111,7 @@ def test_a_concept_seen_before_is_answered_from_memory_without_training(world: W
     assert world.read(MODEL_UPDATES)[-1].action == "promote"
 
 
-def test_a_winner_waits_for_a_person_where_approval_is_manual(world: World) -> None:
+def test_a_winner_waits_for_a_person_where_approval_is_manual(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, [outcome(i, "1", right=False) for i in range(200)], onset=20)
     world.start("retrain", **QUICK | {"DRIFTLOOP_RETRAIN__APPROVAL": "manual"})

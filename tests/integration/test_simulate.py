@@ -20,16 +20,17 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from driftloop import kafka, topics
-from driftloop import settings as tree
-from driftloop.classifiers.onnx import exported_encoder
-from driftloop.lifecycle import runs
-from driftloop.lifecycle.embedded.jars import kafka_classpath
-from driftloop.lifecycle.embedded.ports import HOST, is_free
-from driftloop.lifecycle.embedded.stack import EmbeddedStack
-from driftloop.messages import Label, Prediction
-from driftloop.settings import Settings, cache_dir
-from producers.scenarios import load_scenario
+from driftloop.cli import run_directory
+from driftloop.core import settings as tree
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import Label, Prediction
+from driftloop.core.models.onnx_export import exported_encoder
+from driftloop.core.settings import Settings, cache_dir
+from driftloop.devstack.kafka_download import kafka_classpath
+from driftloop.devstack.ports import HOST, is_free
+from driftloop.devstack.stack import EmbeddedStack
+from producers.scenarios.scenarios import load_scenario
 from tests.integration.conftest import event, text_and_label
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
@@ -143,8 +144,8 @@ class Simulated:
     @property
     def settings(self) -> Settings:
         """Where its topics are, as it announces them."""
-        self.until(lambda: runs.find(self.root))
-        running = runs.find(self.root)
+        self.until(lambda: run_directory.find(self.root))
+        running = run_directory.find(self.root)
         assert running is not None
         return tree.load(running.settings)
 
@@ -160,7 +161,7 @@ class Simulated:
 
     def until_predicted(self, count: int) -> int:
         """Wait for so many predictions; the number there is then."""
-        with kafka.reading(self.settings, topics.name(self.settings, topics.PREDICTIONS)) as client:
+        with clients.assigned_consumer(self.settings, topics.name(self.settings, topics.PREDICTIONS)) as client:
             partitions = list(client.assignment())
             there = [0]
 
@@ -173,7 +174,7 @@ class Simulated:
 
     def child(self, *words: str) -> psutil.Process:
         """The process below it whose command line has these words; not its launcher, and not its spare."""
-        beside = ("launcher.py", "driftloop.lifecycle.standby")
+        beside = ("launcher.py", "driftloop.core.processes.warm_standby")
         for process in self.family():
             line = process.cmdline()
             if all(word in line for word in words) and not any(part.endswith(beside) for part in line):
@@ -232,7 +233,7 @@ def gone(run: Simulated, seconds: float = 40) -> bool:
 
 
 def predicted(settings: Settings) -> Counter[str]:
-    found = kafka.read_all(settings, topics.name(settings, topics.PREDICTIONS), Prediction)
+    found = clients.read_all(settings, topics.name(settings, topics.PREDICTIONS), Prediction)
     return Counter(prediction.event_id for prediction in found)
 
 
@@ -277,9 +278,9 @@ def label_by_hand(run: Simulated) -> str:
     """A person agrees with a prediction whose label the stream sends as well; the event's id."""
     run.until_predicted(WARM_UP + 10)
     settings = run.settings
-    one = kafka.read_all(settings, topics.name(settings, topics.PREDICTIONS), Prediction)[WARM_UP + 5]
+    one = clients.read_all(settings, topics.name(settings, topics.PREDICTIONS), Prediction)[WARM_UP + 5]
     said = Label(event_id=one.event_id, label=one.label, annotator="ann", labelled_at=time.time(), feedback=True)
-    with closing(kafka.Outbox(settings)) as outbox:
+    with closing(clients.ConfirmedProducer(settings)) as outbox:
         outbox.put(topics.LABELS.name, one.event_id, said)
         outbox.flush()
     return one.event_id
@@ -293,8 +294,8 @@ def beside(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Be
     slow, quick = write_scenario(homes[0], 30), write_scenario(homes[1], 100)
     with ExitStack() as stack:
         first = stack.enter_context(simulated(homes[0] / "run", slow, "--out", homes[0] / "run", env=env))
-        first.until(lambda: runs.find(first.root))
-        first.until(lambda: kafka.end_offsets(first.settings, [topics.EVENTS.name])[topics.EVENTS.name])
+        first.until(lambda: run_directory.find(first.root))
+        first.until(lambda: clients.end_offsets(first.settings, [topics.EVENTS.name])[topics.EVENTS.name])
         # While it waits for its first model; `watch` waits with it.
         asked = [
             started("simulate", "--resume", first.root, "--plain", "--no-page", env=env, cwd=homes[1]),
@@ -504,7 +505,7 @@ def on_own_stack(
 ) -> Iterator[tuple[Simulated, int, Settings]]:
     home, mark = tmp_path_factory.mktemp("own-stack"), uuid.uuid4().hex[:8]
     settings = stack.settings(Settings(stream=f"sim-{mark}", topic_prefix=f"sim{mark}."))
-    where = {name: tree.environment(settings)[name] for name in runs.ADDRESSES}
+    where = {name: tree.environment(settings)[name] for name in run_directory.ADDRESSES}
     path = write_scenario(home, "max", [text_and_label(i) for i in range(300)])
     with simulated(home / "run", path, "--out", home / "run", env=environ(cache, **where)) as run:
         yield run, run.wait(), settings
@@ -515,17 +516,17 @@ def test_a_simulation_on_a_stack_of_ones_own(on_own_stack: tuple[Simulated, int,
     assert code == 0, run.output.read_text() + run.errors.read_text()
     assert run.summary["events"] == run.summary["predictions"] == 300
     assert predicted(settings) == Counter(load_scenario(str(run.home / "own.toml")).event_ids)
-    assert len(kafka.read_all(settings, topics.name(settings, topics.LABELS), Label)) == 300
+    assert len(clients.read_all(settings, topics.name(settings, topics.LABELS), Label)) == 300
     assert not (run.root / "stack.json").exists(), "a stack was started beside the user's own"
     assert run.left() == []
 
 
 def test_topics_of_ones_own_that_hold_events_are_refused(settings: Settings, tmp_path: Path, cache: Path) -> None:
-    outbox = kafka.Outbox(settings)
+    outbox = clients.ConfirmedProducer(settings)
     outbox.put("events", "e0", event(0))
     outbox.flush()
     outbox.close()
-    where = {name: tree.environment(settings)[name] for name in runs.ADDRESSES}
+    where = {name: tree.environment(settings)[name] for name in run_directory.ADDRESSES}
     path = write_scenario(tmp_path, "max")
     root, env = tmp_path / "run", environ(cache, **where)
     refused = command("simulate", path, "--out", root, "--plain", env=env, cwd=tmp_path)
@@ -536,7 +537,7 @@ def test_topics_of_ones_own_that_hold_events_are_refused(settings: Settings, tmp
     assert not root.exists()
     assert command("simulate", "--resume", root, "--plain", env=env, cwd=tmp_path).code == 2
     full = topics.name(settings, topics.EVENTS)
-    assert kafka.end_offsets(settings, [full])[full] == 1, "something was sent all the same"
+    assert clients.end_offsets(settings, [full])[full] == 1, "something was sent all the same"
 
 
 def test_an_incomplete_stack_of_ones_own_is_said(tmp_path: Path, cache: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from driftloop import topics
-from driftloop.messages import SCHEMA, DeadLetter, Label, Outcome, Prediction, decode, encode
-from driftloop.settings import Settings
-from driftloop.store import MONITOR, Store
-from driftloop.topics import DEAD_LETTERS, EVENTS, LABELS, OUTCOMES, PREDICTIONS
-from serving.audit import audit
-from tests.integration.conftest import World, event, label
+from driftloop.core import topics
+from driftloop.core.messages import SCHEMA, DeadLetter, Label, Outcome, Prediction, decode, encode
+from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.settings import Settings
+from driftloop.core.topics import DEAD_LETTERS, EVENTS, LABELS, OUTCOMES, PREDICTIONS
+from serving.audit.audit import audit
+from tests.integration.conftest import StreamHarness, event, label
 from tests.recorded import FOLDERS, lines
 
 pytestmark = pytest.mark.stack
@@ -26,8 +26,8 @@ def newer(message: Any, **fields: Any) -> bytes:
     return json.dumps({**json.loads(encode(message)), "added": [1], **fields}).encode()
 
 
-def store_state(world: World, folder: Path) -> None:
-    store = Store(world.settings)
+def store_state(world: StreamHarness, folder: Path) -> None:
+    store = OnlineStore(world.settings)
     store.client.set(store.key("state", MONITOR), (folder / "monitor.state").read_bytes())
     if (folder / "monitor.rows").is_file():
         store.client.rpush(store.key("rows", MONITOR), (folder / "monitor.rows").read_bytes())
@@ -35,13 +35,13 @@ def store_state(world: World, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_stream_that_an_older_version_began_goes_on(world: World, folder: Path) -> None:
+def test_a_stream_that_an_older_version_began_goes_on(world: StreamHarness, folder: Path) -> None:
     """Its events are answered as they were, its predictions meet its labels, and what is new goes on behind them."""
     assert world.settings.signing_key == Settings().signing_key
     world.promote()
     store_state(world, folder)
     answers = {decode(Prediction, line).event_id: line for line in lines(folder, PREDICTIONS)}
-    Store(world.settings).put_predictions(answers)
+    OnlineStore(world.settings).put_predictions(answers)
     for topic in (EVENTS, PREDICTIONS, LABELS):
         for line in lines(folder, topic):
             world.outbox.put(topic.name, decode(topic.message, line).event_id, line)  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def test_a_stream_that_an_older_version_began_goes_on(world: World, folder: Path
     world.until(lambda: world.count(DEAD_LETTERS) == 2 and audit(world.settings).counts["waiting"] == 0)
     for child in world.children:
         child.stop()
-        assert child.restarts == 0, child.last_words()
+        assert child.restarts == 0, child.log_tail()
     # The recorded versions are not registered here, and of the outcomes that the state has counted most are not there.
     found = [one for one in audit(world.settings).findings if one.kind != "lineage" and "detectors" not in one.what]
     assert not found
@@ -73,13 +73,13 @@ def test_a_stream_that_an_older_version_began_goes_on(world: World, folder: Path
 
 
 @pytest.mark.parametrize("stored", [b"", b"x" * 100, b"a state of a newer version"], ids=["empty", "foreign", "newer"])
-def test_a_state_that_cannot_be_read_is_given_up_with_a_word(world: World, stored: bytes) -> None:
+def test_a_state_that_cannot_be_read_is_given_up_with_a_word(world: StreamHarness, stored: bytes) -> None:
     """So is what the store holds of single events: a newer version's prediction is as if it were not there."""
     import hashlib
     import hmac
 
     world.promote()
-    store = Store(world.settings)
+    store = OnlineStore(world.settings)
     if stored.startswith(b"a state"):
         stored = hmac.digest(world.settings.signing_key.encode(), stored, hashlib.sha256) + stored
     store.client.set(store.key("state", MONITOR), stored)
@@ -96,7 +96,7 @@ def test_a_state_that_cannot_be_read_is_given_up_with_a_word(world: World, store
 
 
 def made_prediction(i: int) -> Prediction:
-    from tests.unit.test_views import made
+    from tests.unit.serving.test_views import made
 
     found: Prediction = made(Prediction, event_id=f"e{i}", position=i)
     return replace(found, text=event(i).text)

@@ -13,14 +13,14 @@ import msgspec
 import psutil
 import pytest
 
-from driftloop.lifecycle.supervisor import Child
-from driftloop.messages import DriftAlert, Outcome
-from driftloop.registry import Registry
-from driftloop.settings import RetrainSettings, environment
-from driftloop.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
+from driftloop.core.messages import DriftAlert, Outcome
+from driftloop.core.models.registry import Registry
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import RetrainSettings, environment
+from driftloop.core.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
 from retrain.worker import Worker
 from tests import tiny
-from tests.integration.conftest import World, event, text_and_label
+from tests.integration.conftest import StreamHarness, event, text_and_label
 
 pytestmark = pytest.mark.stack
 
@@ -70,7 +70,7 @@ def alert(onset: int, name: str = "an-alert") -> DriftAlert:
     )
 
 
-def put(world: World, outcomes: range, alerts: list[DriftAlert]) -> None:
+def put(world: StreamHarness, outcomes: range, alerts: list[DriftAlert]) -> None:
     """Outcomes of a model that always says `negative`, and alerts of this stream."""
     for i in outcomes:
         world.outbox.put("outcomes", f"e{i}", outcome(i, "negative"))
@@ -81,16 +81,16 @@ def put(world: World, outcomes: range, alerts: list[DriftAlert]) -> None:
     world.outbox.flush()
 
 
-def states(world: World) -> list[tuple[str, str]]:
+def states(world: StreamHarness) -> list[tuple[str, str]]:
     """(state, candidate) of every message on `retraining`."""
     return [(message.state, message.candidate) for message in diary(world)]
 
 
-def diary(world: World) -> list[Any]:
+def diary(world: StreamHarness) -> list[Any]:
     return world.read(RETRAINING)
 
 
-def sleeping(world: World) -> list[psutil.Process]:
+def sleeping(world: StreamHarness) -> list[psutil.Process]:
     """What the endless candidate has started in this world."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
@@ -110,7 +110,7 @@ def competing() -> bool:
     return False
 
 
-def test_the_first_model_comes_from_the_first_labelled_events(world: World) -> None:
+def test_the_first_model_comes_from_the_first_labelled_events(world: StreamHarness) -> None:
     world.start("retrain", **QUICK)
     world.send(events=range(70), labels=range(40))
     world.until(lambda: states(world) == [("queued", "")])
@@ -125,7 +125,7 @@ def test_the_first_model_comes_from_the_first_labelled_events(world: World) -> N
     assert version.tags["last_offset"] == "59" and version.tags["topic"].endswith("labels")
 
 
-def test_the_first_model_may_be_a_classifier_in_the_hubs_layout(world: World) -> None:
+def test_the_first_model_may_be_a_classifier_in_the_hubs_layout(world: StreamHarness) -> None:
     folder = str(tiny.classifier_folder())
     world.start("retrain", DRIFTLOOP_MODEL__CLASSIFIER=folder, DRIFTLOOP_MODEL__MAX_TOKENS="24", **QUICK)
     world.start("score")
@@ -139,7 +139,7 @@ def test_the_first_model_may_be_a_classifier_in_the_hubs_layout(world: World) ->
     assert Registry(world.settings).client.get_run(version.run_id).data.params["source"] == folder
 
 
-def test_an_alert_retrains_registers_and_promotes_with_its_lineage(world: World) -> None:
+def test_an_alert_retrains_registers_and_promotes_with_its_lineage(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
     world.start("retrain", **QUICK)
@@ -172,7 +172,7 @@ def test_an_alert_retrains_registers_and_promotes_with_its_lineage(world: World)
     assert metrics["accuracy"] > metrics["champion_accuracy"] and metrics["difference_low"] > 0
 
 
-def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: World) -> None:
+def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: StreamHarness) -> None:
     """The control: the champion is right already, from more events, and the alert was a false one."""
     good = world.promote(rows=600)
     put(world, range(200), [alert(20)])
@@ -187,7 +187,7 @@ def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: World) ->
 
 @pytest.mark.parametrize("guard", ["regression set", "latency"])
 def test_a_better_model_that_breaks_a_guard_is_rejected_and_says_which(
-    world: World, guard: str, tmp_path: Path
+    world: StreamHarness, guard: str, tmp_path: Path
 ) -> None:
     """The same stream on which `test_an_alert_retrains…` sees a promotion."""
     frozen = tmp_path / "frozen.csv"
@@ -211,7 +211,7 @@ def test_a_better_model_that_breaks_a_guard_is_rejected_and_says_which(
     assert guard in registry.versions()[-1].tags["reason"]
 
 
-def test_a_promotion_that_was_cut_short_is_finished(world: World) -> None:
+def test_a_promotion_that_was_cut_short_is_finished(world: StreamHarness) -> None:
     """As a worker leaves it that ends between MLflow's alias and the message on `model-updates`."""
     world.promote()
     registry = Registry(world.settings)
@@ -226,7 +226,7 @@ def test_a_promotion_that_was_cut_short_is_finished(world: World) -> None:
     assert (told.version, told.digest) == (second, registry.tags(second)["digest"])
 
 
-def test_no_alert_no_retraining(world: World) -> None:
+def test_no_alert_no_retraining(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(300), [])
     world.start("retrain", **QUICK)
@@ -235,7 +235,7 @@ def test_no_alert_no_retraining(world: World) -> None:
     assert {message.trigger for message in diary(world)} == {"of-another-stream"}
 
 
-def test_a_new_drift_ends_a_search_that_has_become_pointless(world: World) -> None:
+def test_a_new_drift_ends_a_search_that_has_become_pointless(world: StreamHarness) -> None:
     world.promote()
     put(world, range(200), [alert(20)])
     world.start("retrain", **ENDLESS)
@@ -247,7 +247,7 @@ def test_a_new_drift_ends_a_search_that_has_become_pointless(world: World) -> No
     world.until(lambda: not sleeping(world))
 
 
-def test_refreshes_go_on_beside_a_search(world: World) -> None:
+def test_refreshes_go_on_beside_a_search(world: StreamHarness) -> None:
     """With a quarter more labels the quick candidate is fitted anew, and the search is left in peace."""
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
@@ -264,7 +264,7 @@ def test_refreshes_go_on_beside_a_search(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: World, how: str) -> None:
+def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: StreamHarness, how: str) -> None:
     world.promote()
     put(world, range(200), [alert(20)])
     worker = world.start("retrain", restart=False, **ENDLESS)
@@ -284,13 +284,13 @@ def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: World,
 
 
 @pytest.mark.parametrize("owed", [True, False])
-def test_once_does_what_is_owed_and_ends(world: World, owed: bool) -> None:
+def test_once_does_what_is_owed_and_ends(world: StreamHarness, owed: bool) -> None:
     """With more outcomes than one poll takes: the decision is made on all of them."""
     world.promote(flipped=True)
     put(world, range(1200), [alert(900)] if owed else [])
     worker = once(world, **QUICK)
     world.until(lambda: worker.poll() is not None, 120)
-    assert worker.exit_code == 0, worker.last_words()
+    assert worker.exit_code == 0, worker.log_tail()
     if not owed:
         assert states(world) == [] and world.count(MODEL_UPDATES) == 1
         return
@@ -301,17 +301,17 @@ def test_once_does_what_is_owed_and_ends(world: World, owed: bool) -> None:
     assert (tags["first_offset"], tags["last_offset"]) == ("0", "1199")
 
 
-def test_once_makes_the_first_model_and_then_does_what_is_owed(world: World) -> None:
+def test_once_makes_the_first_model_and_then_does_what_is_owed(world: StreamHarness) -> None:
     put(world, range(200), [alert(20)])
     worker = once(world, **QUICK)
     world.until(lambda: states(world) == [("queued", "")])
     world.send(events=range(60), labels=range(60))
     world.until(lambda: worker.poll() is not None, 120)
-    assert worker.exit_code == 0, worker.last_words()
+    assert worker.exit_code == 0, worker.log_tail()
     assert [message.trigger for message in diary(world) if message.state == "finished"] == ["bootstrap", "an-alert"]
 
 
-def test_once_says_that_it_was_interrupted_or_that_a_retraining_failed(world: World) -> None:
+def test_once_says_that_it_was_interrupted_or_that_a_retraining_failed(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
     worker = once(world, **ENDLESS)
@@ -320,14 +320,12 @@ def test_once_says_that_it_was_interrupted_or_that_a_retraining_failed(world: Wo
     worker = once(world, **QUICK, DRIFTLOOP_SIGNING_KEY="another key than the champion's")
     world.until(lambda: worker.poll() is not None, 120)
     assert worker.exit_code == 2
-    assert (
-        "driftloop: A retraining failed (" in worker.last_words() and "not signed with this key" in worker.last_words()
-    )
+    assert "driftloop: A retraining failed (" in worker.log_tail() and "not signed with this key" in worker.log_tail()
 
 
-def once(world: World, **environ: str) -> Child:
+def once(world: StreamHarness, **environ: str) -> ManagedProcess:
     """`driftloop retrain --once`, as a batch job runs it."""
-    child = Child(
+    child = ManagedProcess(
         "once",
         [sys.executable, "-m", "driftloop", "retrain", "--once"],
         env=environment(world.settings) | environ,
@@ -338,7 +336,7 @@ def once(world: World, **environ: str) -> Child:
     return child
 
 
-def test_what_a_search_cannot_have_is_its_reason_and_the_worker_goes_on(world: World) -> None:
+def test_what_a_search_cannot_have_is_its_reason_and_the_worker_goes_on(world: StreamHarness) -> None:
     """No GPU where one is asked for, and no Dask cluster at the address given."""
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
@@ -360,7 +358,7 @@ def test_what_a_search_cannot_have_is_its_reason_and_the_worker_goes_on(world: W
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("where", ["waiting for the first labels", "waiting for the policy", "during a competition"])
-def test_it_gives_a_sign_of_life(world: World, where: str) -> None:
+def test_it_gives_a_sign_of_life(world: StreamHarness, where: str) -> None:
     """It is stopped by what is called: the test would not end where no sign came."""
     chosen = RetrainSettings(candidates=("tests.misbehaving:Sleeper",), search_rows=50, finetune_seconds=600.0)
     if where != "waiting for the first labels":
@@ -381,7 +379,7 @@ def test_it_gives_a_sign_of_life(world: World, where: str) -> None:
 
 
 def test_mlflow_itself_loads_the_champion_and_knows_its_signature(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: StreamHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.promote()
     monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", world.settings.signing_key)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from driftloop.messages import Message
-from driftloop.topics import ALL, Topic
+from driftloop.core.messages import Message
+from driftloop.core.topics import ALL, Topic
 
 FOLDERS = sorted(path for path in Path(__file__).parent.iterdir() if (path / "messages.py").is_file())
 
@@ -35,7 +35,7 @@ def everything(folder: Path) -> Iterator[tuple[Topic, bytes]]:
 
 
 def reader(folder: Path) -> ModuleType:
-    """`driftloop.messages` as it was."""
+    """`driftloop.core.messages` as it was."""
     spec = importlib.util.spec_from_file_location(f"recorded_{folder.name.replace('-', '_')}", folder / "messages.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from driftloop import kafka, messages, topics
-from driftloop.classifiers.bundle import MANIFEST, SIGNATURE
-from driftloop.registry import Registry
-from driftloop.settings import Settings, load
-from driftloop.store import MONITOR, Store
-from stream_processors.drift.watch import DriftWatch
+from driftloop.core import messages, topics
+from driftloop.core.kafka import clients
+from driftloop.core.models.bundle import MANIFEST, SIGNATURE
+from driftloop.core.models.registry import Registry
+from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.settings import Settings, load
+from stream_processors.drift.drift_monitor import DriftMonitor
 
 MOST = 40
 CUT = b"was pickled"
@@ -32,14 +33,14 @@ def record(settings: Settings, folder: Path) -> None:
     """Write the stream of ``settings`` into ``folder``."""
     folder.mkdir(parents=True)
     for topic in topics.ALL:
-        with kafka.reading(settings, topics.name(settings, topic)) as client:
+        with clients.assigned_consumer(settings, topics.name(settings, topic)) as client:
             ends = client.end_offsets(list(client.assignment()))
             lines: list[bytes] = []
             while any(client.position(tp) < end for tp, end in ends.items()):
                 lines += [raw.value for found in client.poll(timeout_ms=500).values() for raw in found]
         good = [line for line in lines if _readable(topic.message, line)]
         (folder / f"{topic.name}.jsonl").write_bytes(b"\n".join(good[-MOST:]) + b"\n")
-    state, rows = Store(settings).state(MONITOR)
+    state, rows = OnlineStore(settings).state(MONITOR)
     newest = _newest(rows)
     (folder / "monitor.rows").write_bytes(newest)
     (folder / "monitor.state").write_bytes(_shortened(state or b"", newest, settings.signing_key))
@@ -53,7 +54,7 @@ def record(settings: Settings, folder: Path) -> None:
 
 def _newest(stored: Sequence[bytes]) -> bytes:
     """The last of the monitor's observations, as one part."""
-    watch = DriftWatch((), "")
+    watch = DriftMonitor((), "")
     watch.restore(watch.save(), stored)
     watch._labelled.put(list(watch._labelled)[-5:])
     watch._predicted.put(list(watch._predicted)[-5:])

@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from driftloop.classifiers.bundle import write_bundle
-from driftloop.classifiers.encoder import OnnxEncoder
-from driftloop.classifiers.heads import Head
+from driftloop.core.models.bundle import write_bundle
+from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.models.head import Head
 from retrain.candidates.base import CannotFit, Task
-from retrain.window import Window
+from retrain.training_window import TrainingWindow
 
 FEWEST = 20
 SHRINKAGE = 0.5
@@ -24,7 +24,7 @@ class ClassMeans:
     name = "class-means"
     quick = True
 
-    def fit(self, window: Window, task: Task, out: Path) -> None:
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         """Learn from all rows of the window alike, and write the bundle."""
         if len(window) < FEWEST:
             raise CannotFit(f"{len(window)} labelled events are fewer than {FEWEST}")
@@ -41,11 +41,11 @@ class ClassMeans:
             key=task.signing_key,
         )
 
-    def refit(self, window: Window, fitted: Path, task: Task, out: Path) -> bool:
+    def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool:
         """Fit on all of the window: there is no recipe to be kept but the shrinkage."""
         self.fit(window, task, out)
         return True
 
-    def rescue(self, window: Window, task: Task, out: Path) -> bool:
+    def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
         """Nothing is kept half-way: it takes less than a second."""
         return False

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from driftloop.classifiers.base import Matrix, Predictions
+from driftloop.core.models.classifier import Matrix, Predictions
 
 
 class LetterCounts:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from driftloop.messages import DriftAlert, Outcome
-from driftloop.settings import RetrainSettings
-from retrain.policies import ALWAYS, Now, Retrain, Wait
+from driftloop.core.messages import DriftAlert, Outcome
+from driftloop.core.settings import RetrainSettings
+from retrain.policies.policies import ALWAYS, PolicyContext, Retrain, Wait
 
 
 class EveryMistakes:
@@ -17,7 +17,7 @@ class EveryMistakes:
     def __init__(self, settings: RetrainSettings) -> None:
         self.mistakes = settings.period
 
-    def decide(self, now: Now, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
+    def decide(self, now: PolicyContext, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
         """Count the mistakes that came after what the last retraining saw."""
         seen = now.past[-1].until_at if now.past else ALWAYS
         made = sum(not outcome.correct and outcome.occurred_at > seen for outcome in outcomes)

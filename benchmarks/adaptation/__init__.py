@@ -1,0 +1,1 @@
+"""Adaptation: accuracy of retraining policies on streams with known drift."""

@@ -1,0 +1,192 @@
+"""What the loop is compared with: policies that are told more or less than it, learners without a loop, and a ceiling.
+
+- `Told`: the on-drift policy with a list of alerts in place of a detector: the hindsight oracle and the dummies.
+- `Cara`: retraining by accumulated cost, after Mahadevan and Mathioudakis, arXiv 2310.04216.
+- `learn_online`: River's incremental learners, tested on each event and taught its label when that comes.
+- `cross_validate`: the shipped head on all data at once, in no order: what there is to learn for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from river import feature_extraction, forest, linear_model, naive_bayes, optim, tree
+from sklearn.model_selection import KFold
+
+from benchmarks.adaptation.in_process_loop import Loop, Stream
+from driftloop.core.messages import DriftAlert, Outcome
+from driftloop.core.settings import MonitorSettings, Settings
+from producers.label_schedule import LabelSchedule
+from producers.scenarios.scenarios import Scenario
+from retrain.candidates.linear import fit_head
+from retrain.policies.policies import ALWAYS, Never, Policy, PolicyContext, Retrain, Wait
+
+DUMMY_EVERY = 100
+"""Labelled events between two alerts of the dummy that always fires."""
+FOLDS = 3
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ScriptedAlerts:
+    """A policy that hears of ``alerts`` instead of a detector's, each once the label of its event is there."""
+
+    base: Policy
+    alerts: tuple[DriftAlert, ...]
+    name = "told"
+
+    def decide(self, now: PolicyContext, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
+        """Ask the policy inside."""
+        newest = outcomes[-1].position if outcomes else -1
+        return self.base.decide(now, [alert for alert in self.alerts if alert.position <= newest], outcomes)
+
+
+def oracle_alerts(scenario: Scenario) -> tuple[DriftAlert, ...]:
+    """One alert at each true drift, its onset known exactly."""
+    return tuple(_alert("oracle", position) for position in scenario.drifts)
+
+
+def dummy_alerts(scenario: Scenario, bootstrap: int, every: int = DUMMY_EVERY) -> tuple[DriftAlert, ...]:
+    """One alert after every ``every`` labels that come after the first model, each taking itself for the onset."""
+    said = scenario.annotations
+    labelled = [at for at in range(bootstrap, len(scenario)) if not said or said[at].label is not None]
+    return tuple(_alert("always-fire", position) for position in labelled[every - 1 :: every])
+
+
+def _alert(detector: str, position: int) -> DriftAlert:
+    return DriftAlert(
+        alert_id=f"{detector}-{position}",
+        stream="bench",
+        detector=detector,
+        signal="error",
+        severity=1.0,
+        position=position,
+        onset=position,
+        onset_at=float(position),
+        outcome_offset=-1,
+        window=1,
+        model_version="",
+        detected_at=float(position),
+    )
+
+
+@dataclass(frozen=True)
+class Cara:
+    """Retrains on the newest window when the wrong predictions since the last retraining exceed ``threshold``.
+
+    This is the cumulative-threshold variant of CARA read for late labels. The paper estimates the staleness cost of a
+    query from the loss on data near it; here the labels say what each prediction cost. As there, the threshold is
+    chosen offline on a prefix of the stream (`choose_threshold`) and then stays.
+    """
+
+    threshold: float
+    name = "cara"
+
+    def decide(self, now: PolicyContext, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
+        """Add up what the champion got wrong since its window was taken, the first model's own window left out."""
+        since = now.past[-1].until_at if now.past else ALWAYS
+        wrong = sum(not one.correct and not one.in_sample for one in outcomes if one.occurred_at > since)
+        if wrong <= self.threshold:
+            return Wait(f"{wrong} of {self.threshold:g} wrong predictions have added up")
+        return Retrain(f"{wrong} wrong predictions since the last retraining", "cara", ALWAYS)
+
+
+def choose_threshold(stream: Stream, settings: Settings, lag: int, rows: int) -> float:
+    """The threshold of the least total cost on the first ``rows`` events.
+
+    A wrong prediction costs ``cost_of_error`` and a retraining its seconds times ``cost_of_second``, the settings that
+    the cost-aware policy weighs too. The thresholds tried are the powers of 2 from 8 on that the first model's wrong
+    predictions on the prefix reach: a higher one would not have been tried by it.
+    """
+    prefix = Stream(_cut(stream.scenario, rows), stream.embeddings[:rows])
+    chosen = settings.retrain
+    seconds = lag / stream.rate
+    quiet = with_detectors(settings)
+
+    def play(policy: Policy) -> Loop:
+        loop = Loop(prefix, policy, quiet, lag)
+        loop.run()
+        return loop
+
+    highest = int(math.log2(max(8, (~play(Never()).correct[chosen.bootstrap :]).sum())))
+    costs: dict[float, float] = {}
+    for threshold in (2.0**power for power in range(highest, 2, -1)):
+        loop = play(Cara(threshold))
+        wrong = float((~loop.correct).sum()) * chosen.cost_of_error
+        costs[threshold] = wrong + len(loop.past) * seconds * chosen.cost_of_second
+    return min(costs, key=lambda threshold: costs[threshold])  # the highest, where several cost the same
+
+
+def _cut(scenario: Scenario, rows: int) -> Scenario:
+    return replace(scenario, sequence=scenario.sequence[:rows], annotations=scenario.annotations[:rows])
+
+
+def with_detectors(settings: Settings, *lines: str) -> Settings:
+    """The settings with other detectors; without any, nothing is watched."""
+    return msgspec.structs.replace(settings, monitor=MonitorSettings(detectors=lines))
+
+
+ONLINE: dict[str, Callable[[int], Any]] = {
+    "softmax": lambda seed: linear_model.SoftmaxRegression(optim.SGD(1.0)),
+    "hoeffding-tree": lambda seed: tree.HoeffdingAdaptiveTreeClassifier(seed=seed),
+    "random-forest": lambda seed: forest.ARFClassifier(seed=seed),
+    "naive-bayes": lambda seed: feature_extraction.BagOfWords(lowercase=True) | naive_bayes.MultinomialNB(),
+}
+"""River's learners by name, at their defaults but for the softmax head's learning rate (unit-length embeddings need a
+higher one than 0.01). The last reads words, the others embeddings."""
+READS_WORDS = frozenset({"naive-bayes"})
+
+
+def learn_online(stream: Stream, name: str, bootstrap: int, seed: int) -> tuple[Flags, int]:
+    """Whether each event was predicted right, shape (n,), and how many labels were learnt.
+
+    Labels are those that are sent, at the time when they are: those of the first ``bootstrap`` events at once. Answers
+    are compared with the truth.
+    """
+    model = ONLINE[name](seed)
+    rows, said = stream.scenario.sequence, stream.scenario.annotations
+    schedule = LabelSchedule(len(stream), stream.scenario.label_delay, bootstrap)
+    correct = np.zeros(len(stream), dtype=bool)
+    waiting: dict[int, Any] = {}
+    learnt = 0
+    for tick in range(schedule.ticks):
+        if tick < len(stream):
+            x = rows[tick].text if name in READS_WORDS else dict(enumerate(stream.embeddings[tick].tolist()))
+            waiting[tick] = x
+            correct[tick] = model.predict_one(x) == rows[tick].label
+        for position in schedule.due(tick):
+            label = said[position].label if said else rows[position].label
+            x = waiting.pop(position)
+            if label is not None:
+                model.learn_one(x, label)
+                learnt += 1
+    return correct, learnt
+
+
+def cross_validate(stream: Stream, seed: int, borders: Sequence[int] = ()) -> Flags:
+    """Whether each event is predicted right by a head fitted on the other folds, shape (n,); true labels throughout.
+
+    With ``borders`` each part between two of them has a head of its own: where texts change their label, a single one
+    for all the data cannot know which holds.
+    """
+    correct = np.zeros(len(stream), dtype=bool)
+    for start, end in pairwise([0, *borders, len(stream)]):
+        if end - start < FOLDS:
+            continue
+        for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(np.arange(end - start)):
+            rows, held = stream.window((train + start).tolist()), stream.window((test + start).tolist())
+            if len(rows.classes) < 2:
+                correct[test + start] = np.asarray(held.labels) == rows.labels[0]
+                continue
+            head = fit_head(rows, 1.0, seed)
+            best = head.predict_proba(held.texts, held.embeddings).argmax(axis=1)
+            correct[test + start] = np.asarray(head.classes)[best] == np.asarray(held.labels)
+    return correct

@@ -1,0 +1,1 @@
+"""Detection: delay and false alarms of drift detectors."""

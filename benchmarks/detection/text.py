@@ -1,0 +1,188 @@
+"""Texts for the detection benchmark: scenarios with a head that is fitted on the first events and after each alert."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks.detection.corpora import LIMIT, corpus_scenario
+from benchmarks.detection.results import Blocks
+from benchmarks.harness.cached_embeddings import embed
+from driftloop.core.messages import DriftAlert, Label, Outcome, Prediction
+from driftloop.core.models.classifier import Matrix
+from driftloop.core.settings import Settings
+from producers.scenarios.scenarios import Injection, Row, load_scenario
+from stream_processors.monitoring.label_join import outcome as join_one
+
+TRAINED = 500
+ROUNDS = (90, 400)
+"""Labelled events since the onset after which the head is fitted anew, as the on-drift policy's rounds do."""
+STATIONARY = "tweets-stationary"
+TEXT_SCENARIOS = (
+    "tweets",
+    "tweets-gradual",
+    "tweets-recurring",
+    "tweets-label-shift",
+    "tweets-prior",
+    "tweets-swap",
+    "tweets-relabel",
+    "tweets-topic",
+    "tweets-vocabulary",
+    "tweets-noise",
+    "tweets-typos",
+)
+KINDS = {"prior": "label", "label-swap": "concept"}
+"""Kind of injection to kind of drift; all others move the texts and are covariate."""
+
+
+@dataclass
+class TextStream:
+    """Texts in order with their embeddings, shape (n, d), the true drifts, and what each of them moved."""
+
+    rows: Sequence[Row]
+    embeddings: Matrix
+    drifts: tuple[int, ...]
+    delay: int
+    moved: dict[int, Moved]
+    """By drift; the end of an injection moves back what its onset moved."""
+    event_ids: Sequence[str]
+    """Other ones for each seed: they break ties, so with the same ones the seeds would not be independent."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What truly moved at a drift: the names one of which has to be among the first three, and the kind of drift."""
+
+    classes_and_segments: frozenset[str]
+    words: frozenset[str]
+    kind: str
+
+    @classmethod
+    def of(cls, injection: Injection) -> Moved:
+        """Of a prior shift only the class whose share moved most counts: all are in the injection's list."""
+        classes = injection.classes[:1] if injection.kind == "prior" else injection.classes
+        return cls(
+            frozenset([*classes, *injection.segments]),
+            frozenset([*injection.words, *injection.replacements]),
+            KINDS.get(injection.kind, "covariate"),
+        )
+
+
+@dataclass
+class Played:
+    """What came of playing a stream under one detector."""
+
+    stream: TextStream
+    alerts: list[DriftAlert] = field(default_factory=list)
+    blocks: Blocks = field(default_factory=list)
+    seconds: float = 0.0
+    """CPU time of the detector."""
+
+    def explained(self, max_delay: int) -> tuple[list[bool], list[bool]]:
+        """For each detected drift whether what moved is among the first three of its sort; whether the kind is right.
+
+        Where the injection moved no class or segment the words count; where no words either, only the kind does.
+        """
+        top, kinds = [], []
+        bounds = [*self.stream.drifts[1:], len(self.stream.rows)][: len(self.stream.drifts)]
+        for drift, end in zip(self.stream.drifts, bounds, strict=True):
+            first = next((one for one in self.alerts if drift <= one.position < min(end, drift + max_delay)), None)
+            if first is None or drift not in self.stream.moved or "moved" not in first.evidence:
+                continue
+            moved = self.stream.moved[drift]
+            kinds.append(first.kind == moved.kind)
+            sought = moved.classes_and_segments or moved.words
+            ranked = first.evidence.get("moved", [])
+            names = [one["name"] for one in ranked if (one["what"] == "word") == (not moved.classes_and_segments)]
+            if sought:
+                top.append(bool(sought & set(names[:3])))
+        return top, kinds
+
+
+def text_stream(name: str, seed: int) -> TextStream:
+    """A scenario by its name or TOML file, or ``corpus/drift`` (`benchmarks.detection.corpora`)."""
+    corpus = "/" in name and not name.endswith(".toml")
+    scenario = corpus_scenario(name, seed) if corpus else load_scenario(name, seed=seed)
+    rows = scenario.sequence[:LIMIT] if corpus else scenario.sequence
+    if "label-shift" in name:  # its segments are the parts of the stream, which gives the drift away
+        rows = tuple(row._replace(segment="") for row in rows)
+    moved = {}
+    for one in scenario.injected:
+        moved[one.onset] = Moved.of(one)
+        if one.end is not None:
+            moved[one.end] = Moved.of(one)
+    embeddings = embed([row.text for row in rows], Settings().model)
+    return TextStream(rows, embeddings, scenario.drifts, scenario.label_delay, moved, scenario.event_ids)
+
+
+def play(stream: TextStream, watch: Any, fits: bool = True) -> Played:
+    """Predict, label late, and, with ``fits``, fit anew after each alert."""
+    played = Played(stream)
+    head = _fit(stream, range(TRAINED))
+    version, offset = 1, 0
+    history: list[Outcome] = []
+    rounds: deque[int] = deque()
+    onset_at = 0.0
+    waiting: dict[int, Prediction] = {}
+    for tick in range(TRAINED, len(stream.rows) + stream.delay):
+        alerts: list[DriftAlert] = []
+        if tick < len(stream.rows):
+            waiting[tick] = _predict(stream, head, tick, version)
+            began = time.process_time()
+            alerts += watch.predicted(waiting[tick], stream.embeddings[tick])
+            played.seconds += time.process_time() - began
+        if tick - stream.delay in waiting:
+            prediction = waiting.pop(tick - stream.delay)
+            position = prediction.position
+            label = Label(
+                event_id=prediction.event_id, label=stream.rows[position].label, labelled_at=tick, position=position
+            )
+            history.append(join_one(prediction, label))
+            began = time.process_time()
+            alerts += watch.labelled(history[-1], offset)
+            played.seconds += time.process_time() - began
+            offset += 1
+        if alerts:
+            played.alerts += alerts
+            onset_at, rounds = alerts[-1].onset_at, deque(ROUNDS if fits else ())
+        if rounds:
+            fresh = [outcome.position for outcome in history if outcome.occurred_at >= onset_at]
+            if len(fresh) >= rounds[0] and len({stream.rows[i].label for i in fresh}) > 1:
+                head, version = _fit(stream, fresh), version + 1
+                rounds.popleft()
+    for block in getattr(watch, "blocks", ()):
+        if block.estimate is not None and block.labels:
+            played.blocks.append((block, any(d - 250 <= block.start < d + 500 for d in stream.drifts)))
+    return played
+
+
+def _fit(stream: TextStream, positions: Sequence[int]) -> LogisticRegression:
+    head = LogisticRegression(C=3.0, max_iter=100, tol=1e-3)
+    return head.fit(stream.embeddings[list(positions)], [stream.rows[i].label for i in positions])
+
+
+def _predict(stream: TextStream, head: LogisticRegression, position: int, version: int) -> Prediction:
+    logits = head.decision_function(stream.embeddings[position : position + 1])[0]
+    logits = np.array([-logits / 2, logits / 2]) if np.ndim(logits) == 0 else logits
+    share = np.exp(logits - logits.max())
+    share /= share.sum()
+    row = stream.rows[position]
+    return Prediction(
+        event_id=stream.event_ids[position],
+        label=str(head.classes_[share.argmax()]),
+        probabilities={str(name): float(p) for name, p in zip(head.classes_, share, strict=True)},
+        model_version=str(version),
+        route="",
+        latency_ms=0.0,
+        text=row.text,
+        segment=row.segment,
+        occurred_at=float(position),
+        predicted_at=float(position),
+        position=position,
+    )

@@ -1,0 +1,1 @@
+"""Harness: streams, faults, stub models and measurements that the benchmarks share."""

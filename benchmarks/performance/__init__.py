@@ -1,0 +1,1 @@
+"""Performance: throughput, latency and cost of the processes."""

@@ -1,0 +1,200 @@
+"""The scorer's latency while a retraining runs beside it, and before.
+
+    python -m benchmarks.performance.retraining_interference --rate 40 --rounds 2
+
+Real texts come at times that were drawn before, with their labels behind them; a latency is the time from when an
+event was due until the broker had its prediction. All candidates take part, as they do by default. The processor time
+that the retraining takes is told as a number of cores, for the scorer has the same ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+
+from benchmarks.harness import train_champion
+from benchmarks.harness.results import save
+from benchmarks.harness.stream_harness import StreamHarness
+from driftloop.cli.simulation import WARM
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import Command, Event, Label, Retraining, encode
+from driftloop.core.processes.resource_usage import Usage
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import Settings
+from driftloop.devstack.stack import EmbeddedStack
+from producers.scenarios.scenarios import load_scenario
+
+TRAINED_ON = 2000
+LABEL_DELAY = 40
+PATIENCE = 400.0
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds."""
+
+    name: str
+    events: int
+    p50: float
+    p95: float
+    p99: float
+    longest: float
+    cores: float
+    """That the retrainer and its children took."""
+
+
+class Load:
+    """Sends events and labels at a steady rate until it is closed."""
+
+    def __init__(self, settings: Settings, rate: float, scenario: str) -> None:
+        self._settings = settings
+        self._rate = rate
+        self._rows = load_scenario(scenario).sequence[TRAINED_ON:]
+        self._over = threading.Event()
+        self.due: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+
+    def _send(self) -> None:
+        producer = clients.producer(self._settings, linger_ms=0)
+        gaps = np.random.default_rng(7)
+        events, labels = (topics.name(self._settings, topic) for topic in (topics.EVENTS, topics.LABELS))
+        at, number = time.time(), 0
+        while not self._over.is_set():
+            at += float(gaps.exponential(1 / self._rate))
+            time.sleep(max(0.0, at - time.time()))
+            row, event_id = self._rows[number % len(self._rows)], f"e{number}"
+            self.due[event_id] = at
+            event = Event(event_id=event_id, text=row.text, occurred_at=at, position=number)
+            producer.send(events, key=event_id.encode(), value=encode(event))
+            if number >= LABEL_DELAY:
+                late = number - LABEL_DELAY
+                true = self._rows[late % len(self._rows)].label
+                label = Label(event_id=f"e{late}", label=true, labelled_at=at, position=late)
+                producer.send(labels, key=label.event_id.encode(), value=encode(label))
+            number += 1
+        producer.flush()
+        producer.close()
+
+    def close(self) -> None:
+        """No more."""
+        self._over.set()
+        self._thread.join()
+
+
+def main() -> int:
+    """Print one table, and write its rows as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.performance.retraining_interference", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--rate", type=float, default=40.0, help="events per second")
+    parser.add_argument("--rounds", type=int, default=2, help="retrainings")
+    parser.add_argument("--seconds", type=float, default=45.0, help="before each of them")
+    parser.add_argument("--scenario", default="tweets-stationary")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftloop-bench-")))
+        settings = stack.enter_context(EmbeddedStack(folder / "stack")).settings(Settings())
+        settings = replace(settings, retrain=replace(settings.retrain, policy="never", bootstrap=1))
+        world = StreamHarness(settings, folder)
+        stack.callback(world.close)
+        phases = measure(world, options, stack)
+    print(f"{'phase':<12} {'events':>7} {'p50':>7} {'p95':>7} {'p99':>7} {'max':>8}  retrainer's cores")
+    for row in phases:
+        figures = f"{row.p50:>7.0f} {row.p95:>7.0f} {row.p99:>7.0f} {row.longest:>8.0f}"
+        print(f"{row.name:<12} {row.events:>7} {figures}  {row.cores:.2f}")
+    before, during = (np.median([row.p99 for row in phases if row.name.startswith(w)]) for w in ("before", "during"))
+    print(f"p99 during / before: {during / before:.2f}")
+    save(options.out, phases)
+    return 0
+
+
+def measure(world: StreamHarness, options: argparse.Namespace, stack: ExitStack) -> list[Phase]:
+    """A time without a retraining, and one with, in turn."""
+    settings = world.settings
+    topics.create(settings)
+    train_champion.announce(settings, train_champion.fit(settings, world.folder, options.scenario, TRAINED_ON, False))
+    roles = ("score", "monitor", "retrain")
+    children = {role: world.start(role, warm=WARM.get(role, ()), HF_HUB_OFFLINE="1") for role in roles}
+    load = Load(settings, options.rate, options.scenario)
+    stack.callback(load.close)
+    world.until(lambda: world.count(topics.OUTCOMES) > 0, PATIENCE)
+    time.sleep(5)
+    spans: list[tuple[str, float, float, float]] = []
+    for number in range(1, options.rounds + 1):
+        spans.append(_span(f"before {number}", children["retrain"], lambda: time.sleep(options.seconds)))
+        spans.append(_span(f"during {number}", children["retrain"], lambda: _retrain(world)))
+    time.sleep(2)
+    load.close()
+    answered = _answered(settings)
+    return [_phase(load.due, answered, *span) for span in spans]
+
+
+def _retrain(world: StreamHarness) -> None:
+    """Ask for a retraining, and wait for its end."""
+    asked = uuid.uuid4().hex
+    stream = world.settings.stream
+    command = Command(command_id=asked, stream=stream, action="retrain", by="benchmark", at=time.time())
+    world.outbox.put(topics.COMMANDS.name, stream, command)
+    world.outbox.flush()
+
+    def over() -> bool:
+        told = clients.read_all(world.settings, topics.name(world.settings, topics.RETRAINING), Retraining)
+        return any(one.run_id == asked and one.ends for one in told)
+
+    world.until(over, PATIENCE)
+
+
+def _span(name: str, child: ManagedProcess, work: Callable[[], None]) -> tuple[str, float, float, float]:
+    """When it began and ended, and the cores that the retrainer took meanwhile."""
+    usage = Usage()
+
+    def cpu() -> float:
+        usage.look({"retrain": child.pid or 0})
+        return usage.cpu_seconds("rest")["retrain"]
+
+    before, began = cpu(), time.time()
+    work()
+    ended = time.time()
+    return name, began, ended, (cpu() - before) / (ended - began)
+
+
+def _answered(settings: Settings) -> dict[str, float]:
+    """When the broker had the prediction of each event."""
+    found: dict[str, float] = {}
+    for part in clients.records(settings, topics.name(settings, topics.PREDICTIONS)):
+        for record in part:
+            found.setdefault(record.key.decode(), record.timestamp / 1000)
+    return found
+
+
+def _phase(
+    due: dict[str, float], answered: dict[str, float], name: str, began: float, ended: float, cores: float
+) -> Phase:
+    late: Sequence[float] = [1000 * (answered[one] - at) for one, at in due.items() if began <= at < ended]
+    p50, p95, p99 = np.percentile(late, [50, 95, 99])
+    return Phase(
+        name=name,
+        events=len(late),
+        p50=round(float(p50), 1),
+        p95=round(float(p95), 1),
+        p99=round(float(p99), 1),
+        longest=round(max(late), 1),
+        cores=round(cores, 2),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

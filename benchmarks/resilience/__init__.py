@@ -1,0 +1,1 @@
+"""Resilience: faults, promotions under load, backpressure and soak."""

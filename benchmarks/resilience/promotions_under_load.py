@@ -1,0 +1,184 @@
+"""Promotions under load: how long predictions pause, and what becomes of a model that is bad and was let through.
+
+    python -m benchmarks.resilience.promotions_under_load --promotions 100 --poisoned 5
+
+Three phases under the same load: no promotion, a promotion about every second, and the same while scorers are killed,
+come and go. Then a model that says the opposite of the truth is promoted past the gate, as a person could, and the loop
+is left to itself: the labels that it takes until the stream has a good one again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.harness.loop_under_load import Running
+from benchmarks.harness.results import save
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import ModelUpdate, Outcome, Prediction
+from driftloop.core.settings import Settings
+from driftloop.devstack.stack import EmbeddedStack
+from retrain.promotion.promoter import Promotions
+
+EVERY = 1.0
+"""Seconds between two promotions."""
+FAULT_EVERY = 10
+"""Promotions between two faults."""
+SECOND = "second scorer"
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """One phase: how many promotions it had, and the pauses between two answers, in milliseconds."""
+
+    name: str
+    promotions: int
+    faults: int
+    predictions: int
+    versions: int
+    """Different model versions that answered."""
+    p50: float
+    p99: float
+    longest: float
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it."""
+
+    phases: list[Phase]
+    verdict: str
+    findings: list[str]
+    unregistered: int
+    """Predictions whose version the registry does not know."""
+    labels_until_rolled_back: list[int]
+    """Labelled answers of each poisoned model before another one was promoted."""
+
+
+def main() -> int:
+    """Print the tables, and write them as JSON; 1 where the ledger complains."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.resilience.promotions_under_load", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--promotions", type=int, default=100)
+    parser.add_argument("--poisoned", type=int, default=5)
+    parser.add_argument("--rate", type=float, default=60.0, help="events per second")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="driftloop-swaps-") as folder,
+        EmbeddedStack(Path(folder, "stack")) as stack,
+    ):
+        settings = stack.settings(Settings(stream="swaps", topic_prefix="swaps."))
+        with Running(stack, settings, Path(folder), rate=options.rate) as running:
+            done = measure(running, options.promotions, options.poisoned)
+    show(done.phases)
+    print(f"{done.verdict}; {'; '.join(done.findings) or 'no findings'}; {done.unregistered} of an unknown version")
+    print(f"labels until a poisoned model was replaced: {done.labels_until_rolled_back}")
+    save(options.out, done)
+    return int(bool(done.findings))
+
+
+def show(phases: Sequence[Phase]) -> None:
+    """A line for each phase; pauses in milliseconds."""
+    print(f"{'phase':<24} {'swaps':>5} {'faults':>6} {'answers':>8} {'versions':>8} {'p50':>6} {'p99':>7} {'max':>8}")
+    for row in phases:
+        counts = f"{row.promotions:>5} {row.faults:>6} {row.predictions:>8} {row.versions:>8}"
+        print(f"{row.name:<24} {counts} {row.p50:>6.0f} {row.p99:>7.0f} {row.longest:>8.0f}")
+
+
+def measure(running: Running, promotions: int, poisoned: int) -> Result:
+    """All phases on a loop that runs."""
+    pair = [running.world.promote(rows=rows) for rows in (80, 120)]
+    phases = [
+        _phase(running, "no promotion", 0, pair, faults=False, seconds=promotions * EVERY),
+        _phase(running, "promotions", promotions, pair, faults=False),
+        _phase(running, "promotions and faults", promotions, pair, faults=True),
+    ]
+    labels = [_poison(running) for _ in range(poisoned)]
+    said = running.settle()
+    known = {str(one.version) for one in Promotions(running.settings, running.world.outbox).registry.versions()}
+    return Result(
+        phases=phases,
+        verdict=said.verdict,
+        findings=[f"{one.count} {one.what}" for one in said.findings],
+        unregistered=sum(one.model_version not in known for one in _read(running, 0.0)),
+        labels_until_rolled_back=labels,
+    )
+
+
+def _phase(
+    running: Running, name: str, promotions: int, pair: Sequence[str], *, faults: bool, seconds: float = 0.0
+) -> Phase:
+    announce = Promotions(running.settings, running.world.outbox)
+    began, struck = time.time(), 0
+    time.sleep(seconds)
+    for number in range(promotions):
+        announce.promote(pair[number % 2], "benchmark", "benchmark")
+        if faults and number % FAULT_EVERY == FAULT_EVERY - 1:
+            struck += 1
+            _strike(running, struck)
+        time.sleep(EVERY)
+    running.settle()
+    said = _read(running, began)
+    times = sorted({one.predicted_at for one in said})
+    gaps = np.diff(times) * 1000 if len(times) > 1 else np.zeros(1)
+    p50, p99 = np.percentile(gaps, [50, 99])
+    return Phase(
+        name=name,
+        promotions=promotions,
+        faults=struck,
+        predictions=len(said),
+        versions=len({one.model_version for one in said}),
+        p50=round(float(p50), 1),
+        p99=round(float(p99), 1),
+        longest=round(float(gaps.max()), 1),
+    )
+
+
+def _strike(running: Running, number: int) -> None:
+    """In turns: the scorer is killed, a second one comes, and goes."""
+    if number % 3 == 1:
+        running.children["scorer"].kill()
+    elif SECOND not in running.children:
+        running.start(SECOND, "score", DRIFTLOOP_SCORER__MEMBER="second")
+    else:
+        running.stop(SECOND)
+
+
+def _poison(running: Running) -> int:
+    """Promote a model that is wrong on purpose; its labelled answers until another one is promoted."""
+    bad = running.world.promote(flipped=True)
+
+    def replaced() -> float | None:
+        name = topics.name(running.settings, topics.MODEL_UPDATES)
+        told = clients.read_all(running.settings, name, ModelUpdate)
+        since = max(one.published_at for one in told if one.version == bad)
+        later = [one.published_at for one in told if one.published_at > since]
+        return min(later) if later else None
+
+    running.until("another model", lambda: replaced() is not None)
+    running.settle()
+    name = topics.name(running.settings, topics.OUTCOMES)
+    outcomes = clients.read_all(running.settings, name, Outcome)
+    until = replaced() or 0.0
+    return sum(one.model_version == bad and one.labelled_at < until for one in outcomes)
+
+
+def _read(running: Running, since: float) -> list[Prediction]:
+    """The first answer to each event that was given after ``since``."""
+    name = topics.name(running.settings, topics.PREDICTIONS)
+    first: dict[str, Prediction] = {}
+    for one in clients.read_all(running.settings, name, Prediction):
+        first.setdefault(one.event_id, one)
+    return [one for one in first.values() if one.predicted_at > since]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Command line: the parser, one module per verb, and what the verbs share."""

@@ -1,0 +1,1 @@
+"""Commands: one module per verb, its help text beside its code."""

@@ -1,0 +1,1 @@
+"""Kernel: settings, messages, clients and models that every process needs."""

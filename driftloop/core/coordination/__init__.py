@@ -1,0 +1,1 @@
+"""Coordination of replicated processes: leader lease and fencing tokens."""

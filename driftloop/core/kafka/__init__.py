@@ -1,0 +1,1 @@
+"""Kafka: clients, followed topics, authentication and access control lists."""

@@ -1,0 +1,154 @@
+"""Who this process is to the Kafka broker, and one sentence for each way in which the broker can refuse it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from kafka.errors import (
+    AuthorizationError,
+    KafkaError,
+    SaslAuthenticationFailedError,
+    TopicAuthorizationFailedError,
+    UnsupportedSaslMechanismError,
+)
+from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+
+from driftloop.core.errors import DriftloopError
+from driftloop.core.settings import KafkaSecurity, Settings
+
+TURNED_AWAY = 3
+"""Log-ins after which a broker that closes the connection without a word is taken to refuse."""
+_USER = "DRIFTLOOP_SECURITY__USERNAME and DRIFTLOOP_SECURITY__PASSWORD (or DRIFTLOOP_SECURITY__PASSWORD_FILE)"
+
+
+class AccessDenied(DriftloopError):
+    """The broker knows this process and does not let it, or does not know it: trying again is of no use."""
+
+
+def tls_context(security: KafkaSecurity) -> ssl.SSLContext | None:
+    """What a client checks the broker with, and shows of itself; None for a protocol without TLS.
+
+    Raises:
+        DriftloopError: a file of the settings cannot be read.
+    """
+    if security.protocol not in ("SSL", "SASL_SSL"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=security.ca_file or None)
+        if security.cert_file:
+            context.load_cert_chain(security.cert_file, security.key_file or None, password=_no_password)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise DriftloopError(
+            f"A certificate of DRIFTLOOP_SECURITY__CA_FILE, __CERT_FILE or __KEY_FILE cannot be read ({error}): "
+            "give PEM files, the key without a pass phrase."
+        ) from error
+    return context
+
+
+class Client(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
+    """kafka-python's network client, which says at once why a broker does not let it in.
+
+    Its own hides the reason behind a time-out, and until then offers a wrong password again and again.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        net = NetworkSelector(**options)
+        super().__init__(net, _Manager(net, **options), **options)
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]
+    refused: Exception | None = None
+    turned_away = 0
+    """Connections that the broker answered on, and closed while we logged in."""
+
+    def get_connection(self, *arguments: Any, **options: Any) -> Any:
+        # Only before the first metadata: later the client may come back when the broker is itself again.
+        if self.refused is not None and not self.bootstrapped:
+            raise self.refused
+        connection = super().get_connection(*arguments, **options)
+        connection.init_future.add_errback(partial(self._look, connection))
+        return connection
+
+    def _look(self, connection: Any, error: Exception) -> None:
+        final = isinstance(error, SaslAuthenticationFailedError | UnsupportedSaslMechanismError)
+        if final or isinstance(error.__context__, ssl.SSLCertVerificationError):
+            self.refused = error
+        elif connection.sasl_enabled and connection.broker_version_data is not None:
+            # A refusal is lost where the end of the connection comes with it: kafka-python drops what it read before.
+            self.turned_away += 1
+            if self.turned_away == TURNED_AWAY:
+                self.refused = SaslAuthenticationFailedError("the broker closes the connection")
+
+
+@contextmanager
+def translate_auth_errors(settings: Settings, doing: str = "use") -> Iterator[None]:
+    """Turn what kafka-python raises where the broker refuses into a `Refused`; anything else passes.
+
+    ``doing`` is the verb for what is done with the topics here.
+    """
+    try:
+        yield
+    except AuthorizationError as error:
+        raise access_denied(settings, _about(error, doing)) from error
+    except (SaslAuthenticationFailedError, UnsupportedSaslMechanismError) as error:
+        raise AccessDenied(
+            f"Kafka at {settings.kafka} does not let {_who(settings)} in with {settings.security.mechanism}: set "
+            f"{_USER} to what it knows, DRIFTLOOP_SECURITY__MECHANISM to what it takes."
+        ) from error
+    except KafkaError as error:
+        if isinstance(error.__context__, ssl.SSLCertVerificationError):
+            raise AccessDenied(
+                f"The certificate of Kafka at {settings.kafka} is not trusted ({error.__context__.verify_message}): "
+                "set DRIFTLOOP_SECURITY__CA_FILE to the authority that signed it."
+            ) from error
+        if "AuthorizationFailed" in str(error):  # an idempotent producer's, told by kafka-python in words alone
+            raise access_denied(settings, f"{doing} anything here") from error
+        raise
+
+
+def access_denied(settings: Settings, what: str) -> AccessDenied:
+    """The error for an identity that may not do ``what``."""
+    return AccessDenied(
+        f"Kafka at {settings.kafka} does not let {_who(settings)} {what}: set {_USER} to those of the role that may, "
+        "or let `driftloop topics --acls` give each role its rights."
+    )
+
+
+def unreachable(settings: Settings) -> DriftloopError:
+    """The error for a broker that did not answer in time: nobody is there, or somebody who speaks another protocol."""
+    host, _, port = settings.kafka.split(",")[0].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return DriftloopError(
+            f"No Kafka broker answers at {settings.kafka}: start one, or set DRIFTLOOP_KAFKA to host:port."
+        )
+    return DriftloopError(
+        f"Something listens at {settings.kafka} and does not answer as a Kafka broker that speaks "
+        f"{settings.security.protocol}: set DRIFTLOOP_SECURITY__PROTOCOL to what it speaks, or "
+        "DRIFTLOOP_KAFKA to another."
+    )
+
+
+def _who(settings: Settings) -> str:
+    return settings.security.username or "an anonymous client"
+
+
+def _about(error: AuthorizationError, doing: str) -> str:
+    """What was refused: kafka-python names the topics, or says nothing that helps."""
+    if isinstance(error, TopicAuthorizationFailedError):
+        found = error.args[0]
+        return f"{doing} {', '.join(sorted(found)) if isinstance(found, set) else found}"
+    return f"{doing} anything here"
+
+
+def _no_password() -> bytes:
+    """Where OpenSSL would ask the terminal for a key's pass phrase, and wait."""
+    return b""

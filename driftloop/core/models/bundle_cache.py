@@ -1,0 +1,132 @@
+"""Bundles that this machine has fetched before, so that who answers comes back without the registry, and sooner.
+
+A bundle lies under the digest of its manifest, which `model-updates` carries. What lies here is trusted no more than
+what comes from the registry: whoever loads it verifies the signature and every digest.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from driftloop.core.messages import ModelUpdate
+from driftloop.core.models.bundle import BundleClassifier, BundleError, load_bundle, manifest_digest
+from driftloop.core.models.encoder import Encoder
+from driftloop.core.models.registry import Registry
+from driftloop.core.models.sample_texts import sentences
+from driftloop.core.models.torch_encoder import TorchEncoder, choose_device
+from driftloop.core.settings import Settings, cache_dir
+
+log = logging.getLogger(__name__)
+
+PROBE = 64
+"""Texts by which the number of threads is chosen."""
+KEPT = 8
+"""Bundles that stay; those loaded longest ago go first."""
+
+
+class BundleCache:
+    """Loads models by the digest of their manifest, from the folder of earlier bundles or from the registry.
+
+    Raises:
+        DriftloopError: `DRIFTLOOP_MODEL__DEVICE` is cuda and there is no GPU.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        chosen = choose_device(settings.model.device, "DRIFTLOOP_MODEL__DEVICE")
+        self._device = None if chosen == "cpu" else chosen
+        self._threads = 0
+        """That were found to be worth it for the first encoder, before events came; 0 before that."""
+        self._folder = (Path(settings.work) if settings.work else cache_dir()) / "models"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a container with a file system that is read only
+            self._scratch = tempfile.TemporaryDirectory(prefix="driftloop-models-")
+            self._folder = Path(self._scratch.name)
+
+    def prepare(self) -> None:
+        """Load the registry's library, a second's work: for who waits for a first model and has the time now."""
+        import mlflow  # noqa: F401
+
+    def load(self, update: ModelUpdate, encoder: Encoder | None) -> BundleClassifier:
+        """The announced model, verified and warmed; see `fetch`."""
+        return self.fetch(update.version, update.digest, encoder)
+
+    def fetch(self, version: str, digest: str, encoder: Encoder | None) -> BundleClassifier:
+        """The model whose manifest has ``digest``, verified and warmed; ``encoder`` is used again where the bundle's is
+        the same.
+
+        Raises:
+            BundleError: it must not be loaded.
+            DriftloopError: the registry does not answer.
+        """
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise BundleError(f"Version {version} was announced without the digest of its manifest.")
+        kept = self._folder / digest
+        if kept.is_dir():
+            try:
+                return self._load(kept, version, digest, encoder)
+            except BundleError as error:
+                log.warning("%s; it is fetched again", error)
+                for path in (kept, *self._folder.glob("encoder-*")):  # its encoder's files may be the broken ones
+                    shutil.rmtree(path, ignore_errors=True)
+        fetched = Registry(self._settings).download(version, self._folder, digest)
+        try:
+            model = self._load(fetched, version, digest, encoder)
+        except BundleError:
+            shutil.rmtree(fetched, ignore_errors=True)
+            raise
+        self._clear()
+        return model
+
+    def _load(self, bundle: Path, version: str, digest: str, encoder: Encoder | None) -> BundleClassifier:
+        if manifest_digest(bundle) != digest:
+            raise BundleError(
+                f"Version {version} in the registry is not the one that was promoted: its manifest's digest "
+                "differs from the one on model-updates; register the model again."
+            )
+        chosen = self._settings.scorer
+        threads = chosen.threads or self._threads
+        model = load_bundle(
+            bundle,
+            self._settings.signing_key,
+            version=version,
+            threads=threads,
+            remember=chosen.remember,
+            device=self._device,
+            encoder=encoder,
+        )
+        if self._device is not None and not isinstance(model.encoder, TorchEncoder):
+            log.warning(
+                "version %s was made without weights for a GPU, and its encoder runs on the CPU: set "
+                "DRIFTLOOP_MODEL__DEVICE for `driftloop retrain` too, and retrain",
+                version,
+            )
+        if not threads and (speeds := model.encoder.tune(sentences(PROBE)[0])):
+            said = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
+            self._threads = model.encoder.threads
+            log.info("encoder with %d threads (texts/s of each number tried: %s)", model.encoder.threads, said)
+        with suppress(OSError):
+            bundle.touch()
+        return model
+
+    def _clear(self) -> None:
+        """Remove the oldest, and what cut-off downloads left; another process may be doing the same."""
+        with suppress(OSError):
+            newest = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+            bundles = [path for path in newest if len(path.name) == 64][KEPT:]
+            encoders = [path for path in newest if path.name.startswith("encoder-")][KEPT:]
+            cut_off = [path for path in newest if path.name.startswith("tmp") and _age(path) > 3600]
+            for path in (*bundles, *encoders, *cut_off):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was last changed."""
+    return time.time() - path.stat().st_mtime

@@ -1,0 +1,1 @@
+"""Processes: supervision, launching, health probes and resource usage."""

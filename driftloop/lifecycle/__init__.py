@@ -1,1 +1,0 @@
-"""How processes live and die: the supervisor, the simulation, the embedded stack."""

@@ -1,1 +1,0 @@
-"""Kafka, Valkey and MLflow as child processes, with nothing installed."""

@@ -1,0 +1,1 @@
+"""Checks for detectors, candidates, policies and classifiers; `driftloop check` runs them."""

@@ -1,0 +1,1 @@
+"""Data: labelled texts from files, packages, the Hub and generators."""

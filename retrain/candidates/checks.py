@@ -1,0 +1,233 @@
+"""What every candidate does: the checks of `driftloop.testing.checks` for them, on made-up sentences and a tiny encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
+from driftloop.core.models.sample_texts import HOSTILE, sentences
+from driftloop.core.settings import ModelSettings
+from driftloop.testing.checks import CheckFailed, expect, failure_reason
+from retrain.candidates.base import Budget, Candidate, CannotFit, Task
+from retrain.fitting import sandbox
+from retrain.testing import tiny_encoder
+from retrain.training_window import TrainingWindow
+
+LINEAGE = Lineage(
+    candidate="given",
+    trigger="alert-4",
+    dataset_revision="abc",
+    topic="outcomes",
+    first_offset=100,
+    last_offset=199,
+    rows=100,
+    parent_version="6",
+)
+HELD_OUT = sentences(120, seed=99)
+ROWS, ONSET = 160, 60
+AGREE = 1e-3
+"""How far two fits with the same seed may be apart."""
+LEARNT = 0.6
+"""Accuracy on texts that two words make easy, where a third is chance."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A candidate to be checked."""
+
+    make: Callable[[], Candidate]
+    name: str
+    """Under which a process of its own finds it: a listed name, or module:Class."""
+    folder: Path
+    """An empty one, for what is fitted."""
+    seconds: float = 20.0
+    grace: float = 30.0
+    """The budget of a fit in a process of its own, and how long after it the process is killed."""
+
+    @cached_property
+    def fitted(self) -> Path:
+        """The bundle of a fit on a window whose last hundred rows lie after the drift."""
+        self.fit(tiny_encoder.window(ROWS, onset=ONSET), "fitted")
+        return self.folder / "fitted"
+
+    def fit(self, window: TrainingWindow, where: str) -> BundleClassifier:
+        """A fit on ``window``, loaded; its bundle is in the folder ``where``."""
+        with threadpool_limits(1):
+            self.make().fit(window, self.task(where), self.folder / where)
+        return load_bundle(self.folder / where, tiny_encoder.KEY, threads=1)
+
+    def task(self, where: str, seconds: float = 120.0) -> Task:
+        """The task of a fit."""
+        model = ModelSettings(encoder=str(tiny_encoder.encoder_folder()), max_tokens=tiny_encoder.MAX_TOKENS)
+        scratch = self.folder / f"scratch-{where}"
+        scratch.mkdir(exist_ok=True)
+        return Task(Budget(seconds, 1, 7), model, LINEAGE, tiny_encoder.KEY, scratch)
+
+
+def has_its_parts(subject: Subject) -> None:
+    """It has a name, `quick`, `fit`, `rescue` and `refit`."""
+    made = subject.make()
+    expect(isinstance(made, Candidate), "one of name, quick, fit, rescue and refit is missing")
+    expect(isinstance(made.name, str) and made.name, f"its name is {made.name!r}, not a word")
+    expect(isinstance(made.quick, bool), f"quick is {made.quick!r}, not True or False")
+
+
+def writes_a_bundle_that_loads(subject: Subject) -> None:
+    """Its bundle is verified, loads, and gives each text probabilities that sum to 1."""
+    manifest = verify_bundle(subject.fitted, tiny_encoder.KEY)
+    expect(manifest.max_tokens == tiny_encoder.MAX_TOKENS, f"it was made for texts of {manifest.max_tokens} tokens")
+    said = _answers(load_bundle(subject.fitted, tiny_encoder.KEY, threads=1))
+    expect(said.shape == (len(HELD_OUT[0]), 3), f"its answers have the shape {said.shape}")
+    _expect_shares(said)
+
+
+def names_the_windows_classes(subject: Subject) -> None:
+    """Its labels are the classes of the window."""
+    labels = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1).labels
+    expect(labels == tiny_encoder.window(ROWS).classes, f"its labels are {labels}")
+
+
+def keeps_the_lineage(subject: Subject) -> None:
+    """It signs the lineage that it was given, and adds its parameters."""
+    lineage = verify_bundle(subject.fitted, tiny_encoder.KEY).lineage
+    expect(_without_parameters(lineage) == LINEAGE, f"its lineage is {lineage}")
+    expect(bool(lineage.parameters), "it added no parameters to the lineage")
+
+
+def learns(subject: Subject) -> None:
+    """It learns texts that two words make easy."""
+    said = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1).predict(HELD_OUT[0]).labels
+    accuracy = float(np.mean([a == b for a, b in zip(said, HELD_OUT[1], strict=True)]))
+    expect(accuracy > LEARNT, f"{accuracy:.2f} of its answers are right, not more than {LEARNT}; a third is chance")
+
+
+def is_the_same_for_the_same_seed(subject: Subject) -> None:
+    """A second fit with the same seed gives the same model."""
+    first = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1)
+    again = subject.fit(tiny_encoder.window(ROWS, onset=ONSET), "again")
+    gap = float(np.abs(_answers(again) - _answers(first)).max())
+    expect(gap <= AGREE, f"the answers of two fits with the same seed differ by {gap:.4g}")
+
+
+def refuses_one_class(subject: Subject) -> None:
+    """A window of one class is refused with CannotFit, and nothing is written."""
+    _expect_refusal(subject, replace(tiny_encoder.window(80), labels=("neutral",) * 80), "one-class", "one class")
+
+
+def refuses_too_few_rows(subject: Subject) -> None:
+    """A window of nine rows is refused with CannotFit, and nothing is written."""
+    _expect_refusal(subject, tiny_encoder.window(9), "nine", "nine rows")
+
+
+def takes_awkward_windows(subject: Subject) -> None:
+    """It takes windows with two classes, a rare class, one recent class, no words, hostile texts."""
+    for kind, window in awkward_windows().items():
+        try:
+            takes(subject, window, kind.replace(" ", "-"))
+        except Exception as error:
+            raise CheckFailed(f"{kind}: {failure_reason(error)}") from error
+
+
+def awkward_windows() -> dict[str, TrainingWindow]:
+    """Windows that what is careless breaks on, by what is awkward about them."""
+    plain = tiny_encoder.window(100, onset=50)
+    labels = plain.labels
+    return {
+        "two classes": replace(plain, labels=tuple("yes" if label == "positive" else "no" for label in labels)),
+        "rare class": replace(plain, labels=("rare", *("a" if i % 2 else "b" for i in range(99)))),
+        "recent rows of one class": replace(plain, labels=(*labels[:50], *(["positive"] * 50))),
+        "no words": replace(plain, texts=tuple(f"{i}" for i in range(100))),
+        "hostile": replace(plain, texts=tuple(HOSTILE[i % len(HOSTILE)] for i in range(100))),
+    }
+
+
+def takes(subject: Subject, window: TrainingWindow, where: str) -> None:
+    """Fit on an awkward window and look at what came of it."""
+    model = subject.fit(window, where)
+    expect(set(model.labels) <= set(window.classes), f"labels {model.labels} for {window.classes}")
+    expect(len(model.labels) > 1, f"the only label is {model.labels}")
+    _expect_shares(_answers(model))
+
+
+def rescues_nothing_from_nothing(subject: Subject) -> None:
+    """Before the first checkpoint `rescue` returns False and writes nothing."""
+    out = subject.folder / "rescued"
+    said = subject.make().rescue(tiny_encoder.window(60), subject.task("rescued"), out)
+    expect(said is False, f"`rescue` returned {said!r} where there is nothing to rescue")
+    expect(not out.exists(), "`rescue` wrote something where there is nothing to rescue")
+
+
+def fits_its_recipe_again(subject: Subject) -> None:
+    """`refit` returns True with a verified bundle, or False and writes nothing."""
+    out = subject.folder / "refitted"
+    with threadpool_limits(1):
+        said = subject.make().refit(
+            tiny_encoder.window(ROWS, onset=ONSET), subject.fitted, subject.task("refitted"), out
+        )
+    expect(said in (True, False), f"`refit` returned {said!r}, not True or False")
+    if said:
+        _expect_shares(_answers(load_bundle(out, tiny_encoder.KEY, threads=1)))
+    else:
+        expect(not out.exists(), "`refit` returned False and wrote something")
+
+
+def ends_within_its_budget(subject: Subject) -> None:
+    """In a process of its own it ends within its budget and some grace, on a window that could take minutes."""
+    window = tiny_encoder.window(1500, onset=700)
+    task, folder = subject.task("budget", subject.seconds), subject.folder / "budget"
+    folder.mkdir()
+    end = sandbox.run(subject.name, window, task, folder, grace=subject.grace)
+    expect(not end.overran, f"it was killed {subject.grace:g} s after the end of its budget of {subject.seconds:g} s")
+    expect(end.bundle is not None and not end.reason, end.reason or "there is no bundle")
+    if end.bundle is not None:
+        labels = load_bundle(end.bundle, tiny_encoder.KEY, threads=1).labels
+        expect(labels == window.classes, f"its labels are {labels}")
+
+
+CHECKS: tuple[Callable[[Subject], None], ...] = (
+    has_its_parts,
+    writes_a_bundle_that_loads,
+    names_the_windows_classes,
+    keeps_the_lineage,
+    learns,
+    is_the_same_for_the_same_seed,
+    refuses_one_class,
+    refuses_too_few_rows,
+    takes_awkward_windows,
+    rescues_nothing_from_nothing,
+    fits_its_recipe_again,
+    ends_within_its_budget,
+)
+
+
+def _expect_refusal(subject: Subject, window: TrainingWindow, where: str, what: str) -> None:
+    out = subject.folder / where
+    try:
+        subject.make().fit(window, subject.task(where), out)
+    except CannotFit as error:
+        expect(bool(str(error)), "its CannotFit gives no reason")
+        expect(not out.exists(), f"it refused {what} and wrote something")
+        return
+    expect(False, f"it was fitted on {what}")
+
+
+def _answers(model: BundleClassifier) -> Any:
+    return model.predict(HELD_OUT[0]).probabilities
+
+
+def _expect_shares(probabilities: Any) -> None:
+    gap = float(np.abs(probabilities.sum(axis=1) - 1).max())
+    expect(gap <= 1e-4, f"a row of probabilities is {gap:.4g} away from the sum of 1")
+    expect(bool((probabilities >= 0).all()), "a probability is below 0")
+
+
+def _without_parameters(lineage: Lineage) -> Lineage:
+    return msgspec.structs.replace(lineage, parameters={})

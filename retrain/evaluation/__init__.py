@@ -1,0 +1,1 @@
+"""Evaluation: the gate, its guards, sequential tests and shadow scoring."""

@@ -1,0 +1,1 @@
+"""Fitting: candidates in child processes with a time limit."""

@@ -1,0 +1,1 @@
+"""Labels: annotator trust and active learning."""

@@ -1,0 +1,1 @@
+"""Promotion: registration, promotion, rollback and the first champion."""

@@ -1,0 +1,1 @@
+"""Models of a few kilobytes for the checks of candidates."""

@@ -1,0 +1,1 @@
+"""Audit: every event compared across topics and the online store."""

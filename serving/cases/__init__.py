@@ -1,0 +1,1 @@
+"""Cases: one drift alert with its cause, cost and outcome."""

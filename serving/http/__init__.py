@@ -1,0 +1,1 @@
+"""HTTP: authentication, request guards and the API's documentation page."""

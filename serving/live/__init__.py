@@ -1,0 +1,1 @@
+"""Live state: what the topics say now, for the page, the terminal and Prometheus."""

@@ -1,0 +1,134 @@
+"""Counts a report needs, from the messages of a run: pure functions over labelled events and predictions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from driftloop.core.messages import Outcome, Prediction
+from serving.report.run_data import Bin, Confused, Durations, Mix, Second, Slice, Texts
+
+BINS, SMALLEST = 60, 50
+"""The course of the accuracy has so many bins at most, of a multiple of so many events."""
+BARS = 24
+"""Of a histogram."""
+STRETCHES = 80
+"""The course of the speed has so many parts at most, of one second at least."""
+
+
+def bins(counted: Sequence[Outcome]) -> list[Bin]:
+    """Right answers along the stream; events without a position are left out."""
+    placed = [outcome for outcome in counted if outcome.position >= 0]
+    if not placed:
+        return []
+    end = max(outcome.position for outcome in placed) + 1
+    size = -(-end // (BINS * SMALLEST)) * SMALLEST
+    found: dict[int, list[bool]] = {}
+    for outcome in placed:
+        found.setdefault(outcome.position // size, []).append(outcome.correct)
+    return [
+        Bin(start=number * size, end=(number + 1) * size, labelled=len(right), right=sum(right))
+        for number, right in sorted(found.items())
+    ]
+
+
+def slices(counted: Iterable[Outcome], key: Callable[[Outcome], str]) -> list[Slice]:
+    """Right answers by segment or class, in the order of their first appearance."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in counted:
+        groups.setdefault(key(outcome), []).append(outcome)
+    return [
+        Slice(
+            name=name,
+            labelled=len(rows),
+            right=sum(row.correct for row in rows),
+            first=min(row.position for row in rows),
+            last=max(row.position for row in rows),
+        )
+        for name, rows in groups.items()
+    ]
+
+
+def mixes(outcomes: Iterable[Outcome]) -> list[Mix]:
+    """The labels of each segment."""
+    found: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.segment, Counter())[outcome.label] += 1
+    return [Mix(segment=segment, labels=dict(sorted(labels.items()))) for segment, labels in found.items()]
+
+
+def confused(counted: Iterable[Outcome]) -> list[Confused]:
+    """How often each true label was answered by which."""
+    pairs = Counter((outcome.label, outcome.predicted) for outcome in counted)
+    return [Confused(label=label, predicted=said, count=count) for (label, said), count in sorted(pairs.items())]
+
+
+def majority(outcomes: Sequence[Outcome], counted: Sequence[Outcome]) -> tuple[str, int]:
+    """The most frequent label of what does not count (the warm-up), and how often it is right in what does.
+
+    Without a warm-up it is the most frequent of all, which nobody could have known beforehand.
+    """
+    ids = {outcome.event_id for outcome in counted}
+    warm = [outcome for outcome in outcomes if outcome.event_id not in ids]
+    seen = Counter(outcome.label for outcome in warm or outcomes)
+    if not seen:
+        return "", 0
+    label = max(sorted(seen), key=seen.__getitem__)
+    return label, sum(outcome.label == label for outcome in counted)
+
+
+def texts(predictions: Sequence[Prediction]) -> Texts:
+    """Number and length of the texts that were scored."""
+    if not predictions:
+        return Texts()
+    lengths = [len(prediction.text) for prediction in predictions]
+    return Texts(
+        count=len(lengths),
+        distinct=len({prediction.text for prediction in predictions}),
+        median_characters=float(np.median(lengths)),
+        longest=max(lengths),
+    )
+
+
+def durations(values: Sequence[float]) -> Durations:
+    """Percentiles and a histogram of milliseconds, its edges evenly spaced on a logarithmic scale."""
+    if not values:
+        return Durations()
+    taken = np.maximum(np.asarray(values, dtype=float), 0.01)
+    low, high = float(taken.min()), float(taken.max())
+    edges = np.geomspace(low, max(high, low * 1.1), BARS + 1)
+    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
+    counts, _ = np.histogram(taken, bins=edges)
+    p50, p95, p99 = (round(float(value), 2) for value in np.percentile(values, [50, 95, 99]))
+    return Durations(
+        count=len(values),
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        longest=round(float(max(values)), 2),
+        edges=[round(float(edge), 4) for edge in edges],
+        counts=[int(count) for count in counts],
+    )
+
+
+def end_to_end(predictions: Sequence[Prediction]) -> tuple[list[float], int]:
+    """Milliseconds from each event to its prediction, for events that occurred once predictions were being made.
+
+    The number beside them is that of the events before, which waited for the first model.
+    """
+    up = min((prediction.predicted_at for prediction in predictions), default=0.0)
+    live = [(one.predicted_at - one.occurred_at) * 1000 for one in predictions if one.occurred_at >= up]
+    return live, len(predictions) - len(live)
+
+
+def speed(predictions: Sequence[Prediction]) -> list[Second]:
+    """Predictions along the clock, in parts of equal length."""
+    if not predictions:
+        return []
+    times = np.sort(np.asarray([prediction.predicted_at for prediction in predictions]))
+    passed = times - times[0]
+    width = max(float(np.ceil(passed[-1] / STRETCHES)), 1.0)
+    counts = np.bincount((passed // width).astype(int))
+    return [Second(at=number * width, width=width, predictions=int(count)) for number, count in enumerate(counts)]

@@ -1,0 +1,189 @@
+"""The facts of a run, taken from its topics and from MLflow while both still answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from driftloop.core.errors import DriftloopError
+from driftloop.core.messages import Outcome, Prediction, Retraining
+from driftloop.core.settings import Settings
+from serving.cases import builder
+from serving.cases.model import Round
+from serving.report import aggregates
+from serving.report.run_data import Chosen, Model, RunData, Source
+from serving.simulation.summary import BOOTSTRAP, NO_RETRAINING, Topics, counts, firsts
+
+PACKAGES = (
+    "faust-streaming", "aiokafka", "kafka-python", "river", "scikit-learn", "tpot", "transformers", "torch",
+    "onnxruntime", "mlflow", "fastapi", "redis",
+)  # fmt: skip
+
+
+def collect(settings: Settings, found: Topics, source: Source, stack: str) -> RunData:
+    """Everything that `report.json` holds. Where MLflow does not answer, its part is empty and says why."""
+    evidence = gather(settings, found, source, stack)
+    models, unread = _with_registry(settings, evidence.models)
+    return msgspec.structs.replace(evidence, models=models, unread=unread)
+
+
+def gather(settings: Settings, found: Topics, source: Source, stack: str) -> RunData:
+    """What the topics say, without asking anybody."""
+    outcomes = firsts(found.outcomes)
+    counted = [outcome for outcome in outcomes if counts(outcome, source.warm_up)]
+    predictions = firsts(found.predictions)
+    diary = [line for line in found.retraining if line.stream == settings.stream]
+    alerts = [alert for alert in firsts(found.alerts, "alert_id") if alert.stream == settings.stream]
+    label, right = aggregates.majority(outcomes, counted)
+    live, backlog = aggregates.end_to_end(predictions)
+    return RunData(
+        written_at=time.time(),
+        source=source,
+        chosen=_chosen(settings, stack),
+        labels=aggregates.mixes(outcomes),
+        texts=aggregates.texts(predictions),
+        bins=aggregates.bins(counted),
+        segments=aggregates.slices(counted, lambda outcome: outcome.segment),
+        classes=aggregates.slices(counted, lambda outcome: outcome.label),
+        confused=aggregates.confused(counted),
+        mean_confidence=sum(o.confidence for o in counted) / len(counted) if counted else None,
+        majority=label,
+        majority_right=right,
+        latency=aggregates.durations([one.latency_ms for one in found.predictions]),
+        end_to_end=aggregates.durations(live),
+        backlog=backlog,
+        speed=aggregates.speed(predictions),
+        reached=max((prediction.position for prediction in predictions), default=-1),
+        cases=builder.cases(builder.TopicHistory(alerts, outcomes, diary)),
+        rounds=rounds(diary),
+        models=promoted(diary, predictions, counted),
+        software=_software(),
+    )
+
+
+def rounds(diary: Sequence[Retraining]) -> list[Round]:
+    """Every retraining but the first model's, in the order in which they were queued."""
+    triggers = dict.fromkeys(line.trigger for line in diary if line.trigger != BOOTSTRAP)
+    known = [one for trigger in triggers for one in builder.rounds(trigger, diary)]
+    return sorted((one for one in known if not one.run_id.startswith(NO_RETRAINING)), key=lambda one: one.at)
+
+
+def promoted(diary: Sequence[Retraining], predictions: Sequence[Prediction], counted: Sequence[Outcome]) -> list[Model]:
+    """Every version that became the champion, in that order, as the topics tell of it."""
+    scored: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        scored.setdefault(prediction.model_version, []).append(prediction)
+    labelled: dict[str, list[Outcome]] = {}
+    for outcome in counted:
+        labelled.setdefault(outcome.model_version, []).append(outcome)
+    models = {}
+    for line in diary:
+        if line.state not in builder.SWAPPING or not line.version:
+            continue
+        own, rows = scored.get(line.version, []), labelled.get(line.version, [])
+        models[line.version] = Model(
+            version=line.version,
+            kind=_kind(line),
+            candidate=line.candidate,
+            trigger=line.trigger,
+            reason=line.reason,
+            promoted_at=line.at,
+            first_position=min((one.position for one in own), default=-1),
+            predictions=len(own),
+            segments=aggregates.slices(rows, lambda outcome: outcome.segment),
+            classes=aggregates.slices(rows, lambda outcome: outcome.label),
+        )
+    return list(models.values())
+
+
+def _kind(line: Retraining) -> str:
+    if line.trigger == BOOTSTRAP:
+        return BOOTSTRAP
+    if line.state == "rolled-back":
+        return "rollback"
+    return "manual" if line.run_id.startswith(NO_RETRAINING) else line.kind
+
+
+def _with_registry(settings: Settings, models: list[Model]) -> tuple[list[Model], str]:
+    """The models with what MLflow knows of them, and why it could not be asked."""
+    from mlflow.exceptions import MlflowException
+
+    from driftloop.core.models.registry import Registry
+
+    try:
+        registry = Registry(settings)
+        known = {str(one.version): one for one in registry.versions()}
+        runs = {
+            name: registry.client.get_run(known[name].run_id) for name in (m.version for m in models) if name in known
+        }
+    except (DriftloopError, MlflowException) as error:
+        return models, str(error)[:300]
+    return [
+        _registered(one, known[one.version], runs[one.version]) if one.version in known else one for one in models
+    ], ""
+
+
+def _registered(model: Model, version: Any, run: Any) -> Model:
+    tags = version.tags
+    return msgspec.structs.replace(
+        model,
+        candidate=tags.get("candidate", model.candidate),
+        topic=tags.get("topic", ""),
+        first_offset=tags.get("first_offset", ""),
+        last_offset=tags.get("last_offset", ""),
+        dataset_revision=tags.get("dataset_revision", ""),
+        digest=tags.get("digest", ""),
+        parent=tags.get("parent_version", ""),
+        restores=tags.get("restores", ""),
+        verdict=tags.get("verdict", ""),
+        parameters={str(name): str(value) for name, value in run.data.params.items()},
+    )
+
+
+def _chosen(settings: Settings, stack: str) -> Chosen:
+    retrain, gate = settings.retrain, settings.retrain.gate
+    return Chosen(
+        stack=stack,
+        secured=settings.secured,
+        encoder=_bare(settings.model.encoder),
+        classifier=_bare(settings.model.classifier),
+        max_tokens=settings.model.max_tokens,
+        quantised=settings.model.quantise,
+        batch=settings.scorer.batch,
+        detectors=list(settings.monitor.detectors),
+        policy=retrain.policy,
+        approval=retrain.approval,
+        candidates=list(retrain.candidates),
+        tpot_seconds=retrain.tpot_seconds,
+        finetune_seconds=retrain.finetune_seconds,
+        window=retrain.window,
+        holdout=retrain.holdout,
+        confidence=retrain.confidence,
+        probation=retrain.probation,
+        shadow=retrain.shadow,
+        search_rows=retrain.search_rows,
+        max_segment_drop=gate.max_segment_drop,
+        max_recall_drop=gate.max_recall_drop,
+        min_rows=gate.min_rows,
+        partitions=settings.partitions,
+    )
+
+
+def _bare(model: str) -> str:
+    """A model's name; of a local folder the last part of its path."""
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
+
+
+def _software() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

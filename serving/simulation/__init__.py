@@ -1,0 +1,1 @@
+"""Simulation: the summary of a run and its views on the terminal."""

@@ -1,0 +1,261 @@
+"""A console consumer that understands driftloop's messages: one readable line each, with filters."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import msgspec
+
+from driftloop.core import messages, topics
+from driftloop.core.coordination.fencing import FencingFilter
+from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka import clients
+from driftloop.core.messages import Message
+from driftloop.core.settings import Settings
+from driftloop.core.terminal_text import escape_control_chars
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which messages are shown; all conditions must hold."""
+
+    where: tuple[tuple[str, str], ...] = ()
+    """(field, value); a dot goes into a nested object, as in ``evidence.before``."""
+    wrong: bool = False
+    """Only outcomes whose prediction was wrong."""
+
+    @classmethod
+    def parse(cls, where: Sequence[str] = (), segment: str | None = None, wrong: bool = False) -> Filters:
+        """From the command line's ``field=value`` texts.
+
+        Raises:
+            DriftloopError: a text has no ``=``.
+        """
+        pairs: list[tuple[str, str]] = [] if segment is None else [("segment", segment)]
+        for text in where:
+            name, sign, value = text.partition("=")
+            if not sign or not name:
+                raise DriftloopError(f"The filter {text!r} does not say field=value, as in `--where label=negative`.")
+            pairs.append((name.strip(), value))
+        if wrong:
+            pairs.append(("correct", "false"))
+        return cls(tuple(pairs), wrong)
+
+    def check(self, topic: topics.Topic) -> None:
+        """See that the topic's messages have the fields.
+
+        Raises:
+            DriftloopError: one is missing; the text names those there are.
+        """
+        fields = set(topic.message.__struct_fields__)
+        if self.wrong and "correct" not in fields:
+            raise DriftloopError(f"--wrong works on the topic outcomes: {topic.name} does not know what is right.")
+        for name, _ in self.where:
+            if name.partition(".")[0] not in fields:
+                raise DriftloopError(
+                    f"The messages on {topic.name} have no field {name!r}: there is {', '.join(sorted(fields))}."
+                )
+
+    def accept(self, message: Message) -> bool:
+        """Whether the message is to be shown."""
+        tree = msgspec.to_builtins(message) if self.where else {}
+        return all(_equal(_reach(tree, name), value) for name, value in self.where)
+
+
+@dataclass(frozen=True)
+class View:
+    """How `watch` reads and prints."""
+
+    filters: Filters = field(default_factory=Filters)
+    from_beginning: bool = False
+    most: int | None = None
+    """Messages to show before it ends; None: until it is interrupted."""
+    as_json: bool = False
+
+
+def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
+    """Write the messages of a topic to ``out`` as they come; returns how many were shown.
+
+    Raises:
+        DriftloopError: no such topic, or a filter that does not fit it.
+    """
+    topic = find_topic(topic_name)
+    view.filters.check(topic)
+    shown = 0
+    fence = FencingFilter()
+    if view.most == 0:
+        return 0
+    if topic is topics.MODEL_UPDATES and not view.from_beginning:
+        for update in clients.read_all(settings, topics.name(settings, topic), topic.message):
+            fence.admits(update)
+    for key, value in _records(settings, topics.name(settings, topic), view.from_beginning):
+        try:
+            message = messages.decode(topic.message, value)
+        except ValueError as error:
+            if view.filters.where:
+                continue
+            line = _undecodable(key, value, error, view.as_json)
+        else:
+            void = "" if fence.admits(message) else "void, from a retrainer that was replaced: "
+            if not view.filters.accept(message):
+                continue
+            line = messages.encode(message).decode() if view.as_json else void + describe(message)
+        out.write((_ascii_json(line) if view.as_json else line) + "\n")
+        out.flush()
+        shown += 1
+        if shown == view.most:
+            break
+    return shown
+
+
+def find_topic(name: str) -> topics.Topic:
+    """The topic called ``name``.
+
+    Raises:
+        DriftloopError: there is none.
+    """
+    for topic in topics.ALL:
+        if topic.name == name:
+            return topic
+    raise DriftloopError(f"There is no topic {name!r}: choose one of {', '.join(topic.name for topic in topics.ALL)}.")
+
+
+def describe(message: Message) -> str:
+    """The message on one line, a stranger's text in it written out visibly."""
+    line = _DESCRIBE[type(message)](message)
+    return escape_control_chars(line)
+
+
+def _event(m: messages.Event) -> str:
+    return f"{_clock(m.occurred_at)} {_at(m.position)} {m.segment or '-'}  {_text(m.text)}"
+
+
+def _prediction(m: messages.Prediction) -> str:
+    top = m.probabilities.get(m.label, math.nan)
+    return (
+        f"{_clock(m.predicted_at)} {_at(m.position)} {m.label} {top:.2f}  v{m.model_version} {m.route} "
+        f"{m.latency_ms:.0f} ms  {m.segment or '-'}  {_text(m.text)}"
+    )
+
+
+def _label(m: messages.Label) -> str:
+    who = f"{m.annotator or 'somebody'}{', in answer to the prediction' if m.feedback else ''}"
+    return f"{_clock(m.labelled_at)} {_at(m.position)} {m.label}  by {who}  {m.event_id}"
+
+
+def _outcome(m: messages.Outcome) -> str:
+    verdict = f"✓ {m.label}" if m.correct else f"✗ {m.predicted}, is {m.label}"
+    sample = "  in sample" if m.in_sample else ""
+    return (
+        f"{_clock(m.labelled_at)} {_at(m.position)} {verdict} {m.confidence:.2f}  v{m.model_version}{sample}  "
+        f"{m.segment or '-'}  {_text(m.text)}"
+    )
+
+
+def _alert(m: messages.DriftAlert) -> str:
+    evidence = f"  {json.dumps(m.evidence, ensure_ascii=False)[:300]}" if m.evidence else ""
+    return (
+        f"{_clock(m.detected_at)} {_at(m.position)} ▲ {m.signal} moved by {m.severity:+.3f}  {m.detector}  "
+        f"began about #{m.onset}, {m.window} seen since  v{m.model_version}{evidence}"
+    )
+
+
+def _update(m: messages.ModelUpdate) -> str:
+    mark = "●" if m.action == "promote" else "○"
+    return f"{_clock(m.published_at)} {mark} {m.action} v{m.version}  {m.reason}  {m.digest[:12]}"
+
+
+def _retraining(m: messages.Retraining) -> str:
+    parts = [_clock(m.at), m.run_id, m.state, m.candidate, f"v{m.version}" if m.version else ""]
+    parts += [f"{m.seconds:.1f} s" if m.seconds else "", m.reason]
+    parts += [json.dumps(m.scores, ensure_ascii=False)[:300] if m.scores else ""]
+    return "  ".join(part for part in parts if part)
+
+
+def _command(m: messages.Command) -> str:
+    version = f" v{m.version}" if m.version else ""
+    return f"{_clock(m.at)} {m.command_id}  {m.action}{version}  by {m.by}: {m.reason}"
+
+
+def _dead_letter(m: messages.DeadLetter) -> str:
+    return f"{_clock(m.at)} † {m.topic}[{m.partition}] offset {m.offset}, {m.size} bytes, by {m.where}: {m.error}"
+
+
+_DESCRIBE: dict[type[Message], Callable[[Any], str]] = {
+    messages.Event: _event,
+    messages.Prediction: _prediction,
+    messages.Label: _label,
+    messages.Outcome: _outcome,
+    messages.DriftAlert: _alert,
+    messages.ModelUpdate: _update,
+    messages.Retraining: _retraining,
+    messages.Command: _command,
+    messages.DeadLetter: _dead_letter,
+}
+
+
+def _records(settings: Settings, topic: str, from_beginning: bool) -> Iterator[tuple[bytes | None, bytes]]:
+    with clients.assigned_consumer(settings, topic) as client:
+        if not client.assignment():
+            raise DriftloopError(
+                f"The topic {topic} does not exist at {settings.kafka}: create it with `driftloop topics`, or see "
+                "whether DRIFTLOOP_TOPIC_PREFIX is right."
+            )
+        if not from_beginning:
+            client.seek_to_end()
+        while True:
+            for records in client.poll(timeout_ms=500).values():
+                for record in records:
+                    yield record.key, record.value or b""
+
+
+def _undecodable(key: bytes | None, value: bytes, error: ValueError, as_json: bool) -> str:
+    head = value[:80].decode("utf-8", "replace")
+    if as_json:
+        return json.dumps({"undecodable": str(error), "size": len(value), "head": head})
+    name = (key or b"").decode("utf-8", "replace")
+    return escape_control_chars(f"! key {name!r}, {len(value)} bytes, cannot be read ({error}): {head}")
+
+
+def _ascii_json(line: str) -> str:
+    """JSON that means the same and holds no character that could steer a terminal."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] if ord(c) > 0x7F else f"\\u{ord(c):04x}" for c in line)
+
+
+def _reach(tree: Any, name: str) -> Any:
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def _equal(found: Any, wanted: str) -> bool:
+    if isinstance(found, bool):
+        return wanted.lower() == str(found).lower()
+    if isinstance(found, int | float):
+        try:
+            return float(found) == float(wanted)
+        except ValueError:
+            return False
+    return str(found) == wanted if found is not None else wanted == ""
+
+
+def _clock(at: float) -> str:
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return "--:--:--"
+
+
+def _at(position: int) -> str:
+    return f"#{position}" if position >= 0 else "#-"
+
+
+def _text(text: str) -> str:
+    return escape_control_chars(text, 160)

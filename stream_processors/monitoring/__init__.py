@@ -1,0 +1,1 @@
+"""Monitoring: predictions joined with their labels, and the drift monitor's stored state."""

@@ -1,0 +1,1 @@
+"""Runtime: the batch loop on Faust, offsets, liveness and dead letters."""

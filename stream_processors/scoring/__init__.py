@@ -1,0 +1,1 @@
+"""Scoring: events in, predictions out."""

@@ -1,0 +1,164 @@
+"""The tables of the adaptation benchmark: means, regret, share, remarks, and a page that takes them."""
+
+import pytest
+
+from benchmarks.adaptation.plots import draw
+from benchmarks.adaptation.tables import Measured, Row, make_tables, put_into, read, regret, share, write
+from driftloop.core.errors import DriftloopError
+
+
+def row(system, accuracy, seed=7, scenario="s", **fields):
+    known = {
+        "events": 4000, "counted_from": 2000, "blocks": [accuracy] * 16, "retrainings": 0, "refreshes": 0, "fits": 0,
+        "swaps": 0, "rollbacks": 0, "drifts": [2500], "detected": None, "delays": [], "false_alarms": None,
+        "repeats": None, "quiet_events": 2000, "alerts": [], "swapped_at": [],
+    }  # fmt: skip
+    return Row(scenario=scenario, seed=seed, system=system, accuracy=accuracy, **{**known, **fields})
+
+
+def table(*rows, cpu=False):
+    measured = [Measured(one, {"watch": 1.25, "retrain": 2.5, "whole": 4.0}) for one in rows]
+    return make_tables(measured, cpu=cpu)
+
+
+def cells(text, system):
+    lines = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    found = next(line for line in lines if line[0] == f"`{system}`")
+    return dict(zip(lines[0], found, strict=True))
+
+
+def test_regret_and_share_are_taken_seed_by_seed():
+    rows = [
+        row("never", 0.4, 7), row("iid", 0.8, 7), row("oracle", 0.75, 7), row("on-drift", 0.7, 7),
+        row("never", 0.5, 8), row("iid", 0.8, 8), row("oracle", 0.78, 8), row("on-drift", 0.74, 8),
+        row("cara", 0.6, 8),
+    ]  # fmt: skip
+    assert regret([rows[3], rows[7]], rows) == pytest.approx(0.045)
+    assert share([rows[3], rows[7]], rows) == pytest.approx((0.72 - 0.45) / (0.8 - 0.45))
+    assert regret([rows[8]], rows) == pytest.approx(0.18), "against the oracle of the same seed only"
+    assert share([rows[8]], [*rows[:1], rows[8]]) is None
+    assert share([row("on-drift", 0.8)], [row("never", 0.8), row("iid", 0.801)]) is None, "there is no way to go"
+
+
+def test_a_line_holds_means_and_what_was_missed():
+    shown = table(
+        row(
+            "on-drift",
+            0.7,
+            7,
+            drifts=[2500, 3000],
+            detected=1,
+            delays=[20],
+            false_alarms=1,
+            repeats=2,
+            retrainings=3,
+            fits=5,
+        ),
+        row(
+            "on-drift",
+            0.72,
+            8,
+            drifts=[2500, 3000],
+            detected=2,
+            delays=[40, 90],
+            false_alarms=0,
+            repeats=1,
+            retrainings=4,
+            fits=6,
+        ),
+    )["s"]
+    line = cells(shown, "on-drift")
+    assert line["accuracy"].startswith("0.7100 [")
+    assert (line["retrainings"], line["fits"]) == ("3.5", "5.5")
+    assert (line["drifts found"], line["mean delay"], line["median"]) == ("3/4", "50", "40")
+    assert line["normalised"] == f"{(150 + 2000) / 4 / 2000:.3f}", "a missed drift counts as the longest delay"
+    assert line["false per 10,000"] == "2.50"
+    assert (line["regret"], line["share"]) == ("-", "-")
+
+
+def test_known_concepts_are_back_after_so_many_labels_or_never():
+    shown = table(row("on-drift", 0.7, recoveries=[40, 90]), row("on-drift", 0.7, 8, recoveries=[80]), row("iid", 0.8))
+    assert cells(shown["s"], "on-drift")["back after"] == "80 (worst 90)"
+    assert cells(shown["s"], "iid")["back after"] == "-"
+    shown = table(row("never", 0.7, recoveries=[40, None]), row("cara", 0.7, recoveries=[None]))
+    assert cells(shown["s"], "never")["back after"] == "40 (worst 40), 1 of 2 never"
+    assert cells(shown["s"], "cara")["back after"] == "1 of 1 never"
+    assert "back after" not in table(row("never", 0.7))["s"], "where no concept comes back"
+
+
+def test_what_did_not_watch_has_no_detections():
+    line = cells(table(row("oracle", 0.7))["s"], "oracle")
+    assert {line[name] for name in ("drifts found", "mean delay", "false per 10,000", "repeats")} == {"-"}
+
+
+def test_cpu_is_printed_when_asked_for():
+    rows = [row("never", 0.5)]
+    assert "CPU" not in table(*rows)["s"]
+    line = cells(table(*rows, cpu=True)["s"], "never")
+    assert (line["watch CPU s"], line["retrain CPU s"]) == ("1.2", "2.5")
+
+
+def test_the_table_says_where_the_default_falls_short():
+    ours = row("on-drift", 0.7, retrainings=5, fits=20)
+    few, many = row("error:ddm", 0.71, retrainings=5, fits=22), row("online:softmax", 0.9, fits=4000)
+    shown = table(ours, few, row("oracle", 0.8), many, row("never", 0.4))["s"]
+    assert "0.0100 BEHIND the best reference at as few retrainings, `error:ddm`" in shown
+    assert "0.3000 ahead of the best reference at as few fits, refreshes included, `never`" in shown
+    assert "0.2000 BEHIND the best one at any cost, `online:softmax`, of 4000 fits" in shown
+
+
+def test_only_seeds_that_both_have_are_compared():
+    ours = [row("on-drift", 0.6, 7, retrainings=5), row("on-drift", 0.8, 8, retrainings=5)]
+    shown = table(*ours, row("error:ddm", 0.75, 8, retrainings=4))["s"]
+    assert "0.0500 ahead of the best reference at as few retrainings, `error:ddm`" in shown
+    assert cells(shown, "error:ddm")["seeds"] == "1"
+
+
+def test_a_ceiling_below_the_oracle_is_called_none():
+    assert "no ceiling" in table(row("iid", 0.5), row("oracle", 0.8))["s"]
+    assert "no ceiling" not in table(row("iid", 0.9), row("oracle", 0.8))["s"]
+
+
+def test_the_summary_marks_the_best_without_hindsight():
+    rows = [
+        row(name, value, scenario=s)
+        for s in "ab"
+        for name, value in (("never", 0.4), ("on-drift", 0.7), ("oracle", 0.8))
+    ]
+    shown = table(*rows)["summary"]
+    assert "**0.700** (0+0)" in shown
+    assert "**0.800**" not in shown
+    assert "summary" not in table(*rows[:3])
+
+
+def test_a_page_takes_its_tables(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table s -->\nold\n<!-- end -->\nbetween\n<!-- table other -->\nkept\n<!-- end -->\n")
+    put_into(page, {"s": "new \\1 table", "third": "nowhere"})
+    assert page.read_text() == (
+        "before\n<!-- table s -->\nnew \\1 table\n<!-- end -->\nbetween\n<!-- table other -->\nkept\n<!-- end -->\n"
+    )
+    with pytest.raises(DriftloopError, match="<!-- table third -->"):
+        put_into(page, {"third": "nowhere"})
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    measured = [Measured(row("never", 0.5, alerts=[(3, "error", "repeat")]), {"whole": 1.0})]
+    write(tmp_path / "deep" / "rows.json", measured)
+    assert read(tmp_path / "deep" / "rows.json") == measured
+    (tmp_path / "broken.json").write_text("{}")
+    for name in ("broken.json", "none.json"):
+        with pytest.raises(DriftloopError, match=name):
+            read(tmp_path / name)
+
+
+def test_the_pictures_are_the_same_for_the_same_rows(tmp_path):
+    rows = [
+        row("never", 0.4), row("periodic:500", 0.6, retrainings=4, fits=4), row("online:softmax", 0.65, fits=4000),
+        row("on-drift", 0.7, retrainings=2, fits=6, alerts=[(2520, "error", "detection")], swapped_at=[2600]),
+    ]  # fmt: skip
+    drawn = [draw(rows, tmp_path / folder) for folder in ("one", "two")]
+    assert [path.name for path in drawn[0]] == ["s-time.svg", "s-frontier.svg"]
+    assert [path.read_bytes() for path in drawn[0]] == [path.read_bytes() for path in drawn[1]]

@@ -1,0 +1,287 @@
+"""Run directories and announcements, and the tally that says when a run is through."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from driftloop.cli import run_directory
+from driftloop.cli.run_directory import Record
+from driftloop.core import settings, topics
+from driftloop.core.errors import DriftloopError
+from driftloop.core.loop_progress import QUIET, STALLED, STALLED_BUSY, LoopProgress, State
+from driftloop.core.messages import DeadLetter, Label, Message, ModelUpdate, Outcome, Prediction, Retraining
+from driftloop.core.settings import KafkaSecurity, Settings
+
+SECRET = "tiger-7f3a"
+FIELDS: dict[str, Any] = {
+    "event_id": "e", "text": "", "occurred_at": 0.0, "predicted_at": 0.0, "labelled_at": 0.0, "published_at": 0.0,
+    "at": 0.0, "label": "a", "predicted": "a", "probabilities": {}, "confidence": 0.9, "correct": True,
+    "model_version": "1", "version": "1", "route": "", "latency_ms": 1.0, "stream": "s", "digest": "d",
+    "action": "promote", "reason": "r", "run_id": "r", "trigger": "alert", "key": None, "value_base64": "", "size": 0,
+    "error": "e", "where": "w", "partition": 0, "offset": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DRIFTLOOP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "runs"
+
+
+def put(path: Path, **fields: Any) -> Path:
+    """An announcement as another process would have left it."""
+    addresses = dict.fromkeys(run_directory.ADDRESSES, "somewhere")
+    running = {"pid": os.getpid(), "born": psutil.Process().create_time(), "root": "/r", "settings": addresses}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.encode({**running, **fields}))
+    return path
+
+
+def test_a_record_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    record = Record(
+        scenario="tweets", rate="max", limit=900, stack="own", settings={"DRIFTLOOP_STREAM": "s"}, seconds=3
+    )
+    run_directory.new(tmp_path / "a" / "run", record)
+    assert run_directory.read(tmp_path / "a" / "run") == record
+    run_directory.save(
+        tmp_path / "a" / "run", msgspec.structs.replace(record, sessions=2, first_promotion_seconds=12.5)
+    )
+    assert run_directory.read(tmp_path / "a" / "run").first_promotion_seconds == 12.5
+    assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == [run_directory.RECORD]
+
+
+def test_a_folder_with_a_run_is_not_used_again_and_its_run_stays(tmp_path: Path) -> None:
+    run_directory.new(tmp_path / "run", Record(scenario="first"))
+    with pytest.raises(DriftloopError, match=r"holds a run already: go on with it \(`driftloop simulate --resume "):
+        run_directory.new(tmp_path / "run", Record(scenario="second"))
+    assert run_directory.read(tmp_path / "run").scenario == "first"
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(DriftloopError, match="is not empty: choose a new folder"):
+        run_directory.new(tmp_path, Record(scenario="tweets"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DriftloopError, match="cannot be used as a run directory: Not a directory"):
+        run_directory.new(tmp_path / "file", Record(scenario="tweets"))
+
+
+def test_a_folder_without_a_run_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(DriftloopError, match=r"holds no run .* give the folder that `driftloop simulate` named"):
+        run_directory.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"scenario":"tw', b'{"scenario":7}', b'{"scenario":"\xff"}', b'{"x":' + b"[" * 50_000],
+    ids=["empty", "no scenario", "cut", "wrong kind", "no utf-8", "deep"],
+)  # fmt: skip
+def test_a_damaged_record_is_one_sentence(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / run_directory.RECORD).write_bytes(body)
+    with pytest.raises(DriftloopError, match=r"run\.json is damaged .*: start a new run") as caught:
+        run_directory.read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_sentence_and_the_old_record_stays(tmp_path: Path) -> None:
+    run_directory.save(tmp_path, Record(scenario="old"))
+    (tmp_path / f".{run_directory.RECORD}.{os.getpid()}").symlink_to("/dev/full")
+    with pytest.raises(DriftloopError, match=r"cannot be written: No space left on device; make room"):
+        run_directory.save(tmp_path, Record(scenario="new"))
+    assert [path.name for path in tmp_path.iterdir()] == [run_directory.RECORD]
+    assert run_directory.read(tmp_path).scenario == "old"
+
+
+@pytest.mark.parametrize("own_stack", [True, False])
+def test_secrets_are_never_stored(tmp_path: Path, own_stack: bool) -> None:
+    chosen = Settings(
+        kafka="broker:9092",
+        redis=f"redis://:{SECRET}@cache:6379/0",
+        mlflow=f"https://me:{SECRET}@mlflow",
+        redis_password=SECRET,
+        signing_key=SECRET,
+        security=KafkaSecurity(username="me", password=SECRET),
+    )
+    record = Record(scenario="tweets", settings=run_directory.to_remember(chosen, own_stack=own_stack))
+    run_directory.new(tmp_path / "run", record)
+    assert SECRET.encode() not in (tmp_path / "run" / run_directory.RECORD).read_bytes()
+    assert record.settings["DRIFTLOOP_SECURITY__USERNAME"] == "me"
+    assert ("DRIFTLOOP_KAFKA" in record.settings) == own_stack
+
+
+def test_what_is_remembered_gives_the_settings_back() -> None:
+    chosen = Settings(stream="tweets", redis="redis://cache:6379/0", scorer=settings.ScorerSettings(batch=8))
+    assert settings.load(run_directory.to_remember(chosen, own_stack=True)) == chosen
+
+
+def test_a_running_simulation_is_found_until_it_withdraws(tmp_path: Path, cache: Path) -> None:
+    running = run_directory.announce(tmp_path, Settings(kafka="127.0.0.1:21000", stream="mine"))
+    assert run_directory.find() == run_directory.find(tmp_path) == running
+    assert running.settings["DRIFTLOOP_KAFKA"] == "127.0.0.1:21000" and set(running.settings) == set(
+        run_directory.ADDRESSES
+    )
+    for path in (tmp_path / run_directory.RUNNING, *cache.iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, "an address may hold a password"
+    run_directory.withdraw(running)
+    run_directory.withdraw(running)
+    assert (run_directory.find(), run_directory.find(tmp_path)) == (None, None)
+
+
+def test_a_cache_that_cannot_be_written_does_not_keep_a_run_from_starting(tmp_path: Path, cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.write_text("in the way")
+    assert run_directory.find(tmp_path) is None
+    assert run_directory.announce(tmp_path, Settings()) == run_directory.find(tmp_path)
+    assert run_directory.find() is None
+
+
+def test_announcements_of_dead_processes_are_ignored_and_removed(cache: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    put(cache / "dead.json", pid=ended.pid)
+    put(cache / "reborn.json", born=psutil.Process().create_time() - 3600)
+    put(cache / "negative.json", pid=-1)
+    put(cache / "addressless.json", settings={"DRIFTLOOP_KAFKA": "a:1"})
+    (cache / "cut.json").write_bytes(b'{"pid":')
+    (cache / "binary.json").write_bytes(b'{"root":"\xff')
+    alive = put(cache / "alive.json", root="/alive")
+    found = run_directory.find()
+    assert found is not None and found.root == "/alive"
+    assert list(cache.iterdir()) == [alive]
+
+
+def test_of_several_simulations_the_one_started_last_is_found(tmp_path: Path, cache: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as later:
+        put(cache / "1.json", pid=later.pid, born=psutil.Process(later.pid).create_time(), root="/later")
+        put(cache / "2.json", root="/earlier")
+        put(tmp_path / run_directory.RUNNING, root="/earlier")
+        last, chosen = run_directory.find(), run_directory.find(tmp_path)
+    assert last is not None and last.root == "/later"
+    assert chosen is not None and chosen.root == "/earlier"
+
+
+def test_a_running_simulation_fills_in_what_the_environment_leaves_open(tmp_path: Path) -> None:
+    running = run_directory.announce(tmp_path, Settings(kafka="127.0.0.1:21000", stream="mine"))
+    assert run_directory.environ_of(None, {"DRIFTLOOP_STREAM": "other", "HOME": "/h"}) == (
+        {**running.settings, "DRIFTLOOP_STREAM": "other", "HOME": "/h"},
+        running,
+    )
+    assert run_directory.environ_of(None, {"DRIFTLOOP_KAFKA": "elsewhere:1"}) == (
+        {"DRIFTLOOP_KAFKA": "elsewhere:1"},
+        None,
+    )
+    variables, found = run_directory.environ_of(tmp_path, {"DRIFTLOOP_KAFKA": "elsewhere:1"})
+    assert (variables["DRIFTLOOP_KAFKA"], found) == ("127.0.0.1:21000", running)
+
+
+def test_a_folder_where_nothing_runs_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DriftloopError, match=r"No simulation is running under .*: see `driftloop simulate --resume"):
+        run_directory.environ_of(tmp_path, {})
+    assert run_directory.environ_of(None, {"A": "b"}) == ({"A": "b"}, None)
+
+
+def tallied(*messages: Message, events: int = 0, labels: int = 0) -> tuple[LoopProgress, list[float]]:
+    """A tally that has seen the messages, and its clock, which is set by hand."""
+    clock = [100.0]
+    tally = LoopProgress(State(began=1000.0), "pre.events", lambda: clock[0])
+    for message in messages:
+        tally.add(topics.PREDICTIONS, message)
+    tally.ends(events, labels)
+    return tally, clock
+
+
+def made(kind: type[Message], name: str = "e", **fields: Any) -> Any:
+    fields = {**FIELDS, "event_id": name, "topic": "pre.events", **fields}
+    return kind(**{field: value for field, value in fields.items() if field in kind.__struct_fields__})
+
+
+def test_lag_is_what_has_neither_prediction_nor_dead_letter() -> None:
+    tally, _ = tallied(made(Prediction, "a"), made(Prediction, "a"), made(Prediction, "b"), made(DeadLetter), events=7)
+    state = tally.state
+    assert (state.predictions, state.duplicates, state.dead_letters, state.lag) == (2, 1, 1, 4)
+
+
+def test_a_dead_letter_counts_once_and_a_dead_label_is_no_event() -> None:
+    event, label = made(DeadLetter, offset=3), made(DeadLetter, offset=3, topic="pre.labels")
+    tally, _ = tallied(event, event, label, made(Prediction, "a"), events=2, labels=2)
+    assert (tally.state.dead_letters, tally.state.lag) == (2, 0)
+    assert tally.missing == "", "neither the dead event's label nor the dead label can have an outcome"
+
+
+def test_an_event_that_a_person_labels_too_is_still_one_to_be_joined() -> None:
+    said = [
+        made(Label, "a"),
+        made(Label, "a", feedback=True),
+        made(Label, "b"),
+        made(Prediction, "a"),
+        made(Outcome, "a"),
+    ]
+    assert tallied(*said, events=1, labels=3)[0].missing == "1 of 3 labels have no outcome"
+    assert tallied(*said, made(Outcome, "b"), events=1, labels=3)[0].missing == ""
+
+
+def test_what_is_missing_is_said_in_words() -> None:
+    begun = made(Retraining, state="searching")
+    tally, _ = tallied(made(Prediction, "a"), made(Outcome, "a"), begun, events=3, labels=2)
+    assert tally.missing == (
+        "2 of 3 events have no prediction, 1 of 2 labels have no outcome, a retraining has not finished"
+    )
+    assert tallied()[0].missing == ""
+
+
+@pytest.mark.parametrize(
+    ("steps", "under_way"),
+    [
+        ([("r", "queued", "")], True), ([("r", "failed", "linear")], True), ([("r", "promoted", "linear")], True),
+        ([("r", "finished", "")], False), ([("r", "failed", "")], False),
+        ([("cut off", "queued", ""), ("cut off", "failed", ""), ("r", "finished", "")], False),
+            ([("search", "queued", ""), ("refresh", "queued", ""), ("refresh", "finished", "")], True),
+        ([("r", "finished", ""), ("s", "queued", "")], True),
+    ],
+)  # fmt: skip
+def test_a_retraining_is_under_way_until_all_have_ended(steps: list[tuple[str, str, str]], under_way: bool) -> None:
+    said = [made(Retraining, run_id=run, state=state, candidate=candidate) for run, state, candidate in steps]
+    assert tallied(*said)[0].retraining is under_way
+
+
+def test_a_loop_is_through_when_everything_came_and_it_has_been_quiet() -> None:
+    tally, clock = tallied(made(Prediction), made(Outcome), events=1, labels=1)
+    assert not tally.finished
+    clock[0] += QUIET
+    assert tally.finished
+    tally.ends(2, 1)
+    assert not tally.finished, "a new event had come"
+
+
+@pytest.mark.parametrize(("state", "patience"), [("finished", STALLED), ("searching", STALLED_BUSY)])
+def test_a_loop_that_lacks_something_is_given_up_after_a_while(state: str, patience: float) -> None:
+    tally, clock = tallied(made(Retraining, state=state), events=1)
+    clock[0] += patience - 1
+    assert not tally.finished
+    clock[0] += 1
+    assert tally.finished and tally.missing
+
+
+def test_the_first_prediction_and_the_first_promotion_are_timed_from_the_start_of_this_session() -> None:
+    earlier, first = made(Prediction, "a", predicted_at=900.0), made(Prediction, "b", predicted_at=1007.0)
+    bootstrap = made(ModelUpdate, published_at=1005.0, trigger="bootstrap")
+    rollback, promotion = (
+        made(ModelUpdate, published_at=1003.0, action="rollback"),
+        made(ModelUpdate, published_at=1030.0),
+    )
+    later = made(Prediction, "c", predicted_at=1009.0)
+    state = tallied(earlier, first, later, bootstrap, rollback, promotion)[0].state
+    assert (state.first_prediction_seconds, state.first_promotion_seconds) == (7.0, 30.0)

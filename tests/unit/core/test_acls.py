@@ -1,0 +1,32 @@
+"""Who may do what on the topics: the table itself."""
+
+from __future__ import annotations
+
+from driftloop.cli import parser
+from driftloop.core import topics
+from driftloop.core.kafka import acls
+from driftloop.core.kafka.acls import ROLES
+from driftloop.core.topics import Topic
+
+
+def writers(topic: Topic) -> set[str]:
+    return {role.name for role in ROLES if topic in role.writes}
+
+
+def test_each_topic_is_written_by_the_room_that_makes_it_and_by_nobody_else() -> None:
+    assert writers(topics.EVENTS) == {"producer"} and writers(topics.LABELS) == {"producer", "api"}
+    assert writers(topics.PREDICTIONS) == {"scorer"}
+    assert writers(topics.OUTCOMES) == writers(topics.DRIFT_ALERTS) == {"monitor"}
+    assert writers(topics.MODEL_UPDATES) == writers(topics.RETRAINING) == {"retrainer"}
+    assert writers(topics.DEAD_LETTERS) == {"scorer", "monitor", "retrainer"}
+    assert writers(topics.COMMANDS) == {"api"}
+    assert acls.find("reader").writes == ()
+
+
+def test_every_verb_that_reaches_the_broker_has_one_role() -> None:
+    verbs = next(action.choices for action in parser.build()._actions if action.dest == "verb")
+    assert verbs is not None
+    known = [verb for role in ROLES for verb in role.verbs]
+    # They start processes, log in as the admin, or need no broker.
+    alone = {"simulate", "demo", "topics", "bench", "doctor", "init", "check", "report"}
+    assert sorted(known) == sorted(set(verbs) - alone)

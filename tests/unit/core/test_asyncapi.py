@@ -1,0 +1,86 @@
+"""The AsyncAPI document says what the code does: no more, no less."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from driftloop.core import messages, topics
+from driftloop.core.kafka import acls, asyncapi
+from driftloop.core.messages import decode, encode
+from driftloop.core.topics import Topic
+from tests.unit.serving.test_views import made
+
+DOCS = Path(__file__).parents[3] / "docs" / "asyncapi.json"
+FOUND = asyncapi.document()
+
+
+def test_what_is_committed_is_what_the_code_says() -> None:
+    assert json.loads(DOCS.read_text(encoding="utf-8")) == FOUND, "driftloop topics --asyncapi > docs/asyncapi.json"
+
+
+def references(tree: Any) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == "$ref":
+                yield value
+            yield from references(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from references(value)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    found = set(references(FOUND))
+    assert len(found) > 20
+    for reference in found:
+        at: Any = FOUND
+        for part in reference.removeprefix("#/").split("/"):
+            at = at[part]
+
+
+def validator(topic: Topic) -> Draft202012Validator:
+    name = topic.message.__name__
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": FOUND["components"]})
+
+
+@pytest.mark.parametrize("topic", topics.ALL, ids=lambda topic: topic.name)
+def test_a_message_fits_its_schema_and_what_the_decoder_refuses_does_not(topic: Topic) -> None:
+    fields = {"position": 5, "onset": 3, "reason": "x", "detector": "d", "error": "e", "state": "queued"}
+    good = json.loads(encode(made(topic.message, **fields)))
+    assert list(validator(topic).iter_errors(good)) == []
+    refused = 0
+    for field in good:
+        for bad in ([], {"x": {"y": [None]}}, -(10**400) if field != "schema" else 0):
+            broken = {**good, field: bad}
+            try:
+                decode(topic.message, json.dumps(broken).encode())
+            except ValueError:
+                refused += 1
+                assert not validator(topic).is_valid(broken), (field, bad)
+    assert refused >= len(good)
+
+
+def test_who_sends_and_receives_is_who_may() -> None:
+    said = {(one["tags"][0]["name"], one["action"], one["channel"]["$ref"]) for one in FOUND["operations"].values()}
+    allowed = {
+        (role.name, action, f"#/channels/{topic.name}")
+        for role in acls.ROLES
+        for action, some in (("send", role.writes), ("receive", role.reads))
+        for topic in some
+    }
+    assert said == allowed
+
+
+def test_fields_are_told_what_stands_below_them_in_the_code() -> None:
+    schemas = FOUND["components"]["schemas"]
+    assert schemas["DriftAlert"]["properties"]["outcome_offset"]["description"].startswith("Offset in `outcomes`")
+    assert schemas["Label"]["properties"]["feedback"]["description"].startswith("A person's word")
+    assert set(schemas) >= {topic.message.__name__ for topic in topics.ALL}
+    assert all(schemas[topic.message.__name__]["description"] for topic in topics.ALL)
+    assert schemas["Event"]["properties"]["schema"]["default"] == messages.SCHEMA

@@ -1,0 +1,201 @@
+"""The gate: better beyond chance, or not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pytest
+
+from driftloop.core.models.classifier import Predictions
+from retrain.evaluation.gate import GateLimits, compare, judge
+from retrain.evaluation.guards import Latency
+from retrain.evaluation.paired_slice import Slice
+
+
+def said(labels: Sequence[str], sure: float = 0.7) -> Predictions:
+    """Answers with these labels, each with the probability ``sure``, out of `right` and `wrong`."""
+    rows = [[sure, 1 - sure] if label == "right" else [1 - sure, sure] for label in labels]
+    probabilities = np.array(rows, dtype=np.float32).reshape(-1, 2)
+    return Predictions(("right", "wrong"), probabilities, np.zeros((len(labels), 1), dtype=np.float32), "test", 0.0)
+
+
+def answers(seed: int, n: int, accuracy: float) -> Predictions:
+    rng = random.Random(seed)
+    return said(["right" if rng.random() < accuracy else "wrong" for _ in range(n)])
+
+
+def test_a_clearly_better_challenger_wins() -> None:
+    verdict = compare(["right"] * 200, answers(1, 200, 0.4), answers(2, 200, 0.7))
+    assert verdict.better and verdict.low > 0
+    assert verdict.challenger_accuracy - verdict.champion_accuracy > 0.2
+    assert verdict.low < verdict.challenger_accuracy - verdict.champion_accuracy < verdict.high
+
+
+def test_the_same_answers_never_win() -> None:
+    same = answers(3, 100, 0.5)
+    verdict = compare(["right"] * 100, same, same)
+    assert not verdict.better
+    assert (verdict.low, verdict.high, verdict.brier_low, verdict.brier_high) == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_a_small_difference_on_few_events_is_chance_and_on_many_is_not() -> None:
+    old, new = ["right"] * 5 + ["wrong"] * 5, ["right"] * 6 + ["wrong"] * 4
+    assert not compare(["right"] * 10, said(old), said(new)).better
+    assert compare(["right"] * 1000, said(old * 100), said(new * 100)).better
+
+
+def test_better_probabilities_win_where_the_accuracy_cannot_tell() -> None:
+    labels = ["right"] * 24 + ["wrong"] * 6
+    truth = ["right"] * 30
+    assert compare(truth, said(labels, 0.55), said(labels, 0.7)).better
+    assert not compare(truth, said(labels, 0.7), said(labels, 0.55)).better
+
+
+def test_better_probabilities_do_not_excuse_a_lower_accuracy() -> None:
+    truth = ["right"] * 100
+    careful = said(["right"] * 80 + ["wrong"] * 20, 0.51)
+    bold = said(["right"] * 79 + ["wrong"] * 21, 0.8)
+    verdict = compare(truth, careful, bold)
+    assert verdict.brier_low > 0 and not verdict.better
+
+
+def test_a_class_that_a_model_cannot_name_counts_as_wrong() -> None:
+    blind = Predictions(
+        ("right",), np.ones((40, 1), dtype=np.float32), np.zeros((40, 1), dtype=np.float32), "test", 0.0
+    )
+    seeing = said(["wrong"] * 40)
+    verdict = compare(["wrong"] * 40, blind, seeing)
+    assert verdict.better and verdict.champion_accuracy == 0.0
+
+
+def test_challengers_that_are_no_better_are_rarely_promoted() -> None:
+    wins = sum(
+        compare(["right"] * 100, answers(2 * i, 100, 0.6), answers(2 * i + 1, 100, 0.6)).better for i in range(200)
+    )
+    # A two-sided 90% interval lets one in twenty through; 200 draws of that stay under 20 with probability 0.999.
+    assert wins < 20
+
+
+@pytest.mark.parametrize(("truth", "old", "new"), [([], [], []), (["a"], ["a"], []), (["a", "b"], ["a"], ["a"])])
+def test_unequal_or_empty_answers_are_refused(truth: list[str], old: list[str], new: list[str]) -> None:
+    with pytest.raises(ValueError, match="cannot compare"):
+        compare(truth, said(old), said(new))
+
+
+def rows(old: Sequence[str], new: Sequence[str], **more: object) -> Slice:
+    """Events whose label is `right` for the first half and `wrong` for the other."""
+    half = len(old) // 2
+    truth = ["right"] * half + ["wrong"] * (len(old) - half)
+    return Slice(truth, said(old), said(new), **more)  # type: ignore[arg-type]
+
+
+def mostly(seed: int, n: int, accuracy: float) -> list[str]:
+    rng = random.Random(seed)
+    half = n // 2
+    swap = {"right": "wrong", "wrong": "right"}
+    return [t if rng.random() < accuracy else swap[t] for t in ["right"] * half + ["wrong"] * (n - half)]
+
+
+def test_weights_decide_whose_labels_count() -> None:
+    truth = ["right"] * 100
+    old, new = said(["right"] * 50 + ["wrong"] * 50), said(["wrong"] * 30 + ["right"] * 70)
+    assert compare(truth, old, new).better
+    doubtful = np.array([1.0] * 50 + [0.1] * 50)
+    verdict = compare(truth, old, new, weights=doubtful)
+    assert not verdict.better and verdict.challenger_accuracy < verdict.champion_accuracy
+    even = compare(truth, old, new, weights=np.full(100, 0.3))
+    assert (even.low, even.high) == pytest.approx((compare(truth, old, new).low, compare(truth, old, new).high))
+
+
+def test_a_better_challenger_that_harms_nothing_is_let_through_every_guard() -> None:
+    newest = rows(
+        mostly(1, 200, 0.6),
+        mostly(2, 200, 0.85),
+        segments=["x", "y"] * 100,
+        annotators=["p", "q", "r", "s"] * 50,
+    )
+    before = rows(mostly(3, 100, 0.8), mostly(4, 100, 0.8))
+    verdict = judge(newest, before=before, regression=before, latency=Latency(5.0, 6.0))
+    assert verdict.better and verdict.reason.startswith("better")
+    assert [check.name for check in verdict.checks] == [
+        "minimum gain",
+        "class recall",
+        "calibration",
+        "segment accuracy",
+        "annotators",
+        "forgetting",
+        "regression set",
+        "latency",
+    ]
+    assert [(g.name, g.rows) for g in verdict.segments] == [("x", 100), ("y", 100)]
+    assert [(g.name, g.rows) for g in verdict.classes] == [("right", 100), ("wrong", 100)]
+
+
+def test_one_harmed_segment_refuses_a_better_challenger_in_words() -> None:
+    segments = ["big"] * 40 + ["small"] * 10
+    old = mostly(1, 100, 0.6)
+    new = [
+        t if s == "big" else {"right": "wrong", "wrong": "right"}[t]
+        for t, s in zip(["right"] * 50 + ["wrong"] * 50, segments * 2, strict=True)
+    ]
+    newest = rows(old, new, segments=segments * 2)
+    assert compare(newest.truth, newest.champion, newest.challenger).better
+    verdict = judge(newest)
+    assert not verdict.better
+    assert verdict.reason.startswith("refused by a guard: segment accuracy") and "'small'" in verdict.reason
+    assert "\n" not in verdict.reason
+    assert judge(newest, limits=GateLimits(max_segment_drop=1.0)).better
+
+
+def test_the_weights_of_a_slice_reach_the_comparison_and_the_guards() -> None:
+    old, new = ["right"] * 200, ["right"] * 60 + ["wrong"] * 140
+    assert judge(rows(old, new), limits=GateLimits(max_recall_drop=1.0)).better
+    weights = np.array([1.0] * 100 + [0.05] * 100)
+    verdict = judge(rows(old, new, weights=weights), limits=GateLimits(max_recall_drop=1.0))
+    assert not verdict.better and verdict.challenger_accuracy < verdict.champion_accuracy
+    assert verdict.checks[0].numbers["gain"] < 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "name"),
+    [
+        (GateLimits(minimum_gain=0.5), {}, "minimum gain"),
+        (GateLimits(), {"latency": Latency(5.0, 900.0)}, "latency"),
+        (GateLimits(), {"regression": rows(mostly(8, 60, 0.9), mostly(9, 60, 0.5))}, "regression set"),
+        (GateLimits(), {"before": rows(mostly(8, 200, 0.6), mostly(9, 200, 0.2))}, "forgetting"),
+    ],
+)
+def test_every_guard_can_refuse(limits: GateLimits, more: dict[str, object], name: str) -> None:
+    newest = rows(mostly(1, 200, 0.6), mostly(2, 200, 0.85))
+    verdict = judge(newest, limits=limits, **more)  # type: ignore[arg-type]
+    assert not verdict.better and [check.name for check in verdict.checks if not check.passed] == [name]
+    assert judge(newest, limits=limits).better is (name != "minimum gain")
+
+
+def test_wanted_forgetting_is_told_in_the_reason() -> None:
+    newest = rows(mostly(1, 200, 0.3), mostly(2, 200, 0.85))
+    verdict = judge(newest, before=rows(mostly(8, 200, 0.8), mostly(9, 200, 0.4)))
+    assert verdict.better and verdict.reason.startswith("better") and "no longer holds" in verdict.reason
+
+
+def test_what_is_not_better_stays_so_whatever_the_guards_say() -> None:
+    verdict = judge(rows(mostly(1, 60, 0.7), mostly(2, 60, 0.7)))
+    assert not verdict.better and verdict.reason.startswith("not better beyond chance")
+
+
+def test_the_same_seed_gives_the_same_verdict_as_plain_data() -> None:
+    newest = rows(mostly(1, 100, 0.6), mostly(2, 100, 0.8), segments=["x", "y"] * 50)
+    plain = judge(newest, seed=3).as_json()
+    assert plain == judge(newest, seed=3).as_json() == msgspec.json.decode(msgspec.json.encode(plain))
+    assert plain["better"] is True and plain["checks"][0]["name"] == "minimum gain"
+    assert set(plain["segments"][0]) == {"name", "rows", "champion", "challenger", "chance", "told"}
+
+
+def test_limits_that_are_unknown_or_out_of_range_are_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"max_recal_drop": 0.1}, GateLimits)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"max_recall_drop": -0.1}, GateLimits)

@@ -1,0 +1,62 @@
+"""What the verbs for people take, refuse and print; what they do is tested on the real stack."""
+
+from __future__ import annotations
+
+import getpass
+
+import pytest
+
+from driftloop.cli import parser
+from driftloop.cli.commands import case
+from driftloop.cli.main import main
+from driftloop.core.models.registry import Model
+from tests.unit.serving.test_views import HOSTILE, STEERING
+
+PARSER = parser.build()
+
+
+@pytest.mark.parametrize(
+    ("line", "model", "reason", "by"),
+    [
+        (["approve", "7"], "7", "", ""),
+        (["approve", "7", "--by", "Ada"], "7", "", "Ada"),
+        (["reject", "7", "--reason", "no"], "7", "no", ""),
+        (["rollback"], "", "", ""),
+        (["rollback", "4", "--reason", "no", "--by", "Ada"], "4", "no", "Ada"),
+    ],
+)
+def test_a_version_is_no_question_for_the_programs_own(line: list[str], model: str, reason: str, by: str) -> None:
+    found = PARSER.parse_args(line)
+    assert (found.model, found.reason, found.by, found.version) == (model, reason, by, False)
+
+
+@pytest.mark.parametrize("line", [["approve"], ["reject", "7"], ["reject", "--reason", "no"]])
+def test_what_is_needed_must_be_given(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", [["--replay"], ["--html", "page.html"]])
+def test_a_case_is_needed_for_a_page_and_a_replay(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["case", *option]) == 2
+    assert capsys.readouterr().err.startswith("driftloop: A case is needed for that: give its id")
+
+
+def test_a_user_without_a_name_is_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    assert case.user_name() == getpass.getuser() == "ada"
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 5)  # as in a container that has no line for its user
+    assert case.user_name() == "somebody"
+
+
+def test_the_models_are_a_table_that_no_strangers_text_steers(capsys: pytest.CaptureFixture[str]) -> None:
+    one = Model("9", True, "linear", HOSTILE, "promoted", 0.8125, "8", "4", HOSTILE)
+    case.show_models([one], {"9": 0.75})
+    out = capsys.readouterr().out
+    assert all(part in out for part in ("● ", "9 (is 4)", "linear", "promoted", "0.812", "0.750", "\\x1b"))
+    assert not any(character in out for character in STEERING)
+    case.show_models([], {})
+    assert "No model is registered" in capsys.readouterr().out

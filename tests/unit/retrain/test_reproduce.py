@@ -1,0 +1,180 @@
+"""A case made again: the policy's inputs as they were, the same answer, and the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from driftloop.core.messages import DriftAlert, Outcome, Retraining
+from driftloop.core.models.bundle import Lineage
+from driftloop.core.models.head import Head, load_head, weights_digest
+from driftloop.core.settings import RetrainSettings
+from retrain.candidates.linear import fit_head, learn
+from retrain.policies.policies import CompletedRetraining, PolicyContext, Retrain, make_policy
+from retrain.reproduce import TopicHistory, decide_again, moment_of, outcomes_between, refit
+from retrain.training_window import TrainingWindow
+from tests import tiny
+from tests.unit.serving.test_views import made
+
+CHOSEN = RetrainSettings(cooldown=0, window=500)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "KNeighborsClassifier": {},
+    "ExtraTreesClassifier": {"n_estimators": 5, "random_state": 1},
+    "MLPClassifier": {"solver": "lbfgs", "random_state": 1},
+    "SGDClassifier": {"random_state": 1},
+}
+
+
+def outcome(i: int, event: int | None = None) -> tuple[int, Outcome]:
+    known = {"position": i, "occurred_at": float(i), "event_id": f"e{i if event is None else event}"}
+    return i, made(Outcome, **known)
+
+
+def alert(onset: int, name: str, detected_at: float) -> DriftAlert:
+    known = {"alert_id": name, "position": onset + 20, "onset": onset, "onset_at": float(onset)}
+    return made(DriftAlert, detected_at=detected_at, **known)
+
+
+def queued(decision: Retrain, now: PolicyContext, last: int, at: float, **scores: Any) -> Retraining:
+    """What the worker writes down of a decision."""
+    rows = sum(i >= decision.onset_at for i in range(last + 1))
+    inputs = {"onset_at": decision.onset_at, "first_offset": 0, "last_offset": last, "labelled": now.labelled}
+    known = {"state": "queued", "run_id": f"run-{last}", "trigger": decision.trigger, "reason": decision.reason}
+    line = made(Retraining, at=at, scores={**inputs, "rows": rows, **scores}, **known)
+    return replace(line, kind=decision.kind)
+
+
+def story() -> TopicHistory:
+    """Two rounds after an alert at 200, as a worker lives through them, and an alert that comes later."""
+    outcomes = [outcome(i) for i in range(400)]
+    alerts = [alert(200, "first", 10.0), alert(390, "later", 90.0)]
+    policy = make_policy(CHOSEN)
+    diary: list[Retraining] = []
+    pasts: list[CompletedRetraining] = []
+    for last, at in ((270, 20.0), (310, 40.0)):
+        now = PolicyContext(last + 1, tuple(pasts))
+        decision = policy.decide(now, alerts[:1], [one for _, one in outcomes[: last + 1]])
+        assert isinstance(decision, Retrain)
+        diary.append(queued(decision, now, last, at))
+        pasts.append(CompletedRetraining(last + 1, 200.0, last - 199, float(last), "first", True, decision.kind, 3.0))
+        common = {"run_id": f"run-{last}", "trigger": "first", "reason": "because"}
+        diary.append(made(Retraining, state="promoted", version=str(last), at=at + 5, **common))
+        diary.append(made(Retraining, state="finished", at=at + 6, scores={"past": asdict(pasts[-1])}, **common))
+    return TopicHistory(outcomes, alerts, diary)
+
+
+def test_every_decision_comes_out_the_same_from_what_was_known_then() -> None:
+    told = story()
+    for place, kind in ((0, "answer"), (3, "refresh")):
+        step = decide_again(told, place, CHOSEN)
+        assert step.same is True and step.words == f"{kind}: {told.diary[place].reason}"
+
+
+def test_an_alert_that_came_later_and_outcomes_that_came_later_are_not_known() -> None:
+    moment = moment_of(story(), 0, 500)
+    assert [one.alert_id for one in moment.alerts] == ["first"]
+    assert len(moment.outcomes) == 271 and moment.now == PolicyContext(271)
+    assert [past.labelled for past in moment_of(story(), 3, 500).now.past] == [271]
+
+
+def test_a_decision_that_comes_out_differently_says_how() -> None:
+    told = story()
+    step = decide_again(told, 0, replace(CHOSEN, policy="never"))
+    assert (step.same, step.words) == (False, "the policy never waits now: the policy is never to retrain")
+    step = decide_again(TopicHistory(told.outcomes, told.alerts, [replace(told.diary[0], reason="another")]), 0, CHOSEN)
+    assert step.same is False and step.words.startswith("reason ") and step.words.endswith(", then another")
+    step = decide_again(TopicHistory(told.outcomes[:250], told.alerts, told.diary), 0, CHOSEN)
+    assert step.same is False and "50 labelled events since the onset are on the topic, 71 then" in step.words
+    step = decide_again(TopicHistory(told.outcomes, [], told.diary), 0, CHOSEN)
+    assert step.same is False and "no drift has been seen" in step.words
+
+
+def test_the_settings_that_a_worker_wrote_down_win_over_those_of_the_moment() -> None:
+    told = story()
+    scores = {**told.diary[0].scores, "settings": msgspec.to_builtins(CHOSEN)}
+    told = TopicHistory(told.outcomes, told.alerts, [replace(told.diary[0], scores=scores)])
+    assert decide_again(told, 0, replace(CHOSEN, policy="never")).same is True
+
+
+def test_a_message_without_the_inputs_cannot_be_compared() -> None:
+    told = story()
+    assert (
+        decide_again(TopicHistory(told.outcomes, told.alerts, [replace(told.diary[0], scores={})]), 0, CHOSEN).same
+        is None
+    )
+
+
+def test_a_retraining_that_was_given_up_is_unknown_and_a_promotion_counts_from_when_it_was_said() -> None:
+    told = story()
+    given_up = [replace(line, run_id="gone") for line in told.diary[:2]]
+    assert len(moment_of(TopicHistory(told.outcomes, told.alerts, [*given_up, *told.diary]), 5, 500).now.past) == 1
+    first, promoted, finished, second, *rest = told.diary
+    late = TopicHistory(told.outcomes, told.alerts, [first, second, promoted, finished, *rest])
+    (past,) = moment_of(late, 1, 500).now.past
+    assert past.promoted is False, "its search was still under way"
+
+
+def test_of_a_repeated_event_the_first_counts_while_it_is_kept() -> None:
+    rows = [outcome(0), outcome(1), outcome(2, event=0), outcome(3), outcome(4, event=1)]
+    assert [one.position for one in outcomes_between(rows, 0, 4, keep=10)] == [0, 1, 3]
+    assert [one.position for one in outcomes_between(rows, 1, 3, keep=10)] == [1, 3]
+    assert [one.position for one in outcomes_between(rows, 0, 4, keep=2)] == [1, 3]
+    rows.append(outcome(5, event=0))
+    assert [one.position for one in outcomes_between(rows, 0, 5, keep=2)] == [3, 5], "forgotten and seen again"
+
+
+def sentences(onset: int = 0, seed: int = 0) -> TrainingWindow:
+    """240 made-up sentences with embeddings that say nothing."""
+    texts, labels = tiny.sentences(240, seed)
+    embeddings = np.random.default_rng(seed).normal(size=(240, 8)).astype(np.float32)
+    return TrainingWindow(tuple(map(str, range(240))), tuple(texts), tuple(labels), embeddings, Path(), onset)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_linear_head_fitted_again_has_the_same_weights(whole: bool) -> None:
+    window = sentences(onset=120)
+    train = window.hold_out(CHOSEN.holdout)[0]
+    winner, old_weight = learn(train, CHOSEN.seed)
+    there = fit_head(window, old_weight, CHOSEN.seed) if whole else winner
+    again, chosen = refit(window, Lineage(candidate="linear", rows=len(window if whole else train)), CHOSEN)
+    assert (weights_digest(again), chosen) == (weights_digest(there), old_weight)
+    other = sentences(onset=120, seed=1)
+    assert weights_digest(refit(other, Lineage(candidate="linear", rows=240), CHOSEN)[0]) != weights_digest(there)
+
+
+def test_the_digest_of_the_weights_is_that_of_the_file_and_sees_the_last_bit(tmp_path: Path) -> None:
+    window = sentences()
+    head = fit_head(window, 1.0)
+    digest = weights_digest(head)
+    head.predict_proba(window.texts, window.embeddings)
+    assert weights_digest(head) == digest, "it has predicted in between"
+    head.save(tmp_path / "a.skops")
+    loaded = load_head(tmp_path / "a.skops")
+    assert weights_digest(loaded) == digest
+    loaded.estimator.coef_[0, 0] = np.nextafter(loaded.estimator.coef_[0, 0], 9)
+    assert weights_digest(loaded) != digest
+    assert weights_digest(Head(head.estimator)) != digest, "without its words"
+    words = head.vectorizer.vocabulary_
+    words["great"], words["awful"] = words["awful"], words["great"]
+    assert weights_digest(head) != digest
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_the_digest_knows_every_kind_of_head_that_a_search_may_find(name: str, tmp_path: Path) -> None:
+    from retrain.candidates import tpot_search_space
+
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(60, 4)), np.array(["a", "b"])[rng.integers(0, 2, 60)]
+    heads = [Head(getattr(tpot_search_space, name)(**OPTIONS[name]).fit(rows, labels)) for _ in range(2)]
+    heads[0].save(tmp_path / "a.skops")
+    digests = {weights_digest(head) for head in (*heads, load_head(tmp_path / "a.skops"))}
+    assert len(digests) == 1
+    assert (
+        weights_digest(Head(getattr(tpot_search_space, name)(**OPTIONS[name]).fit(rows[1:], labels[1:]))) not in digests
+    )

@@ -1,0 +1,298 @@
+"""What a simulation looks like in a terminal and in a log, and that strangers' text never steers either."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from driftloop.core import topics
+from driftloop.core.loop_progress import ChildState, State
+from driftloop.core.messages import DeadLetter, DriftAlert, Message, ModelUpdate, Outcome, Prediction, Retraining
+from serving.live.loop_view import STEP, WINDOW, LoopView
+from serving.simulation import summary_view
+from serving.simulation.drift_scoring import Drift
+from serving.simulation.summary import Accuracy, Latency, RetrainingRun, Summary
+from serving.simulation.terminal_view import LINES, LiveView, PlainView, draw, open_view
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\nnext\u202e\x9b31m"
+STEERING = ("\x1b", "\x07", "\r", "\u202e", "\x9b")
+
+
+FIELDS: dict[str, Any] = {
+    "event_id": "e", "text": "text", "occurred_at": 0.0, "predicted_at": 0.0, "labelled_at": 0.0, "detected_at": 0.0,
+    "published_at": 0.0, "at": 0.0, "label": "a", "predicted": "a", "probabilities": {"a": 0.9}, "confidence": 0.9,
+    "correct": True, "model_version": "1", "version": "", "route": "", "latency_ms": 1.0, "alert_id": "a",
+    "stream": "s", "detector": "adwin", "signal": "error", "severity": 0.25, "outcome_offset": 0, "onset_at": 0.0,
+    "window": 10, "digest": "d", "run_id": "r", "trigger": "alert", "key": None, "value_base64": "", "size": 0,
+    "where": "w", "topic": "events", "partition": 0, "offset": 0, "command_id": "c", "action": "promote", "by": "b",
+}  # fmt: skip
+
+
+def made(kind: type[Message], **fields: Any) -> Any:
+    known = kind.__struct_fields__
+    return kind(**{name: value for name, value in {**FIELDS, **fields}.items() if name in known})
+
+
+def outcome(i: int, correct: bool = True, version: str = "1", in_sample: bool = False) -> Outcome:
+    return made(Outcome, position=i, correct=correct, model_version=version, in_sample=in_sample)
+
+
+def prediction(i: int, version: str = "1") -> Prediction:
+    return made(Prediction, position=i, model_version=version)
+
+
+def alert(position: int, detector: str = "adwin") -> DriftAlert:
+    return made(DriftAlert, position=position, onset=position - 10, detector=detector)
+
+
+def update(version: str, action: str = "promote", reason: str = "better by 0.1") -> ModelUpdate:
+    return made(ModelUpdate, version=version, action=action, reason=reason)
+
+
+def retraining(state: str, candidate: str = "linear", reason: str = "because") -> Retraining:
+    return made(Retraining, state=state, candidate=candidate, reason=reason)
+
+
+def letter(error: str = "not an event") -> DeadLetter:
+    return made(DeadLetter, error=error)
+
+
+def fed(*messages: Message, total: int = 10 * STEP, **options: Any) -> LoopView:
+    board = LoopView("tweets", **options)
+    board.tick(State(began=0.0, total=total))
+    for message in messages:
+        board.take(message)
+    return board
+
+
+def plain(board: LoopView) -> tuple[PlainView, io.StringIO]:
+    out = io.StringIO()
+    console = Console(file=out, width=140, highlight=False, markup=False, emoji=False)
+    return PlainView(board, console, clock=lambda: 0.0), out
+
+
+def test_the_timeline_shows_where_the_model_was_right() -> None:
+    rights = [outcome(i, True) for i in range(STEP)]
+    wrongs = [outcome(i, False) for i in range(STEP, 2 * STEP)]
+    halves = [outcome(i, i % 2 == 0) for i in range(3 * STEP, 4 * STEP)]
+    timeline = fed(*rights, *wrongs, *halves).timeline(80)
+    assert timeline.accuracy == "█▁ ▅      "
+    assert (timeline.low, timeline.high) == (0.0, 1.0)
+    assert fed(*rights, *wrongs, *halves).timeline(80, ascii_only=True).accuracy == "#_ =      "
+
+
+def test_a_timeline_that_is_too_long_is_merged_to_the_width() -> None:
+    board = fed(*(outcome(i, i < 500) for i in range(1000)), total=1000, drifts=(500,))
+    timeline = board.timeline(5)
+    assert len(timeline.accuracy) == len(timeline.marks) == len(timeline.versions["1"]) <= 5
+    assert timeline.accuracy[0] == "█" and timeline.accuracy[-1] == "▁"
+
+
+def test_true_drift_alert_and_promotion_have_their_marks() -> None:
+    board = fed(prediction(6 * STEP), alert(4 * STEP), update("2"), prediction(7 * STEP, "2"), drifts=(3 * STEP,))
+    assert board.timeline(80).marks == "   △▲  ●  "
+    assert board.timeline(80, ascii_only=True).marks == "   '^  o  "
+
+
+def test_a_promotion_lies_where_its_version_first_scored() -> None:
+    board = fed(prediction(2 * STEP), update("2"))
+    assert board.timeline(80).marks.index("●") == 2
+    board.take(prediction(8 * STEP, "2"))
+    assert board.timeline(80).marks.index("●") == 8
+
+
+def test_each_version_has_its_own_part_of_the_timeline() -> None:
+    board = fed(*(outcome(i, True, "1" if i < STEP else "2") for i in range(2 * STEP)))
+    versions = board.timeline(80).versions
+    assert versions["1"].strip(" ") == versions["1"][0] and versions["2"].strip(" ") == versions["2"][1]
+
+
+def test_the_accuracy_rolls_and_leaves_the_warm_up_out() -> None:
+    board = fed(*(outcome(i, False) for i in range(100)), bootstrap=100)
+    assert board.accuracy is None
+    board.take(outcome(100, False, in_sample=True))
+    assert board.accuracy is None
+    for i in range(200, 200 + WINDOW):
+        board.take(outcome(i, False))
+    assert board.accuracy == 0.0
+    for i in range(WINDOW // 2):
+        board.take(outcome(2000 + i, True))
+    assert board.accuracy == 0.5
+
+
+def test_every_kind_of_news_is_told_in_words() -> None:
+    retrainings = [retraining("queued", ""), retraining("rejected"), retraining("failed", "")]
+    board = fed(alert(500), update("2"), update("1", "rollback"), *retrainings, letter())
+    news = "\n".join(board.news)
+    assert "▲ drift: error moved by +0.250 at event 500 (began about 490; adwin, v1)" in news
+    assert "● promoted v2: better by 0.1" in news and "○ rolled back to v1" in news
+    assert "retraining queued: because" in news and "linear rejected: because" in news
+    assert "the retraining failed: because" in news and "† dead letter from events: not an event" in news
+
+
+def test_a_promotion_is_told_by_its_update_only_and_a_flood_of_dead_letters_five_times() -> None:
+    board = fed(retraining("promoted"), *[letter()] * 50)
+    assert len(board.news) == 5 and board.retraining.startswith("linear promoted")
+
+
+def test_a_restart_is_told_once_with_its_last_words() -> None:
+    board = LoopView("tweets")
+    child = ChildState("score", running=True, restarts=1, last_words="Kafka went away")
+    for _ in range(3):
+        board.tick(State(began=0.0, notes=["Starting Kafka."], children={"score": child}))
+    assert list(board.news) == ["Starting Kafka.", "! score ended and was started again: Kafka went away"]
+    assert "restarts 1" in board.status()
+
+
+def test_the_plain_view_prints_each_piece_of_news_once() -> None:
+    view, out = plain(LoopView("tweets"))
+    view.on_message(topics.DRIFT_ALERTS, alert(500))
+    view.on_message(topics.PREDICTIONS, prediction(501))
+    state = State(began=0.0, phase="running", notes=["Starting Kafka."])
+    for _ in range(3):
+        view.on_tick(state)
+    view.close()
+    view.close()
+    lines = out.getvalue().splitlines()
+    assert sum("▲ drift" in line for line in lines) == 1
+    assert sum("Starting Kafka." in line for line in lines) == 1
+    assert sum("running  events" in line for line in lines) == 2, "one status line was due, and one at the end"
+
+
+def test_the_plain_view_keeps_a_long_line_whole() -> None:
+    view, out = plain(LoopView("tweets"))
+    view.on_message(topics.RETRAINING, retraining("rejected", reason="x" * 300))
+    assert "x" * 300 in out.getvalue()
+
+
+FROM_STRANGERS = (
+    alert(500, HOSTILE), update(HOSTILE, reason=HOSTILE), retraining("rejected", HOSTILE, HOSTILE), letter(HOSTILE),
+    prediction(1, HOSTILE), outcome(1, version=HOSTILE),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("message", FROM_STRANGERS, ids=lambda message: type(message).__name__)
+def test_a_strangers_text_is_written_out_and_never_obeyed(message: Message) -> None:
+    board = LoopView(HOSTILE)
+    view, out = plain(board)
+    view.on_message(topics.PREDICTIONS, message)
+    view.on_tick(State(began=0.0))
+    drawn = draw(board, 100).plain
+    assert [sign for sign in STEERING if sign in out.getvalue() + drawn] == []
+    assert "\\x1b]0;owned\\x07" in drawn
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("width", [1, 20, 59, 60, 120])
+def test_the_picture_is_never_wider_than_the_terminal(width: int, ascii_only: bool) -> None:
+    board = fed(*(outcome(i, i % 3 > 0) for i in range(400)), alert(300), update("2", reason="y" * 300), letter())
+    lines = draw(board, width, ascii_only).split("\n")
+    assert max(line.cell_len for line in lines) <= width
+
+
+def test_a_terminal_without_the_signs_gets_plain_ones() -> None:
+    board = fed(prediction(1), alert(2), update("2", reason="“" * 300), letter("é"), drifts=(100,))
+    drawn = draw(board, 80, ascii_only=True).plain
+    assert drawn.isascii()
+    assert "^ drift" in drawn and "o promoted" in drawn and "+ dead letter" in drawn
+
+
+def test_a_narrow_picture_leaves_the_sparklines_of_the_versions_out() -> None:
+    board = fed(*(outcome(i, i < STEP) for i in range(2 * STEP)))
+    narrow, wide = (next(line for line in draw(board, w).plain.split("\n") if line[:2] == "v1") for w in (59, 60))
+    assert "▁" not in narrow and "▁" in wide
+
+
+def test_the_picture_shows_counts_phase_processes_and_the_newest_lines() -> None:
+    board = fed(*(retraining("rejected", f"c{i}") for i in range(LINES + 1)))
+    state = State(began=0.0, total=900, phase="running", events=800, predictions=700, outcomes=600, lag=99)
+    state.children["score"] = ChildState("score", running=True, restarts=2)
+    state.children["replay"] = ChildState("replay", exit_code=0)
+    board.tick(state)
+    drawn = draw(board, 100).plain
+    for part in ("driftloop  tweets  running", "events 800/900", "lag 99", "predicted 700   labelled 600"):
+        assert part in drawn
+    assert "score on (2 restarts)" in drawn and "replay done" in drawn
+    assert f"c{LINES}" in drawn and "c0 rejected" not in drawn
+
+
+def test_the_view_is_plain_where_the_output_is_no_terminal() -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True)
+    assert isinstance(open_view(Console(file=io.StringIO()), "t", plain=False), PlainView)
+    assert isinstance(open_view(terminal, "t", plain=True), PlainView)
+    live = open_view(terminal, "t", plain=False)
+    try:
+        assert isinstance(live, LiveView)
+    finally:
+        live.close()
+
+
+def test_the_live_view_draws_on_the_terminal_and_gives_it_back() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, height=30, color_system=None, legacy_windows=False)
+    view = open_view(console, "tweets", plain=False)
+    view.on_message(topics.DRIFT_ALERTS, alert(500))
+    view.on_tick(State(began=0.0, phase="running"))
+    view.close()
+    assert "▲ drift: error" in out.getvalue() and "driftloop  tweets  running" in out.getvalue()
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l"), "the cursor stayed hidden"
+
+
+DRIFTS = [
+    Drift(true_position=1500, detected_position=1600, delay=90, signal="error", detector=HOSTILE),
+    Drift(true_position=3000, detected_position=None, delay=None, signal=None, detector=None),
+]
+RUN = RetrainingRun(
+    run_id="r", trigger="alert", reason=f"the error rose {HOSTILE}", position=1600, candidates=["linear", HOSTILE],
+    scores={}, reasons={}, seconds=12.5, verdict="promoted", version="2",
+)  # fmt: skip
+ACCURACY = Accuracy(
+    prequential=0.8125, prequential_after_2000=None, per_segment={"cars": 0.9, HOSTILE: 0.5}, per_500_events=[],
+    per_version={}, counted=3000, warm_up=500,
+)  # fmt: skip
+SUMMARY = Summary(
+    scenario=f"tweets{HOSTILE}", complete=True, missing="", events=3500, predictions=3510, dead_letters=3,
+    duplicates=11, accuracy=ACCURACY, drifts=DRIFTS, drifts_known=True, false_alarms=4, repeat_alerts=5, alerts=[],
+    retrainings=[RUN], refreshes=[RUN, RUN], bootstrap=None, promotions=1, rollbacks=2,
+    latency=Latency(p50=10.0, p95=20.0, p99=None),
+    events_per_second=39.5, seconds=95.0, first_prediction_seconds=7.5, first_promotion_seconds=None,
+    peak_memory_mb=2048.0, versions=[], restarts={"score": 1, "monitor": 0}, software={},
+)  # fmt: skip
+TOLD = (
+    "3499 of 3500 events predicted, prequential accuracy 0.812",
+    "3000 labelled events; 500 of the warm-up are left out",
+    "1 of 2 detected within 2000 labelled events, 4 false alarms, 5 repeats",
+    "1 retrainings and 2 refreshes, 1 promoted, 2 rolled back", "3; duplicates 11", "p50 10 ms, p95 20 ms, p99 –",
+    "39.5 events/s over 95 s in all", "after 7.5 s", "2.00 GB", "score 1", "cars", "90 labelled", "promoted v2",
+    "All of it: runs/one/summary.json",
+)  # fmt: skip
+
+
+def closed(**changes: Any) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=140, highlight=False, markup=False, emoji=False)
+    summary_view.show(replace(SUMMARY, **changes), Path("runs/one/summary.json"), console)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("part", TOLD)
+def test_the_end_of_a_run_is_told_in_figures(part: str) -> None:
+    assert part in closed()
+
+
+def test_the_end_of_a_run_never_obeys_what_a_stranger_wrote() -> None:
+    told = closed()
+    assert [sign for sign in STEERING if sign in told] == []
+    assert told.count("\\x1b]0;owned") == 5, "scenario, segment, detector, candidate and reason"
+
+
+def test_an_incomplete_run_says_what_is_missing_and_an_unknown_truth_judges_nobody() -> None:
+    told = closed(missing="2 of 9 events have no prediction", drifts_known=False, drifts=[])
+    assert "Incomplete: 2 of 9 events have no prediction." in told
+    assert "false alarms" not in told and "does not say where its drifts are" in told
+    assert "Incomplete" not in closed()

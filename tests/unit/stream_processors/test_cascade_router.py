@@ -1,0 +1,188 @@
+"""Which stage answers: the first one under load alone, never in a drift, and not once it has come to differ."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks.harness.stub_model import Stub
+from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle, write_bundle
+from driftloop.core.models.first_stage import FIRST, SECOND
+from driftloop.core.models.head import Head
+from driftloop.core.settings import Settings
+from retrain.promotion.first_stage import MIN_ROWS, make_cascade
+from stream_processors.scoring import cascade_router
+from stream_processors.scoring.cascade_router import BUSY, Answer, CascadeRouter, EncoderLoad
+from tests import tiny
+
+TEXTS = tiny.sentences(400, seed=21)[0]
+IDS = [f"event-{number}" for number in range(len(TEXTS))]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cascade") / "bundle"
+    rows = tiny.window(MIN_ROWS + 500)
+    head = Head(LogisticRegression().fit(rows.embeddings, np.asarray(rows.labels)))
+    lineage = Lineage(candidate="linear")
+    write_bundle(folder, encoder=tiny.encoder(), head=head, labels=head.classes, lineage=lineage, key=tiny.KEY)
+    model, train, held = load_bundle(folder, tiny.KEY), rows.take(slice(None, -300)), rows.take(slice(-300, None))
+    assert make_cascade(
+        model, folder, train, held, lambda rows: model.predict(rows.texts), Settings(signing_key=tiny.KEY)
+    )
+    return folder
+
+
+@pytest.fixture
+def model(bundle: Path) -> BundleClassifier:
+    return load_bundle(bundle, tiny.KEY, version="7", threads=1)
+
+
+def answers(found: CascadeRouter, model: BundleClassifier, n: int = len(TEXTS), **how: bool) -> list[Answer]:
+    told: dict[str, Any] = {"full": True, "drifting": False, **how}
+    return found.finish(model, found.begin(model, IDS[:n], TEXTS[:n], **told))
+
+
+def routes(found: list[Answer]) -> set[str]:
+    return {answer.route for answer in found}
+
+
+def test_what_the_first_stage_is_sure_of_is_not_put_to_the_encoder_but_for_a_sample(model: BundleClassifier) -> None:
+    assert model.first is not None
+    found = answers(CascadeRouter("auto"), model)
+    first = model.first.predict_proba(model.encoder.tokenise(TEXTS))
+    sure, second = model.first.sure(first), model.predict(TEXTS)
+    by_route = {route: [row for row, answer in enumerate(found) if answer.route == route] for route in routes(found)}
+    assert by_route.keys() == {FIRST, SECOND, "encoder+head"}
+    assert all(sure[row] for row in by_route[FIRST]) and not any(sure[row] for row in by_route[SECOND])
+    assert 0.5 < len(by_route["encoder+head"]) * cascade_router.EVERY / len(TEXTS) < 2
+    for row, answer in enumerate(found):
+        asked = answer.route != FIRST
+        assert (answer.embedding is not None) == asked
+        np.testing.assert_allclose(answer.probabilities, (second.probabilities if asked else first)[row], atol=1e-4)
+        if answer.embedding is not None:
+            np.testing.assert_allclose(answer.embedding, second.embeddings[row], atol=1e-4)
+
+
+def test_the_model_that_load_is_measured_with_is_one_for_the_stages() -> None:
+    model: Any = Stub("7")
+    found = answers(CascadeRouter("auto"), model, 5)
+    assert [answer.route for answer in found] == ["stub"] * 5 and {len(one.probabilities) for one in found} == {2}
+
+
+def test_the_sample_does_not_look_at_the_texts(model: BundleClassifier) -> None:
+    one = [answer.route == "encoder+head" for answer in answers(CascadeRouter("auto"), model)]
+    found = CascadeRouter("auto")
+    other = found.finish(model, found.begin(model, IDS, TEXTS[::-1], full=True, drifting=False))
+    assert one == [answer.route == "encoder+head" for answer in other]
+
+
+@pytest.mark.parametrize(
+    ("mode", "how", "used"),
+    [
+        ("auto", {}, True),
+        ("auto", {"full": False}, False),
+        ("auto", {"drifting": True}, False),
+        ("always", {"full": False}, True),
+        ("always", {"drifting": True}, False),
+        ("never", {}, False),
+    ],
+)
+def test_when_the_first_stage_is_asked(model: BundleClassifier, mode: Any, how: dict[str, bool], used: bool) -> None:
+    found = answers(CascadeRouter(mode), model, **how)
+    assert (FIRST in routes(found)) == used
+    assert used or routes(found) == {"encoder+head"}
+    assert len(found) == len(TEXTS)
+
+
+def test_a_model_without_one_answers_with_its_encoder(model: BundleClassifier) -> None:
+    model.first = None
+    assert routes(answers(CascadeRouter("always"), model)) == {"encoder+head"}
+
+
+def test_no_text_at_all_is_nothing(model: BundleClassifier) -> None:
+    assert answers(CascadeRouter("always"), model, n=0) == []
+
+
+def other_way_round(model: BundleClassifier) -> None:
+    """A first stage that is as sure, and says something else."""
+    assert model.first is not None
+    model.first = replace(
+        model.first, weights=np.roll(model.first.weights, 1, axis=0), bias=np.roll(model.first.bias, 1)
+    )
+
+
+@pytest.mark.parametrize("differs", [True, False])
+def test_one_that_comes_to_differ_is_silent_until_the_next_model(
+    model: BundleClassifier, differs: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if differs:
+        other_way_round(model)
+    found, used = CascadeRouter("auto"), []
+    with caplog.at_level(logging.WARNING):
+        for _ in range(12):
+            used.append(FIRST in routes(answers(found, model)))
+    assert used[0] and used[-1] != differs
+    assert ("has come to disagree with its encoder" in caplog.text) == differs
+    if differs:
+        after = used.index(False)
+        sampled = sum(answer.route == "encoder+head" for answer in answers(CascadeRouter("auto"), model))
+        assert after * sampled >= cascade_router.LEAST, "it was silenced before it could be told"
+        model._version = "8"
+        assert FIRST in routes(answers(found, model))
+
+
+def test_the_load_is_the_share_of_its_time_that_the_encoder_would_need() -> None:
+    clock = Clock()
+    load = EncoderLoad(clock)
+    assert load.share == 0.0
+    for _ in range(100):
+        load.came(10)
+        began = clock.now
+        clock.now += 0.08
+        load.encoded(10, began)
+        clock.now += 0.02
+    assert load.share == pytest.approx(0.8, abs=0.05), "100 events a second at 8 ms each"
+    clock.now += 3 * cascade_router.MEMORY
+    load.came(10)
+    assert load.share < BUSY, "that was long ago"
+
+
+def test_batches_that_wait_for_the_encoder_do_not_make_it_look_slow() -> None:
+    clock = Clock()
+    load, ends = EncoderLoad(clock), clock.now
+    for _ in range(50):  # two are always under way, each begun long before the encoder comes to it
+        load.came(10)
+        began, ends = clock.now - 0.1, ends + 0.1
+        clock.now = ends
+        load.encoded(10, began)
+    assert load.share == pytest.approx(1.0, abs=0.1)
+
+
+def test_under_load_the_first_stage_is_asked_though_no_batch_is_full(model: BundleClassifier) -> None:
+    clock = Clock()
+    found = CascadeRouter("auto", clock)
+    used = []
+    for _ in range(60):
+        asked = found.begin(model, IDS, TEXTS, full=False, drifting=False)
+        clock.now += 0.09
+        used.append(FIRST in routes(found.finish(model, asked)))
+        clock.now += 0.01
+    assert not used[0] and all(used[5:])
+    clock.now += 60
+    answers(found, model, full=False)
+    clock.now += 60
+    assert routes(answers(found, model, full=False)) == {"encoder+head"}, "the load is over"

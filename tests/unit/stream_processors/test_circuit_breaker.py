@@ -1,0 +1,58 @@
+"""When a processor stops burying messages, and when it goes on."""
+
+from __future__ import annotations
+
+from stream_processors.runtime.circuit_breaker import LEAST, PAUSE, WINDOW, CircuitBreaker
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_few_bad_messages_are_no_reason() -> None:
+    breaker = CircuitBreaker(0.5, Clock())
+    breaker.count(LEAST - 1, LEAST - 1)  # all of them bad, and still few
+    assert not breaker.open and breaker.pause == 0
+    breaker = CircuitBreaker(0.5, Clock())
+    for _ in range(100):
+        breaker.count(60, 30)  # many, and half of them good
+    assert not breaker.open
+
+
+def test_it_opens_when_most_of_the_newest_are_bad_however_many_good_ones_came_before() -> None:
+    breaker = CircuitBreaker(0.5, Clock())
+    for _ in range(1000):
+        breaker.count(50, 0)
+    batches = 0
+    while not breaker.open:
+        breaker.count(50, 50)
+        batches += 1
+    assert WINDOW / 2 < batches * 50 <= WINDOW / 2 + 100
+    assert "could not be processed" in str(breaker)
+
+
+def test_one_batch_is_tried_after_each_pause_and_a_good_one_closes_it() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(0.5, clock)
+    breaker.count(200, 200)
+    assert breaker.open and breaker.pause == PAUSE
+    clock.now += PAUSE
+    assert breaker.open and breaker.pause == 0
+    breaker.count(50, 50)
+    assert breaker.open and breaker.pause == PAUSE
+    clock.now += PAUSE + 1
+    breaker.count(50, 2)
+    assert not breaker.open and breaker.pause == 0
+    breaker.count(90, 90)  # what lies before the closing does not count any more
+    assert not breaker.open
+
+
+def test_a_share_of_one_never_opens_it() -> None:
+    breaker = CircuitBreaker(1.0, Clock())
+    for _ in range(100):
+        breaker.count(100, 100)
+    assert not breaker.open

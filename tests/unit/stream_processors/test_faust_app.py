@@ -1,0 +1,181 @@
+"""Taking from Faust's channel: what is there without delay, every message once."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.transport.drivers.aiokafka import Consumer
+from mode.utils.queues import FlowControlEvent, ThrowableQueue
+
+from stream_processors.runtime.faust_app import Worker, _Consumer, _ResumedCoroutine, take_batch
+
+
+def channel(*events: int) -> Any:
+    queue: ThrowableQueue[int] = ThrowableQueue(flow_control=FlowControlEvent(initially_suspended=False))
+    for event in events:
+        queue.put_nowait(event)
+    return SimpleNamespace(queue=queue)
+
+
+def test_a_full_batch_is_taken_and_what_is_more_is_left() -> None:
+    source = channel(*range(10))
+    assert asyncio.run(take_batch(source, 4)) == [0, 1, 2, 3]
+    assert source.queue.qsize() == 6
+
+
+def test_what_is_there_is_taken() -> None:
+    assert asyncio.run(take_batch(channel(1, 2), 4)) == [1, 2]
+
+
+def test_the_first_is_waited_for() -> None:
+    async def taken() -> list[int]:
+        source = channel()
+        asyncio.get_running_loop().call_later(0.05, source.queue.put_nowait, 1)
+        async with asyncio.timeout(5):
+            return await take_batch(source, 4)
+
+    assert asyncio.run(taken()) == [1]
+
+
+def test_an_error_thrown_into_the_channel_is_raised() -> None:
+    async def taken() -> None:
+        source = channel()
+        source.queue._throw(RuntimeError("no more"))
+        await take_batch(source, 4)
+
+    with pytest.raises(RuntimeError, match="no more"):
+        asyncio.run(taken())
+
+
+class Flow:
+    """A consumer's, with what came of each message, and how often Faust's own way was gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slow = 0
+
+        async def first_of(_consumer: Any, *waited: Any, timeout: float | None = None) -> Any:
+            self.slow += 1
+            tasks = [asyncio.ensure_future(one) for one in waited]
+            done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=timeout)
+            for task in pending:
+                task.cancel()
+            return [task.result() for task in done]
+
+        monkeypatch.setattr(Consumer, "wait_first", first_of)
+        self.consumer: Any = object.__new__(_Consumer)
+
+
+def test_a_message_that_there_is_room_for_needs_no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, put = Flow(monkeypatch), []
+
+    async def on_message() -> None:
+        put.append("message")
+
+    async def deliver() -> None:
+        before = len(asyncio.all_tasks())
+        await flow.consumer.wait_first(on_message(), asyncio.Event().wait())
+        assert len(asyncio.all_tasks()) == before
+
+    asyncio.run(deliver())
+    assert (put, flow.slow) == (["message"], 0)
+
+
+def test_a_message_that_there_is_no_room_for_waits_as_with_faust(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, steps = Flow(monkeypatch), []
+
+    async def deliver() -> Any:
+        room = asyncio.Event()
+
+        async def on_message() -> str:
+            steps.append("begun")
+            await room.wait()
+            await asyncio.sleep(0)
+            steps.append("put")
+            return "said"
+
+        asyncio.get_running_loop().call_later(0.05, room.set)
+        return await flow.consumer.wait_first(on_message(), asyncio.Event().wait())
+
+    assert asyncio.run(deliver()) == ["said"]
+    assert (steps, flow.slow) == (["begun", "put"], 1)
+
+
+def test_a_message_that_there_is_no_room_for_gives_way_where_the_flow_is_suspended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flow, steps = Flow(monkeypatch), []
+
+    async def deliver() -> None:
+        suspended, room = asyncio.Event(), asyncio.Event()
+
+        async def on_message() -> None:
+            try:
+                await room.wait()
+            except asyncio.CancelledError:
+                steps.append("given up")
+                raise
+
+        asyncio.get_running_loop().call_later(0.05, suspended.set)
+        await flow.consumer.wait_first(on_message(), suspended.wait())
+        await asyncio.sleep(0)
+
+    asyncio.run(deliver())
+    assert steps == ["given up"]
+
+
+def test_what_fails_at_once_or_later_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = Flow(monkeypatch)
+
+    async def on_message(pause: bool) -> None:
+        if pause:
+            await asyncio.sleep(0.01)
+        raise ValueError("not to be read")
+
+    async def deliver(pause: bool) -> None:
+        await flow.consumer.wait_first(on_message(pause), asyncio.Event().wait())
+
+    for pause in (False, True):
+        with pytest.raises(ValueError, match="not to be read"):
+            asyncio.run(deliver(pause))
+
+
+def test_a_begun_coroutine_is_told_of_an_error_where_it_waits() -> None:
+    async def careful() -> str:
+        try:
+            async with asyncio.timeout(None):
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "put away"
+        return "never"
+
+    async def deliver() -> str:
+        coroutine = careful()
+        task = asyncio.ensure_future(_await(_ResumedCoroutine(coroutine, coroutine.send(None))))
+        await asyncio.sleep(0)
+        task.cancel()
+        return await task
+
+    async def _await(begun: _ResumedCoroutine) -> str:
+        return str(await begun)
+
+    assert asyncio.run(deliver()) == "put away"
+
+
+def test_the_end_waits_for_the_tasks_that_were_cancelled() -> None:
+    async def end() -> bool:
+        async def task() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+
+        cancelled = asyncio.create_task(task())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await Worker._sentinel_task(None)
+        return cancelled.done()
+
+    assert asyncio.run(end())

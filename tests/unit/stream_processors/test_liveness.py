@@ -1,0 +1,102 @@
+"""When a processor has stalled, and when it only has nothing to do: decided by a clock that the test turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kafka import TopicPartition
+
+from driftloop.core.kafka import clients
+from driftloop.core.settings import HealthSettings, Settings
+from stream_processors.runtime import liveness
+from stream_processors.runtime.liveness import LONG, LivenessMonitor
+
+PATIENCE = 60.0
+
+
+@dataclass
+class Watched:
+    """A processor's progress, what waits for it, and what was said of it."""
+
+    now: float = 1_000.0
+    lag: int = 0
+    messages: bool = True
+    """Whether what waits are messages, and not a transaction's own offsets."""
+    said: list[str] = field(default_factory=list)
+    progress: Any = None
+
+    def after(self, seconds: float) -> list[str]:
+        """What has been said once so much time has gone by, in which it was looked at every few seconds."""
+        for _ in range(int(seconds / 3)):
+            self.now += 3
+            self.progress._look(SimpleNamespace(topics=set))
+        return self.said
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    made = Watched()
+    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: made.now))
+    monkeypatch.setattr(clients, "lag", lambda _client, _partitions: made.lag)
+    monkeypatch.setattr(clients, "has_unread_messages", lambda _settings, _client, _partitions: made.messages)
+    settings = Settings(health=HealthSettings(patience=PATIENCE))
+    made.progress = LivenessMonitor("scorer", settings, "group", made.said.append)
+    made.progress.owns([TopicPartition("events", 0)])
+    made.progress.wait("")  # it is open
+    return made
+
+
+def works(watched: Watched, lag: int) -> None:
+    watched.lag = lag
+    watched.progress.begins()
+    watched.progress.handled(10, 0)
+
+
+def test_messages_that_wait_while_none_is_taken_are_a_stall(watched: Watched) -> None:
+    watched.lag = 500
+    assert watched.after(PATIENCE) == []
+    assert "The scorer has stalled (500 messages wait and it has taken none" in watched.after(6)[0]
+
+
+def test_one_message_that_is_never_taken_is_a_stall(watched: Watched) -> None:
+    watched.lag = 1
+    assert "The scorer has stalled (1 messages wait" in watched.after(PATIENCE + 6)[0]
+
+
+@pytest.mark.parametrize(
+    "life",
+    [
+        pytest.param(lambda w: w.after(3 * PATIENCE), id="nothing waits"),
+        pytest.param(lambda w: (setattr(w, "lag", 1), setattr(w, "messages", False), w.after(900)), id="a marker"),
+        pytest.param(lambda w: [(works(w, 90), w.after(30)) for _ in range(20)], id="slow, not still"),
+        pytest.param(lambda w: (w.progress.wait("a flood"), setattr(w, "lag", 9), w.after(900)), id="excused"),
+        pytest.param(lambda w: (w.progress.begins(), setattr(w, "lag", 9), w.after(PATIENCE * 9)), id="a long batch"),
+    ],
+)  # fmt: skip
+def test_what_is_no_stall(watched: Watched, life: Callable[[Watched], object]) -> None:
+    life(watched)
+    assert watched.said == []
+
+
+def test_a_batch_that_does_not_end_is_a_stall_in_the_end(watched: Watched) -> None:
+    watched.lag = 9
+    watched.progress.begins()
+    assert "its batch has been under way" in watched.after(PATIENCE * (LONG + 1))[0]
+
+
+def test_so_is_a_start_that_does_not_end(watched: Watched) -> None:
+    watched.lag = 9
+    watched.progress.wait(liveness.FIRST)
+    watched.progress._excused = False
+    assert watched.after(PATIENCE * (LONG - 1)) == []
+    assert watched.after(PATIENCE * 2)
+
+
+def test_and_so_is_a_process_that_is_given_no_partitions(watched: Watched) -> None:
+    watched.progress.owns(None)
+    assert watched.after(PATIENCE) == []
+    assert "it has been without partitions" in watched.after(6)[0]

@@ -1,0 +1,124 @@
+"""Batches on their way through steps: in order, one in a step, several under way."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from stream_processors.runtime.pipeline import StagePipeline, Step
+
+WAIT = 10.0
+
+
+async def through(line: StagePipeline, batches: Sequence[Any]) -> list[Any]:
+    """What comes out of the line, in the order in which it does."""
+    out: list[Any] = []
+
+    async def carry(batch: Any) -> None:
+        out.append(await line.process(batch))
+
+    for batch in batches:
+        await line.enter(carry(batch))
+    await line.drain()
+    return out
+
+
+def test_each_batch_goes_through_all_steps_in_order() -> None:
+    line = StagePipeline([lambda n: n + 1, lambda n: n * 10, str])
+    assert asyncio.run(through(line, range(50))) == [str((n + 1) * 10) for n in range(50)]
+
+
+def test_a_batch_is_at_one_step_while_the_next_is_at_the_one_before() -> None:
+    """The second step of each batch ends when the first step of the next one has begun: one at a time never would."""
+    begun = [threading.Event() for _ in range(6)]
+    met = []
+
+    def first(n: int) -> int:
+        begun[n].set()
+        return n
+
+    def second(n: int) -> int:
+        met.append(n == 5 or begun[n + 1].wait(WAIT))
+        return n
+
+    assert asyncio.run(through(StagePipeline([first, second]), range(6))) == list(range(6))
+    assert met == [True] * 6
+
+
+def test_no_step_has_two_batches_and_none_overtakes_another() -> None:
+    busy = [0, 0, 0]
+    seen: list[list[int]] = [[], [], []]
+    most = [0, 0, 0]
+
+    def step(number: int) -> Step:
+        def work(n: int) -> int:
+            busy[number] += 1
+            most[number] = max(most[number], busy[number])
+            seen[number].append(n)
+            time.sleep(0.002 * ((n * 7 + number * 3) % 4))  # now this step is the slow one, now that
+            busy[number] -= 1
+            return n
+
+        return work
+
+    asyncio.run(through(StagePipeline([step(0), step(1), step(2)]), range(40)))
+    assert most == [1, 1, 1]
+    assert seen == [list(range(40))] * 3
+
+
+def test_a_batch_waits_outside_while_the_first_step_is_busy() -> None:
+    free = threading.Event()
+
+    async def main() -> None:
+        line = StagePipeline([lambda n: free.wait(WAIT) and n])
+        await line.enter(line.process(1))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(line.enter(line.process(2)), 0.05)
+        free.set()
+        await asyncio.wait_for(line.enter(line.process(3)), WAIT)
+        await line.drain()
+
+    asyncio.run(main())
+
+
+def test_what_a_step_raises_is_raised_to_whoever_carries() -> None:
+    def broken(_: int) -> int:
+        raise ValueError("no")
+
+    async def main() -> None:
+        line = StagePipeline([lambda n: n, broken])
+        caught: list[str] = []
+
+        async def carry() -> None:
+            try:
+                await line.process(1)
+            except ValueError as error:
+                caught.append(str(error))
+
+        await line.enter(carry())
+        await line.drain()
+        assert caught == ["no"]
+
+    asyncio.run(main())
+
+
+def test_no_more_batches_are_under_way_than_there_are_steps() -> None:
+    """The second step is at the first batch, the second batch waits for it in the first step, and the third outside."""
+    free = threading.Event()
+
+    async def main() -> None:
+        line = StagePipeline([lambda n: n, lambda n: free.wait(WAIT) and n])
+        for n in range(2):
+            await asyncio.wait_for(line.enter(line.process(n)), WAIT)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(line.enter(line.process(2)), 0.2)
+        free.set()
+        await asyncio.wait_for(line.enter(line.process(3)), WAIT)
+        await line.drain()
+
+    asyncio.run(main())

@@ -1,0 +1,92 @@
+"""Rows stored bit by bit are, put together again, the rows; and a monitor's state is taken over only with its own."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from driftloop.core.settings import Settings
+from stream_processors.drift.row_buffer import BufferDelta, RowBuffer
+from stream_processors.monitoring.monitor import PARTS, Monitor
+from tests.unit.stream_processors.test_fused_detector import Stream
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_stored_bit_by_bit_is_what_is_kept(seed: int) -> None:
+    rng, kept, stored = random.Random(seed), RowBuffer[int](50), list[BufferDelta[int]]()
+    for _ in range(100):
+        for _ in range(rng.choice([0, 1, 7, 30, 120])):
+            kept.append(rng.randrange(1000))
+        if rng.random() < 0.1:
+            kept.put(row for row in list(kept) if row % 2)
+        if rng.random() < 0.05:
+            kept.put(())
+        stored.append(kept.take_delta())
+        again = RowBuffer[int](50)
+        for part in stored:
+            again.take(part)
+        assert list(again) == list(kept) == kept.all().rows
+    assert any(part.anew for part in stored[1:]) and not all(part.anew for part in stored)
+
+
+class Stored:
+    """The part of the store that a monitor's state goes through."""
+
+    def __init__(self) -> None:
+        self.saved: bytes | None = None
+        self.rows: list[bytes] = []
+        self.anew = 0
+
+    def save_join(self, name: str, state: bytes, rows: bytes, *, anew: bool, **_: Any) -> None:
+        self.saved, self.rows = state, [*([] if anew else self.rows), rows]
+        self.anew += anew
+
+
+def monitor(store: Stored) -> Monitor:
+    made = Monitor(Settings())
+    made._store = store  # type: ignore[assignment]
+    return made
+
+
+def fed(store: Stored, batches: int) -> tuple[Monitor, Stream]:
+    """A monitor that has seen a stream, and stored its state after each ten events."""
+    made, stream = monitor(store), Stream()
+    stream.watch = made._watch
+    for _ in range(batches):
+        stream.play(10)
+        made._save()
+    return made, stream
+
+
+def test_the_state_and_the_parts_beside_it_are_taken_over() -> None:
+    store = Stored()
+    made, _ = fed(store, PARTS + 10)
+    assert store.anew == 2 and len(store.rows) == 10, "from time to time all is stored anew"
+    other = monitor(store)
+    assert store.saved is not None and other._take_over(store.saved, store.rows)
+    assert other._watch.rows() == made._watch.rows() and other._watch.levels == made._watch.levels
+    other._save()
+    assert store.anew == 3 and len(store.rows) == 1, "a process stores all at its beginning"
+
+
+@pytest.mark.parametrize("harm", ["lost", "added", "swapped", "altered"])
+def test_observations_that_are_not_its_own_are_not_taken_over(harm: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Stored()
+    fed(store, 8)
+    rows = list(store.rows)
+    match harm:
+        case "lost":
+            del rows[3]
+        case "added":
+            rows.append(rows[-1])
+        case "swapped":
+            rows[3], rows[4] = rows[4], rows[3]
+        case "altered":
+            rows[3] = rows[3].replace(b"word", b"w0rd", 1)
+    assert rows != store.rows
+    other = monitor(store)
+    assert store.saved is not None and not other._take_over(store.saved, rows)
+    assert "its observations are not those that it has seen" in caplog.text
+    assert other._watch.outcomes == 0, "it begins anew"
