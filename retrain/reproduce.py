@@ -29,11 +29,10 @@ from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import RetrainSettings, Settings
 from driftloop.core.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING, name
 from retrain.candidates.linear import LinearHead, choose_weight, fit_head
-from retrain.history import build_window
-from retrain.labels.trust import weigh
+from retrain.labels.annotator_trust import weigh
 from retrain.policies.policies import CompletedRetraining, PolicyContext, Retrain, Wait, make_policy
 from retrain.stream_state import ALERTS_KEPT, corrected
-from retrain.training_window import TrainingWindow
+from retrain.training_window import TrainingWindow, build_window
 
 
 @dataclass(frozen=True)

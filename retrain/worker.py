@@ -36,8 +36,7 @@ from retrain.evaluation.evaluator import Evaluator
 from retrain.evaluation.shadow import Shadow
 from retrain.fitting import sandbox
 from retrain.fitting.warm_start import WarmStartStore
-from retrain.history import build_window
-from retrain.labels.trust import weigh
+from retrain.labels.annotator_trust import weigh
 from retrain.policies.policies import ALWAYS, CompletedRetraining, Retrain, make_policy, newest_episode
 from retrain.promotion import manual_actions
 from retrain.promotion.champions import Champions
@@ -45,6 +44,7 @@ from retrain.promotion.first_champion import first_champion
 from retrain.promotion.promoter import Promotions, RetrainingLog
 from retrain.retraining_run import RetrainingRun
 from retrain.stream_state import StreamState, unfinished
+from retrain.training_window import build_window
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from retrain.candidates.linear import fit_head, learn
 from retrain.evaluation.gate import judge
 from retrain.evaluation.paired_slice import slice_of
 from retrain.evaluation.sequential_test import ShadowTest
-from retrain.labels.trust import weigh
+from retrain.labels.annotator_trust import weigh
 from retrain.policies.policies import ALWAYS, CompletedRetraining, Policy, PolicyContext, Retrain
 from retrain.promotion.concept_memory import last_of_each, recall
 from retrain.training_window import TrainingWindow

@@ -27,7 +27,7 @@ from driftloop.core.settings import Settings
 from producers.scenarios.scenario_schema import AnnotatorSpec
 from producers.scenarios.scenarios import Scenario, build_scenario, read_spec
 from retrain.evaluation.paired_slice import correct
-from retrain.labels.trust import weigh
+from retrain.labels.annotator_trust import weigh
 from retrain.policies.policies import make_policy
 from retrain.training_window import TrainingWindow
 

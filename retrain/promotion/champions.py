@@ -13,11 +13,10 @@ from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle
 from driftloop.core.models.encoder import OnnxEncoder
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import Settings
-from retrain.history import build_window
 from retrain.promotion.concept_memory import last_of_each
 from retrain.promotion.manual_actions import restore
 from retrain.promotion.promoter import Promotions
-from retrain.training_window import TrainingWindow
+from retrain.training_window import TrainingWindow, build_window
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from driftloop.core.models.classifier import Matrix
-from retrain.labels.labelling import rank_for_labelling
+from retrain.labels.active_learning import rank_for_labelling
 
 
 def unit(rows: np.ndarray) -> Matrix:

@@ -9,7 +9,7 @@ import pytest
 
 from driftloop.core.models.classifier import Predictions
 from retrain.evaluation.gate import compare
-from retrain.labels.trust import weigh
+from retrain.labels.annotator_trust import weigh
 from retrain.promotion.concept_memory import last_of_each, recall
 from retrain.training_window import TrainingWindow
 
