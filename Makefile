@@ -3,14 +3,15 @@ PYTHON ?= python3
 SCENARIO ?= tweets
 UV = .uv/bin/uv
 RUN = .venv/bin/
-# Files of tests that run side by side; those on the stack mostly wait, so on two cores two at a time take half as long.
+# Tests run in parallel, one worker for each of two cores; an idle worker takes tests from a busy one.
 WORKERS ?= 2
-SIDE_BY_SIDE = --numprocesses=$(WORKERS) --dist=loadfile
+PYTEST = $(RUN)python -m pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=50 --durations-min=1
+FAST = -m "not slow"
 export UV_PROJECT_ENVIRONMENT = .venv
 
-.PHONY: help setup simulate demo test lint unit integration browser docs e2e test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench bench-serving bench-page bench-scaling bench-growth bench-retraining images dist sbom audit-dependencies clean
+.PHONY: help setup simulate demo test test-all lint fast all unit coverage browser docs test-compose test-hostile test-faults soak bench-swaps bench-backpressure bench-adaptation bench-tables bench-detection bench bench-serving bench-page bench-scaling bench-growth bench-retraining images dist sbom audit-dependencies clean
 
-help: ## what there is
+help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## prepare the environment, uv itself included
@@ -30,28 +31,36 @@ simulate: setup ## the whole loop, live: SCENARIO=tweets by default, ARGS for mo
 demo: setup browser ## a guided run that tells what happens and records itself; ARGS=--fast for under four minutes
 	$(RUN)driftloop demo $(ARGS)
 
-test: setup lint unit integration e2e ## lint, types, architecture, every test tier
+test: setup lint fast ## lint, types, architecture and the fast tests: what CI runs on each push
+test-all: setup lint all ## lint, types, architecture and all tests, the slow ones included
+
+fast: setup
+	$(PYTEST) $(FAST) tests
+
+all: setup browser
+	$(PYTEST) tests --ignore=tests/compose
+
+coverage: setup ## the share of the code's lines that the fast tests run, child processes included
+	$(RUN)python -m coverage erase
+	$(RUN)python -m coverage run -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(FAST) tests
+	$(RUN)python -m coverage combine --quiet
+	$(RUN)python -m coverage report --skip-covered --sort=cover
 
 lint: setup
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 	$(RUN)lint-imports
+	$(RUN)codespell
 
-unit: setup
-	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/unit tests/contracts
-
-integration: setup browser
-	$(RUN)python -m pytest $(SIDE_BY_SIDE) tests/integration tests/faults tests/browser tests/docs
+unit: setup ## the fast tests that need no Kafka, Valkey or MLflow
+	$(PYTEST) $(FAST) tests/unit tests/contracts
 
 browser: setup ## a Chromium for the tests and the film of the live page, installed where there is none
 	$(RUN)python -m serving.demo.browser
 
 docs: setup ## the site of docs/, in site/
 	$(RUN)python -m sphinx -W --keep-going -q docs site
-
-e2e: setup
-	$(RUN)python -m pytest tests/e2e
 
 test-compose: setup ## docker-compose.yml run for real, with Docker or Podman; services are killed while it runs
 	$(RUN)python -m pytest tests/compose --capture=no
@@ -90,7 +99,7 @@ bench: setup .peers/.ready ## the scorer beside Faust, Quix, kafka-python, Bytew
 	$(RUN)python -m benchmarks.performance.throughput $(ARGS)
 
 .peers/.ready: benchmarks/performance/peers/pyproject.toml benchmarks/performance/peers/uv.lock
-	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.peers $(UV) sync --project benchmarks/peers --locked --compile-bytecode --python $(PYTHON)
+	UV_PROJECT_ENVIRONMENT=$(CURDIR)/.peers $(UV) sync --project benchmarks/performance/peers --locked --compile-bytecode --python $(PYTHON)
 	@touch $@
 
 bench-page: setup browser ## what open live pages cost the server: ARGS="--tabs 5 --rounds 3"

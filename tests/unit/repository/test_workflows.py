@@ -22,8 +22,10 @@ import yaml
 import driftloop
 
 ROOT = Path(__file__).parents[3]
-GATES = {"lint", "unit", "integration", "e2e"}
+GATES = {"lint", "fast"}
+NIGHTLY = {"lint", "all"}
 ON_A_TAG = "github.ref_type == 'tag'"
+AT_NIGHT = f"github.event_name == 'schedule' || {ON_A_TAG}"
 BUILD, ATTEST, RELEASE = "docker/build-push-action", "actions/attest-build-provenance", "softprops/action-gh-release"
 
 Json = dict[str, Any]
@@ -116,6 +118,9 @@ def wrong_gates(files: Files) -> list[str]:
     if lines[-1] != "exec make test":
         out.append(f".ci/run ends with: {lines[-1]}")
     out += [f"make test is without {gate}" for gate in sorted(GATES - files.closure("test"))]
+    out += [f"make test-all is without {gate}" for gate in sorted(NIGHTLY - files.closure("test-all"))]
+    nightly = {target for _, job, _, targets in files.commands() if job.get("if") == AT_NIGHT for target in targets}
+    out += [f"no night runs make {target}" for target in sorted({"test-all", "coverage"} - nightly)]
     run: set[str] = set()
     for _, job, step, targets in files.commands():
         if not any("if" in part or part.get("continue-on-error") for part in (job, step)):
@@ -128,7 +133,9 @@ def wrong_gates(files: Files) -> list[str]:
         out.append("make test needs a network")
     # PyYAML reads the key `on` as the truth value.
     events = files.document.get(True, files.document.get("on"))
-    out += [f"{event} starts nothing" for event in ("push", "pull_request") if event not in events]
+    out += [f"{event} starts nothing" for event in ("push", "pull_request", "schedule") if event not in events]
+    if not all(time.get("cron") for time in events.get("schedule") or [{}]):
+        out.append("schedule starts nothing")
     if (events.get("push") or {}).get("tags") != ["v*"]:
         out.append("a tag v* starts nothing")
     return out
@@ -145,7 +152,7 @@ def wrong_limits(files: Files) -> list[str]:
             out.append(f"{name}: may write, and runs on every push")
         if not isinstance(job.get("timeout-minutes"), int):
             out.append(f"{name}: no timeout-minutes")
-        if "if" in job and job["if"] != ON_A_TAG:
+        if "if" in job and job["if"] not in (ON_A_TAG, AT_NIGHT):
             out.append(f"{name}: runs when {job['if']}")
     for name, _, step in files.steps():
         used = step.get("uses")
@@ -196,7 +203,7 @@ def wrong_release(files: Files) -> list[str]:
         return set(needs).union(*(before(need) for need in needs))
 
     out = []
-    always = {name for name, job in files.jobs.items() if "if" not in job}
+    always = {name for name, job in files.jobs.items() if job.get("if") in (None, AT_NIGHT)}
     for name in files.jobs.keys() - always:
         out += [f"{name} does not wait for {need}" for need in sorted(always - before(name))]
 
@@ -247,7 +254,15 @@ def test_the_workflow_runs_the_makefiles_commands_and_publishes_only_what_passed
 
 
 def test_there_is_no_other_workflow() -> None:
-    assert [path.name for path in (ROOT / ".github").rglob("*") if path.is_file()] == ["ci.yml"]
+    assert [path.name for path in (ROOT / ".github" / "workflows").rglob("*") if path.is_file()] == ["ci.yml"]
+
+
+def test_a_commit_is_checked_with_the_tools_of_make_lint(files: Files) -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)*)", files.makefile, re.MULTILINE)
+    assert recipe is not None
+    linters = {line.split(")")[1].split()[0] for line in recipe[1].splitlines()}
+    assert {hook["entry"].removeprefix(".venv/bin/").split()[0] for hook in hooks} == linters and len(linters) == 4
 
 
 CACHE = "actions/cache@27d5ce7f107fe9357f9df03efb73ab90386fccae # v5.0.5"
@@ -264,18 +279,22 @@ BREAKAGES = [
     ("workflow", "\njobs:", "\ndefaults: {run: {shell: cat}}\njobs:", "the workflow: defaults changes what"),
     ("makefile", "\nlint:", "\nlints:", "lint: the Makefile has no target lint"),
     # Gates
-    ("workflow", "run: make test\n", "run: make unit\n", "no push runs make e2e"),
-    ("workflow", "  test:\n", "  test:\n    if: false\n", "no push runs make integration"),
-    ("workflow", "  test:\n", "  test:\n    continue-on-error: true\n", "no push runs make e2e"),
+    ("workflow", "run: make test\n", "run: make unit\n", "no push runs make fast"),
+    ("workflow", "  test:\n", "  test:\n    if: false\n", "no push runs make fast"),
+    ("workflow", "  test:\n", "  test:\n    continue-on-error: true\n", "no push runs make fast"),
+    ("workflow", "run: make test-all\n", "run: make test\n", "no night runs make test-all"),
+    ("workflow", f"    if: {AT_NIGHT}\n", f"    if: {ON_A_TAG}\n", "no night runs make test-all"),
+    ("workflow", "    - cron:", "    - crom:", "schedule starts nothing"),
     ("workflow", "      - run: make test-compose\n", "", "no push runs make test-compose"),
     ("workflow", "      - run: make images\n", "", "no push runs make images"),
     ("workflow", "      - run: make audit-dependencies\n", "", "no push runs make audit-dependencies"),
     ("makefile", "audit --locked", "audit", "make audit-dependencies does not ask about what is locked"),
-    ("makefile", "unit integration e2e ##", "unit integration e2e audit-dependencies ##", "make test needs a network"),
+    ("makefile", "lint fast ##", "lint fast audit-dependencies ##", "make test needs a network"),
     ("workflow", "  pull_request:\n", "", "pull_request starts nothing"),
     ("workflow", 'tags: ["v*"]', "tags: []", "a tag v* starts nothing"),
     ("script", "exec make test", "exec make unit", ".ci/run ends with: exec make unit"),
-    ("makefile", "setup lint unit integration e2e", "setup lint unit integration", "make test is without e2e"),
+    ("makefile", "setup lint fast", "setup lint", "make test is without fast"),
+    ("makefile", "setup lint all", "setup lint fast", "make test-all is without all"),
     # Limits
     ("workflow", "    timeout-minutes: 20\n", "", "lint: no timeout-minutes"),
     ("workflow", "    permissions: {contents: read}\n", "", "lint: no permissions of its own"),
@@ -303,6 +322,7 @@ BREAKAGES = [
     ("workflow", "steps.push.outputs.digest", "steps.names.outputs.digest", "no signed provenance of the images"),
     # Release
     ("workflow", "needs: [lint, test, ", "needs: [lint, ", "publish-images does not wait for test"),
+    ("workflow", "test-all, audit", "audit", "publish-images does not wait for test-all"),
     ("workflow", "needs: [publish-images, attest]", "needs: [attest]", "the release does not wait for publish-images"),
     ("workflow", f"if: {ON_A_TAG}", "if: always()", "publish-images: runs when always()"),
     ("workflow", "id-token: write, ", "", "provenance cannot be signed without id-token: write"),
