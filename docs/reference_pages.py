@@ -19,7 +19,7 @@ from driftloop.core.settings import Settings
 from producers.scenarios import scenario_schema
 from serving.app import create_app
 from serving.http.auth import Authenticator
-from serving.live.live_state import LiveState
+from serving.live.loop_follower import LoopFollower
 
 PYTHON = {
     "What a detector is": ["stream_processors.drift.detectors.State", "stream_processors.drift.detectors.Detector"],
@@ -37,11 +37,11 @@ PYTHON = {
         "driftloop.core.models.head.Head",
     ],
     "What a policy is": [
-        "retrain.policies.policies.Policy",
-        "retrain.policies.policies.PolicyContext",
-        "retrain.policies.policies.CompletedRetraining",
-        "retrain.policies.policies.Retrain",
-        "retrain.policies.policies.Wait",
+        "retrain.policies.base.Policy",
+        "retrain.policies.base.PolicyContext",
+        "retrain.policies.base.CompletedRetraining",
+        "retrain.policies.base.Retrain",
+        "retrain.policies.base.Wait",
     ],
     "What a classifier is": [
         "driftloop.core.models.classifier.Classifier",
@@ -154,7 +154,7 @@ def _topics() -> Iterator[str]:
 
 def _http() -> Iterator[str]:
     settings = Settings()
-    app = create_app(settings, LiveState(settings), ChampionFollower(settings), Authenticator(settings.api))
+    app = create_app(settings, LoopFollower(settings), ChampionFollower(settings), Authenticator(settings.api))
     found = app.openapi()
     yield "# HTTP\n"
     yield (

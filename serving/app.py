@@ -29,7 +29,7 @@ from serving.http.auth import Authenticator
 from serving.http.middleware import RequestGuardMiddleware, problem
 from serving.inference import BatchingPredictor
 from serving.live.broadcast import Broadcast
-from serving.live.live_state import LiveState
+from serving.live.loop_follower import LoopFollower
 from serving.live.prometheus_collector import LoopCollector
 from serving.routes import AppContext, events, feedback, open_inference, predict, status
 
@@ -47,11 +47,13 @@ PROBLEM = {
 }
 
 
-def create_app(settings: Settings, live: LiveState, champion: ChampionFollower, callers: Authenticator) -> FastAPI:
-    """The application; ``live`` is open and ``champion`` followed while it serves."""
+def create_app(
+    settings: Settings, follower: LoopFollower, champion: ChampionFollower, callers: Authenticator
+) -> FastAPI:
+    """The application; ``follower`` runs and ``champion`` followed while it serves."""
     # FastAPI's own documentation pages load their scripts from elsewhere; ours are in `serving.http.docs_page`.
     app = FastAPI(title="driftloop", version=driftloop.__version__, docs_url=None, redoc_url=None)
-    parts = AppContext(settings, live, OnlineStore(settings), callers, BatchingPredictor(settings, champion))
+    parts = AppContext(settings, follower, OnlineStore(settings), callers, BatchingPredictor(settings, champion))
     app.add_middleware(RequestGuardMiddleware, hosts=callers.hosts, max_bytes=settings.api.max_bytes)
 
     @app.exception_handler(AnyHTTPException)
@@ -66,8 +68,8 @@ def create_app(settings: Settings, live: LiveState, champion: ChampionFollower, 
     @app.get("/health", tags=["operation"], responses={503: {"description": "Nothing has been followed for a while"}})
     def health() -> Response:
         """Whether the topics are being followed: 200, or 503 when they have not been for a while."""
-        verdict = live.pulse.verdict()
-        return Response(verdict.body(), verdict.status, media_type="application/json")
+        verdict = follower.heartbeat.status()
+        return Response(verdict.body(), verdict.http_status, media_type="application/json")
 
     @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     def prometheus() -> Response:
@@ -109,14 +111,14 @@ def run(settings: Settings) -> None:
     callers = Authenticator(settings.api)
     OnlineStore(settings).check()
     champion = ChampionFollower(settings)
-    with _listen(settings.api) as listener, LiveState(settings) as live:
-        app = create_app(settings, live, champion, callers)
-        REGISTRY.register(LoopCollector(live))
+    with _listen(settings.api) as listener, LoopFollower(settings) as follower:
+        app = create_app(settings, follower, champion, callers)
+        REGISTRY.register(LoopCollector(follower))
         champion.start()
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
         )
-        server = _Server(config, live.broadcast)
+        server = _Server(config, follower.broadcast)
         # uvicorn, once it has ended, sends its signal again, to whoever was there before it: that one ends it the same.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from driftloop.core.terminal_text import escape_control_chars
-from serving.live.loop_view import Mark
-from serving.live.recent_predictions import Second
+from serving.live.accuracy import Mark
+from serving.live.recent_predictions import SpeedSample
 
 AXIS = "#7a8494"
 """Readable on white and on black, as all colours here."""
@@ -48,7 +48,7 @@ def accuracy(rolling: dict[str, list[tuple[int, float]]], marks: Sequence[Mark])
     return _chart(ACCURACY, series, {"type": "value", "min": 0}, {"min": _lowest(rolling), "max": 1, "interval": 0.1})
 
 
-def speed(seconds: Sequence[Second]) -> Options:
+def speed(seconds: Sequence[SpeedSample]) -> Options:
     """Predictions a second, and how many events wait."""
     series = [
         _line("predictions/s", [(_ms(one.at), round(one.rate, 1)) for one in seconds], LINES[0]),
@@ -59,7 +59,7 @@ def speed(seconds: Sequence[Second]) -> Options:
     return _chart(words, series, {"type": "time"}, *axes)
 
 
-def latency(seconds: Sequence[Second]) -> Options:
+def latency(seconds: Sequence[SpeedSample]) -> Options:
     """Milliseconds that a prediction takes."""
     series = [
         _line("median", [(_ms(one.at), round(one.p50, 1)) for one in seconds], LINES[0]),

@@ -13,7 +13,7 @@ from driftloop.core.terminal_text import escape_control_chars
 from serving.dashboard import widgets as pieces
 from serving.http.auth import Caller
 from serving.human_actions import give_label
-from serving.live.recent_predictions import Line
+from serving.live.recent_predictions import PredictionLine
 from serving.routes import AppContext
 
 CHOICES = 4
@@ -34,14 +34,14 @@ class Lines:
         self._caller = caller
         self._confirm = confirm
         self._still = False
-        self._shown: list[Line | None] = [None] * number
+        self._shown: list[PredictionLine | None] = [None] * number
         with ui.element("ol").classes("lines") as rows:
             self._rows = [_Row(self._labelled, caller.may("annotator"), confirm) for _ in range(number)]
         for event, still in (("mouseenter", True), ("mouseleave", False), ("focusin", True), ("focusout", False)):
             rows.on(event, lambda _, still=still: self._hold(still))
         self._empty = ui.label("Nothing yet.").classes("dim")
 
-    def show(self, lines: Sequence[Line]) -> None:
+    def show(self, lines: Sequence[PredictionLine]) -> None:
         """Fill the rows."""
         if self._still:
             return
@@ -68,8 +68,9 @@ class Lines:
             return
         who = self._caller.name or "anonymous"
         found = await asyncio.to_thread(give_label, self._parts, event_id, label, who)
-        with self._parts.live.lock:
-            self._parts.live.recent.labelled(event_id)
+        loop = self._parts.loop
+        with loop.lock:
+            loop.recent.mark_labelled(event_id)
         self._still = False
         word = "confirmed as" if found.label == label else "corrected to"
         ui.notify(f"“{escape_control_chars(found.text, 60)}” {word} {escape_control_chars(label, 60)}", type="positive")
@@ -103,7 +104,7 @@ class _Row:
             chosen, self._more.value = str(event.value), None
             await self._labelled(json.dumps([self._event_id, chosen]))
 
-    def fill(self, line: Line | None) -> None:
+    def fill(self, line: PredictionLine | None) -> None:
         """Show a prediction, or nothing."""
         self._item.set_visibility(line is not None)
         if line is None:
@@ -121,7 +122,7 @@ class _Row:
         if rest:
             self._more.set_options({label: escape_control_chars(label, 60) for label in rest})
 
-    def _offer(self, button: ui.button, line: Line, label: str | None) -> None:
+    def _offer(self, button: ui.button, line: PredictionLine, label: str | None) -> None:
         button.set_visibility(label is not None)
         if label is None:
             return

@@ -15,9 +15,9 @@ from driftloop.core.terminal_text import escape_control_chars
 from serving.cases import builder
 from serving.cases.model import Round
 from serving.dashboard import charts
-from serving.live.live_state import LiveState
-from serving.live.loop_view import Mark
-from serving.live.recent_predictions import Line, Second
+from serving.live.accuracy import Mark
+from serving.live.loop_state import LoopState
+from serving.live.recent_predictions import PredictionLine, SpeedSample
 from serving.routes import AppContext
 
 FRESH = 0.9
@@ -25,8 +25,6 @@ FRESH = 0.9
 POINTS = 120
 """Of each line of the chart, at most."""
 ALERTS, QUEUE, NEWS, MARKS = 8, 8, 30, 60
-DECIDED = ("promoted", "rejected", "waiting", "rolled-back")
-"""States of a retraining with which something is said about a version."""
 MODELS_EVERY = 20.0
 """Seconds after which the registry is asked again though nothing was heard of it."""
 
@@ -46,15 +44,15 @@ class Snapshot:
     outcomes: int
     dead_letters: int
     rolling: dict[str, list[tuple[int, float]]]
-    """See `Board.rolling`."""
+    """See `AccuracyTimeline.rolling`."""
     marks: list[Mark]
-    seconds: list[Second]
+    seconds: list[SpeedSample]
     alerts: list[DriftAlert]
     """The newest first."""
     round: Round | None
     """The newest retraining."""
-    feed: list[Line]
-    queue: list[Line]
+    feed: list[PredictionLine]
+    queue: list[PredictionLine]
     news: list[str]
     """The newest first."""
     printed: int
@@ -93,7 +91,7 @@ class Snapshots:
         """The picture of this second."""
         with self._lock:
             if self._picture is None or self._clock() - self._made > FRESH:
-                self._picture, self._made = take(self._parts.live), self._clock()
+                self._picture, self._made = take(self._parts.loop), self._clock()
             return self._picture
 
     def models(self) -> list[Model]:
@@ -103,10 +101,9 @@ class Snapshots:
             HTTPException: 503 where it does not answer.
         """
         with self._asking:
-            live = self._parts.live
-            with live.lock:
-                told = [line.state for run in live.runs.values() for line in run]
-                happened = (live.champion, sum(state in DECIDED for state in told))
+            loop = self._parts.loop
+            with loop.lock:
+                happened = (loop.history.champion, loop.history.decisions)
             asked, before = self._asked
             if happened != before or self._clock() - asked > MODELS_EVERY:
                 self._models = self._parts.ask_registry(lambda registry: registry.models())[::-1]
@@ -114,29 +111,29 @@ class Snapshots:
             return self._models
 
 
-def take(live: LiveState) -> Snapshot:
-    """The loop as it is now."""
-    with live.lock:
-        board, state, recent = live.board, live.board.state, live.recent
-        run = next(reversed(live.runs.values()), None)
-        told = [line for one in live.runs.values() for line in one if run and line.trigger == run[0].trigger]
+def take(loop: LoopState) -> Snapshot:
+    """Return a snapshot of the loop as it is now."""
+    with loop.lock:
+        status, accuracy, history, recent = loop.status, loop.accuracy, loop.history, loop.recent
+        run = next(reversed(history.runs.values()), None)
+        steps = [step for one in history.runs.values() for step in one if run and step.trigger == run[0].trigger]
         return Snapshot(
-            phase=state.phase,
-            champion=live.champion,
-            rate=board.rate,
-            lag=state.lag,
+            phase=status.phase,
+            champion=history.champion,
+            rate=loop.rate,
+            lag=status.lag,
             latency=recent.latency(),
-            accuracy=board.accuracy,
-            predictions=state.predictions,
-            outcomes=state.outcomes,
-            dead_letters=state.dead_letters,
-            rolling=board.rolling(POINTS),
-            marks=board.marks[-MARKS:],
-            seconds=list(recent.seconds),
-            alerts=list(live.alert_log.values())[: -ALERTS - 1 : -1],
-            round=next(reversed(builder.rounds(run[0].trigger, told)), None) if run else None,
+            accuracy=accuracy.accuracy,
+            predictions=status.predictions,
+            outcomes=status.outcomes,
+            dead_letters=status.dead_letters,
+            rolling=accuracy.rolling(POINTS),
+            marks=accuracy.marks[-MARKS:],
+            seconds=list(recent.samples),
+            alerts=list(history.alerts.values())[: -ALERTS - 1 : -1],
+            round=next(reversed(builder.rounds(run[0].trigger, steps)), None) if run else None,
             feed=recent.feed(),
             queue=recent.worth_labelling(QUEUE),
-            printed=board.printed,
-            news=[escape_control_chars(line) for line in list(board.news)[: -NEWS - 1 : -1]],
+            printed=loop.news.total,
+            news=[escape_control_chars(line) for line in list(loop.news.lines)[: -NEWS - 1 : -1]],
         )

@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from driftloop.core.loop_progress import State
 from driftloop.core.messages import Message
-from driftloop.core.topics import Topic
 from serving.demo.script import Caption, Story
 from serving.demo.video import Film
-from serving.live.loop_view import LoopView
+from serving.live.loop_state import LoopState
+from serving.simulation.terminal_view import status_line
 
 STATUS_EVERY = 15.0
 """Seconds between two lines with the counts."""
@@ -29,15 +28,15 @@ class Narrator:
 
     Args:
         console: where to.
-        board: gathers the counts.
+        loop: State of the loop.
         story: knows what there is to tell.
         pause: seconds for each beat; the next one waits.
         film: file of the film of the live page; None: there is to be none.
     """
 
-    def __init__(self, console: Console, board: LoopView, story: Story, pause: float, film: Path | None) -> None:
+    def __init__(self, console: Console, loop: LoopState, story: Story, pause: float, film: Path | None) -> None:
         self._console = console
-        self._board = board
+        self._loop = loop
         self._story = story
         self._pause = pause
         self._file = film
@@ -56,18 +55,16 @@ class Narrator:
         if self._file is not None:
             self._film = Film(address, self._file)
 
-    def on_message(self, topic: Topic, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         """Take a message."""
-        self._board.take(message)
         for beat in self._story.take(message):
             self._beats.put(beat)
 
-    def on_tick(self, state: State) -> None:
+    def on_tick(self) -> None:
         """Take the state."""
-        self._board.tick(state)
         if time.monotonic() - self._last >= STATUS_EVERY:
             self._last = time.monotonic()
-            self._console.print(Text(self._board.status(), style="dim"), soft_wrap=True)
+            self._console.print(Text(status_line(self._loop), style="dim"), soft_wrap=True)
 
     def tell(self, beat: Caption) -> None:
         """Tell something more, after what is to be told before."""

@@ -1,4 +1,7 @@
-"""The loop's own figures for Prometheus; the processes' are where they are made (`stream_processors.runtime.liveness`)."""
+"""Prometheus collector of the loop's own metrics.
+
+The metrics of the processes are in `stream_processors.runtime.liveness`.
+"""
 
 from __future__ import annotations
 
@@ -8,49 +11,53 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from driftloop.core.messages import SIGNALS
-from serving.live.live_state import ENDS, LiveState
+from serving.live.loop_follower import LoopFollower
+from serving.live.loop_history import ENDS
 
 
 class LoopCollector(Collector):
-    """Reads the figures at the moment that Prometheus asks for them. They are counted from the topics, so they go on
-    where they were when the process is started again; until then there are none, for a counter that seems to begin at
-    zero would be taken for one that has been reset."""
+    """Reads the metrics from the loop's state when Prometheus asks for them.
 
-    def __init__(self, live: LiveState) -> None:
-        self._live = live
+    They are counted from the topics, so a restarted process goes on with the old values. Until it has read them it
+    reports nothing: a counter that starts at zero would be taken for a reset.
+    """
+
+    def __init__(self, follower: LoopFollower) -> None:
+        self._follower = follower
 
     def collect(self) -> Iterator[Metric]:
-        """The metric families; see the help text of each."""
-        live = self._live
-        with live.lock:
-            if not live.complete:
+        """Yield the metric families."""
+        loop = self._follower.loop
+        with loop.lock:
+            if not loop.complete:
                 return
-            state, board = live.board.state, live.board
+            status, history = loop.status, loop.history
             messages = CounterMetricFamily("driftloop_messages", "Messages written to a topic.", labels=["topic"])
             counts = {
-                "events": state.events,
-                "predictions": state.predictions,
-                "labels": state.labels,
-                "outcomes": state.outcomes,
-                "dead-letters": state.dead_letters,
+                "events": status.events,
+                "predictions": status.predictions,
+                "labels": status.labels,
+                "outcomes": status.outcomes,
+                "dead-letters": status.dead_letters,
             }
             for topic, number in counts.items():
                 messages.add_metric([topic], number)
             lag = GaugeMetricFamily("driftloop_events_lag", "Events that the scorers have not committed yet.")
-            lag.add_metric([], state.lag)
+            lag.add_metric([], status.lag)
             accuracy = GaugeMetricFamily(
                 "driftloop_accuracy_ratio", "Accuracy over a version's newest 500 labelled events.", labels=["version"]
             )
-            for version, track in board.versions.items():
+            for version, track in loop.accuracy.versions.items():
                 if track.accuracy is not None:
                     accuracy.add_metric([version], track.accuracy)
             champion = GaugeMetricFamily("driftloop_champion_info", "The version that scores.", labels=["version"])
-            if live.champion:
-                champion.add_metric([live.champion], 1)
+            if history.champion:
+                champion.add_metric([history.champion], 1)
+            # Every signal and every end is reported from zero on, so that its first rise is seen.
             alerts = CounterMetricFamily("driftloop_drift_alerts", "Drift alerts by signal.", labels=["signal"])
-            for signal in SIGNALS:  # what begins at zero is seen to rise from it
-                alerts.add_metric([signal], live.alerts[signal])
+            for signal in SIGNALS:
+                alerts.add_metric([signal], history.alerts_by_signal[signal])
             retrainings = CounterMetricFamily("driftloop_retrainings", "Retrainings by their end.", labels=["end"])
             for end in ENDS:
-                retrainings.add_metric([end], live.retrainings[end])
+                retrainings.add_metric([end], history.retrainings_by_end[end])
         yield from (messages, lag, accuracy, champion, alerts, retrainings)

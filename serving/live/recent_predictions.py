@@ -1,4 +1,4 @@
-"""What has just come: the newest predictions, how long they took, and those whose label would help most."""
+"""Newest predictions, their latencies, and the unlabelled ones whose label would help most."""
 
 from __future__ import annotations
 
@@ -12,104 +12,115 @@ from driftloop.core.messages import Message, Outcome, Prediction
 from driftloop.core.terminal_text import escape_control_chars
 
 SHOWN = 12
-"""Predictions of the feed."""
+"""Predictions in the feed."""
 TIMED = 1000
-"""Predictions that latencies are taken over."""
+"""Newest predictions whose latencies are kept."""
 UNLABELLED = 5000
-"""Predictions without a label that are remembered, the newest."""
+"""Newest predictions without a label that are kept."""
 HISTORY = 120
-"""Seconds of speed, lag and latency that are kept."""
+"""Samples of speed, lag and latency that are kept."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One prediction for people; all text of it can be shown on one line."""
+class PredictionLine:
+    """One prediction to be shown. `text`, `version` and `segment` are escaped and fit on one line."""
 
     event_id: str
-    """As it is: not for showing."""
+    """Not escaped."""
     text: str
     label: str
+    """Not escaped."""
     others: tuple[str, ...]
-    """The labels that the model had less faith in, the likeliest first, as they are."""
+    """The other labels, most probable first. Not escaped."""
     share: float
+    """Probability of `label`."""
     version: str
     segment: str
 
 
 @dataclass(frozen=True)
-class Second:
-    """How the loop did at one moment."""
+class SpeedSample:
+    """Speed, lag and latency at one moment."""
 
     at: float
+    """Unix seconds."""
     rate: float
-    """Predictions a second."""
+    """Predictions per second."""
     lag: int
     p50: float
     p99: float
-    """Milliseconds from reading a batch to its predictions, of the newest `TIMED`; 0 before the first."""
+    """Milliseconds from reading a batch to its predictions, over the newest `TIMED`; `0` before the first."""
 
 
-class Recent:
-    """Gathered from messages, in the order in which they come."""
+class RecentPredictions:
+    """Newest predictions. Feed it in the order of the topic."""
 
     def __init__(self) -> None:
-        self.seconds: deque[Second] = deque(maxlen=HISTORY)
+        self.samples: deque[SpeedSample] = deque(maxlen=HISTORY)
         self._newest: deque[Prediction] = deque(maxlen=SHOWN)
         self._latencies: deque[float] = deque(maxlen=TIMED)
-        self._waiting: OrderedDict[str, Prediction] = OrderedDict()
+        self._unlabelled: OrderedDict[str, Prediction] = OrderedDict()
 
     def take(self, message: Message) -> None:
-        """Learn from a message."""
+        """Add one message."""
         match message:
             case Prediction():
                 self._newest.append(message)
                 self._latencies.append(message.latency_ms)
-                self._waiting[message.event_id] = message
-                if len(self._waiting) > UNLABELLED:
-                    self._waiting.popitem(last=False)
+                self._unlabelled[message.event_id] = message
+                if len(self._unlabelled) > UNLABELLED:
+                    self._unlabelled.popitem(last=False)
             case Outcome():
-                self._waiting.pop(message.event_id, None)
+                self._unlabelled.pop(message.event_id, None)
             case _:
                 pass
 
     def tick(self, rate: float, lag: int) -> None:
-        """A second has gone by."""
+        """Add a sample of the present moment.
+
+        Args:
+            rate: Predictions per second.
+            lag: Events without a prediction.
+        """
         p50, p99 = self.latency()
-        self.seconds.append(Second(time.time(), rate, lag, p50, p99))
+        self.samples.append(SpeedSample(time.time(), rate, lag, p50, p99))
 
     def latency(self) -> tuple[float, float]:
-        """Median and 99th percentile of the newest latencies in ms, as `Second` has them."""
+        """Return the median and the 99th percentile of the newest latencies in ms; `0` without any."""
         if len(self._latencies) < 2:
             return (self._latencies[0],) * 2 if self._latencies else (0.0, 0.0)
         cuts = quantiles(self._latencies, n=100, method="inclusive")
         return cuts[49], cuts[98]
 
-    def feed(self) -> list[Line]:
-        """The newest predictions, the newest first."""
-        return [_line(one) for one in reversed(self._newest)]
+    def feed(self) -> list[PredictionLine]:
+        """Return the newest predictions, newest first."""
+        return [_line(prediction) for prediction in reversed(self._newest)]
 
-    def worth_labelling(self, most: int) -> list[Line]:
-        """The unlabelled predictions whose two likeliest labels are closest: margin sampling (Scheffer et al. 2001)."""
-        return [_line(one) for one in heapq.nsmallest(most, self._waiting.values(), key=_margin)]
+    def worth_labelling(self, most: int) -> list[PredictionLine]:
+        """Return at most ``most`` unlabelled predictions whose two most probable labels are closest.
 
-    def labelled(self, event_id: str) -> None:
-        """A person has just said what this one is; its outcome is still to come."""
-        self._waiting.pop(event_id, None)
+        This is margin sampling (Scheffer et al. 2001).
+        """
+        return [_line(prediction) for prediction in heapq.nsmallest(most, self._unlabelled.values(), key=_margin)]
+
+    def mark_labelled(self, event_id: str) -> None:
+        """Remove an event that has just been labelled by hand; its outcome is still to come."""
+        self._unlabelled.pop(event_id, None)
 
 
-def _margin(one: Prediction) -> float:
-    first, second = heapq.nlargest(2, [*one.probabilities.values(), 0.0, 0.0])
+def _margin(prediction: Prediction) -> float:
+    first, second = heapq.nlargest(2, [*prediction.probabilities.values(), 0.0, 0.0])
     return first - second
 
 
-def _line(one: Prediction) -> Line:
-    ranked = sorted(one.probabilities, key=lambda label: -one.probabilities[label])
-    return Line(
-        event_id=one.event_id,
-        text=escape_control_chars(one.text, 280),
-        label=one.label,
-        others=tuple(label for label in ranked if label != one.label),
-        share=one.probabilities.get(one.label, 0.0),
-        version=escape_control_chars(one.model_version, 40),
-        segment=escape_control_chars(one.segment, 60),
+def _line(prediction: Prediction) -> PredictionLine:
+    ranked = sorted(prediction.probabilities, key=lambda label: -prediction.probabilities[label])
+    return PredictionLine(
+        event_id=prediction.event_id,
+        text=escape_control_chars(prediction.text, 280),
+        label=prediction.label,
+        others=tuple(label for label in ranked if label != prediction.label),
+        share=prediction.probabilities.get(prediction.label, 0.0),
+        version=escape_control_chars(prediction.model_version, 40),
+        segment=escape_control_chars(prediction.segment, 60),
     )

@@ -19,7 +19,8 @@ from driftloop.core.settings import Settings
 from driftloop.core.topics import Topic
 from serving.http.auth import Authenticator
 from serving.inference import BatchingPredictor
-from serving.live.live_state import LiveState
+from serving.live.loop_follower import LoopFollower
+from serving.live.loop_state import LoopState
 
 T = TypeVar("T")
 
@@ -29,11 +30,16 @@ class AppContext:
     """What an endpoint may need. Registry and broker are asked for when they are needed first."""
 
     settings: Settings
-    live: LiveState
+    follower: LoopFollower
     store: OnlineStore
     callers: Authenticator
     scoring: BatchingPredictor
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def loop(self) -> LoopState:
+        """State of the loop. It is replaced when the topics are read anew, so keep it no longer than one request."""
+        return self.follower.loop
 
     @cached_property
     def _registry(self) -> Registry:

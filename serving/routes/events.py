@@ -37,11 +37,11 @@ def router(parts: AppContext) -> APIRouter:
 
 def _endpoint(parts: AppContext, kind: type[Message], event: str) -> Callable[..., AsyncIterable[ServerSentEvent]]:
     async def listen() -> AsyncIterator[Listener]:
-        listener = parts.live.broadcast.listen(kind)
+        listener = parts.follower.broadcast.listen(kind)
         try:
             yield listener
         finally:
-            parts.live.broadcast.leave(listener)
+            parts.follower.broadcast.leave(listener)
 
     listening = Depends(listen)
 

@@ -108,8 +108,9 @@ def router(parts: AppContext) -> APIRouter:
     @routes.get("/v1/commands/{command_id}", dependencies=[viewer], responses=problems(401, 403, 429))
     def command(command_id: str) -> CommandStatus:
         """What became of a command; one that nobody has taken up yet, or that is not known, is said to be asked."""
-        with parts.live.lock:
-            said: list[Any] = list(parts.live.runs.get(command_id, ()))
+        loop = parts.loop
+        with loop.lock:
+            said: list[Any] = list(loop.history.runs.get(command_id, ()))
         if not said:
             return CommandStatus(command_id=command_id, state="asked", words="")
         return CommandStatus(command_id=command_id, state=said[-1].state, words=said[-1].reason)

@@ -31,30 +31,30 @@ def router(parts: AppContext) -> APIRouter:
     routes = APIRouter(
         tags=["loop"], dependencies=[parts.callers.require_role("viewer")], responses=problems(401, 403, 429)
     )
-    live = parts.live
 
     @routes.get("/v1/status")
     def status() -> dict[str, Any]:
         """Counts, lag, the champion, accuracy by version, and the newest news."""
-        with live.lock:
-            board, state = live.board, live.board.state
+        loop = parts.loop
+        with loop.lock:
+            status, accuracy, history = loop.status, loop.accuracy, loop.history
             return {
                 "stream": parts.settings.stream,
-                "phase": state.phase,
-                "champion": live.champion or None,
-                "events": state.events,
-                "predictions": state.predictions,
-                "labels": state.labels,
-                "outcomes": state.outcomes,
-                "dead_letters": state.dead_letters,
-                "lag": state.lag,
-                "events_per_second": round(board.rate, 2),
-                "accuracy": board.accuracy,
-                "accuracy_by_version": {v: t.accuracy for v, t in board.versions.items()},
-                "drift_alerts": dict(live.alerts),
-                "retrainings": dict(live.retrainings),
-                "retraining": board.retraining,
-                "news": list(board.news)[-20:],
+                "phase": status.phase,
+                "champion": history.champion or None,
+                "events": status.events,
+                "predictions": status.predictions,
+                "labels": status.labels,
+                "outcomes": status.outcomes,
+                "dead_letters": status.dead_letters,
+                "lag": status.lag,
+                "events_per_second": round(loop.rate, 2),
+                "accuracy": accuracy.accuracy,
+                "accuracy_by_version": {version: track.accuracy for version, track in accuracy.versions.items()},
+                "drift_alerts": dict(history.alerts_by_signal),
+                "retrainings": dict(history.retrainings_by_end),
+                "retraining": loop.retraining,
+                "news": list(loop.news.lines)[-20:],
             }
 
     @routes.get("/v1/predictions/{event_id:any}", responses=problems(404, 502, 503))
@@ -67,8 +67,9 @@ def router(parts: AppContext) -> APIRouter:
         """Where that prediction comes from: the model, what it was trained on, the alert, the dataset's revision."""
         found = find_prediction(parts, event_id)
         versions = parts.ask_registry(lambda registry: registry.versions())
-        with live.lock:
-            alerts, runs = dict(live.alert_log), list(live.runs.values())
+        loop = parts.loop
+        with loop.lock:
+            alerts, runs = dict(loop.history.alerts), list(loop.history.runs.values())
         return _plain(lineage(found, versions, alerts, runs))
 
     @routes.get("/v1/models", responses=problems(503))
@@ -79,14 +80,16 @@ def router(parts: AppContext) -> APIRouter:
     @routes.get("/v1/alerts")
     def alerts(limit: Many = 100) -> list[dict[str, Any]]:
         """Drift alerts with their evidence, the newest last."""
-        with live.lock:
-            return _all_plain(list(live.alert_log.values())[-limit:])
+        loop = parts.loop
+        with loop.lock:
+            return _all_plain(list(loop.history.alerts.values())[-limit:])
 
     @routes.get("/v1/cases/{case_id}", responses=problems(404, 503))
     def case(case_id: str) -> dict[str, Any]:
         """Everything about one alert: what moved, what was done about it, and what came of it."""
-        with live.lock:
-            known = case_id in live.alert_log
+        loop = parts.loop
+        with loop.lock:
+            known = case_id in loop.history.alerts
         found = {one.case_id: one for one in builder.cases(builder.read(parts.settings))} if known else {}
         if case_id not in found:
             raise HTTPException(404, f"There is no case {case_id[:100]!r}: /v1/alerts has the ids.")
@@ -95,8 +98,9 @@ def router(parts: AppContext) -> APIRouter:
     @routes.get("/v1/retrainings")
     def retrainings(limit: Many = 100) -> list[dict[str, Any]]:
         """Retrainings, and what people did, each with all that was said of it; the newest last."""
-        with live.lock:
-            runs = list(live.runs.items())[-limit:]
+        loop = parts.loop
+        with loop.lock:
+            runs = list(loop.history.runs.items())[-limit:]
         return [
             {
                 "run_id": run_id,
@@ -113,15 +117,14 @@ def router(parts: AppContext) -> APIRouter:
     @routes.get("/v1/drift")
     def drift() -> dict[str, Any]:
         """Whether the stream drifts now, as far as is known: the newest alert, and what has come of it so far."""
-        with live.lock:
-            alert = next(reversed(live.alert_log.values()), None)
-            if alert is None:
-                return {"alert": None, "promoted_since": [], "accuracy": live.board.accuracy}
-            since = [update for update in live.promotions if update.published_at >= alert.detected_at]
+        loop = parts.loop
+        with loop.lock:
+            alert = next(reversed(loop.history.alerts.values()), None)
+            since = [] if alert is None else [u for u in loop.history.promotions if u.published_at >= alert.detected_at]
             return {
-                "alert": _plain(alert),
+                "alert": None if alert is None else _plain(alert),
                 "promoted_since": [update.version for update in since],
-                "accuracy": live.board.accuracy,
+                "accuracy": loop.accuracy.accuracy,
             }
 
     return routes

@@ -1,37 +1,40 @@
-"""The live view of a simulation in a terminal, and its plain twin for logs."""
+"""Live view of a simulation in a terminal, and its plain form for logs."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from driftloop.core.loop_progress import State
 from driftloop.core.messages import Message
 from driftloop.core.terminal_text import escape_control_chars
-from driftloop.core.topics import Topic
-from serving.live.loop_view import LoopView, Timeline
+from serving.live.loop_state import LoopState
+from serving.live.status import LoopStatus
+from serving.simulation.sparkline import Sparklines, draw_sparklines
 
 VERSIONS, LINES = 6, 6
-"""Model versions and news lines shown."""
+"""Model versions and lines of news that are shown."""
 PLAIN_EVERY = 5.0
-"""Seconds between two lines of the plain view, apart from news."""
+"""Seconds between two status lines of the plain view."""
+LABEL = 24
+"""Characters before a sparkline."""
+NARROW = 60
+"""Width below which the versions have no sparklines."""
 
 
 class View(Protocol):
-    """What `driftloop.cli.simulation.Observer` asks for."""
+    """View of a simulation; see `driftloop.cli.simulation.Observer`."""
 
-    def on_message(self, topic: Topic, message: Message) -> None:
-        """Take a message."""
+    def on_message(self, message: Message) -> None:
+        """Show a message that the state has taken."""
         ...
 
-    def on_tick(self, state: State) -> None:
-        """Take the state."""
+    def on_tick(self) -> None:
+        """Show the state, about twice a second."""
         ...
 
     def close(self) -> None:
@@ -39,67 +42,73 @@ class View(Protocol):
         ...
 
 
-def open_view(console: Console, title: str, *, plain: bool, bootstrap: int = 0, drifts: Sequence[int] = ()) -> View:
-    """A live view on ``console``, or a plain one when asked for or where the console is no terminal.
+def open_view(console: Console, loop: LoopState, *, plain: bool) -> View:
+    """Return a live view, or a plain one if the console is no terminal.
 
     Args:
-        console: where to.
-        title: name of the scenario.
-        plain: print lines instead of drawing.
-        bootstrap: events at the beginning that the first model is trained on; they count for no accuracy.
-        drifts: true drift positions, where they are known.
+        console: Console to draw on.
+        loop: State to show.
+        plain: Always return the plain view.
     """
-    board = LoopView(title, bootstrap, drifts)
-    return PlainView(board, console) if plain or not console.is_terminal else LiveView(board, console)
+    return PlainView(loop, console) if plain or not console.is_terminal else LiveView(loop, console)
 
 
 class PlainView:
-    """One line every few seconds, and one for each piece of news."""
+    """Prints a status line every few seconds, and each line of news.
 
-    def __init__(self, board: LoopView, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._board = board
+    Args:
+        loop: State to show.
+        console: Console to print on.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, loop: LoopState, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loop = loop
         self._console = console
         self._clock = clock
-        self._last = float("-inf")
+        self._status_at = float("-inf")
         self._printed = 0
         self._closed = False
 
-    def on_message(self, topic: Topic, message: Message) -> None:
-        """Take a message."""
-        self._board.take(message)
-        self._flush()
+    def on_message(self, message: Message) -> None:
+        """Print the news of a message."""
+        self._print_news()
 
-    def on_tick(self, state: State) -> None:
-        """Take the state; a status line is due every `PLAIN_EVERY` seconds."""
-        self._board.tick(state)
-        self._flush()
-        if self._clock() - self._last >= PLAIN_EVERY:
-            self._last = self._clock()
-            self._line(self._board.status())
+    def on_tick(self) -> None:
+        """Print new lines of news, and a status line if `PLAIN_EVERY` seconds have passed."""
+        self._print_news()
+        if self._clock() - self._status_at >= PLAIN_EVERY:
+            self._status_at = self._clock()
+            self._print(status_line(self._loop))
 
     def close(self) -> None:
-        """Print the last state; doing it twice does no harm."""
+        """Print the last status line, once."""
         if not self._closed:
             self._closed = True
-            self._line(self._board.status())
+            self._print(status_line(self._loop))
 
-    def _flush(self) -> None:
-        new = self._board.printed - self._printed
-        self._printed = self._board.printed
-        for line in list(self._board.news)[-new:] if new else ():
-            self._line(f"{time.time() - self._board.state.began:6.1f} s  {line}")
+    def _print_news(self) -> None:
+        news = self._loop.news
+        new = news.total - self._printed
+        self._printed = news.total
+        for line in list(news.lines)[-new:] if new else ():
+            self._print(f"{time.time() - self._loop.status.began:6.1f} s  {line}")
 
-    def _line(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
 
 
 class LiveView:
-    """A block of lines that is redrawn four times a second, by a thread of its own."""
+    """Redraws a block of lines four times a second, in its own thread.
 
-    def __init__(self, board: LoopView, console: Console) -> None:
-        self._board = board
+    Args:
+        loop: State to show.
+        console: Terminal to draw on.
+    """
+
+    def __init__(self, loop: LoopState, console: Console) -> None:
+        self._loop = loop
         self._console = console
-        self._lock = threading.Lock()
         self._live = Live(
             console=console,
             get_renderable=self._render,
@@ -111,63 +120,98 @@ class LiveView:
         )
         self._live.start()
 
-    def on_message(self, topic: Topic, message: Message) -> None:
-        """Take a message."""
-        with self._lock:
-            self._board.take(message)
+    def on_message(self, message: Message) -> None:
+        """Do nothing: the next redraw shows the message."""
 
-    def on_tick(self, state: State) -> None:
-        """Take the state."""
-        with self._lock:
-            self._board.tick(state)
+    def on_tick(self) -> None:
+        """Do nothing: the next redraw shows the state."""
 
     def close(self) -> None:
         """Draw once more and give the terminal back."""
         self._live.stop()
 
     def _render(self) -> Text:
-        with self._lock:
-            return draw(self._board, self._console.width, self._console.options.ascii_only)
+        with self._loop.lock:
+            return draw(self._loop, self._console.width, self._console.options.ascii_only)
 
 
-def draw(board: LoopView, width: int, ascii_only: bool = False) -> Text:
-    """The whole view as lines no wider than ``width``; below 60 columns the sparklines of the versions are left out."""
-    state = board.state
-    lines = [Text.assemble((f"driftloop  {escape_control_chars(board.title)}", "bold"), f"  {state.phase}")]
-    first = state.first_prediction_seconds
-    clock = f"{time.time() - state.began:.0f} s"
-    clock += "" if first is None else f", first prediction after {first:.1f} s"
-    clock += f", {state.page}" if state.page else ""
-    clock += f", {state.memory_mb / 1024:.1f} GB" if state.memory_mb else ""
-    lines.append(Text(clock, style="dim"))
-    of = f"/{state.total}" if state.total else ""
-    lines.append(Text(f"events {state.events}{of}   {board.rate:.1f}/s   lag {state.lag}"))
-    dead = f"   dead letters {state.dead_letters}" if state.dead_letters else ""
-    lines.append(Text(f"predicted {state.predictions}   labelled {state.outcomes}{dead}"))
-    if state.children:
-        lines.append(Text("processes  ").append_text(_processes(state)))
-    lines.append(Text())
-    label = 24
-    timeline = board.timeline(max(width - label - 1, 10) if width >= 60 else max(width - 8, 8), ascii_only)
-    head = f"{'accuracy':<10}{_share(board.accuracy)}"
-    if width >= 60:
-        lines.append(Text(f"{head:<{label}}") + Text(timeline.accuracy, style="cyan"))
-        lines.append(Text(f"{f'  {timeline.low:.1f} to {timeline.high:.1f}':<{label}}", style="dim") + _marks(timeline))
-    else:
-        lines += [Text(head), Text(timeline.accuracy, style="cyan"), _marks(timeline)]
-    for track in list(board.versions.values())[-VERSIONS:]:
-        name = f"{'v' + escape_control_chars(track.version, 7):<10}{_share(track.accuracy)} {track.scored:>6}"
-        line = Text(f"{name:<{label}}")
-        lines.append(line + Text(timeline.versions[track.version], style="green") if width >= 60 else line)
-    lines.append(Text())
-    lines.append(Text("retraining ", style="bold") + Text(escape_control_chars(board.retraining)))
-    lines += [Text(line, style=_style(line)) for line in list(board.news)[-LINES:]]
+def status_line(loop: LoopState) -> str:
+    """Return the counts of a loop on one line."""
+    status, accuracy = loop.status, loop.accuracy.accuracy
+    shown = "" if accuracy is None else f"  accuracy {accuracy:.3f}"
+    model = ""
+    if loop.accuracy.versions:
+        name, newest = next(reversed(loop.accuracy.versions.items()))
+        if newest.accuracy is not None:
+            model = f" (v{escape_control_chars(name, 40)} alone {newest.accuracy:.3f})"
+    restarts = sum(process.restarts for process in status.processes.values())
+    parts = [
+        f"{time.time() - status.began:6.1f} s  {status.phase}",
+        f"events {status.events}/{status.total}  {loop.rate:.1f}/s  lag {status.lag}",
+        f"predicted {status.predictions}  labelled {status.outcomes}{shown}{model}",
+    ]
+    parts += [f"dead letters {status.dead_letters}"] if status.dead_letters else []
+    parts += [f"restarts {restarts}"] if restarts else []
+    return "  ".join(parts)
+
+
+def draw(loop: LoopState, width: int, ascii_only: bool = False) -> Text:
+    """Draw the whole view.
+
+    Args:
+        loop: State to show.
+        width: Most characters of a line; below `NARROW` the versions have no sparklines.
+        ascii_only: Draw with ASCII characters.
+    """
+    lines = [*_counts(loop), Text(), *_accuracy(loop, width, ascii_only), Text()]
+    lines.append(Text("retraining ", style="bold") + Text(escape_control_chars(loop.retraining)))
+    lines += [Text(line, style=_style(line)) for line in list(loop.news.lines)[-LINES:]]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
         if ascii_only:
             # Written out as \u25b2 a mark would make the line longer than the terminal is wide.
             line.plain = "".join(c if c.isascii() else _ASCII.get(c, "?") for c in line.plain)
     return Text("\n", no_wrap=True).join(lines)
+
+
+def _counts(loop: LoopState) -> list[Text]:
+    """Return the lines of the title, the clock, the counts and the processes."""
+    status = loop.status
+    first = status.first_prediction_seconds
+    clock = f"{time.time() - status.began:.0f} s"
+    clock += "" if first is None else f", first prediction after {first:.1f} s"
+    clock += f", {status.page}" if status.page else ""
+    clock += f", {status.memory_mb / 1024:.1f} GB" if status.memory_mb else ""
+    total = f"/{status.total}" if status.total else ""
+    dead = f"   dead letters {status.dead_letters}" if status.dead_letters else ""
+    lines = [
+        Text.assemble((f"driftloop  {escape_control_chars(loop.title)}", "bold"), f"  {status.phase}"),
+        Text(clock, style="dim"),
+        Text(f"events {status.events}{total}   {loop.rate:.1f}/s   lag {status.lag}"),
+        Text(f"predicted {status.predictions}   labelled {status.outcomes}{dead}"),
+    ]
+    return [*lines, Text("processes  ").append_text(_processes(status))] if status.processes else lines
+
+
+def _accuracy(loop: LoopState, width: int, ascii_only: bool) -> list[Text]:
+    """Return the lines of the accuracy, its marks and the model versions."""
+    wide = width >= NARROW
+    columns = max(width - LABEL - 1, 10) if wide else max(width - 8, 8)
+    drawn = draw_sparklines(loop.accuracy, loop.status.total, columns, ascii_only)
+    head = f"{'accuracy':<10}{_share(loop.accuracy.accuracy)}"
+    if wide:
+        scale = f"  {drawn.low:.1f} to {drawn.high:.1f}"
+        lines = [
+            Text(f"{head:<{LABEL}}") + Text(drawn.accuracy, style="cyan"),
+            Text(f"{scale:<{LABEL}}", style="dim") + _marks(drawn),
+        ]
+    else:
+        lines = [Text(head), Text(drawn.accuracy, style="cyan"), _marks(drawn)]
+    for version, track in list(loop.accuracy.versions.items())[-VERSIONS:]:
+        name = f"{'v' + escape_control_chars(version, 7):<10}{_share(track.accuracy)} {track.scored:>6}"
+        line = Text(f"{name:<{LABEL}}")
+        lines.append(line + Text(drawn.versions[version], style="green") if wide else line)
+    return lines
 
 
 _ASCII = {"▲": "^", "△": "'", "●": "o", "○": "o", "†": "+", "–": "-", "…": "~"}
@@ -177,21 +221,21 @@ def _share(value: float | None) -> str:
     return "  –  " if value is None else f"{value:.3f}"
 
 
-def _marks(timeline: Timeline) -> Text:
-    line = Text(timeline.marks)
+def _marks(drawn: Sparklines) -> Text:
+    line = Text(drawn.marks)
     line.highlight_regex(r"[▲^]", "red")
     line.highlight_regex(r"[●o]", "green")
     return line
 
 
-def _processes(state: State) -> Text:
+def _processes(status: LoopStatus) -> Text:
     line = Text()
-    for child in state.children.values():
-        ended = child.exit_code == 0
-        word = "on" if child.running else "done" if ended else "starting" if child.exit_code is None else "ended"
-        style = "green" if child.running or ended else "yellow"
-        again = f" ({child.restarts} restarts)" if child.restarts else ""
-        line.append(f"{child.name} ").append(f"{word}{again}  ", style)
+    for process in status.processes.values():
+        done = process.exit_code == 0
+        word = "on" if process.running else "done" if done else "starting" if process.exit_code is None else "ended"
+        style = "green" if process.running or done else "yellow"
+        restarts = f" ({process.restarts} restarts)" if process.restarts else ""
+        line.append(f"{process.name} ").append(f"{word}{restarts}  ", style)
     return line
 
 

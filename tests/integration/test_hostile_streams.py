@@ -29,13 +29,13 @@ from driftloop.core.topics import (
     Topic,
 )
 from serving.audit.audit import audit
-from serving.live.live_state import LiveState
+from serving.live.loop_follower import LoopFollower
 from stream_processors.scoring.scorer import AHEAD
 from tests.hostile import FULL, bodies, collected, count
 from tests.integration.conftest import StreamHarness
 from tests.unit.serving.test_views import made
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 GOOD = 300
 HOSTILE: dict[Topic, int] = {
@@ -108,7 +108,7 @@ def running(world: StreamHarness) -> Iterator[StreamHarness]:
 def test_hostile_messages_among_good_ones_are_answered_one_by_one(running: StreamHarness) -> None:
     world = running
     events: list[bytes | None] = [*by_hand(), *hostile(EVENTS)]
-    with LiveState(world.settings) as live:
+    with LoopFollower(world.settings) as live:
         world.send(events=range(GOOD // 2), labels=range(GOOD // 3))
         places = dict(zip(put(world, EVENTS, events), events, strict=True))
         labels = put(world, LABELS, [None, *hostile(LABELS)])
@@ -119,7 +119,7 @@ def test_hostile_messages_among_good_ones_are_answered_one_by_one(running: Strea
         }
         world.send(events=range(GOOD // 2, GOOD), labels=range(GOOD // 3, GOOD))
         world.until(lambda: caught_up(world, live), 400)
-        world.until(lambda: live.complete and live.board.state.events == world.count(EVENTS), 60)
+        world.until(lambda: live.loop.complete and live.loop.status.events == world.count(EVENTS), 60)
         world.until(lambda: dead(world, MODEL_UPDATES) == set(broken[MODEL_UPDATES]), 60)  # by a thread of its own
     said = audit(world.settings)
     assert said.clean and said.counts["waiting"] == 0, said
@@ -150,12 +150,12 @@ def dead(world: StreamHarness, topic: Topic) -> set[int]:
     return {one.offset for one in world.read(DEAD_LETTERS) if isinstance(one, DeadLetter) and one.topic == full}
 
 
-def caught_up(world: StreamHarness, live: LiveState) -> bool:
+def caught_up(world: StreamHarness, live: LoopFollower) -> bool:
     """Whether the processors have acknowledged all there is, and the page has heard of it."""
-    with closing(clients.consumer(world.settings, group_id=clients.group("monitor", world.settings))) as monitor:
+    with closing(clients.consumer(world.settings, group_id=clients.group_id("monitor", world.settings))) as monitor:
         read = [TopicPartition(topics.name(world.settings, topic), 0) for topic in (PREDICTIONS, LABELS)]
         behind = clients.lag(monitor, read)
-    return not behind and live.complete and not live.board.state.lag and world.count(OUTCOMES) >= GOOD
+    return not behind and live.loop.complete and not live.loop.status.lag and world.count(OUTCOMES) >= GOOD
 
 
 def scored(world: StreamHarness, body: bytes | None) -> bool:
@@ -193,11 +193,11 @@ def test_forged_messages_stop_nothing_and_the_audit_names_them(running: StreamHa
             lies[topic] = [body.replace(b'"stream": "s"', b'"stream": "%s"' % stream.encode()) for body in lies[topic]]
         put(world, topic, lies[topic])
         count(f"live, forged: {topic.name}", "named or passed over", len(lies[topic]))
-    with LiveState(world.settings) as live:
+    with LoopFollower(world.settings) as live:
         world.send(events=range(100, 200), labels=range(100, 200))
         wanted = {f"e{i}" for i in range(200)}
         world.until(lambda: wanted <= {o.event_id for o in world.read(OUTCOMES)}, 120)  # type: ignore[attr-defined]
-        world.until(lambda: live.complete, 60)
+        world.until(lambda: live.loop.complete, 60)
     assert [child.restarts for child in world.children] == [0, 0, 0]
     found = {finding.what: finding for finding in audit(world.settings).findings}
     invented = {one.event_id for one in (readable(Prediction, body) for body in lies[PREDICTIONS])}

@@ -16,8 +16,9 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.harness.fork_server import ForkServer
 from driftloop.core import topics
-from driftloop.core.kafka.clients import ends
+from driftloop.core.kafka.clients import partition_ends
 from driftloop.core.messages import SIGNALS, Command
 from driftloop.core.processes.supervisor import ManagedProcess
 from driftloop.core.settings import GateLimits, RetrainSettings, Settings, environment
@@ -34,11 +35,11 @@ from driftloop.core.topics import (
 )
 from driftloop.devstack.ports import HOST, free_port
 from driftloop.devstack.stack import EmbeddedStack
-from serving.live.loop_view import WINDOW
+from serving.live.accuracy import WINDOW
 from tests.integration.conftest import StreamHarness, text_and_label
 from tests.unit.repository.test_monitoring import listed
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.timeout(280)
 
 BURIED = {"scorer": 3, "monitor": 1, "retrainer": 1}
 """Dead letters by who finds them: a refused promotion is one of the scorer's."""
@@ -93,11 +94,11 @@ class Loop:
 
 
 @pytest.fixture(scope="module")
-def loop(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+def loop(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Iterator[Loop]:
     """Two models, the second of them wrong on purpose, a drift, retrainings with every end, and bad messages."""
     gate = GateLimits(minimum_gain=0.2)  # what is as good as the champion loses
     retrain = RetrainSettings(policy="never", candidates=("linear",), bootstrap=1, gate=gate)
-    world = StreamHarness(fresh(stack, retrain), tmp_path_factory.mktemp("loop"))
+    world = StreamHarness(fresh(stack, retrain), tmp_path_factory.mktemp("loop"), fork_server)
     made = Loop(world)
     try:
         made.said["replay"], made.sent = replayed(fresh(stack, retrain), world)
@@ -126,7 +127,10 @@ def replayed(settings: Settings, world: StreamHarness) -> tuple[Said, dict[str, 
     found: list[tuple[Said, dict[str, int]]] = []
 
     def written() -> dict[str, int]:
-        return {topic.name: sum(ends(settings, topics.name(settings, topic)).values()) for topic in (EVENTS, LABELS)}
+        return {
+            topic.name: sum(partition_ends(settings, topics.name(settings, topic)).values())
+            for topic in (EVENTS, LABELS)
+        }
 
     def between() -> bool:
         before = written()

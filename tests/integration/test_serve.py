@@ -29,7 +29,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from driftloop.core.kafka.clients import ConfirmedProducer
 from driftloop.core.kafka.topic_follower import TopicFollower
-from driftloop.core.loop_progress import FOLLOWED
 from driftloop.core.messages import (
     SIGNALS,
     DeadLetter,
@@ -48,12 +47,13 @@ from driftloop.core.topics import DRIFT_ALERTS, EVENTS, PREDICTIONS, Topic, name
 from driftloop.devstack import valkey_process
 from driftloop.devstack.ports import HOST, free_port, is_free
 from driftloop.devstack.stack import EmbeddedStack
-from serving.live.live_state import LiveState
+from serving.live.loop_follower import LoopFollower
+from serving.live.loop_state import FOLLOWED
 from serving.live.prometheus_collector import LoopCollector
 from tests.integration.conftest import StreamHarness
 from tests.unit.serving.test_views import made
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 VERB = [sys.executable, "-m", "driftloop", "serve"]
 PASSWORD = "sesame-7f3a"
@@ -244,13 +244,13 @@ def test_the_figures_follow_the_loop_while_it_runs(world: StreamHarness) -> None
 
 
 def test_a_broker_that_is_away_for_a_while_makes_it_ill_and_nothing_counts_twice(
-    world: StreamHarness, stack: EmbeddedStack
+    world: StreamHarness, private_stack: EmbeddedStack
 ) -> None:
     write_a_loop(world)
     api = serve(world, DRIFTLOOP_HEALTH__PATIENCE="3")
     world.until(lambda: shows_everything(api))
     metrics = api.metrics()
-    broker = stack.pids["kafka"]
+    broker = private_stack.pids["kafka"]
     os.kill(broker, signal.SIGSTOP)
     try:
         # Longer than its patience, and than what asks for the end offsets waits for an answer.
@@ -282,11 +282,11 @@ def test_a_follower_knows_when_it_has_read_what_was_there_at_the_beginning(
         found = Counter(topic.name for topic, _ in read)
         assert (found["predictions"], found["drift-alerts"]) == ((5, 4) if newest is None else (2, 2))
         assert [m.event_id for _, m in read if isinstance(m, Prediction)][-2:] == ["e3", "e4"]
-        assert (follower.written(PREDICTIONS), follower.written(EVENTS)) == (5, 7)
+        assert (follower.message_count(PREDICTIONS), follower.message_count(EVENTS)) == (5, 7)
 
 
 def test_a_follower_without_a_broker_says_so_again_and_again_and_never_waits_without_end(
-    world: StreamHarness, stack: EmbeddedStack
+    world: StreamHarness, private_stack: EmbeddedStack
 ) -> None:
     """Whoever follows may be the one who has to start the broker again."""
     failures: list[KafkaError] = []
@@ -296,7 +296,7 @@ def test_a_follower_without_a_broker_says_so_again_and_again_and_never_waits_wit
             while len(failures) < 3:
                 list(follower.poll())
                 try:
-                    follower.written(EVENTS)
+                    follower.message_count(EVENTS)
                 except KafkaError as error:
                     failures.append(error)
 
@@ -308,36 +308,38 @@ def test_a_follower_without_a_broker_says_so_again_and_again_and_never_waits_wit
         world.until(
             lambda: list(follower.poll()) == [] and not cluster.partitions_for_topic(name(world.settings, EVENTS))
         )
-        os.kill(stack.pids["kafka"], signal.SIGSTOP)
+        os.kill(private_stack.pids["kafka"], signal.SIGSTOP)
         try:
             asking.start()
             world.until(lambda: len(failures) == 3, 30)
         finally:
-            os.kill(stack.pids["kafka"], signal.SIGCONT)
+            os.kill(private_stack.pids["kafka"], signal.SIGCONT)
         asking.join()
-        assert follower.written(EVENTS) == 0
+        assert follower.message_count(EVENTS) == 0
 
 
 def test_what_has_to_be_read_again_counts_once_and_there_are_no_figures_until_all_of_it_is_read(
     world: StreamHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_a_loop(world)
-    live = LiveState(world.settings)
+    live = LoopFollower(world.settings)
     collector = LoopCollector(live)
-    look, failed, early = live._look, [], []
+    look, failed, early = live._read_offsets, [], []
 
     def failing(*clients: Any) -> None:
-        early.extend([] if live.complete else collector.collect())
-        if live.alerts and not failed:
-            failed.append(dict(live.alerts))
+        early.extend([] if live.loop.complete else collector.collect())
+        if live.loop.history.alerts_by_signal and not failed:
+            failed.append(dict(live.loop.history.alerts_by_signal))
             raise RuntimeError("for once")
         look(*clients)
 
-    monkeypatch.setattr(live, "_look", failing)
+    monkeypatch.setattr(live, "_read_offsets", failing)
     with live:
-        world.until(lambda: bool(failed) and live.complete)
-        assert dict(live.alerts) == STATUS["drift_alerts"] and dict(live.retrainings) == STATUS["retrainings"]
-        assert live.board.versions["1"].scored == 3 and len(live.board.recent) == 4
+        world.until(lambda: bool(failed) and live.loop.complete)
+        history, accuracy = live.loop.history, live.loop.accuracy
+        assert dict(history.alerts_by_signal) == STATUS["drift_alerts"]
+        assert dict(history.retrainings_by_end) == STATUS["retrainings"]
+        assert accuracy.versions["1"].scored == 3 and len(accuracy.whole.recent) == 4
         assert early == [] and len(list(collector.collect())) == 6
 
 

@@ -1,4 +1,4 @@
-"""Run directories and announcements, and the tally that says when a run is through."""
+"""Run directories, and announcements of simulations that run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,11 @@ import pytest
 
 from driftloop.cli import run_directory
 from driftloop.cli.run_directory import Record
-from driftloop.core import settings, topics
+from driftloop.core import settings
 from driftloop.core.errors import DriftloopError
-from driftloop.core.loop_progress import QUIET, STALLED, STALLED_BUSY, LoopProgress, State
-from driftloop.core.messages import DeadLetter, Label, Message, ModelUpdate, Outcome, Prediction, Retraining
 from driftloop.core.settings import KafkaSecurity, Settings
 
 SECRET = "tiger-7f3a"
-FIELDS: dict[str, Any] = {
-    "event_id": "e", "text": "", "occurred_at": 0.0, "predicted_at": 0.0, "labelled_at": 0.0, "published_at": 0.0,
-    "at": 0.0, "label": "a", "predicted": "a", "probabilities": {}, "confidence": 0.9, "correct": True,
-    "model_version": "1", "version": "1", "route": "", "latency_ms": 1.0, "stream": "s", "digest": "d",
-    "action": "promote", "reason": "r", "run_id": "r", "trigger": "alert", "key": None, "value_base64": "", "size": 0,
-    "error": "e", "where": "w", "partition": 0, "offset": 0,
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +52,7 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_a_folder_with_a_run_is_not_used_again_and_its_run_stays(tmp_path: Path) -> None:
     run_directory.new(tmp_path / "run", Record(scenario="first"))
-    with pytest.raises(DriftloopError, match=r"holds a run already: go on with it \(`driftloop simulate --resume "):
+    with pytest.raises(DriftloopError, match=r"holds a run already: continue it \(`driftloop simulate --resume "):
         run_directory.new(tmp_path / "run", Record(scenario="second"))
     assert run_directory.read(tmp_path / "run").scenario == "first"
 
@@ -115,7 +106,7 @@ def test_secrets_are_never_stored(tmp_path: Path, own_stack: bool) -> None:
         signing_key=SECRET,
         security=KafkaSecurity(username="me", password=SECRET),
     )
-    record = Record(scenario="tweets", settings=run_directory.to_remember(chosen, own_stack=own_stack))
+    record = Record(scenario="tweets", settings=run_directory.recorded_variables(chosen, own_stack=own_stack))
     run_directory.new(tmp_path / "run", record)
     assert SECRET.encode() not in (tmp_path / "run" / run_directory.RECORD).read_bytes()
     assert record.settings["DRIFTLOOP_SECURITY__USERNAME"] == "me"
@@ -124,7 +115,7 @@ def test_secrets_are_never_stored(tmp_path: Path, own_stack: bool) -> None:
 
 def test_what_is_remembered_gives_the_settings_back() -> None:
     chosen = Settings(stream="tweets", redis="redis://cache:6379/0", scorer=settings.ScorerSettings(batch=8))
-    assert settings.load(run_directory.to_remember(chosen, own_stack=True)) == chosen
+    assert settings.load(run_directory.recorded_variables(chosen, own_stack=True)) == chosen
 
 
 def test_a_running_simulation_is_found_until_it_withdraws(tmp_path: Path, cache: Path) -> None:
@@ -191,97 +182,3 @@ def test_a_folder_where_nothing_runs_is_said(tmp_path: Path) -> None:
     with pytest.raises(DriftloopError, match=r"No simulation is running under .*: see `driftloop simulate --resume"):
         run_directory.environ_of(tmp_path, {})
     assert run_directory.environ_of(None, {"A": "b"}) == ({"A": "b"}, None)
-
-
-def tallied(*messages: Message, events: int = 0, labels: int = 0) -> tuple[LoopProgress, list[float]]:
-    """A tally that has seen the messages, and its clock, which is set by hand."""
-    clock = [100.0]
-    tally = LoopProgress(State(began=1000.0), "pre.events", lambda: clock[0])
-    for message in messages:
-        tally.add(topics.PREDICTIONS, message)
-    tally.ends(events, labels)
-    return tally, clock
-
-
-def made(kind: type[Message], name: str = "e", **fields: Any) -> Any:
-    fields = {**FIELDS, "event_id": name, "topic": "pre.events", **fields}
-    return kind(**{field: value for field, value in fields.items() if field in kind.__struct_fields__})
-
-
-def test_lag_is_what_has_neither_prediction_nor_dead_letter() -> None:
-    tally, _ = tallied(made(Prediction, "a"), made(Prediction, "a"), made(Prediction, "b"), made(DeadLetter), events=7)
-    state = tally.state
-    assert (state.predictions, state.duplicates, state.dead_letters, state.lag) == (2, 1, 1, 4)
-
-
-def test_a_dead_letter_counts_once_and_a_dead_label_is_no_event() -> None:
-    event, label = made(DeadLetter, offset=3), made(DeadLetter, offset=3, topic="pre.labels")
-    tally, _ = tallied(event, event, label, made(Prediction, "a"), events=2, labels=2)
-    assert (tally.state.dead_letters, tally.state.lag) == (2, 0)
-    assert tally.missing == "", "neither the dead event's label nor the dead label can have an outcome"
-
-
-def test_an_event_that_a_person_labels_too_is_still_one_to_be_joined() -> None:
-    said = [
-        made(Label, "a"),
-        made(Label, "a", feedback=True),
-        made(Label, "b"),
-        made(Prediction, "a"),
-        made(Outcome, "a"),
-    ]
-    assert tallied(*said, events=1, labels=3)[0].missing == "1 of 3 labels have no outcome"
-    assert tallied(*said, made(Outcome, "b"), events=1, labels=3)[0].missing == ""
-
-
-def test_what_is_missing_is_said_in_words() -> None:
-    begun = made(Retraining, state="searching")
-    tally, _ = tallied(made(Prediction, "a"), made(Outcome, "a"), begun, events=3, labels=2)
-    assert tally.missing == (
-        "2 of 3 events have no prediction, 1 of 2 labels have no outcome, a retraining has not finished"
-    )
-    assert tallied()[0].missing == ""
-
-
-@pytest.mark.parametrize(
-    ("steps", "under_way"),
-    [
-        ([("r", "queued", "")], True), ([("r", "failed", "linear")], True), ([("r", "promoted", "linear")], True),
-        ([("r", "finished", "")], False), ([("r", "failed", "")], False),
-        ([("cut off", "queued", ""), ("cut off", "failed", ""), ("r", "finished", "")], False),
-            ([("search", "queued", ""), ("refresh", "queued", ""), ("refresh", "finished", "")], True),
-        ([("r", "finished", ""), ("s", "queued", "")], True),
-    ],
-)  # fmt: skip
-def test_a_retraining_is_under_way_until_all_have_ended(steps: list[tuple[str, str, str]], under_way: bool) -> None:
-    said = [made(Retraining, run_id=run, state=state, candidate=candidate) for run, state, candidate in steps]
-    assert tallied(*said)[0].retraining is under_way
-
-
-def test_a_loop_is_through_when_everything_came_and_it_has_been_quiet() -> None:
-    tally, clock = tallied(made(Prediction), made(Outcome), events=1, labels=1)
-    assert not tally.finished
-    clock[0] += QUIET
-    assert tally.finished
-    tally.ends(2, 1)
-    assert not tally.finished, "a new event had come"
-
-
-@pytest.mark.parametrize(("state", "patience"), [("finished", STALLED), ("searching", STALLED_BUSY)])
-def test_a_loop_that_lacks_something_is_given_up_after_a_while(state: str, patience: float) -> None:
-    tally, clock = tallied(made(Retraining, state=state), events=1)
-    clock[0] += patience - 1
-    assert not tally.finished
-    clock[0] += 1
-    assert tally.finished and tally.missing
-
-
-def test_the_first_prediction_and_the_first_promotion_are_timed_from_the_start_of_this_session() -> None:
-    earlier, first = made(Prediction, "a", predicted_at=900.0), made(Prediction, "b", predicted_at=1007.0)
-    bootstrap = made(ModelUpdate, published_at=1005.0, trigger="bootstrap")
-    rollback, promotion = (
-        made(ModelUpdate, published_at=1003.0, action="rollback"),
-        made(ModelUpdate, published_at=1030.0),
-    )
-    later = made(Prediction, "c", predicted_at=1009.0)
-    state = tallied(earlier, first, later, bootstrap, rollback, promotion)[0].state
-    assert (state.first_prediction_seconds, state.first_promotion_seconds) == (7.0, 30.0)

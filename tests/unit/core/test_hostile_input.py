@@ -20,7 +20,6 @@ from rich.console import Console
 from driftloop.core import messages, topics
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka.clients import MAX_MESSAGE
-from driftloop.core.loop_progress import LoopProgress, State
 from driftloop.core.messages import (
     DeadLetter,
     DriftAlert,
@@ -42,7 +41,9 @@ from serving import topic_console
 from serving.audit.audit_db import AuditDatabase
 from serving.cases import html, terminal
 from serving.cases.builder import TopicHistory, cases
-from serving.live.loop_view import LoopView
+from serving.live.loop_progress import LoopProgress
+from serving.live.loop_state import LoopState
+from serving.simulation.sparkline import draw_sparklines
 from stream_processors.drift.drift_monitor import DriftMonitor
 from stream_processors.monitoring.label_join import outcome
 from stream_processors.monitoring.monitor import State as MonitorState
@@ -81,7 +82,8 @@ def test_a_message_is_read_as_it_would_be_written_or_refused(topic: topics.Topic
 def test_what_shows_a_message_shows_every_message() -> None:
     """The live page, the counts, `driftloop watch` and `driftloop ask`: a message that stops one stops it for good."""
     inputs = st.one_of(*[st.tuples(st.just(topic), bodies(topic.message)) for topic in topics.ALL])
-    board, tally = LoopView("s"), LoopProgress(State(began=0.0), "events")
+    loop = LoopState("s")
+    loop.progress = LoopProgress(loop.status, loop.history, "events")
     newest: dict[str, Any] = {}
 
     @each(inputs, 5_000)
@@ -90,15 +92,14 @@ def test_what_shows_a_message_shows_every_message() -> None:
             found = read(topic.message, body, "views")
             if found is None:
                 continue
-            board.take(found)
-            tally.add(topic, found)
+            loop.take(found)
             assert "\n" not in topic_console.describe(found)
             newest[topic.name] = found
             if isinstance(found, DriftAlert):
                 _moved(found)
                 told = [[newest[name]] if name in newest else [] for name in ("outcomes", "retraining")]
                 assert len(cases(TopicHistory([found], *told))) == 1
-        board.timeline(80)
+        draw_sparklines(loop.accuracy, loop.status.total, 80)
 
     check()
 

@@ -12,8 +12,8 @@ from starlette.types import Message, Receive, Scope, Send
 from driftloop.core.messages import DriftAlert, ModelUpdate, Outcome, Prediction, Retraining
 from serving.dashboard import charts
 from serving.dashboard.csp import Policed, policy
-from serving.live.loop_view import STEP, WINDOW, LoopView, Mark
-from serving.live.recent_predictions import SHOWN, UNLABELLED, Recent
+from serving.live.accuracy import STEP, WINDOW, AccuracyTimeline, Mark
+from serving.live.recent_predictions import SHOWN, UNLABELLED, RecentPredictions
 from tests.unit.serving.test_views import made
 
 HOSTILE = "<b>\x1b[31m\u202e\n{{1}}"
@@ -26,21 +26,21 @@ def predicted(number: int, **shares: float) -> Prediction:
 
 
 def test_the_feed_is_the_newest_first_and_no_longer_than_it_is_shown() -> None:
-    recent = Recent()
+    recent = RecentPredictions()
     for number in range(SHOWN + 5):
         recent.take(predicted(number))
     assert [line.event_id for line in recent.feed()] == [f"e{SHOWN + 4 - i}" for i in range(SHOWN)]
 
 
 def test_a_line_has_the_other_labels_the_likeliest_first() -> None:
-    recent = Recent()
+    recent = RecentPredictions()
     recent.take(predicted(1, low=0.1, high=0.6, middle=0.3))
     (line,) = recent.feed()
     assert (line.label, line.others, line.share) == ("high", ("middle", "low"), 0.6)
 
 
 def test_what_is_shown_of_a_line_is_on_one_line_and_what_is_sent_back_is_as_it_was() -> None:
-    recent = Recent()
+    recent = RecentPredictions()
     recent.take(
         made(Prediction, event_id=HOSTILE, text=HOSTILE, segment=HOSTILE, label=HOSTILE, probabilities={HOSTILE: 1})
     )
@@ -50,25 +50,25 @@ def test_what_is_shown_of_a_line_is_on_one_line_and_what_is_sent_back_is_as_it_w
 
 
 def test_the_queue_has_the_least_sure_first_and_only_what_has_no_label() -> None:
-    recent = Recent()
+    recent = RecentPredictions()
     shares = {0: (0.9, 0.1), 1: (0.5, 0.5), 2: (0.6, 0.4), 3: (0.55, 0.45), 4: (0.7, 0.3)}
     for number, (a, b) in shares.items():
         recent.take(predicted(number, a=a, b=b))
     assert [line.event_id for line in recent.worth_labelling(3)] == ["e1", "e3", "e2"]
     recent.take(made(Outcome, event_id="e1"))
-    recent.labelled("e2")
+    recent.mark_labelled("e2")
     assert [line.event_id for line in recent.worth_labelling(9)] == ["e3", "e4", "e0"]
 
 
 @pytest.mark.parametrize("shares", [{}, {"only": 1.0}])
 def test_a_model_with_less_than_two_labels_is_no_trouble(shares: dict[str, float]) -> None:
-    recent = Recent()
+    recent = RecentPredictions()
     recent.take(made(Prediction, event_id="e", label="only", probabilities=shares))
     assert [line.others for line in recent.worth_labelling(1)] == [()]
 
 
 def test_only_so_many_are_remembered_as_unlabelled() -> None:
-    recent = Recent()
+    recent = RecentPredictions()
     for number in range(UNLABELLED + 1):
         recent.take(predicted(number))
     known = {line.event_id for line in recent.worth_labelling(UNLABELLED + 1)}
@@ -76,18 +76,18 @@ def test_only_so_many_are_remembered_as_unlabelled() -> None:
 
 
 def test_the_latencies_are_those_of_the_newest() -> None:
-    recent = Recent()
+    recent = RecentPredictions()
     assert recent.latency() == (0.0, 0.0)
     for number in range(101):
         recent.take(made(Prediction, event_id=str(number), latency_ms=float(number)))
     assert recent.latency() == (50.0, 99.0)
     recent.tick(12.5, 7)
-    (second,) = recent.seconds
+    (second,) = recent.samples
     assert (second.rate, second.lag, second.p50, second.p99) == (12.5, 7, 50.0, 99.0)
 
 
-def board_with(outcomes: list[tuple[int, str, bool]], drifts: tuple[int, ...] = ()) -> LoopView:
-    board = LoopView("s", drifts=drifts)
+def board_with(outcomes: list[tuple[int, str, bool]], drifts: tuple[int, ...] = ()) -> AccuracyTimeline:
+    board = AccuracyTimeline(drifts=drifts)
     for position, version, correct in outcomes:
         board.take(made(Outcome, position=position, model_version=version, correct=correct))
     return board
@@ -115,7 +115,7 @@ def test_events_without_a_position_are_counted() -> None:
 
 
 def test_marks_are_where_things_happened() -> None:
-    board = LoopView("s", drifts=[70])
+    board = AccuracyTimeline(drifts=[70])
     for position in range(90):
         board.take(made(Prediction, position=position, model_version="1"))
     board.take(made(DriftAlert, position=80, onset=70, severity=0.5, signal="error"))

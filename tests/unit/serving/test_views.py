@@ -10,14 +10,15 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from driftloop.core import topics
-from driftloop.core.loop_progress import ChildState, State
 from driftloop.core.messages import DeadLetter, DriftAlert, Message, ModelUpdate, Outcome, Prediction, Retraining
-from serving.live.loop_view import STEP, WINDOW, LoopView
+from serving.live.accuracy import STEP, WINDOW
+from serving.live.loop_state import LoopState
+from serving.live.status import LoopStatus, ProcessStatus
 from serving.simulation import summary_view
 from serving.simulation.drift_scoring import Drift
+from serving.simulation.sparkline import Sparklines, draw_sparklines
 from serving.simulation.summary import Accuracy, Latency, RetrainingRun, Summary
-from serving.simulation.terminal_view import LINES, LiveView, PlainView, draw, open_view
+from serving.simulation.terminal_view import LINES, LiveView, PlainView, View, draw, open_view, status_line
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\nnext\u202e\x9b31m"
 STEERING = ("\x1b", "\x07", "\r", "\u202e", "\x9b")
@@ -62,73 +63,89 @@ def letter(error: str = "not an event") -> DeadLetter:
     return made(DeadLetter, error=error)
 
 
-def fed(*messages: Message, total: int = 10 * STEP, **options: Any) -> LoopView:
-    board = LoopView("tweets", **options)
-    board.tick(State(began=0.0, total=total))
+def fed(*messages: Message, total: int = 10 * STEP, **options: Any) -> LoopState:
+    loop = LoopState("tweets", status=LoopStatus(began=0.0, total=total), **options)
+    loop.tick()
     for message in messages:
-        board.take(message)
-    return board
+        loop.take(message)
+    return loop
 
 
-def plain(board: LoopView) -> tuple[PlainView, io.StringIO]:
+def drawn(loop: LoopState, width: int, ascii_only: bool = False) -> Sparklines:
+    return draw_sparklines(loop.accuracy, loop.status.total, width, ascii_only)
+
+
+def plain(loop: LoopState) -> tuple[PlainView, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, width=140, highlight=False, markup=False, emoji=False)
-    return PlainView(board, console, clock=lambda: 0.0), out
+    return PlainView(loop, console, clock=lambda: 0.0), out
+
+
+def show(view: View, loop: LoopState, message: Message) -> None:
+    """As the simulation does."""
+    loop.take(message)
+    view.on_message(message)
+
+
+def tick(view: View, loop: LoopState) -> None:
+    """As the simulation does."""
+    loop.tick()
+    view.on_tick()
 
 
 def test_the_timeline_shows_where_the_model_was_right() -> None:
     rights = [outcome(i, True) for i in range(STEP)]
     wrongs = [outcome(i, False) for i in range(STEP, 2 * STEP)]
     halves = [outcome(i, i % 2 == 0) for i in range(3 * STEP, 4 * STEP)]
-    timeline = fed(*rights, *wrongs, *halves).timeline(80)
+    timeline = drawn(fed(*rights, *wrongs, *halves), 80)
     assert timeline.accuracy == "█▁ ▅      "
     assert (timeline.low, timeline.high) == (0.0, 1.0)
-    assert fed(*rights, *wrongs, *halves).timeline(80, ascii_only=True).accuracy == "#_ =      "
+    assert drawn(fed(*rights, *wrongs, *halves), 80, ascii_only=True).accuracy == "#_ =      "
 
 
 def test_a_timeline_that_is_too_long_is_merged_to_the_width() -> None:
-    board = fed(*(outcome(i, i < 500) for i in range(1000)), total=1000, drifts=(500,))
-    timeline = board.timeline(5)
+    loop = fed(*(outcome(i, i < 500) for i in range(1000)), total=1000, drifts=(500,))
+    timeline = drawn(loop, 5)
     assert len(timeline.accuracy) == len(timeline.marks) == len(timeline.versions["1"]) <= 5
     assert timeline.accuracy[0] == "█" and timeline.accuracy[-1] == "▁"
 
 
 def test_true_drift_alert_and_promotion_have_their_marks() -> None:
-    board = fed(prediction(6 * STEP), alert(4 * STEP), update("2"), prediction(7 * STEP, "2"), drifts=(3 * STEP,))
-    assert board.timeline(80).marks == "   △▲  ●  "
-    assert board.timeline(80, ascii_only=True).marks == "   '^  o  "
+    loop = fed(prediction(6 * STEP), alert(4 * STEP), update("2"), prediction(7 * STEP, "2"), drifts=(3 * STEP,))
+    assert drawn(loop, 80).marks == "   △▲  ●  "
+    assert drawn(loop, 80, ascii_only=True).marks == "   '^  o  "
 
 
 def test_a_promotion_lies_where_its_version_first_scored() -> None:
-    board = fed(prediction(2 * STEP), update("2"))
-    assert board.timeline(80).marks.index("●") == 2
-    board.take(prediction(8 * STEP, "2"))
-    assert board.timeline(80).marks.index("●") == 8
+    loop = fed(prediction(2 * STEP), update("2"))
+    assert drawn(loop, 80).marks.index("●") == 2
+    loop.take(prediction(8 * STEP, "2"))
+    assert drawn(loop, 80).marks.index("●") == 8
 
 
 def test_each_version_has_its_own_part_of_the_timeline() -> None:
-    board = fed(*(outcome(i, True, "1" if i < STEP else "2") for i in range(2 * STEP)))
-    versions = board.timeline(80).versions
+    loop = fed(*(outcome(i, True, "1" if i < STEP else "2") for i in range(2 * STEP)))
+    versions = drawn(loop, 80).versions
     assert versions["1"].strip(" ") == versions["1"][0] and versions["2"].strip(" ") == versions["2"][1]
 
 
 def test_the_accuracy_rolls_and_leaves_the_warm_up_out() -> None:
-    board = fed(*(outcome(i, False) for i in range(100)), bootstrap=100)
-    assert board.accuracy is None
-    board.take(outcome(100, False, in_sample=True))
-    assert board.accuracy is None
+    loop = fed(*(outcome(i, False) for i in range(100)), bootstrap=100)
+    assert loop.accuracy.accuracy is None
+    loop.take(outcome(100, False, in_sample=True))
+    assert loop.accuracy.accuracy is None
     for i in range(200, 200 + WINDOW):
-        board.take(outcome(i, False))
-    assert board.accuracy == 0.0
+        loop.take(outcome(i, False))
+    assert loop.accuracy.accuracy == 0.0
     for i in range(WINDOW // 2):
-        board.take(outcome(2000 + i, True))
-    assert board.accuracy == 0.5
+        loop.take(outcome(2000 + i, True))
+    assert loop.accuracy.accuracy == 0.5
 
 
 def test_every_kind_of_news_is_told_in_words() -> None:
     retrainings = [retraining("queued", ""), retraining("rejected"), retraining("failed", "")]
-    board = fed(alert(500), update("2"), update("1", "rollback"), *retrainings, letter())
-    news = "\n".join(board.news)
+    loop = fed(alert(500), update("2"), update("1", "rollback"), *retrainings, letter())
+    news = "\n".join(loop.news.lines)
     assert "▲ drift: error moved by +0.250 at event 500 (began about 490; adwin, v1)" in news
     assert "● promoted v2: better by 0.1" in news and "○ rolled back to v1" in news
     assert "retraining queued: because" in news and "linear rejected: because" in news
@@ -136,26 +153,27 @@ def test_every_kind_of_news_is_told_in_words() -> None:
 
 
 def test_a_promotion_is_told_by_its_update_only_and_a_flood_of_dead_letters_five_times() -> None:
-    board = fed(retraining("promoted"), *[letter()] * 50)
-    assert len(board.news) == 5 and board.retraining.startswith("linear promoted")
+    loop = fed(retraining("promoted"), *[letter()] * 50)
+    assert len(loop.news.lines) == 5 and loop.retraining.startswith("linear promoted")
 
 
 def test_a_restart_is_told_once_with_its_last_words() -> None:
-    board = LoopView("tweets")
-    child = ChildState("score", running=True, restarts=1, last_words="Kafka went away")
+    score = ProcessStatus("score", running=True, restarts=1, last_log_line="Kafka went away")
+    status = LoopStatus(began=0.0, notes=["Starting Kafka."], processes={"score": score})
+    loop = LoopState("tweets", status=status)
     for _ in range(3):
-        board.tick(State(began=0.0, notes=["Starting Kafka."], children={"score": child}))
-    assert list(board.news) == ["Starting Kafka.", "! score ended and was started again: Kafka went away"]
-    assert "restarts 1" in board.status()
+        loop.tick()
+    assert list(loop.news.lines) == ["Starting Kafka.", "! score ended and was started again: Kafka went away"]
+    assert "restarts 1" in status_line(loop)
 
 
 def test_the_plain_view_prints_each_piece_of_news_once() -> None:
-    view, out = plain(LoopView("tweets"))
-    view.on_message(topics.DRIFT_ALERTS, alert(500))
-    view.on_message(topics.PREDICTIONS, prediction(501))
-    state = State(began=0.0, phase="running", notes=["Starting Kafka."])
+    loop = LoopState("tweets", status=LoopStatus(began=0.0, phase="running", notes=["Starting Kafka."]))
+    view, out = plain(loop)
+    show(view, loop, alert(500))
+    show(view, loop, prediction(501))
     for _ in range(3):
-        view.on_tick(state)
+        tick(view, loop)
     view.close()
     view.close()
     lines = out.getvalue().splitlines()
@@ -165,8 +183,9 @@ def test_the_plain_view_prints_each_piece_of_news_once() -> None:
 
 
 def test_the_plain_view_keeps_a_long_line_whole() -> None:
-    view, out = plain(LoopView("tweets"))
-    view.on_message(topics.RETRAINING, retraining("rejected", reason="x" * 300))
+    loop = LoopState("tweets")
+    view, out = plain(loop)
+    show(view, loop, letter("x" * 300))
     assert "x" * 300 in out.getvalue()
 
 
@@ -178,54 +197,55 @@ FROM_STRANGERS = (
 
 @pytest.mark.parametrize("message", FROM_STRANGERS, ids=lambda message: type(message).__name__)
 def test_a_strangers_text_is_written_out_and_never_obeyed(message: Message) -> None:
-    board = LoopView(HOSTILE)
-    view, out = plain(board)
-    view.on_message(topics.PREDICTIONS, message)
-    view.on_tick(State(began=0.0))
-    drawn = draw(board, 100).plain
-    assert [sign for sign in STEERING if sign in out.getvalue() + drawn] == []
-    assert "\\x1b]0;owned\\x07" in drawn
+    loop = LoopState(HOSTILE)
+    view, out = plain(loop)
+    show(view, loop, message)
+    tick(view, loop)
+    picture = draw(loop, 100).plain
+    assert [sign for sign in STEERING if sign in out.getvalue() + picture] == []
+    assert "\\x1b]0;owned\\x07" in picture
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
 @pytest.mark.parametrize("width", [1, 20, 59, 60, 120])
 def test_the_picture_is_never_wider_than_the_terminal(width: int, ascii_only: bool) -> None:
-    board = fed(*(outcome(i, i % 3 > 0) for i in range(400)), alert(300), update("2", reason="y" * 300), letter())
-    lines = draw(board, width, ascii_only).split("\n")
+    loop = fed(*(outcome(i, i % 3 > 0) for i in range(400)), alert(300), update("2", reason="y" * 300), letter())
+    lines = draw(loop, width, ascii_only).split("\n")
     assert max(line.cell_len for line in lines) <= width
 
 
 def test_a_terminal_without_the_signs_gets_plain_ones() -> None:
-    board = fed(prediction(1), alert(2), update("2", reason="“" * 300), letter("é"), drifts=(100,))
-    drawn = draw(board, 80, ascii_only=True).plain
-    assert drawn.isascii()
-    assert "^ drift" in drawn and "o promoted" in drawn and "+ dead letter" in drawn
+    loop = fed(prediction(1), alert(2), update("2", reason="“" * 300), letter("é"), drifts=(100,))
+    picture = draw(loop, 80, ascii_only=True).plain
+    assert picture.isascii()
+    assert "^ drift" in picture and "o promoted" in picture and "+ dead letter" in picture
 
 
 def test_a_narrow_picture_leaves_the_sparklines_of_the_versions_out() -> None:
-    board = fed(*(outcome(i, i < STEP) for i in range(2 * STEP)))
-    narrow, wide = (next(line for line in draw(board, w).plain.split("\n") if line[:2] == "v1") for w in (59, 60))
+    loop = fed(*(outcome(i, i < STEP) for i in range(2 * STEP)))
+    narrow, wide = (next(line for line in draw(loop, w).plain.split("\n") if line[:2] == "v1") for w in (59, 60))
     assert "▁" not in narrow and "▁" in wide
 
 
 def test_the_picture_shows_counts_phase_processes_and_the_newest_lines() -> None:
-    board = fed(*(retraining("rejected", f"c{i}") for i in range(LINES + 1)))
-    state = State(began=0.0, total=900, phase="running", events=800, predictions=700, outcomes=600, lag=99)
-    state.children["score"] = ChildState("score", running=True, restarts=2)
-    state.children["replay"] = ChildState("replay", exit_code=0)
-    board.tick(state)
-    drawn = draw(board, 100).plain
+    loop = fed(*(retraining("rejected", f"c{i}") for i in range(LINES + 1)))
+    status = LoopStatus(began=0.0, total=900, phase="running", events=800, predictions=700, outcomes=600, lag=99)
+    status.processes["score"] = ProcessStatus("score", running=True, restarts=2)
+    status.processes["replay"] = ProcessStatus("replay", exit_code=0)
+    loop.status = status
+    loop.tick()
+    picture = draw(loop, 100).plain
     for part in ("driftloop  tweets  running", "events 800/900", "lag 99", "predicted 700   labelled 600"):
-        assert part in drawn
-    assert "score on (2 restarts)" in drawn and "replay done" in drawn
-    assert f"c{LINES}" in drawn and "c0 rejected" not in drawn
+        assert part in picture
+    assert "score on (2 restarts)" in picture and "replay done" in picture
+    assert f"c{LINES}" in picture and "c0 rejected" not in picture
 
 
 def test_the_view_is_plain_where_the_output_is_no_terminal() -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True)
-    assert isinstance(open_view(Console(file=io.StringIO()), "t", plain=False), PlainView)
-    assert isinstance(open_view(terminal, "t", plain=True), PlainView)
-    live = open_view(terminal, "t", plain=False)
+    assert isinstance(open_view(Console(file=io.StringIO()), LoopState("t"), plain=False), PlainView)
+    assert isinstance(open_view(terminal, LoopState("t"), plain=True), PlainView)
+    live = open_view(terminal, LoopState("t"), plain=False)
     try:
         assert isinstance(live, LiveView)
     finally:
@@ -235,9 +255,10 @@ def test_the_view_is_plain_where_the_output_is_no_terminal() -> None:
 def test_the_live_view_draws_on_the_terminal_and_gives_it_back() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, height=30, color_system=None, legacy_windows=False)
-    view = open_view(console, "tweets", plain=False)
-    view.on_message(topics.DRIFT_ALERTS, alert(500))
-    view.on_tick(State(began=0.0, phase="running"))
+    loop = LoopState("tweets", status=LoopStatus(began=0.0, phase="running"))
+    view = open_view(console, loop, plain=False)
+    show(view, loop, alert(500))
+    tick(view, loop)
     view.close()
     assert "▲ drift: error" in out.getvalue() and "driftloop  tweets  running" in out.getvalue()
     assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l"), "the cursor stayed hidden"
