@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kafka.errors import CoordinatorNotAvailableError
 
+from benchmarks.harness.fork_server import ForkedProcess, ForkServer
 from benchmarks.harness.train_champion import put_before
 from driftloop.core import topics
 from driftloop.core.kafka import clients
@@ -67,6 +68,7 @@ class StreamHarness:
 
     settings: Settings
     folder: Path
+    fork_server: ForkServer | None = None
     children: list[ManagedProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,14 +99,12 @@ class StreamHarness:
         """
         hurt = plan is not None or changes
         module = ["benchmarks.harness.fault_injection", role, str(plan), *changes] if hurt else ["driftloop", role]
-        child = ManagedProcess(
-            role,
-            [sys.executable, "-m", *module],
-            env=environment(self.settings) | environ,
-            log=self.folder / f"{log or role}.log",
-            restart=restart,
-            warm=warm,
-        )
+        argv = [sys.executable, "-m", *module]
+        env, file = environment(self.settings) | environ, self.folder / f"{log or role}.log"
+        child = ManagedProcess(role, argv, env=env, log=file, restart=restart, warm=warm)
+        if self.fork_server is not None and not warm:
+            child = ForkedProcess(role, argv, env=env, log=file, restart=restart)
+            child.server = self.fork_server
         child.start()
         self.children.append(child)
         return child
@@ -122,12 +122,12 @@ class StreamHarness:
     def count(self, topic: Topic) -> int:
         """How many messages a topic has had."""
         full = topics.name(self.settings, topic)
-        return clients.end_offsets(self.settings, [full])[full]
+        return clients.message_counts(self.settings, [full])[full]
 
     def members(self, role: str) -> set[str]:
         """The names of the processes that are in a role's group, once it has settled."""
         client = clients.admin(self.settings)
-        group = clients.group(role, self.settings)
+        group = clients.group_id(role, self.settings)
         try:
             found = client.describe_groups([group])[group]
         except CoordinatorNotAvailableError:  # nobody has asked for the group yet

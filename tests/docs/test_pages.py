@@ -25,7 +25,7 @@ from driftloop.devstack.ports import free_port
 from tests.docs.snippets import ROOT, Shell, Snippet, of
 from tests.docs.test_snippets import reviews
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 DOCS = ROOT / "docs"
 API = "127.0.0.1:8000"
@@ -130,7 +130,7 @@ def test_look_on(kept: Kept, tmp_path: Path) -> None:
     assert kept.case[:8] in said["driftloop case"] and (tmp_path / "case.html").stat().st_size > 1000
     assert "McNemar" in said["driftloop models"] and "agree" in said["driftloop models"]
     assert "ALL-RECORDS-DELIVERED" in said["driftloop audit"]
-    assert said["driftloop ask --budget 5"] == "Every predicted event that the store remembers has its label.\n"
+    assert said["driftloop ask --budget 5"] == "Every predicted event in the store has its label.\n"
 
 
 def test_ask_and_correct(kept: Kept, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
 from serving.report.chapters.cost import PROCESSES
 
-pytestmark = [pytest.mark.e2e, pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 QUICK = {"DRIFTLOOP_RETRAIN__TPOT_SECONDS": "15", "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS": "30"}
 

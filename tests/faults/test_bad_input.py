@@ -38,7 +38,7 @@ from tests.integration.test_simulate import (
     write_scenario,
 )
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,9 @@ def hurt(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hurt
             predicted(settings),
             clients.read_all(settings, topics.name(settings, topics.OUTCOMES), Outcome),
             clients.read_all(settings, topics.name(settings, topics.DEAD_LETTERS), DeadLetter),
-            clients.end_offsets(settings, [topics.name(settings, topics.EVENTS)])[topics.name(settings, topics.EVENTS)],
+            clients.message_counts(settings, [topics.name(settings, topics.EVENTS)])[
+                topics.name(settings, topics.EVENTS)
+            ],
         )
 
 

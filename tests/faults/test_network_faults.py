@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from benchmarks.harness.fork_server import ForkServer
 from benchmarks.harness.network_proxy import Proxy
 from benchmarks.harness.stream_harness import StreamHarness
 from driftloop.core import topics
@@ -19,7 +20,7 @@ from driftloop.core.topics import PREDICTIONS
 from driftloop.devstack.ports import free_port
 from driftloop.devstack.stack import EmbeddedStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 
 class Network:
@@ -65,12 +66,12 @@ EVENTS = 1200
 
 
 @pytest.fixture
-def world(network: Network, tmp_path: Path) -> Iterator[StreamHarness]:
+def world(network: Network, tmp_path: Path, fork_server: ForkServer) -> Iterator[StreamHarness]:
     """A world with a champion, that knows the proxies alone."""
     mark = uuid.uuid4().hex[:8]
     settings = replace(network.settings, stream=f"net-{mark}", topic_prefix=f"n{mark}.")
     topics.create(settings)
-    made = StreamHarness(settings, tmp_path)
+    made = StreamHarness(settings, tmp_path, fork_server)
     made.promote()
     yield made
     network.mend()

@@ -19,25 +19,26 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from msgspec.structs import replace
 
 from benchmarks.harness.fault_injection import write_plan
+from benchmarks.harness.fork_server import ForkServer
 from benchmarks.harness.stream_harness import text_and_label, words
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import DeadLetter, Outcome, Prediction
-from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.online_store import MONITOR_STATE, OnlineStore
 from driftloop.core.settings import Settings
 from driftloop.core.topics import DEAD_LETTERS, OUTCOMES, PREDICTIONS
 from serving.audit.audit import Audit, audit
 from tests.integration.conftest import StreamHarness, event, label
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 EVENTS = 600
 
 
 @pytest.fixture
-def world(settings: Settings, tmp_path: Path) -> Iterator[StreamHarness]:
+def world(settings: Settings, tmp_path: Path, fork_server: ForkServer) -> Iterator[StreamHarness]:
     """A world with a champion."""
-    made = StreamHarness(settings, tmp_path)
+    made = StreamHarness(settings, tmp_path, fork_server)
     made.promote()
     yield made
     made.close()
@@ -52,7 +53,7 @@ def hurt(world: StreamHarness, point: str, without: tuple[str, ...], complaint: 
     scorer = world.start("score", plan=plan, changes=without, **slow)
     if "no-waiting" in without:
         where = [topics.name(world.settings, topics.EVENTS)]
-        world.until(lambda: sum(clients.committed(world.settings, "scorer", where).values()) > 0)
+        world.until(lambda: sum(clients.committed_offsets(world.settings, "scorer", where).values()) > 0)
     else:
         world.until(lambda: world.count(PREDICTIONS) > 50)
     write_plan(plan, point, "kill")
@@ -85,7 +86,9 @@ def test_the_detectors_count_no_outcome_twice(world: StreamHarness, without: tup
     world.until(lambda: world.count(PREDICTIONS) == EVENTS)
     monitor = world.start("monitor", plan=plan, changes=without)
     world.send(labels=range(100))
-    world.until(lambda: OnlineStore(world.settings).counted(MONITOR) == 100)  # it saves its state once before it begins
+    world.until(
+        lambda: OnlineStore(world.settings).outcome_count(MONITOR_STATE) == 100
+    )  # it saves its state once before it begins
     write_plan(plan, "saved", "kill")
     world.send(labels=range(100, EVENTS))
     world.until(lambda: monitor.restarts == 1)
@@ -101,7 +104,9 @@ def test_a_store_that_is_emptied_is_told_again(world: StreamHarness, dies: bool,
     world.send(events=range(400), labels=range(300))
     world.send(labels=range(400, 500))  # they wait for their predictions, in the store alone
     monitor = world.start("monitor", changes=without)
-    world.until(lambda: world.count(OUTCOMES) == 300 and OnlineStore(world.settings).counted(MONITOR) == 300)
+    world.until(
+        lambda: world.count(OUTCOMES) == 300 and OnlineStore(world.settings).outcome_count(MONITOR_STATE) == 300
+    )
     store = OnlineStore(world.settings)
     mine = list(store.client.scan_iter(store.key("*")))
     store.client.delete(*mine)
@@ -326,11 +331,11 @@ def test_labels_that_come_early_twice_or_contradict_one_another_count_once(
         assert said is not None and said.verdict == "PROCESSED-MORE", said
         return
     read = [topics.name(world.settings, topics.LABELS)]
-    ends = clients.end_offsets(world.settings, read)[read[0]]
-    world.until(lambda: sum(clients.committed(world.settings, "monitor", read).values()) == ends)
+    ends = clients.message_counts(world.settings, read)[read[0]]
+    world.until(lambda: sum(clients.committed_offsets(world.settings, "monitor", read).values()) == ends)
     said = audit(world.settings)
     assert said.clean and said.counts["outcomes"] == said.counts["outcome_messages"] == 100, words(said)
-    assert said.counts["predictions"] == 200 and OnlineStore(world.settings).counted(MONITOR) == 100
+    assert said.counts["predictions"] == 200 and OnlineStore(world.settings).outcome_count(MONITOR_STATE) == 100
     assert {one.label for one in world.read(OUTCOMES) if isinstance(one, Outcome)} == {"negative", "positive"}
 
 
@@ -352,7 +357,12 @@ def test_events_that_come_out_of_order_and_twice_are_answered_once(
         assert said.verdict == "PROCESSED-MORE", words(said)
         return
     assert said.counts["event_messages"] == said.counts["prediction_messages"] == 400, words(said)
-    assert said.counts["predictions"] == said.counts["outcomes"] == OnlineStore(world.settings).counted(MONITOR) == 300
+    assert (
+        said.counts["predictions"]
+        == said.counts["outcomes"]
+        == OnlineStore(world.settings).outcome_count(MONITOR_STATE)
+        == 300
+    )
     joined = {(one.position, one.text, one.label) for one in world.read(OUTCOMES) if isinstance(one, Outcome)}
     assert joined == {(i, *text_and_label(i)) for i in range(300)}
 

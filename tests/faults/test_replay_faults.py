@@ -17,8 +17,6 @@ from driftloop.core.kafka import clients
 from producers import replay
 from producers.scenarios.scenarios import load_scenario
 
-pytestmark = pytest.mark.stack
-
 ROWS = 1_500
 
 
@@ -61,19 +59,19 @@ class Run:
             time.sleep(0.02)
 
 
-def test_a_broker_that_dies_and_comes_back(stack, settings, scenario):
+def test_a_broker_that_dies_and_comes_back(private_stack, settings, scenario):
     run = Run(settings, scenario, patience=60)
     run.wait(300)
-    os.kill(stack.pids["kafka"], signal.SIGKILL)
+    os.kill(private_stack.pids["kafka"], signal.SIGKILL)
     time.sleep(1)
-    stack.restart("kafka")
+    private_stack.restart("kafka")
     report = run.result.result(timeout=90)
     assert (report.events, report.labels, report.complete) == (ROWS, ROWS, True)
     assert_whole(settings)
 
 
-def test_a_broker_that_freezes_longer_than_a_request_may_take(stack, settings, scenario):
-    pid = stack.pids["kafka"]
+def test_a_broker_that_freezes_longer_than_a_request_may_take(private_stack, settings, scenario):
+    pid = private_stack.pids["kafka"]
     run = Run(settings, scenario, patience=16)  # requests are given up and retried after 8 s
     run.wait(300)
     os.kill(pid, signal.SIGSTOP)
@@ -86,15 +84,15 @@ def test_a_broker_that_freezes_longer_than_a_request_may_take(stack, settings, s
     assert_whole(settings)
 
 
-def test_a_broker_that_stays_away_and_a_second_run(stack, settings, scenario):
+def test_a_broker_that_stays_away_and_a_second_run(private_stack, settings, scenario):
     run = Run(settings, scenario, patience=4)
     run.wait(300)
-    os.kill(stack.pids["kafka"], signal.SIGKILL)
+    os.kill(private_stack.pids["kafka"], signal.SIGKILL)
     try:
         with pytest.raises(DriftloopError) as caught:
             run.result.result(timeout=60)
     finally:
-        stack.restart("kafka")
+        private_stack.restart("kafka")
     text = str(caught.value)
     assert "\n" not in text
     reached = int(text.split("stopped taking messages at position ")[1].split()[0])
@@ -110,32 +108,32 @@ def test_a_broker_that_stays_away_and_a_second_run(stack, settings, scenario):
     assert_whole(settings)
 
 
-def test_the_last_acknowledgements_are_waited_for(stack, settings, scenario):
+def test_the_last_acknowledgements_are_waited_for(private_stack, settings, scenario):
     run = Run(settings, scenario, patience=4)
     run.wait(ROWS - 200)
-    os.kill(stack.pids["kafka"], signal.SIGKILL)
+    os.kill(private_stack.pids["kafka"], signal.SIGKILL)
     try:
         # All that is left is sent within the second, long before the producer gives up on the first of it.
         with pytest.raises(DriftloopError, match="stopped taking messages"):
             run.result.result(timeout=60)
     finally:
-        stack.restart("kafka")
+        private_stack.restart("kafka")
     replay.run(settings, scenario, rate="max")
     assert_whole(settings)
 
 
-def test_stopping_does_not_wait_for_a_broker_that_is_gone(stack, settings, scenario):
+def test_stopping_does_not_wait_for_a_broker_that_is_gone(private_stack, settings, scenario):
     stop = threading.Event()
     run = Run(settings, scenario, patience=300, stop=stop)
     run.wait(300)
-    os.kill(stack.pids["kafka"], signal.SIGKILL)
+    os.kill(private_stack.pids["kafka"], signal.SIGKILL)
     try:
         time.sleep(1)
         stop.set()
         with pytest.raises(DriftloopError, match="stopped taking messages"):
             run.result.result(timeout=60)
     finally:
-        stack.restart("kafka")
+        private_stack.restart("kafka")
     replay.run(settings, scenario, rate="max")
     assert_whole(settings)
 

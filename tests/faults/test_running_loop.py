@@ -13,7 +13,7 @@ from benchmarks.resilience.soak import KEEP_HOURS, soak
 from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 FAULTS = [
     Fault("scorer", "acknowledged", "kill"),
@@ -29,16 +29,18 @@ def fresh(stack: EmbeddedStack, **more: float) -> Settings:
 
 
 def test_nothing_is_lost_when_processes_and_services_die_at_the_worst_moments(
-    stack: EmbeddedStack, tmp_path: Path
+    private_stack: EmbeddedStack, tmp_path: Path
 ) -> None:
-    with Running(stack, fresh(stack), tmp_path, rate=40, rows=20_000) as running:
+    with Running(private_stack, fresh(private_stack), tmp_path, rate=40, rows=20_000) as running:
         for fault in FAULTS:
             row = strike(running, fault)
             assert not row.findings and row.recovery is not None, row
 
 
-def test_a_minute_of_random_faults_leaves_a_clean_ledger(stack: EmbeddedStack, tmp_path: Path) -> None:
+def test_a_minute_of_random_faults_leaves_a_clean_ledger(private_stack: EmbeddedStack, tmp_path: Path) -> None:
     said: list[str] = []
-    done = soak(stack, fresh(stack, keep_hours=KEEP_HOURS), tmp_path, 60, 7, 40, said.append, pause=(6, 10))
+    done = soak(
+        private_stack, fresh(private_stack, keep_hours=KEEP_HOURS), tmp_path, 60, 7, 40, said.append, pause=(6, 10)
+    )
     assert done.clean and len(said) >= 5, (said, done)
     assert done.audit.counts["events"] > 500

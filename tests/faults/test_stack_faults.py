@@ -87,7 +87,6 @@ def test_a_recorded_port_that_is_taken_is_replaced_and_said(taken: int) -> None:
     assert chosen["valkey"] == recorded["valkey"] and chosen["kafka"] not in recorded.values()
 
 
-@pytest.mark.stack
 def test_a_port_lost_between_choice_and_start(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"controller": free_port(), "valkey": free_port(), "mlflow": free_port()}
     monkeypatch.setattr(stack, "choose", lambda *_: ({"kafka": taken, **free}, []))
@@ -129,7 +128,6 @@ def test_a_java_that_does_not_run(tmp_path: Path) -> None:
         find_java({"JAVA_HOME": str(tmp_path), "PATH": ""}, lambda: None)
 
 
-@pytest.mark.stack
 def test_no_java_stops_the_whole_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> Path:
         raise DriftloopError("No Java 17 or newer was found.")
@@ -228,7 +226,6 @@ def test_a_cache_on_a_full_disk(small_disk: Path) -> None:
     assert list((small_disk / "cache").iterdir()) == []
 
 
-@pytest.mark.stack
 def test_a_disk_that_fills_while_starting(small_disk: Path) -> None:
     before = children()
     (small_disk / "ballast").write_bytes(b"\0" * (15 * 2**20 + 900 * 1024))

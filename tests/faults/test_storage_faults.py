@@ -21,7 +21,7 @@ from driftloop.core.settings import Settings
 from driftloop.core.topics import OUTCOMES, PREDICTIONS
 from driftloop.devstack.stack import EmbeddedStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 DISK = 400
 """Megabytes."""
@@ -40,7 +40,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def small_world(stack: EmbeddedStack, folder: Path) -> StreamHarness:
-    settings = stack.settings(Settings(stream="storage", topic_prefix="storage.", partitions=2, work=str(folder)))
+    settings = stack.settings(
+        Settings(stream="storage", topic_prefix="storage.", partitions=2, scratch_dir=str(folder))
+    )
     topics.create(settings)
     world = StreamHarness(settings, folder)
     world.promote()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.fork_server import ForkServer
 from benchmarks.harness.stream_harness import LINEAGE, StreamHarness, event, label, text_and_label
 from driftloop.core.settings import Settings
 
@@ -14,8 +15,8 @@ __all__ = ["LINEAGE", "StreamHarness", "event", "label", "text_and_label"]
 
 
 @pytest.fixture
-def world(settings: Settings, tmp_path: Path) -> Iterator[StreamHarness]:
+def world(settings: Settings, tmp_path: Path, fork_server: ForkServer) -> Iterator[StreamHarness]:
     """A world without processes; those it starts are stopped at the end."""
-    made = StreamHarness(settings, tmp_path)
+    made = StreamHarness(settings, tmp_path, fork_server)
     yield made
     made.close()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from driftloop.core.topics import OUTCOMES
 from retrain.labels.active_learning import select_for_labelling
 from tests.integration.conftest import StreamHarness
-
-pytestmark = pytest.mark.stack
 
 
 def test_people_are_asked_about_what_has_no_label_yet_within_the_budget(world: StreamHarness) -> None:

@@ -24,7 +24,7 @@ from tests.integration.conftest import StreamHarness, text_and_label
 from tests.integration.test_serve import Answer, Api, ask, serve
 from tests.unit.serving.test_views import made
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 TOKENS = {"viewer": "v" * 16, "annotator": "a" * 16, "admin": "b" * 16}
 

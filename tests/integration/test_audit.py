@@ -8,20 +8,17 @@ import sys
 from collections.abc import Callable
 
 import msgspec
-import pytest
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import Outcome, Prediction
-from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.online_store import MONITOR_STATE, OnlineStore
 from driftloop.core.settings import environment
 from driftloop.core.topics import EVENTS, OUTCOMES, PREDICTIONS
 from serving.audit.audit import Audit, Finding, audit
 from tests.integration.conftest import StreamHarness, event, label
-
-pytestmark = pytest.mark.stack
 
 EVENTS_SENT = 300
 
@@ -86,7 +83,7 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Stre
     store = OnlineStore(world.settings)
     first = next(m for m in world.read(PREDICTIONS) if isinstance(m, Prediction) and m.event_id == "e3")
     joined = next(m for m in world.read(OUTCOMES) if isinstance(m, Outcome) and m.event_id == "e3")
-    counted = store.counted(MONITOR) or 0
+    counted = store.outcome_count(MONITOR_STATE) or 0
 
     def put(topic: str, message: Prediction | Outcome, **changed: object) -> Callable[[], None]:
         fresh = msgspec.structs.replace(message, **changed)
@@ -100,8 +97,8 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Stre
     tamperings: list[tuple[str, str, int, Callable[[], object]]] = [
         ("less", "not in the store", 1, lambda: store.client.delete(store.key("prediction", "e5"))),
         ("more", "between the topic and the store", 1, lambda: store.client.set(store.key("prediction", "e6"), b"{}")),
-        ("less", "never counted", 2, lambda: store.client.set(store.key("counted", MONITOR), counted - 2)),
-        ("more", "by the detectors beyond", 3, lambda: store.client.set(store.key("counted", MONITOR), counted + 3)),
+        ("less", "never counted", 2, lambda: store.client.set(store.key("counted", MONITOR_STATE), counted - 2)),
+        ("more", "by the detectors beyond", 3, lambda: store.client.set(store.key("counted", MONITOR_STATE), counted + 3)),
         ("more", "predictions that differ", 1, put(PREDICTIONS.name, first, label="something else")),
         ("more", "predictions are of no event", 1, put(PREDICTIONS.name, first, event_id="invented")),
         ("lineage", "are not registered", 1, put(PREDICTIONS.name, first, model_version="99")),
@@ -121,7 +118,7 @@ def test_the_command_says_it_and_its_status_is_for_programs(world: StreamHarness
     world.send(events=range(20))
     status, said, _ = run_audit(world)
     assert status == 0 and said.startswith("ALL-RECORDS-DELIVERED: 20 events, 0 predictions"), said
-    assert "20 on their way" in said
+    assert "20 in flight" in said
     commit(world, 20)
     status, said, _ = run_audit(world)
     assert status == 1 and said.startswith("PROCESSED-LESS: 20 events"), said
@@ -129,7 +126,7 @@ def test_the_command_says_it_and_its_status_is_for_programs(world: StreamHarness
     status, said, _ = run_audit(world, "--json")
     assert status == 1 and json.loads(said)["verdict"] == "PROCESSED-LESS"
     status, said, _ = run_audit(world, "--mlflow", "http://127.0.0.1:9")
-    assert status == 1 and "not looked at: the registry: No MLflow answers" in said
+    assert status == 1 and "not checked: the registry: No MLflow answers" in said
     status, said, words = run_audit(world, "--kafka", "127.0.0.1:9")
     assert status == 2 and not said and "No Kafka broker answers at 127.0.0.1:9" in words
 
@@ -148,7 +145,7 @@ def run_audit(world: StreamHarness, *more: str) -> tuple[int, str, str]:
 
 def commit(world: StreamHarness, offset: int) -> None:
     """Acknowledge events as a scorer does that loses what it has taken."""
-    client = clients.consumer(world.settings, group_id=clients.group("scorer", world.settings))
+    client = clients.consumer(world.settings, group_id=clients.group_id("scorer", world.settings))
     try:
         where = TopicPartition(topics.name(world.settings, EVENTS), 0)
         client.commit({where: OffsetAndMetadata(offset, "", -1)})

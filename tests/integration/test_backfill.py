@@ -26,7 +26,6 @@ from driftloop.core.topics import EVENTS, PREDICTIONS
 from serving.backfill import OffsetSelection, Span, backfill
 from tests.integration.conftest import StreamHarness, event, text_and_label
 
-pytestmark = pytest.mark.stack
 ALL = OffsetSelection(0)
 
 
@@ -49,7 +48,7 @@ def everything(world: StreamHarness) -> tuple[Any, ...]:
     keys = sorted(client.keys(f"driftloop:{world.settings.stream}:*"))
     kept = [(key, client.dump(key)) for key in keys]
     registry = Registry(world.settings)
-    return clients.end_offsets(world.settings, names), kept, [vars(one) for one in registry.versions()]
+    return clients.message_counts(world.settings, names), kept, [vars(one) for one in registry.versions()]
 
 
 def scored(world: StreamHarness, n: int) -> None:
@@ -139,9 +138,9 @@ def test_the_verb_says_it_in_words(world: StreamHarness) -> None:
     status, said, words = run(world, "--version", good, "--from", "0", "--out", str(out))
     assert status == 0, words
     assert f"20 events at the offsets 0 to 20 (partition 0) scored with version {good}." in said
-    assert "20 answers would have changed, 100.0%." in said and "negative → positive" in said
+    assert "20 predictions would have changed, 100.0%." in said and "negative → positive" in said
     assert "the accuracy was 0.000 and would have been 1.000 (+1.000)." in said
-    assert "No topic was written to, and the store is as it was." in said
+    assert "Nothing was written to a topic or to the store." in said
     assert len(out.read_text().splitlines()) == 20
     kept = out.read_bytes()
     status, said, words = run(world, "--version", good, "--from", "0", "--out", str(out))

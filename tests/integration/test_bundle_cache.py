@@ -12,8 +12,6 @@ from driftloop.core.models import bundle_cache, champion_follower
 from driftloop.core.topics import DEAD_LETTERS, MODEL_UPDATES, PREDICTIONS
 from tests.integration.conftest import StreamHarness
 
-pytestmark = pytest.mark.stack
-
 NO_REGISTRY = {"DRIFTLOOP_MLFLOW": "http://127.0.0.1:9"}
 
 

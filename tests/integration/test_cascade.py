@@ -13,7 +13,7 @@ from driftloop.core.online_store import OnlineStore
 from driftloop.core.topics import DRIFT_ALERTS, PREDICTIONS
 from tests.integration.conftest import StreamHarness
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 def alert(world: StreamHarness) -> DriftAlert:

@@ -22,8 +22,6 @@ from serving.cases.model import Case
 from tests.integration.conftest import StreamHarness
 from tests.integration.test_worker import QUICK, alert, once, outcome, put
 
-pytestmark = pytest.mark.stack
-
 
 class Terminal:
     """Runs commands of the command line on a world's stack."""
@@ -83,9 +81,11 @@ def test_a_case_tells_what_happened_and_can_be_made_again(terminal: Terminal, tm
     assert (first.first_offset, first.last_offset, first.rows) == (0, 199, 180)
     assert [check["name"] for check in first.candidates[0].checks], "the gate's checks are in the case"
     text = terminal("case", "an-al")
-    assert "version 2 (linear) took over 180 labelled events after the onset" in text and first.reason in text
+    assert (
+        "Version 2 (linear) became the champion 180 labelled events after the onset." in text and first.reason in text
+    )
     terminal("case", "an-alert", "--html", str(tmp_path / "case.html"))
-    assert "took over 180 labelled events" in (tmp_path / "case.html").read_text()
+    assert "became the champion 180 labelled events" in (tmp_path / "case.html").read_text()
 
     said = terminal("case", "an-alert", "--replay")
     assert f"the same      decision {first.run_id}: {first.kind}: {first.reason}" in said
@@ -122,9 +122,11 @@ def test_a_replay_says_what_cannot_be_made_again(terminal: Terminal) -> None:
 
 def test_a_case_that_is_not_there_is_one_sentence(terminal: Terminal) -> None:
     assert terminal("case") == "No drift has been detected on this stream.\n"
-    assert "There is no case 'nothing'; the stream has no case yet" in terminal("case", "nothing", code=2)
+    assert "There is no case 'nothing': no drift has been detected on this stream." in terminal(
+        "case", "nothing", code=2
+    )
     put(terminal.world, range(40), [alert(20)])
-    assert "the stream has 1 cases: `driftloop case` lists them" in terminal("case", "nothing", code=2)
+    assert "the stream has 1 case. Run `driftloop case` to list the ids." in terminal("case", "nothing", code=2)
     assert "not compared  decision: nothing was retrained for this alert" in terminal("case", "an-alert", "--replay")
     assert "give its id" in terminal("case", "--replay", code=2)
 

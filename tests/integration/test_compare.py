@@ -6,15 +6,12 @@ import json
 import subprocess
 import sys
 
-import pytest
 from msgspec.structs import replace
 
 from driftloop.core.messages import Outcome
 from driftloop.core.settings import environment
 from retrain.evaluation.version_comparison import compare
 from tests.integration.conftest import StreamHarness, text_and_label
-
-pytestmark = pytest.mark.stack
 
 
 def outcome(i: int, **changes: object) -> Outcome:
@@ -86,12 +83,12 @@ def test_two_versions_are_compared_on_what_neither_was_trained_on(world: StreamH
 def test_the_verb_says_it_in_words_and_as_json(world: StreamHarness) -> None:
     good, bad = world.promote(), world.promote(flipped=True, until=1029.0)
     status, said, _ = run(world, good, bad)
-    assert status == 1 and "No labelled event is newer than what both were trained on" in said
+    assert status == 1 and "No labelled event is newer than the training events of both" in said
     put(world, *map(outcome, range(80)))
     status, said, words = run(world, good, bad)
     assert status == 0, words
     assert f"version {good}" in said and "≠ digest" in said and "\n  candidate " in said
-    assert f"Version {good} does not say what it was trained on: every event counts as new to it." in said
+    assert f"Version {good} has no record of its training events: every event counts as new to it." in said
     assert "On 50 labelled events that neither was trained on (positions 30 to 79):" in said
     assert "accuracy    1.000 against 0.000" in said and "agreement   0.000" in said
     assert f"only version {good} is right on 50, only version {bad} on 0: p = 0.00" in said

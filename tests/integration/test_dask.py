@@ -256,7 +256,7 @@ def test_a_search_goes_on_where_its_workers_are_lost_and_others_come(dask: Dask,
 
 
 def test_without_a_cluster_a_search_listens_on_the_loopback_address_only(ground: place.EvaluationData) -> None:
-    with place.workers("", ground, time.monotonic() + 60, lambda *_: None):
+    with place.open_workers("", ground, time.monotonic() + 60, lambda *_: None):
         listening = {c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
 
@@ -282,7 +282,7 @@ class Individual:
 def test_a_pipeline_that_takes_too_long_is_not_waited_for(two: Dask, ground: place.EvaluationData) -> None:
     two.observer.run(place.versions)  # imports driftloop there
     losses: list[float] = []
-    with place.workers(two.address, ground, time.monotonic() + 15, lambda _, loss: losses.append(loss)) as workers:
+    with place.open_workers(two.address, ground, time.monotonic() + 15, lambda _, loss: losses.append(loss)) as workers:
         quick = workers.submit(None, Individual(DummyClassifier(strategy="prior")))
         assert quick.result() == [-losses[0]]
         slow = workers.submit(None, Individual(Slow()))

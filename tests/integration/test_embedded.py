@@ -37,8 +37,6 @@ from driftloop.devstack.java import find_java
 from driftloop.devstack.kafka_download import kafka_classpath, read_pins
 from driftloop.devstack.stack import PORTS, SERVICES, EmbeddedStack
 
-pytestmark = pytest.mark.stack
-
 
 def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
     deadline = time.monotonic() + seconds
@@ -84,19 +82,24 @@ def everything_is_there(settings: Settings, scratch: Path) -> None:
     assert (Path(folder) / "head.txt").read_text() == "weights"
 
 
-def test_the_services_are_children_on_the_loopback_address(stack: EmbeddedStack) -> None:
-    assert set(stack.pids) == set(SERVICES) and set(stack.ports) == set(PORTS)
-    for name, pid in stack.pids.items():
+def test_the_services_are_children_on_the_loopback_address(private_stack: EmbeddedStack) -> None:
+    assert set(private_stack.pids) == set(SERVICES) and set(private_stack.ports) == set(PORTS)
+    for name, pid in private_stack.pids.items():
         process = psutil.Process(pid)
         listening = {c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}, name
-        assert stack.ports[name] in {address.port for address in listening}
-    assert {folder.name for folder in stack.root.iterdir() if folder.is_dir()} == {"kafka", "valkey", "mlflow", "logs"}
+        assert private_stack.ports[name] in {address.port for address in listening}
+    assert {folder.name for folder in private_stack.root.iterdir() if folder.is_dir()} == {
+        "kafka",
+        "valkey",
+        "mlflow",
+        "logs",
+    }
 
 
-def test_its_settings_have_no_passwords_of_another_stack(stack: EmbeddedStack) -> None:
+def test_its_settings_have_no_passwords_of_another_stack(private_stack: EmbeddedStack) -> None:
     own = KafkaSecurity(protocol="SASL_PLAINTEXT", username="me", password="theirs")
-    found = stack.settings(Settings(redis_password="theirs", security=own))
+    found = private_stack.settings(Settings(redis_password="theirs", security=own))
     assert "theirs" not in str(found)
     OnlineStore(found).check()
     topics.create(found)
@@ -190,11 +193,11 @@ def test_kill_nine_of_the_parent_leaves_no_process_and_loses_nothing(tmp_path: P
         parent.wait()
 
 
-def test_two_stacks_side_by_side_and_one_root_for_one_stack(stack: EmbeddedStack, tmp_path: Path) -> None:
+def test_two_stacks_side_by_side_and_one_root_for_one_stack(private_stack: EmbeddedStack, tmp_path: Path) -> None:
     with EmbeddedStack(tmp_path / "other") as other:
-        assert not set(other.ports.values()) & set(stack.ports.values())
+        assert not set(other.ports.values()) & set(private_stack.ports.values())
         redis.Redis.from_url(other.settings(Settings()).redis).set("whose", "other")
-        assert redis.Redis.from_url(stack.settings(Settings()).redis).get("whose") is None
+        assert redis.Redis.from_url(private_stack.settings(Settings()).redis).get("whose") is None
         with pytest.raises(DriftloopError, match=rf"is in use by another driftloop \(process {os.getpid()}\)"):
             EmbeddedStack(tmp_path / "other").start()
     assert other.pids == {}

@@ -20,14 +20,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka import clients
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import HealthSettings, Settings, environment
+from driftloop.core.settings import HealthSettings, Settings, TimingSettings, environment
 from driftloop.core.topics import EVENTS, LABELS, PREDICTIONS
 from driftloop.devstack.ports import HOST, free_port, is_free
 from driftloop.devstack.stack import EmbeddedStack
 from stream_processors.runtime import liveness
 from tests.integration.conftest import StreamHarness, text_and_label
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 PATIENCE = 5.0
 """More than the time between two looks at the lag, and little more."""
@@ -109,9 +109,8 @@ def test_a_scorer_that_does_not_get_on_is_ill_and_says_so(world: StreamHarness) 
 SLOW = """
 import time, faust
 from driftloop.core.settings import load
-from stream_processors.runtime import liveness
 from stream_processors.scoring import scorer
-liveness.LOOK_EVERY, start = 0.01, faust.Worker.__init__
+start = faust.Worker.__init__
 faust.Worker.__init__ = lambda *args, **options: (time.sleep(1), start(*args, **options))[1]
 scorer.run(load())
 """
@@ -121,7 +120,7 @@ def test_a_scorer_that_is_slow_to_start_is_not_broken_by_being_watched_meanwhile
     health = Health()
     world.promote()
     world.send(events=range(5))
-    environ = environment(world.settings) | health.environ
+    environ = environment(world.settings) | health.environ | {"DRIFTLOOP_TIMING__LAG_CHECK_SECONDS": "0.01"}
     child = ManagedProcess("score", [sys.executable, "-c", SLOW], env=environ, log=world.folder / "slow.log")
     world.children.append(child)
     child.start()
@@ -129,13 +128,15 @@ def test_a_scorer_that_is_slow_to_start_is_not_broken_by_being_watched_meanwhile
     assert child.exit_code is None, child.log_tail()
 
 
-def test_a_scorer_whose_broker_stays_away_is_ill_until_it_is_back(world: StreamHarness, stack: EmbeddedStack) -> None:
+def test_a_scorer_whose_broker_stays_away_is_ill_until_it_is_back(
+    world: StreamHarness, private_stack: EmbeddedStack
+) -> None:
     health = Health()
     world.promote()
     world.send(events=range(5))
     world.start("score", restart=False, **health.environ)
     world.until(lambda: health.says(200, "5 messages handled, 0 waiting"))
-    broker = stack.pids["kafka"]
+    broker = private_stack.pids["kafka"]
     os.kill(broker, signal.SIGSTOP)
     try:
         world.until(lambda: health.says(503, "last seen 5 messages handled, 0 waiting"))
@@ -154,9 +155,12 @@ def test_a_lag_that_cannot_be_read_is_no_sign_of_life(settings: Settings, monkey
         raise DriftloopError("No Kafka broker answers.")
 
     monkeypatch.setattr(clients, "consumer", away)
-    monkeypatch.setattr(liveness, "LOOK_EVERY", 0.05)
     health = Health()
-    chosen = replace(settings, health=HealthSettings(port=health.port, patience=0.5))
+    chosen = replace(
+        settings,
+        health=HealthSettings(port=health.port, patience=0.5),
+        timing=TimingSettings(lag_check_seconds=0.05),
+    )
     ended: list[str] = []
     with liveness.LivenessMonitor("scorer", chosen, "group", ended.append) as watched:
         watched.owns([TopicPartition("events", 0)])

@@ -18,8 +18,6 @@ from driftloop.core.settings import Settings
 from driftloop.devstack import valkey_process
 from driftloop.devstack.ports import HOST, free_port
 
-pytestmark = pytest.mark.stack
-
 KEYS = 3000
 
 

@@ -13,13 +13,11 @@ from msgspec.structs import replace
 
 from driftloop.core import topics
 from driftloop.core.messages import Command
-from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.online_store import MONITOR_STATE, OnlineStore
 from driftloop.core.processes.supervisor import ManagedProcess
 from driftloop.core.settings import LogSettings
 from driftloop.core.topics import DEAD_LETTERS, DRIFT_ALERTS, EVENTS, LABELS, OUTCOMES, PREDICTIONS, RETRAINING
 from tests.integration.conftest import StreamHarness, text_and_label
-
-pytestmark = pytest.mark.stack
 
 
 def test_every_event_is_predicted_and_every_label_joined_once(world: StreamHarness) -> None:
@@ -132,7 +130,7 @@ def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: StreamHarnes
     from stream_processors.monitoring.monitor import _unsigned
 
     def kept() -> list[int]:
-        body, rows = OnlineStore(world.settings).state(MONITOR)
+        body, rows = OnlineStore(world.settings).state(MONITOR_STATE)
         if body is None:
             return []
         watch = DriftMonitor(world.settings.monitor.detectors, world.settings.stream)

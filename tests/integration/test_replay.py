@@ -21,8 +21,6 @@ from driftloop.core.settings import environment
 from producers import replay
 from producers.scenarios.scenarios import load_scenario
 
-pytestmark = pytest.mark.stack
-
 HOSTILE = ["", "naïve 🚗 — 'quoted', \"twice\"", "a\x00b", "two\nlines\r\n", "<script>alert(1)</script>", "x" * 100_000]
 
 
@@ -201,7 +199,7 @@ def start_child(settings, path: Path, rate: str) -> subprocess.Popen[str]:
 def wait_for_events(settings, count: int, child: subprocess.Popen[str]) -> None:
     name = topics.name(settings, topics.EVENTS)
     deadline = time.monotonic() + 60
-    while clients.end_offsets(settings, [name])[name] < count:
+    while clients.message_counts(settings, [name])[name] < count:
         assert child.poll() is None, "the replay ended before it could be cut off"
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -12,24 +12,23 @@ import pytest
 from msgspec.structs import replace
 
 from benchmarks.harness.fault_injection import write_plan
+from benchmarks.harness.fork_server import ForkServer
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.settings import Settings
 from driftloop.core.topics import EVENTS, PREDICTIONS
 from tests.integration.conftest import StreamHarness
 
-pytestmark = pytest.mark.stack
-
 PARTITIONS = 6
 
 
 @pytest.fixture
-def wide(settings: Settings, tmp_path: Path) -> Iterator[StreamHarness]:
+def wide(settings: Settings, tmp_path: Path, fork_server: ForkServer) -> Iterator[StreamHarness]:
     """A world with a champion whose topics have six partitions, and in which every event takes a scorer 10 ms."""
     client = clients.admin(settings)
     client.create_partitions({topics.name(settings, topic): PARTITIONS for topic in (EVENTS, PREDICTIONS)})
     client.close()
-    made = StreamHarness(replace(settings, scorer=replace(settings.scorer, floor_ms=10.0)), tmp_path)
+    made = StreamHarness(replace(settings, scorer=replace(settings.scorer, floor_ms=10.0)), tmp_path, fork_server)
     made.promote()
     yield made
     made.close()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from driftloop.cli.main import VERBS
+from driftloop.cli import parser
 from driftloop.core.errors import DriftloopError
 from driftloop.core.models.registry import Registry
 from driftloop.core.settings import Settings, cache_dir
@@ -22,7 +22,7 @@ from driftloop.devstack.ports import HOST, free_port
 from tests.integration.conftest import text_and_label
 from tests.integration.test_simulate import Done, command, environ, link_cache, started, write_scenario
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 PLANTED = {
     name: f"planted-{name}-8c1f4e" for name in ("signing-key", "redis-password", "sasl-password", "url-password")
@@ -142,6 +142,6 @@ def test_a_registry_that_is_away_tells_no_password() -> None:
 
 def test_no_page_of_help_shows_a_setting_that_is_given(tmp_path: Path) -> None:
     env = environ(cache_dir(), DRIFTLOOP_SIGNING_KEY=PLANTED["signing-key"])
-    pages = [started(verb, "--help", env=env, cwd=tmp_path) for verb in VERBS]
+    pages = [started(verb, "--help", env=env, cwd=tmp_path) for verb in parser.verbs()]
     said = [page.communicate(timeout=60)[0] for page in pages]
     assert all(said) and leaks([], said, PLANTED.values()) == []

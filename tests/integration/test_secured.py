@@ -36,7 +36,6 @@ from driftloop.devstack.ports import HOST
 from driftloop.devstack.stack import EmbeddedStack
 from tests.integration.conftest import StreamHarness
 
-pytestmark = pytest.mark.stack
 NAMES = [role.name for role in ROLES]
 
 
@@ -157,7 +156,7 @@ def test_a_role_reads_its_topics_and_no_other(guarded: Guarded, role: Role) -> N
 @pytest.mark.parametrize(("role", "joins"), [("scorer", True), ("monitor", False), ("producer", False)])
 def test_only_a_scorer_joins_the_group_of_the_scorers(guarded: Guarded, role: str, joins: bool) -> None:
     """The monitor may read the scorer's lag nowhere and take none of its partitions."""
-    client = clients.consumer(guarded.of(role), group_id=clients.group("scorer", guarded.settings))
+    client = clients.consumer(guarded.of(role), group_id=clients.group_id("scorer", guarded.settings))
     client.subscribe([topics.name(guarded.settings, EVENTS if role != "monitor" else LABELS)])
     try:
         while not client.assignment():

@@ -27,8 +27,6 @@ from driftloop.devstack.credentials import REDIS, Credentials
 from driftloop.devstack.ports import HOST, free_port
 from tests.integration.test_embedded import eventually
 
-pytestmark = pytest.mark.stack
-
 
 @dataclass(frozen=True)
 class Locked:

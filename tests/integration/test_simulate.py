@@ -33,7 +33,7 @@ from driftloop.devstack.stack import EmbeddedStack
 from producers.scenarios.scenarios import load_scenario
 from tests.integration.conftest import event, text_and_label
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 EVENTS = 900
 WARM_UP = 60
@@ -295,7 +295,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Be
     with ExitStack() as stack:
         first = stack.enter_context(simulated(homes[0] / "run", slow, "--out", homes[0] / "run", env=env))
         first.until(lambda: run_directory.find(first.root))
-        first.until(lambda: clients.end_offsets(first.settings, [topics.EVENTS.name])[topics.EVENTS.name])
+        first.until(lambda: clients.message_counts(first.settings, [topics.EVENTS.name])[topics.EVENTS.name])
         # While it waits for its first model; `watch` waits with it.
         asked = [
             started("simulate", "--resume", first.root, "--plain", "--no-page", env=env, cwd=homes[1]),
@@ -456,7 +456,7 @@ def test_an_interrupted_simulation_says_how_to_go_on(cut_off: CutOff) -> None:
     assert cut_off.middles[0] < EVENTS, "it was interrupted too late for this test to show anything"
     assert cut_off.codes[0] == 130
     assert sentence(first.errors.read_text()) == (
-        f"driftloop: Interrupted; go on with `driftloop simulate --resume {first.root}`."
+        f"driftloop: Interrupted; continue with `driftloop simulate --resume {first.root}`."
     )
 
 
@@ -537,7 +537,7 @@ def test_topics_of_ones_own_that_hold_events_are_refused(settings: Settings, tmp
     assert not root.exists()
     assert command("simulate", "--resume", root, "--plain", env=env, cwd=tmp_path).code == 2
     full = topics.name(settings, topics.EVENTS)
-    assert clients.end_offsets(settings, [full])[full] == 1, "something was sent all the same"
+    assert clients.message_counts(settings, [full])[full] == 1, "something was sent all the same"
 
 
 def test_an_incomplete_stack_of_ones_own_is_said(tmp_path: Path, cache: Path) -> None:

@@ -11,14 +11,12 @@ from msgspec.structs import replace
 
 from driftloop.core import topics
 from driftloop.core.messages import SCHEMA, DeadLetter, Label, Outcome, Prediction, decode, encode
-from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.online_store import MONITOR_STATE, OnlineStore
 from driftloop.core.settings import Settings
 from driftloop.core.topics import DEAD_LETTERS, EVENTS, LABELS, OUTCOMES, PREDICTIONS
 from serving.audit.audit import audit
 from tests.integration.conftest import StreamHarness, event, label
 from tests.recorded import FOLDERS, lines
-
-pytestmark = pytest.mark.stack
 
 
 def newer(message: Any, **fields: Any) -> bytes:
@@ -28,10 +26,10 @@ def newer(message: Any, **fields: Any) -> bytes:
 
 def store_state(world: StreamHarness, folder: Path) -> None:
     store = OnlineStore(world.settings)
-    store.client.set(store.key("state", MONITOR), (folder / "monitor.state").read_bytes())
+    store.client.set(store.key("state", MONITOR_STATE), (folder / "monitor.state").read_bytes())
     if (folder / "monitor.rows").is_file():
-        store.client.rpush(store.key("rows", MONITOR), (folder / "monitor.rows").read_bytes())
-    store.client.set(store.key("counted", MONITOR), 0)
+        store.client.rpush(store.key("rows", MONITOR_STATE), (folder / "monitor.rows").read_bytes())
+    store.client.set(store.key("counted", MONITOR_STATE), 0)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -82,7 +80,7 @@ def test_a_state_that_cannot_be_read_is_given_up_with_a_word(world: StreamHarnes
     store = OnlineStore(world.settings)
     if stored.startswith(b"a state"):
         stored = hmac.digest(world.settings.signing_key.encode(), stored, hashlib.sha256) + stored
-    store.client.set(store.key("state", MONITOR), stored)
+    store.client.set(store.key("state", MONITOR_STATE), stored)
     store.put_predictions({"e7": newer(made_prediction(7), schema=SCHEMA + 1)})
     world.send(labels=range(8))
     monitor = world.start("monitor")
@@ -92,7 +90,7 @@ def test_a_state_that_cannot_be_read_is_given_up_with_a_word(world: StreamHarnes
     assert monitor.restarts == 0
     monitor.stop()
     assert "The stored state of the detectors cannot be read" in (world.folder / "monitor.log").read_text()
-    assert store.counted(MONITOR) == 7 and store.parked_labels(["e7"])[0] is not None
+    assert store.outcome_count(MONITOR_STATE) == 7 and store.parked_labels(["e7"])[0] is not None
 
 
 def made_prediction(i: int) -> Prediction:

@@ -22,8 +22,6 @@ from retrain.worker import Worker
 from tests import tiny
 from tests.integration.conftest import StreamHarness, event, text_and_label
 
-pytestmark = pytest.mark.stack
-
 QUICK = {
     "DRIFTLOOP_RETRAIN__CANDIDATES": "linear,tests.misbehaving:Refuses",
     "DRIFTLOOP_RETRAIN__SEARCH_ROWS": "50",

@@ -14,11 +14,12 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 
 
-def main() -> int:
+def main(run: Callable[[list[str]], object] | None = None) -> int:
     """Start the program in its own session, report its pid, and return its exit status once it has ended."""
     report, grace, argv = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     os.set_inheritable(report, False)
@@ -32,7 +33,7 @@ def main() -> int:
         signal.signal(number, lambda received, _frame: asked.append(received))
     signal.signal(signal.SIGCHLD, lambda _received, _frame: None)
 
-    child = _spawn(argv)
+    child = _spawn(argv, run or _execute)
     os.write(report, f"{child}\n".encode())
     os.close(report)
     deadline: float | None = None
@@ -54,7 +55,7 @@ def main() -> int:
             _kill_group(child)
 
 
-def _spawn(argv: list[str]) -> int:
+def _spawn(argv: list[str], run: Callable[[list[str]], object]) -> int:
     launcher = os.getpid()
     running, starting = os.pipe()
     child = os.fork()
@@ -69,10 +70,16 @@ def _spawn(argv: list[str]) -> int:
             signal.signal(number, signal.SIG_DFL)
         _die_with(launcher)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.execvpe(argv[0], argv, os.environ)  # noqa: S606 - the argument list is the supervisor's own
+        if run is not _execute:
+            os.close(starting)  # a program that is executed closes it by itself
+        run(argv)
     except OSError as error:
         os.write(2, f"{argv[0]} could not be started: {error.strerror}\n".encode())
     os._exit(127)
+
+
+def _execute(argv: list[str]) -> None:
+    os.execvpe(argv[0], argv, os.environ)  # noqa: S606 - the argument list is the supervisor's own
 
 
 def _die_with(launcher: int) -> None:
