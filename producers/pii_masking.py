@@ -1,11 +1,11 @@
-"""Personal data taken out of a text before it goes anywhere: handles, e-mail addresses, phone numbers, links.
+"""Masking of personal data in texts: handles, e-mail addresses, phone numbers and links.
 
 A handle becomes `@user` and a link `http`, as in TweetEval (Barbieri et al., Findings of EMNLP 2020) and as the cards
-of the models trained on it ask for; the other two get the names that ekphrasis gives them, `<email>` and `<phone>`
-(Baziotis et al., SemEval 2017). A text is masked where it is read: no topic, store, model or log holds what was there.
+of the models trained on it require. The other two become `<email>` and `<phone>`, as in ekphrasis (Baziotis et al.,
+SemEval 2017). A text is masked when it is read, so no topic, store, model or log holds the original.
 
-Handles and links are what Twitter takes for them. Phone numbers are international ones, North American ones with their
-area code, and others that begin with a 0; a number that may as well be an amount, a date or a reference is left.
+Handles and links follow Twitter's definitions. Phone numbers are international ones, North American ones with an area
+code, and others that begin with 0. A number that may be an amount, a date or a reference is not masked.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from driftloop.core.settings import Masked
 _SEP = r"[ \u00a0.()/\u2010-\u2013-]"
 _DASH = r"[ \u00a0.\u2010-\u2013-]"
 _DOMAIN = r"(?:[^\W_](?:[\w-]*[^\W_])?\.)+"
-_REST = r"\S*[^\s.,;:!?'\"’”…)\]}>]"
-"""Up to the next blank, but for the punctuation of the sentence around it."""
+_REST = r"\S*[^\s.,;:!?'\"’”…)\]}>]"  # up to the next blank, without the punctuation of the sentence around it
 
 _LINK = rf"""
     (?:https?|ftp)://{_REST}
@@ -38,7 +37,7 @@ _PHONE = rf"""
     0[1-9] (?:[\ \u00a0./\u2010-\u2013-]?\d){{7,10}} (?![\w%]|[.,:]\d)
 """
 
-# The order matters: a link may hold an address, and an address what looks like a handle.
+# The order matters: a link may contain an address, and an address may contain a handle.
 _KINDS: tuple[tuple[Masked, str, str], ...] = (
     ("link", _LINK, "http"),
     ("email", _EMAIL, "<email>"),
@@ -49,7 +48,12 @@ _PATTERNS = [(kind, re.compile(pattern, re.IGNORECASE | re.VERBOSE), token) for 
 
 
 def mask(text: str, kinds: Collection[Masked]) -> str:
-    """``text`` with everything of these kinds replaced by its token; masked again it stays as it is."""
+    """Replace personal data by tokens. Masking a masked text changes nothing.
+
+    Args:
+        text: The text.
+        kinds: Kinds of personal data to mask.
+    """
     for kind, pattern, token in _PATTERNS:
         if kind in kinds:
             text = pattern.sub(token, text)

@@ -76,14 +76,14 @@ POINTS: dict[str, dict[str, Point]] = {
         "rebalance": REBALANCE,
     },
     "retrain": {
-        "decided": Point("retrain.retraining_run:RetrainingRun.answer"),
-        "registered": Point("retrain.promotion.promoter:Promotions.register", after=True),
-        "alias-moved": Point("driftloop.core.models.registry:Registry.promote", after=True),
-        "announced": Point("retrain.promotion.promoter:Promotions._announce", after=True),
+        "decided": Point("retrain.retraining_run:RetrainingRun.run_quick"),
+        "registered": Point("retrain.promotion.promoter:Promoter.register", after=True),
+        "alias-moved": Point("driftloop.core.models.registry:Registry.set_champion", after=True),
+        "announced": Point("retrain.promotion.promoter:Promoter._announce", after=True),
     },
     "replay": {
-        "sending": Point("producers.replay:_Sender.event"),
-        "sent": Point("producers.replay:_Sender._acknowledge"),
+        "sending": Point("producers.sender:Sender.event"),
+        "sent": Point("producers.sender:Sender._acknowledge"),
     },
 }
 """By role, the points of its work at which something can happen, in their order."""

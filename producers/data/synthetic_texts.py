@@ -1,11 +1,11 @@
 """Texts made from word distributions, with a Bayes accuracy that is known exactly.
 
-A text has a class and a topic, and 1 to ``sentences`` sentences. Each sentence is a frame with slots for telling words
-and topic words. A telling word is drawn from the words of the text's class with probability ``signal``, and from those
-of all classes otherwise; a class's words are partly the same in all topics and partly the topic's own. Topic words
-depend on the topic alone. The words are English, so that a sentence encoder has something to go by.
+A text has a class, a topic, and 1 to ``sentences`` sentences. Each sentence is a frame with slots for class words and
+topic words. A class word is drawn from the words of the text's class with probability ``signal``, and otherwise from
+those of all classes. Some words of a class are the same in all topics, the others belong to one topic. Topic words
+depend on the topic alone. The words are English, so that a sentence encoder can use them.
 
-Given the topic, the posterior of the class follows from how many telling words of each class a text has, and the best
+Given the topic, the posterior of the class follows from the number of class words of each class in the text. The best
 possible accuracy is the mean of its maximum (Duda, Hart and Stork, Pattern Classification, 2nd ed., section 2.3).
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftloop.core.errors import DriftloopError
-from producers.data.table import Table
+from producers.data.datasets import Table
 from producers.scenarios import transforms
 from producers.scenarios.scenario_schema import SyntheticSpec
 
@@ -38,7 +38,7 @@ CLASSES: dict[str, str] = {
     "news": "announced reported confirmed published scheduled launched appointed approved signed revealed opened "
     "merged elected unveiled declared postponed",
 }
-"""The names of the classes, in the order in which they are used, and their words."""
+"""Words of each class, by its name. A stream with n classes has the first n."""
 TOPICS: dict[str, str] = {
     "travel": "hotel flight airport luggage beach passport train cruise resort ticket",
     "food": "restaurant pizza dessert chef menu breakfast coffee soup bakery dinner",
@@ -58,12 +58,12 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def make(spec: SyntheticSpec) -> Table:
-    """The texts of ``spec``; the same ones for the same ``spec`` on every machine.
+    """Make the texts of ``spec``. The same ``spec`` gives the same texts on every machine.
 
-    Topics come in turn, as segments of equal length; the shares of the classes are the same in all of them.
+    Topics come in turn, as segments of equal length. The shares of the classes are the same in all of them.
 
     Raises:
-        DriftloopError: ``shares`` has not one entry for each class, or does not add up to 1.
+        DriftloopError: ``shares`` does not have one entry for each class, or does not add up to 1.
     """
     shares = _shares(spec)
     names, topics = list(CLASSES)[: spec.classes], list(TOPICS)[: spec.topics]
@@ -92,20 +92,27 @@ def make(spec: SyntheticSpec) -> Table:
 def posteriors(
     spec: SyntheticSpec, texts: Sequence[str], segments: Sequence[str], shares: Sequence[float] | None = None
 ) -> NDArray[np.float64]:
-    """Probability of each class given a text and its topic, shape (n, classes), in the order of `CLASSES`.
+    """Return the probability of each class given a text and its topic.
 
-    ``shares`` are those of the classes where the texts come from; default: the ones of ``spec``.
+    Args:
+        spec: Settings that the texts were made with.
+        texts: Texts of any origin.
+        segments: Topic of each text.
+        shares: Share of each class in the source of the texts. Default: those of ``spec``.
+
+    Returns:
+        Shape (n, classes), columns in the order of `CLASSES`.
     """
     names = list(CLASSES)[: spec.classes]
     prior = np.log(np.maximum(_shares(spec) if shares is None else shares, 1e-300))
     lexicon = _lexicon(spec)
-    place = {topic: {word: n for n, name in enumerate(names) for word in lexicon[topic][name]} for topic in lexicon}
+    column_of = {topic: {word: n for n, name in enumerate(names) for word in lexicon[topic][name]} for topic in lexicon}
     counts = np.zeros((len(texts), spec.classes))
     for row, (text, topic) in enumerate(zip(texts, segments, strict=True)):
         for word in _WORD.findall(text.lower()):
-            if (column := place[topic].get(word)) is not None:
+            if (column := column_of[topic].get(word)) is not None:
                 counts[row, column] += 1
-    # All classes have as many words, so that only the class that a word belongs to tells anything.
+    # All classes have the same number of words, so only a word's class carries information.
     other = (1 - spec.signal) / spec.classes
     own = spec.signal + other
     scores = (
@@ -118,7 +125,14 @@ def posteriors(
 def bayes_accuracy(
     spec: SyntheticSpec, texts: Sequence[str], segments: Sequence[str], shares: Sequence[float] | None = None
 ) -> float:
-    """The accuracy that no classifier can beat in expectation on these texts, their topics known."""
+    """Return the highest expected accuracy of any classifier that knows the topics.
+
+    Args:
+        spec: Settings that the texts were made with.
+        texts: Texts of any origin.
+        segments: Topic of each text.
+        shares: Share of each class in the source of the texts. Default: those of ``spec``.
+    """
     return float(posteriors(spec, texts, segments, shares).max(axis=1).mean())
 
 
@@ -126,14 +140,14 @@ def _shares(spec: SyntheticSpec) -> list[float]:
     shares = spec.shares or [1 / spec.classes] * spec.classes
     if len(shares) != spec.classes or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
         raise DriftloopError(
-            f"`shares` of the synthetic data needs {spec.classes} numbers, one for each class, that add up to 1, not "
-            f"{shares}."
+            f"`shares` of the synthetic data is {shares}: give {spec.classes} numbers, one for each class, that "
+            "add up to 1."
         )
     return shares
 
 
 def _lexicon(spec: SyntheticSpec) -> dict[str, dict[str, list[str]]]:
-    """The words of each class in each topic: the same number everywhere, ``shared`` of them the same everywhere."""
+    """Return the words of each class in each topic. The share ``shared`` of them is the same in all topics."""
     topics = list(TOPICS)[: spec.topics]
     out: dict[str, dict[str, list[str]]] = {topic: {} for topic in topics}
     for name in list(CLASSES)[: spec.classes]:
@@ -154,12 +168,12 @@ def _text(
     label: str,
     topic_words: Sequence[str],
 ) -> str:
-    everything = [word for words in lexicon.values() for word in words]
+    all_words = [word for words in lexicon.values() for word in words]
     sentences = []
     for _ in range(chance.randint(1, spec.sentences)):
         frame = chance.choice(_FRAMES)
         while "{word}" in frame:
-            pool = lexicon[label] if chance.random() < spec.signal else everything
+            pool = lexicon[label] if chance.random() < spec.signal else all_words
             frame = frame.replace("{word}", chance.choice(pool), 1)
         while "{topic}" in frame:
             frame = frame.replace("{topic}", chance.choice(topic_words), 1)

@@ -1,1 +1,1 @@
-"""Scenarios: the order of the rows, injected drift and its true positions."""
+"""Scenarios: the order of the rows, injected drift, and its true positions."""

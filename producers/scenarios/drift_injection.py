@@ -1,7 +1,7 @@
-"""Drifts injected into texts and labels at a known onset: label swaps, replaced words, noise; gradual where wanted.
+"""Injected drifts in texts and labels: label swaps, replaced words and noise, abrupt or gradual.
 
-Each event's part is decided from the seed, the injection's number and the event's row, so that neither a limit nor
-another injection changes it. What an injection moved is kept as the truth to judge detectors and explanations by.
+The seed, the injection's number and the event's row decide each event. So neither a limit nor another injection
+changes it. The changes of each injection are kept as the truth for detectors and explanations.
 """
 
 from __future__ import annotations
@@ -26,81 +26,89 @@ from producers.scenarios.scenario_schema import (
 )
 
 WORD = re.compile(r"\b\w\w+\b")
-"""scikit-learn's notion of a word: two letters, digits or underscores, or more."""
+"""A word as in scikit-learn: two or more letters, digits or underscores."""
 
 
 class Row(NamedTuple):
-    """One event to be: its text, true label, segment, and 0-based row in the dataset's split."""
+    """One event of a stream, before it is sent."""
 
     text: str
     label: str
+    """The true label."""
     segment: str
     row: int
+    """0-based row in the dataset's split."""
 
 
 class Injection(msgspec.Struct, frozen=True, kw_only=True):
-    """What truly moved at a drift, for a benchmark to check alerts and explanations against."""
+    """The truth about a drift, for a benchmark that scores alerts and explanations."""
 
     kind: str
-    """`order` for a border between two segments of `order`, otherwise the kind of the injection."""
+    """Kind of the injection, or `order` for a border between two segments of `order`."""
     onset: int
     """Position of the first event that can be different."""
     end: int | None = None
-    """Position from which the old state comes back; None: it stays."""
+    """Position from which the old state comes back. None if it does not."""
     width: int = 0
-    """Events over which the change comes; 0: at once."""
+    """Events over which the change grows. 0 if it is abrupt."""
     classes: tuple[str, ...] = ()
-    """Labels whose share, texts or meaning move, the most moved first; empty: all alike."""
+    """Labels whose share, texts or meaning change, the largest change first. Empty if all change alike."""
     segments: tuple[str, ...] = ()
+    """Segments that change. Empty if all do."""
     words: tuple[str, ...] = ()
-    """Words that go or come to mean something else, the most frequent first."""
+    """Words that disappear or change their meaning, the most frequent first."""
     replacements: tuple[str, ...] = ()
-    """What each of `words` is replaced by."""
+    """Replacement of each of `words`."""
 
 
 TextSpec = LabelSwapSpec | VocabularySpec | NoiseSpec
 KINDS: tuple[str, ...] = tuple(one.__struct_config__.tag for one in get_args(InjectSpec))
-"""What `kind` of an `inject` entry can be."""
+"""Values of `kind` of an `inject` entry."""
 
 
 def kind(spec: InjectSpec) -> str:
-    """The kind as a scenario file names it."""
+    """Return the kind of an injection as a scenario file names it."""
     return str(spec.__struct_config__.tag)
 
 
 def intensity(spec: InjectSpec, position: int) -> float:
-    """Probability in [0, 1] that the event at ``position`` is in the moved state: a linear ramp of ``width`` events."""
+    """Return the probability in [0, 1] that an event is changed: a linear ramp of ``width`` events.
 
-    def risen(start: int) -> float:
+    Args:
+        spec: The injection.
+        position: Position of the event in the stream.
+    """
+
+    def ramp(start: int) -> float:
         if not spec.width:
             return float(position >= start)
         return min(max((position - start + 0.5) / spec.width, 0.0), 1.0)
 
-    return risen(spec.start) - (0.0 if spec.end is None else risen(spec.end))
+    return ramp(spec.start) - (0.0 if spec.end is None else ramp(spec.end))
 
 
 def borders(spec: InjectSpec) -> list[int]:
-    """The drift positions of an injection: its onset and, where it ends, its end."""
+    """Return the drift positions of an injection: its onset and, if it ends, its end."""
     return [spec.start] if spec.end is None else [spec.start, spec.end]
 
 
 def inject(rows: Sequence[Row], spec: TextSpec, seed: int, number: int = 0) -> tuple[list[Row], Injection]:
-    """The rows, with those that the injection moves replaced, and the truth about it; positions are list indices.
+    """Apply an injection and return the changed stream and the truth about it.
 
     Args:
-        rows: the stream in order.
-        spec: a label swap, a vocabulary shift or noise.
-        seed: the scenario's.
-        number: the injection's place in the scenario: two with the same settings hit different events.
+        rows: The stream in order. Positions are list indices.
+        spec: A label swap, a vocabulary shift or noise.
+        seed: Seed of the scenario.
+        number: Index of the injection in the scenario. Two with the same settings hit different events.
 
     Raises:
-        DriftloopError: a label, segment or word that does not occur, or an onset beyond the end.
+        DriftloopError: A label, segment or word does not occur, or the onset lies beyond the end.
     """
     check_span(spec, len(rows))
     if spec.segment and spec.segment not in {row.segment for row in rows}:
         found = sorted({row.segment for row in rows})
-        raise unknown("segment", spec.segment, spec, found)
-    change, truth = _change(rows, spec, seed, number)
+        raise unknown_name_error("segment", spec.segment, spec, found)
+    change, truth = _make_change(rows, spec, seed, number)
     out = list(rows)
     for at in range(spec.start, len(rows)):
         row = rows[at]
@@ -113,25 +121,36 @@ def inject(rows: Sequence[Row], spec: TextSpec, seed: int, number: int = 0) -> t
 
 
 def check_span(spec: InjectSpec, total: int) -> None:
-    """See that the injection lies inside a stream of ``total`` events, and that its parts do not overlap.
+    """Check that an injection lies inside the stream and that its two ramps do not overlap.
+
+    Args:
+        spec: The injection.
+        total: Number of events of the stream.
 
     Raises:
-        DriftloopError: it does not.
+        DriftloopError: The injection does not fit.
     """
-    what = f"The injection {kind(spec)!r} from position {spec.start} on"
+    injection = f"The injection {kind(spec)!r} from position {spec.start} on"
     if spec.start >= total:
-        raise DriftloopError(f"{what} begins beyond the end of the stream ({total} events): give a lower `start`.")
+        raise DriftloopError(f"{injection} begins beyond the end of the stream ({total} events): give a lower `start`.")
     if spec.end is not None and spec.end < spec.start + max(spec.width, 1):
         raise DriftloopError(
-            f"{what} ends at {spec.end}, before it has come fully: set `end` to {spec.start + max(spec.width, 1)} or "
-            "more, or lower `width`."
+            f"{injection} ends at {spec.end}, before its ramp is complete: set `end` to "
+            f"{spec.start + max(spec.width, 1)} or more, or lower `width`."
         )
 
 
-def unknown(what: str, name: str, spec: InjectSpec, found: Sequence[str]) -> DriftloopError:
-    """The error for a label or segment that the stream does not have."""
+def unknown_name_error(what: str, name: str, spec: InjectSpec, found: Sequence[str]) -> DriftloopError:
+    """Return the error for a label or segment that the stream does not have.
+
+    Args:
+        what: `label` or `segment`.
+        name: The unknown name.
+        spec: The injection that uses it.
+        found: Names that the stream has.
+    """
     return DriftloopError(
-        f"The {what} {name!r} of the injection {kind(spec)!r} does not occur in the stream: there is "
+        f"The {what} {name!r} of the injection {kind(spec)!r} does not occur in the stream: use one of "
         f"{', '.join(map(repr, found))}."
     )
 
@@ -139,17 +158,18 @@ def unknown(what: str, name: str, spec: InjectSpec, found: Sequence[str]) -> Dri
 _Change = Callable[[Row], Row]
 
 
-def _change(rows: Sequence[Row], spec: TextSpec, seed: int, number: int) -> tuple[_Change, Injection]:
+def _make_change(rows: Sequence[Row], spec: TextSpec, seed: int, number: int) -> tuple[_Change, Injection]:
+    """Return the function that changes one row, and the truth about the injection."""
     if isinstance(spec, LabelSwapSpec):
-        renamed = _renaming(spec, sorted({row.label for row in rows}))
+        renamed = _renamed_labels(spec, sorted({row.label for row in rows}))
         truth = _truth(spec, classes=tuple(dict.fromkeys([*renamed, *renamed.values()])))
         return lambda row: row._replace(label=renamed.get(row.label, row.label)), truth
     if isinstance(spec, VocabularySpec):
         words = _named_words(rows, spec) if spec.words else choose_words(rows, spec, seed, number)
-        replace = _replacer(words)
+        replace = _word_replacer(words)
         moved = _truth(spec, words=tuple(words), replacements=tuple(words.values()))
         return lambda row: row._replace(text=replace(row.text)), moved
-    return lambda row: row._replace(text=_noisy(row, spec, seed, number)), _truth(spec)
+    return lambda row: row._replace(text=_add_noise(row, spec, seed, number)), _truth(spec)
 
 
 def _truth(
@@ -173,7 +193,12 @@ def _truth(
 
 
 def selection_truth(spec: PriorSpec | TopicSpec, before: Mapping[str, float]) -> Injection:
-    """The truth about an injection that chooses which rows come; ``before`` has the label shares it changes."""
+    """Return the truth about an injection that selects rows.
+
+    Args:
+        spec: The injection.
+        before: Label shares before it.
+    """
     if isinstance(spec, TopicSpec):
         return _truth(
             spec,
@@ -184,7 +209,7 @@ def selection_truth(spec: PriorSpec | TopicSpec, before: Mapping[str, float]) ->
     return _truth(spec, classes=tuple(sorted(moved, key=lambda label: (-round(moved[label], 9), label))))
 
 
-def _renaming(spec: LabelSwapSpec, labels: Sequence[str]) -> dict[str, str]:
+def _renamed_labels(spec: LabelSwapSpec, labels: Sequence[str]) -> dict[str, str]:
     if bool(spec.swap) == bool(spec.relabel) or len(spec.swap) not in (0, 2) or len(set(spec.swap)) != len(spec.swap):
         raise DriftloopError(
             "The injection 'label-swap' needs either `swap`, a list of two different labels, or `relabel`, a table of "
@@ -193,21 +218,30 @@ def _renaming(spec: LabelSwapSpec, labels: Sequence[str]) -> dict[str, str]:
     renamed = dict(spec.relabel) if spec.relabel else dict(zip(spec.swap, reversed(spec.swap), strict=True))
     for label in [*renamed, *renamed.values()]:
         if label not in labels:
-            raise unknown("label", label, spec, labels)
+            raise unknown_name_error("label", label, spec, labels)
     return renamed
 
 
 def choose_words(rows: Sequence[Row], spec: VocabularySpec, seed: int, number: int = 0) -> dict[str, str]:
-    """From ``spec.count`` words of the affected rows to their replacements, the most frequent word first.
+    """Choose ``spec.count`` words of the affected rows and return each with its replacement.
+
+    Args:
+        rows: The stream in order.
+        spec: The vocabulary shift.
+        seed: Seed of the scenario.
+        number: Index of the injection in the scenario.
+
+    Returns:
+        Old word to new word, the most frequent word first.
 
     Raises:
-        DriftloopError: the texts have too few words.
+        DriftloopError: The texts have too few words.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.feature_selection import chi2
 
     affected = _affected(rows, spec)
-    # A word of one text in a thousand or less is too rare for its loss to be a drift.
+    # The loss of a word that occurs in less than one text in a thousand is no drift.
     counter = CountVectorizer(binary=True, token_pattern=WORD.pattern, min_df=max(2, len(affected) // 1000))
     try:
         counts = counter.fit_transform(row.text for row in affected)
@@ -228,16 +262,16 @@ def choose_words(rows: Sequence[Row], spec: VocabularySpec, seed: int, number: i
     if spec.by == "each other":
         order = list(old)
         chance.shuffle(order)
-        turned = dict(zip(order, [*order[1:], order[0]], strict=True))  # one cycle: no word keeps its place
-        return {word: turned[word] for word in old}
+        replacement = dict(zip(order, [*order[1:], order[0]], strict=True))  # one cycle: no word keeps its place
+        return {word: replacement[word] for word in old}
     taken = set(names)
     return {word: _new_word(chance, taken) for word in old}
 
 
 def _named_words(rows: Sequence[Row], spec: VocabularySpec) -> dict[str, str]:
-    there = {word.lower() for row in _affected(rows, spec) for word in WORD.findall(row.text)}
+    present = {word.lower() for row in _affected(rows, spec) for word in WORD.findall(row.text)}
     for word in spec.words:
-        if word.lower() not in there:
+        if word.lower() not in present:
             raise DriftloopError(
                 f"The word {word!r} of the injection 'vocabulary' does not occur from position {spec.start} on: name "
                 "single words of the texts, two letters or longer, in `words`."
@@ -257,7 +291,7 @@ def _new_word(chance: random.Random, taken: set[str]) -> str:
             return word
 
 
-def _replacer(words: Mapping[str, str]) -> Callable[[str], str]:
+def _word_replacer(words: Mapping[str, str]) -> Callable[[str], str]:
     lower = {old.lower(): new for old, new in words.items()}
 
     def swap(match: re.Match[str]) -> str:
@@ -270,7 +304,7 @@ def _replacer(words: Mapping[str, str]) -> Callable[[str], str]:
     return lambda text: WORD.sub(swap, text)
 
 
-def _noisy(row: Row, spec: NoiseSpec, seed: int, number: int) -> str:
+def _add_noise(row: Row, spec: NoiseSpec, seed: int, number: int) -> str:
     if spec.texts < 1 and transforms.generator(seed, "hit", number, row.row).random() >= spec.texts:
         return row.text
     if spec.of == "typos":

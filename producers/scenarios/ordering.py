@@ -1,22 +1,23 @@
-"""The order of a stream: which rows of the table come where, and where one part of the stream ends."""
+"""Stream order: rows of the table in sequence, the parts of the stream, and the drifts between them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from driftloop.core.errors import DriftloopError
-from producers.data.table import Table
+from producers.data.datasets import Table
 from producers.scenarios import transforms
 from producers.scenarios.drift_injection import Injection, check_span, selection_truth
-from producers.scenarios.drift_selection import select
+from producers.scenarios.drift_selection import SelectSpec, select
 from producers.scenarios.scenario_schema import PriorSpec, ScenarioSpec, TopicSpec
 
 Segments = list[tuple[str, int, int]]
 """(name, start, end) of each part of a stream, end exclusive."""
-_Parts = list[tuple[str, list[int]]]
+_Parts = list[tuple[str, list[int]]]  # name and rows of each part
 
 
 class StreamOrder(NamedTuple):
@@ -28,68 +29,45 @@ class StreamOrder(NamedTuple):
 
 
 def arrange(spec: ScenarioSpec, table: Table) -> StreamOrder:
-    """Put the rows of the table in the order that the scenario asks for, no more than its `limit`.
+    """Put the rows of the table in the order of the scenario, at most `limit` of them.
+
+    Args:
+        spec: The scenario.
+        table: Its data.
 
     Raises:
-        DriftloopError: keys that contradict one another, names that do not occur, or too few rows.
+        DriftloopError: Keys contradict one another, names do not occur, or there are too few rows.
     """
+    _check_modes(spec)
+    if spec.order:
+        parts = _in_order(spec, table)
+    elif spec.label_mix:
+        parts = _in_label_mix(spec, table)
+    elif spec.mix:
+        parts = [("all", _shuffled(spec, table))]
+    else:
+        parts = _as_stored(table)
+    parts, selected = _apply_selections(spec, table, parts)
+    edges = [0, *accumulate(len(rows) for _, rows in parts)]
+    segments = [(name, *edge) for (name, _), edge in zip(parts, pairwise(edges), strict=True)]
+    stream = [row for _, rows in parts for row in rows]
+    return StreamOrder(stream[: spec.limit], segments, [*_border_drifts(spec, segments), *selected])
+
+
+def _check_modes(spec: ScenarioSpec) -> None:
     if sum(map(bool, (spec.order, spec.mix, spec.label_mix))) > 1:
         raise DriftloopError(f"The scenario {spec.name} can have only one of `order`, `mix` and `label_mix`.")
     if spec.transition and len(spec.order) < 2:
         raise DriftloopError(f"`transition` in the scenario {spec.name} needs an `order` of two segments or more.")
-    parts = _parts(spec, table)
-    chosen = [one for one in spec.inject if isinstance(one, PriorSpec | TopicSpec)]
-    truths: list[Injection] = []
-    if chosen:
-        if spec.label_mix:
-            raise DriftloopError(
-                f"The scenario {spec.name} cannot have both `label_mix` and an injection of the kind prior or topic: "
-                "write the label mix as injections of the kind prior."
-            )
-        counts = Counter(table.labels[row] for _, rows in parts for row in rows)
-        shares = {label: count / counts.total() for label, count in counts.items()}
-        taken = select([rows for _, rows in parts], table.labels, table.segments, chosen, spec.limit, spec.seed)
-        parts = [(name, rows) for (name, _), rows in zip(parts, taken, strict=True) if rows]
-        for one in chosen:
-            check_span(one, sum(len(rows) for _, rows in parts))
-            truths.append(selection_truth(one, shares))
-    edges = [0, *accumulate(len(rows) for _, rows in parts)]
-    segments = [(name, *edge) for (name, _), edge in zip(parts, pairwise(edges), strict=True)]
-    stream = [row for _, rows in parts for row in rows]
-    return StreamOrder(stream[: spec.limit], segments, [*_borders(spec, segments), *truths])
+    if spec.label_mix and _selections(spec):
+        raise DriftloopError(
+            f"The scenario {spec.name} cannot have both `label_mix` and an injection of the kind prior or topic: "
+            "write the label mix as injections of the kind prior."
+        )
 
 
-def _parts(spec: ScenarioSpec, table: Table) -> _Parts:
-    everything = range(len(table.texts))
-    if spec.order:
-        return _ordered(spec, table)
-    if spec.mix or spec.label_mix:
-        pools = transforms.pools(everything, table.segments, spec.cut, spec.shuffle, spec.seed)
-        rows = sorted(row for pool in pools.values() for row in pool)
-        transforms.generator(spec.seed, "mix").shuffle(rows)
-        return _label_shifted(spec, table, rows) if spec.label_mix else [("all", rows)]
-    names = table.segments
-    found = transforms.runs(names)
-    if len(found) > len(set(names)):
-        found = [("all", 0, len(names))]  # the segments come interleaved: there are no parts to speak of
-    return [(name, list(range(start, end))) for name, start, end in found]
-
-
-def _borders(spec: ScenarioSpec, segments: Segments) -> list[Injection]:
-    """The drifts at the borders between parts, where the scenario says what the parts are."""
-    if spec.order:
-        return [
-            Injection(kind="order", onset=start, width=spec.transition, segments=(name, old))
-            for (old, _, _), (name, start, _) in pairwise(segments)
-            if name != old
-        ]
-    return [
-        selection_truth(PriorSpec(start=phase.start, shares=phase.shares), before.shares)
-        for before, phase in pairwise(spec.label_mix)
-    ]
-
-
-def _ordered(spec: ScenarioSpec, table: Table) -> _Parts:
+def _in_order(spec: ScenarioSpec, table: Table) -> _Parts:
+    """Play the segments of `order` in turn, blended at their borders."""
     if not any(table.segments):
         raise DriftloopError(
             f"`order` in the scenario {spec.name} needs a segment column: set `segment` in the [dataset] table."
@@ -104,7 +82,9 @@ def _ordered(spec: ScenarioSpec, table: Table) -> _Parts:
     ]
 
 
-def _label_shifted(spec: ScenarioSpec, table: Table, pool: list[int]) -> _Parts:
+def _in_label_mix(spec: ScenarioSpec, table: Table) -> _Parts:
+    """Draw shuffled rows so that their labels have the shares of `label_mix`."""
+    pool = _shuffled(spec, table)
     starts = [phase.start for phase in spec.label_mix]
     if spec.limit is None or starts[0] != 0 or sorted({*starts, spec.limit}) != [*starts, spec.limit]:
         raise DriftloopError(
@@ -120,3 +100,51 @@ def _label_shifted(spec: ScenarioSpec, table: Table, pool: list[int]) -> _Parts:
     rows = transforms.shift_labels(pool, table.labels, shares, spec.limit, spec.seed)
     edges = [*starts, len(rows)]
     return [(f"mix-{n + 1}", rows[start:end]) for n, (start, end) in enumerate(pairwise(edges))]
+
+
+def _shuffled(spec: ScenarioSpec, table: Table) -> list[int]:
+    """Shuffle the rows of all segments together, after `cut`."""
+    pools = transforms.pools(range(len(table.texts)), table.segments, spec.cut, spec.shuffle, spec.seed)
+    rows = sorted(row for pool in pools.values() for row in pool)
+    transforms.generator(spec.seed, "mix").shuffle(rows)
+    return rows
+
+
+def _as_stored(table: Table) -> _Parts:
+    """Keep the order of the data. A part is a run of one segment, or everything if segments are interleaved."""
+    runs = transforms.runs(table.segments)
+    if len(runs) > len(set(table.segments)):
+        runs = [("all", 0, len(table.segments))]
+    return [(name, list(range(start, end))) for name, start, end in runs]
+
+
+def _apply_selections(spec: ScenarioSpec, table: Table, parts: _Parts) -> tuple[_Parts, list[Injection]]:
+    """Apply the injections that select rows. Return the parts that are left and the truth of each injection."""
+    selections = _selections(spec)
+    if not selections:
+        return parts, []
+    counts = Counter(table.labels[row] for _, rows in parts for row in rows)
+    shares = {label: count / counts.total() for label, count in counts.items()}
+    taken = select([rows for _, rows in parts], table.labels, table.segments, selections, spec.limit, spec.seed)
+    parts = [(name, rows) for (name, _), rows in zip(parts, taken, strict=True) if rows]
+    for one in selections:
+        check_span(one, sum(len(rows) for _, rows in parts))
+    return parts, [selection_truth(one, shares) for one in selections]
+
+
+def _selections(spec: ScenarioSpec) -> Sequence[SelectSpec]:
+    return [one for one in spec.inject if isinstance(one, PriorSpec | TopicSpec)]
+
+
+def _border_drifts(spec: ScenarioSpec, segments: Segments) -> list[Injection]:
+    """Return the drifts at the borders between parts that the scenario defines."""
+    if spec.order:
+        return [
+            Injection(kind="order", onset=start, width=spec.transition, segments=(name, old))
+            for (old, _, _), (name, start, _) in pairwise(segments)
+            if name != old
+        ]
+    return [
+        selection_truth(PriorSpec(start=phase.start, shares=phase.shares), before.shares)
+        for before, phase in pairwise(spec.label_mix)
+    ]

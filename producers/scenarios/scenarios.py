@@ -1,4 +1,4 @@
-"""Scenarios: which texts come in which order, where the drift is, and when the labels arrive; one TOML file each.
+"""Scenarios: texts in order, true drift positions and label delays, each described by one TOML file.
 
 A scenario is fully determined by its file, its data and its seed. See `producers/builtin/` for examples.
 """
@@ -21,10 +21,10 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import Masked
 from producers import pii_masking
 from producers.data import datasets
-from producers.data.table import Table
+from producers.data.datasets import Table
 from producers.scenarios.drift_injection import KINDS, Injection, Row, borders, inject, kind
 from producers.scenarios.ordering import Segments, arrange
-from producers.scenarios.scenario_schema import InjectSpec, LabelSwapSpec, NoiseSpec, ScenarioSpec, VocabularySpec
+from producers.scenarios.scenario_schema import LabelSwapSpec, NoiseSpec, ScenarioSpec, VocabularySpec
 from producers.simulated_annotators import Annotation, annotate
 
 __all__ = [
@@ -42,23 +42,24 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Scenario:
-    """A stream of labelled texts in order, with what is known about it."""
+    """A stream of labelled texts in order, with its true drifts."""
 
     name: str
     about: str
     rate: float
-    """Events per second; infinite for as fast as the broker takes them."""
+    """Events per second. Infinite for full speed."""
     label_delay: int
+    """Events between an event and its label."""
     bootstrap: int | None
-    """None: as many as the settings say."""
+    """Events for the first champion. None for the number in the settings."""
     seed: int
     split: str
     revision: str
     """SHA-256 of the data."""
     replay_id: str
-    """Part of every event id; the same scenario replayed under another id is a new stream."""
+    """Part of every event id. The same scenario replayed under another id is a new stream."""
     drifts: tuple[int, ...]
-    """True drift positions, ascending; for a gradual drift the position at which it begins."""
+    """True drift positions, ascending. The position of a gradual drift is its beginning."""
     segments: tuple[tuple[str, int, int], ...]
     """(name, start, end) of each part of the stream, end exclusive."""
     labels: tuple[str, ...]
@@ -67,22 +68,22 @@ class Scenario:
     sequence: tuple[Row, ...]
     """The events with their true labels."""
     injected: tuple[Injection, ...]
-    """What moved at each drift that the scenario's keys make, by onset; those only listed in `drifts` are not here."""
+    """Truth about each drift that the scenario's keys make, by onset. Drifts only listed in `drifts` are absent."""
     annotations: tuple[Annotation, ...]
-    """What is sent as the label of each event, by position; without `annotators` it is the true one."""
+    """Label sent for each event, by position. It is the true one unless the scenario has annotators."""
     drifts_known: bool
-    """Whether `drifts` is all of them: the file says where the drifts are, be it nowhere."""
+    """True if `drifts` is complete, because the file fixes the drifts or states that there are none."""
 
     def __len__(self) -> int:
         return len(self.sequence)
 
     def rows(self) -> Iterator[Row]:
-        """The events in stream order."""
+        """Return the events in stream order."""
         return iter(self.sequence)
 
     @cached_property
     def event_ids(self) -> tuple[str, ...]:
-        """The id of each event: 32 hex digits from the data's revision, the split, the row and the replay id."""
+        """Ids of the events: 32 hex digits from the data's revision, the split, the row and the replay id."""
         prefix = f"{self.revision}\n{self.split}\n{self.replay_id}\n"
         return tuple(hashlib.sha256(f"{prefix}{row.row}".encode()).hexdigest()[:32] for row in self.sequence)
 
@@ -94,10 +95,16 @@ def load_scenario(
     replay_id: str | None = None,
     mask: Sequence[Masked] | None = None,
 ) -> Scenario:
-    """A built-in scenario by its name, or the one in a TOML file; ``seed``, ``replay_id`` and ``mask`` replace its own.
+    """Load a scenario and its data.
+
+    Args:
+        name_or_path: Name of a built-in scenario, or path of a TOML file.
+        seed: Replaces the seed of the file.
+        replay_id: Replaces the id derived from the content. Another id makes a new stream.
+        mask: Replaces the list of personal data to mask.
 
     Raises:
-        DriftloopError: no such scenario, a key that does not fit, or data that cannot be used.
+        DriftloopError: The scenario does not exist, a key does not fit, or the data cannot be used.
     """
     spec, base = read_spec(name_or_path)
     if seed is not None:
@@ -108,41 +115,49 @@ def load_scenario(
 
 
 def build_scenario(spec: ScenarioSpec, base: Path, replay_id: str | None = None) -> Scenario:
-    """The scenario that ``spec`` describes; the paths in it start at the folder ``base``.
+    """Build a scenario from its keys and load its data.
+
+    Args:
+        spec: Keys of the scenario.
+        base: Folder from which relative paths start.
+        replay_id: Replaces the id derived from the content.
 
     Raises:
-        DriftloopError: data that cannot be used, or does not fit the spec.
+        DriftloopError: The data cannot be used or does not fit the keys.
     """
     return _build(spec, datasets.load(spec.dataset, base), replay_id)
 
 
 def read_spec(name_or_path: str) -> tuple[ScenarioSpec, Path]:
-    """The scenario file as it stands, and the folder that its paths start at; no data is read.
+    """Read a scenario file without its data.
+
+    Returns:
+        The keys, and the folder from which relative paths start.
 
     Raises:
-        DriftloopError: no such scenario, or a key that does not fit.
+        DriftloopError: The scenario does not exist, or a key does not fit.
     """
     if name_or_path in BUILTIN:
         path = Path(str(_FOLDER / f"{name_or_path}.toml"))
     else:
         path = Path(name_or_path).expanduser()
         if not path.is_file():
-            raise _unknown(name_or_path)
+            raise _unknown_scenario(name_or_path)
     try:
         spec = msgspec.toml.decode(path.read_bytes(), type=ScenarioSpec)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        kinds = f" (there is {', '.join(KINDS)})" if "kind`" in str(error) else ""
-        raise DriftloopError(f"The scenario {path} does not fit: {error}{kinds}; correct that key.") from error
+        kinds = f" (kinds: {', '.join(KINDS)})" if "kind`" in str(error) else ""
+        raise DriftloopError(f"The scenario {path} does not fit: {error}{kinds}. Correct that key.") from error
     except OSError as error:
         raise DriftloopError(f"The scenario {path} cannot be read ({error.strerror}).") from error
     return (spec if spec.name else msgspec.structs.replace(spec, name=path.stem)), path.resolve().parent
 
 
 def parse_rate(rate: float | str) -> float:
-    """Events per second as a number above 0; ``"max"`` is infinite.
+    """Return events per second as a number above 0, infinite for ``"max"``.
 
     Raises:
-        DriftloopError: anything else.
+        DriftloopError: ``rate`` is anything else.
     """
     try:
         value = math.inf if rate == "max" else float(rate)
@@ -162,38 +177,24 @@ _FOLDER = importlib.resources.files("producers") / "builtin"
 BUILTIN = _list_builtin()
 
 
-def _unknown(name: str) -> DriftloopError:
+def _unknown_scenario(name: str) -> DriftloopError:
     if name.endswith(".toml") or "/" in name:
         return DriftloopError(f"There is no scenario file {name}: check the path, or use one of {', '.join(BUILTIN)}.")
     close = difflib.get_close_matches(name, BUILTIN, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
     return DriftloopError(
-        f"No scenario is called {name!r}: there is {', '.join(BUILTIN)}, or the path of a TOML file of your own.{guess}"
+        f"No scenario is called {name!r}: give one of {', '.join(BUILTIN)}, or the path of your own TOML file.{guess}"
     )
 
 
 def _build(spec: ScenarioSpec, table: Table, replay_id: str | None) -> Scenario:
     rate = parse_rate(spec.rate)
-    rows, segments, truths = arrange(spec, table)
-    texts = {i: pii_masking.mask(table.texts[i], spec.mask) for i in rows}
-    sequence = [Row(texts[i], table.labels[i], table.segments[i], table.rows[i]) for i in rows]
-    typos = _typos(spec, len(sequence))
-    segments = _split(segments, [*([("typos", typos)] if typos else []), *((kind(one), one) for one in spec.inject)])
-    if (spec.mix or spec.label_mix) and not spec.inject:
-        # The sources are mixed, so it is the parts of the stream that accuracy is worth reading by. With injections
-        # the events keep their own segments: a part's name would give the drift away.
-        names = [name for name, start, end in segments for _ in range(start, min(end, len(rows)))]
-        sequence = [row._replace(segment=name) for row, name in zip(sequence, names, strict=True)]
-    for number, one in enumerate([typos, *spec.inject]):
-        if isinstance(one, LabelSwapSpec | VocabularySpec | NoiseSpec):
-            sequence, truth = inject(sequence, one, spec.seed, number)
-            truths.append(truth)
-    labels = tuple(sorted({row.label for row in sequence}))
-    if len(labels) < 2:
-        raise DriftloopError(
-            f"The scenario {spec.name} has one class only ({', '.join(labels)!r}): a classifier needs two or more; "
-            "check `label`, `order` and `limit`."
-        )
+    order = arrange(spec, table)
+    typos = _typos_as_noise(spec, len(order.rows))
+    segments = _split_segments(order.segments, spec, typos)
+    sequence, injected = _inject(spec, _make_sequence(spec, table, order.rows, segments), typos)
+    truths = [*order.drifts, *injected]
+    labels = _labels(spec, sequence)
     end = len(sequence)
     return Scenario(
         name=spec.name,
@@ -205,7 +206,7 @@ def _build(spec: ScenarioSpec, table: Table, replay_id: str | None) -> Scenario:
         split=spec.dataset.split,
         revision=table.revision,
         replay_id=replay_id or _replay_id(spec, table.revision),
-        drifts=tuple(position for position in _drifts(spec, truths) if 0 < position < end),
+        drifts=tuple(position for position in _drift_positions(spec, truths) if 0 < position < end),
         segments=tuple((name, start, min(stop, end)) for name, start, stop in segments if start < end),
         labels=labels,
         skipped=table.skipped,
@@ -216,34 +217,67 @@ def _build(spec: ScenarioSpec, table: Table, replay_id: str | None) -> Scenario:
     )
 
 
-def _typos(spec: ScenarioSpec, total: int) -> NoiseSpec | None:
-    """The `typos` table as an injection, if it changes anything in this stream."""
+def _typos_as_noise(spec: ScenarioSpec, total: int) -> NoiseSpec | None:
+    """Return the `typos` table as an injection, or None if it changes nothing in a stream of ``total`` events."""
     typos = spec.typos
     if typos is None or not typos.share or typos.start >= total or (typos.end or total) <= typos.start:
         return None
     return NoiseSpec(start=typos.start, end=typos.end, share=typos.share)
 
 
-def _split(segments: Segments, injections: list[tuple[str, InjectSpec]]) -> Segments:
-    """Split the segments where injections begin and end, and name the parts after those that hold there."""
+def _split_segments(segments: Segments, spec: ScenarioSpec, typos: NoiseSpec | None) -> Segments:
+    """Split the segments where injections begin and end. Append the active injections to the name of each part."""
+    injections = [*([("typos", typos)] if typos else []), *((kind(one), one) for one in spec.inject)]
     cuts = sorted({at for _, one in injections for at in borders(one)})
     out: Segments = []
     for name, start, end in segments:
         for left, right in pairwise([start, *(at for at in cuts if start < at < end), end]):
-            holding = [what for what, one in injections if one.start <= left and (one.end is None or left < one.end)]
-            out.append(("-".join([name, *holding]), left, right))
+            active = [what for what, one in injections if one.start <= left and (one.end is None or left < one.end)]
+            out.append(("-".join([name, *active]), left, right))
     return out
 
 
-def _drifts(spec: ScenarioSpec, truths: list[Injection]) -> list[int]:
-    """Where `drifts` is given, it stands for the drifts of all keys but `inject`."""
+def _make_sequence(spec: ScenarioSpec, table: Table, rows: Sequence[int], segments: Segments) -> list[Row]:
+    """Return the events in order, masked, before any injection changes them."""
+    texts = {i: pii_masking.mask(table.texts[i], spec.mask) for i in rows}
+    sequence = [Row(texts[i], table.labels[i], table.segments[i], table.rows[i]) for i in rows]
+    if spec.inject or not (spec.mix or spec.label_mix):
+        return sequence
+    # The sources are mixed, so accuracy is read by the parts of the stream. With injections the events keep their own
+    # segments: a part's name would give the drift away.
+    names = [name for name, start, end in segments for _ in range(start, min(end, len(rows)))]
+    return [row._replace(segment=name) for row, name in zip(sequence, names, strict=True)]
+
+
+def _inject(spec: ScenarioSpec, sequence: list[Row], typos: NoiseSpec | None) -> tuple[list[Row], list[Injection]]:
+    """Apply the injections that change texts or labels. Return the new events and the truth of each injection."""
+    truths = []
+    for number, one in enumerate([typos, *spec.inject]):
+        if isinstance(one, LabelSwapSpec | VocabularySpec | NoiseSpec):
+            sequence, truth = inject(sequence, one, spec.seed, number)
+            truths.append(truth)
+    return sequence, truths
+
+
+def _labels(spec: ScenarioSpec, sequence: Sequence[Row]) -> tuple[str, ...]:
+    labels = tuple(sorted({row.label for row in sequence}))
+    if len(labels) < 2:
+        raise DriftloopError(
+            f"The scenario {spec.name} has one class only ({', '.join(labels)!r}): a classifier needs two or more. "
+            "Check `label`, `order` and `limit`."
+        )
+    return labels
+
+
+def _drift_positions(spec: ScenarioSpec, truths: Sequence[Injection]) -> list[int]:
+    """Return all drift positions. If `drifts` is given, it replaces the drifts of all keys but `inject`."""
     if spec.drifts is not None:
         return sorted({*spec.drifts, *(at for one in spec.inject for at in borders(one))})
     return sorted({at for truth in truths for at in (truth.onset, truth.end) if at is not None})
 
 
 def _replay_id(spec: ScenarioSpec, revision: str) -> str:
-    """From all that decides which event stands where, so that a replay at another rate goes on with the same stream."""
+    """Derive the id from the content that fixes each event's position, so that another rate continues the stream."""
     content = msgspec.structs.replace(
         spec,
         dataset=msgspec.structs.replace(spec.dataset, path=""),  # the revision stands for the file
@@ -252,9 +286,9 @@ def _replay_id(spec: ScenarioSpec, revision: str) -> str:
         label_delay=0,
         bootstrap=None,
         drifts=None,
-        mask=[],  # the same rows, whatever is taken out of them
+        mask=[],  # masked or not, the rows are the same
         limit=spec.limit if spec.label_mix or spec.inject else None,
     )
-    # Defaults are left out, so that a key added to a later version does not change the ids of this one's scenarios.
+    # Defaults are left out, so that a key added in a later version does not change the ids of existing scenarios.
     digest = hashlib.sha256(msgspec.json.encode(content) + revision.encode()).hexdigest()
     return f"{spec.name}-{digest[:12]}"

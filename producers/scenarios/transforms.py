@@ -1,6 +1,6 @@
-"""What a scenario does to the rows of a dataset: put segments in turn, blend them, shift the labels, add typos.
+"""Transforms of a dataset's rows: segments in turn, blended borders, shifted labels and typos.
 
-Every function is fully determined by its arguments, and none repeats a row: an event's id is made from its row.
+Every function is determined by its arguments alone. None repeats a row, because an event's id is made from its row.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from driftloop.core.errors import DriftloopError
 
 
 def generator(seed: int, *purpose: object) -> random.Random:
-    """A generator of its own for each purpose, so that one transform does not move another's choices.
+    """Return a separate random generator for each purpose, so that no transform changes another's choices.
 
     `random.Random` seeded with a string gives the same sequence on every machine and Python version.
+
+    Args:
+        seed: Seed of the scenario.
+        *purpose: Values that name the purpose.
     """
     return random.Random(":".join(map(str, (seed, *purpose))))
 
@@ -25,7 +29,18 @@ def generator(seed: int, *purpose: object) -> random.Random:
 def pools(
     rows: Sequence[int], segments: Sequence[str], cut: int | None, shuffle: bool, seed: int
 ) -> dict[str, list[int]]:
-    """The rows of each segment, shuffled inside where asked for, and cut to at most ``cut`` rows each."""
+    """Group rows by their segment.
+
+    Args:
+        rows: Rows of the table.
+        segments: Segment of every row of the table.
+        cut: Maximum number of rows of each segment. None: no limit.
+        shuffle: Shuffle inside each segment.
+        seed: Seed of the scenario.
+
+    Returns:
+        Rows of each segment by its name.
+    """
     found: defaultdict[str, list[int]] = defaultdict(list)
     for row in rows:
         found[segments[row]].append(row)
@@ -38,19 +53,26 @@ def pools(
 
 
 def take_turns(available: Mapping[str, list[int]], order: Sequence[tuple[str, int | None]]) -> list[list[int]]:
-    """One list of rows for each (segment, count) of ``order``; a count of None takes an equal share of what is left.
+    """Take rows of the segments in turn.
 
-    A segment that comes again goes on where it stopped.
+    A segment that occurs again continues with its next rows.
+
+    Args:
+        available: Rows of each segment.
+        order: (segment, count) of each phase. A count of None takes an equal share of the rows left.
+
+    Returns:
+        Rows of each phase.
 
     Raises:
-        DriftloopError: a segment that does not occur, or more rows than it has.
+        DriftloopError: A segment does not occur or has too few rows.
     """
     asked: Counter[str] = Counter()
     sharing: Counter[str] = Counter()
     for name, count in order:
         if name not in available:
             raise DriftloopError(
-                f"The segment {name!r} in `order` does not occur in the data: there is "
+                f"The segment {name!r} in `order` does not occur in the data: use one of "
                 f"{', '.join(map(repr, sorted(available)))}."
             )
         asked[name] += count or 0
@@ -75,12 +97,18 @@ def take_turns(available: Mapping[str, list[int]], order: Sequence[tuple[str, in
 
 
 def blend(phases: Sequence[list[int]], width: int, seed: int) -> tuple[list[int], list[int]]:
-    """Join the phases; around each border ``width`` rows go over from the one to the other on a linear ramp.
+    """Join phases with a gradual transition, a linear ramp, around each border.
 
-    Returns the rows in stream order and, for each border, the position at which its transition begins.
+    Args:
+        phases: Rows of each phase.
+        width: Rows of a transition. 0 joins the phases abruptly.
+        seed: Seed of the scenario.
+
+    Returns:
+        The rows in stream order, and for each border the position at which its transition begins.
 
     Raises:
-        DriftloopError: a phase is shorter than the transitions at its ends.
+        DriftloopError: A phase is shorter than the transitions at its ends.
     """
     before, after = width // 2, width - width // 2
     stream: list[int] = []
@@ -102,29 +130,36 @@ def blend(phases: Sequence[list[int]], width: int, seed: int) -> tuple[list[int]
 
 
 def _ramp(old: list[int], new: list[int], chance: random.Random) -> list[int]:
-    """Both lists in their own order, woven so that the share of the new rises evenly from 0 to 1."""
-    woven: list[int] = []
+    """Merge two lists so that the share of the new one rises evenly from 0 to 1. Each list keeps its order."""
+    merged: list[int] = []
     width = len(old) + len(new)
     taken = 0
     for step in range(width):
         wants_new = chance.random() < (step + 0.5) / width
         if (wants_new and taken < len(new)) or step - taken == len(old):
-            woven.append(new[taken])
+            merged.append(new[taken])
             taken += 1
         else:
-            woven.append(old[step - taken])
-    return woven
+            merged.append(old[step - taken])
+    return merged
 
 
 def shift_labels(
     pool: Sequence[int], labels: Sequence[str], shares: Sequence[tuple[int, Mapping[str, float]]], total: int, seed: int
 ) -> list[int]:
-    """``total`` rows of the pool whose label mix follows ``shares``: (first position, share of each label).
+    """Select rows so that their labels have given shares.
 
-    Inside a label the rows come as they stand in the pool, so that the texts of a class do not change with the mix.
+    Rows of one label keep their order, so that the texts of a class do not change with the mix.
+
+    Args:
+        pool: Rows of the table to select from, in order.
+        labels: Label of every row of the table.
+        shares: (first position, share of each label) of each phase.
+        total: Number of rows to select.
+        seed: Seed of the scenario.
 
     Raises:
-        DriftloopError: a label that does not occur, or more rows of one than there are.
+        DriftloopError: A label does not occur or has too few rows.
     """
     by_label: defaultdict[str, list[int]] = defaultdict(list)
     for row in reversed(pool):
@@ -136,7 +171,7 @@ def shift_labels(
         for label, count in _counts(share, end - start).items():
             if label not in by_label:
                 raise DriftloopError(
-                    f"The label {label!r} in `label_mix` does not occur in the data: there is "
+                    f"The label {label!r} in `label_mix` does not occur in the data: use one of "
                     f"{', '.join(map(repr, sorted(by_label)))}."
                 )
             if count > len(by_label[label]):
@@ -151,7 +186,7 @@ def shift_labels(
 
 
 def _counts(share: Mapping[str, float], total: int) -> dict[str, int]:
-    """Whole counts that add up to ``total`` (largest remainder)."""
+    """Round shares to whole counts that add up to ``total``, by the largest remainder."""
     exact = {label: part * total for label, part in share.items()}
     counts = {label: math.floor(value) for label, value in exact.items()}
     by_remainder = sorted(exact, key=lambda label: counts[label] - exact[label])
@@ -161,25 +196,31 @@ def _counts(share: Mapping[str, float], total: int) -> dict[str, int]:
 
 
 def runs(segments: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(segment, start, end) of each unbroken run."""
+    """Return (segment, start, end) of each unbroken run of one segment."""
     borders = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(segments)) if a != b), len(segments)]
     return [(segments[start], start, end) for start, end in pairwise(borders)]
 
 
-_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_KEY_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEIGHBOURS: dict[str, str] = {
     key: "".join(
-        _ROWS[y][x]
+        _KEY_ROWS[y][x]
         for y, x in ((i, j - 1), (i, j + 1), (i - 1, j), (i - 1, j + 1), (i + 1, j - 1), (i + 1, j))
-        if 0 <= y < len(_ROWS) and 0 <= x < len(_ROWS[y])
+        if 0 <= y < len(_KEY_ROWS) and 0 <= x < len(_KEY_ROWS[y])
     )
-    for i, line in enumerate(_ROWS)
+    for i, line in enumerate(_KEY_ROWS)
     for j, key in enumerate(line)
 }
 
 
 def mistype(text: str, share: float, chance: random.Random) -> str:
-    """Hit a neighbouring key, drop, double or swap a letter: ``share`` of the letters of a US keyboard."""
+    """Add typos: hit a neighbouring key, or drop, double or swap a letter.
+
+    Args:
+        text: The text.
+        share: Share in [0, 1] of the letters of a US keyboard that are mistyped.
+        chance: Random generator of the event.
+    """
     out: list[str] = []
     for letter in text:
         near = _NEIGHBOURS.get(letter.lower())

@@ -16,7 +16,7 @@ import transformers
 from driftloop.core.models.bundle import HEAD
 from driftloop.core.models.head import load_head
 from driftloop.core.models.onnx_export import find_weights
-from driftloop.core.models.torch_network import pooled
+from driftloop.core.models.torch_network import pool_embeddings
 from driftloop.core.settings import ModelSettings
 
 
@@ -33,7 +33,7 @@ class Embeddings(transformers.Pipeline):  # type: ignore[misc]
 
     def _forward(self, tokens: Any) -> dict[str, Any]:
         states = self.model(**tokens, output_hidden_states=True).hidden_states
-        return {"embedding": pooled(states, tokens["attention_mask"])}
+        return {"embedding": pool_embeddings(states, tokens["attention_mask"])}
 
     def postprocess(self, found: dict[str, Any]) -> Any:
         """Its embedding."""

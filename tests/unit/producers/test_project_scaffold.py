@@ -1,4 +1,4 @@
-"""`driftloop init`: what is refused, what is said, what is written, and that it can be played."""
+"""`driftloop init`: refused data, notes on the data, the files written, and a replay of them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_another_encoding_is_asked_for_and_written_down(capsys: pytest.CaptureFi
     Path("reviews.csv").write_bytes(
         ("body,stars\n" + "".join(f"für {i},{i % 3}\n" for i in range(120))).encode("latin-1")
     )
-    assert "reviews.csv is not utf-8: say its encoding, as in --encoding latin-1." in refused(capsys)
+    assert "reviews.csv is not utf-8: set its encoding, for example --encoding latin-1." in refused(capsys)
     assert init(capsys, "--encoding", "latin-1")[0] == 0
     assert next(load_scenario("mine/scenario.toml").rows()).text == "für 0"
 
@@ -126,7 +126,7 @@ def test_another_encoding_is_asked_for_and_written_down(capsys: pytest.CaptureFi
         (["--text", "bdy"], "reviews.csv has no column 'bdy': set --text to one of 'body', 'stars'."),
         (["--label", "star"], "has no column 'star': set --label to one of 'body', 'stars'."),
         (["--segment", "shop"], "has no column 'shop': set --segment to one of 'body', 'stars'."),
-        (["--text", "stars"], "The column 'stars' cannot be text and label at once"),
+        (["--text", "stars"], "The column 'stars' cannot be both text and label"),
         (
             ["--text", "stars", "--label", "body"],
             "There are 161 different values in the column 'body' of reviews.csv, in 161 rows",
@@ -146,12 +146,12 @@ def test_a_column_that_is_none_or_no_label_is_refused(
         ([(f"t{i}", "yes") for i in range(200)], "All rows have the label 'yes' in the column 'stars'"),
         (
             [(f"t{i}", i % 2) for i in range(99)],
-            "has 99 labelled rows, and a first model with a stream after it needs 100",
+            "has 99 labelled rows: a first model and a stream after it need 100",
         ),
         ([(f"t{i}", i % 2 or "") for i in range(150)], "has 75 labelled rows"),
         ([(f"t{i}", i % 101) for i in range(2000)], "There are 101 different values"),
         ([(f"t{i}", i % 41) for i in range(200)], "There are 41 different values in the column 'stars'"),
-        ([(f"t{i}", "ab"[i % 2] * 101) for i in range(200)], "the longest of 101 characters: that is no label"),
+        ([(f"t{i}", "ab"[i % 2] * 101) for i in range(200)], "the longest of 101 characters: this is not a label"),
         ([], "has no rows"),
     ],
 )
@@ -189,7 +189,7 @@ def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str], kind: str) -
         if kind == "full folder":
             (mine / "scenario.toml").write_text("years of work")
     code, out, err = init(capsys)
-    assert (code, out) == (2, "") and "mine is there already: choose another folder, nothing is overwritten." in err
+    assert (code, out) == (2, "") and "mine exists already: choose another folder, nothing is overwritten." in err
     kept = mine / "scenario.toml" if kind == "full folder" else mine
     assert kept.is_symlink() or kept.is_dir() or kept.read_text() == "years of work"
 
@@ -221,10 +221,10 @@ def test_what_is_worth_knowing_is_said(capsys: pytest.CaptureFixture[str]) -> No
     assert code == 0 and notes == [
         "note: 4 rows have no label and are left out.",
         "note: Labels with fewer than 20 rows are hard to learn and to judge: c\\x1b (3).",
-        "note: 5 texts are empty; they are scored like any other.",
-        "note: 1 texts are too long to be scored, over 65536 bytes as events: they become dead letters.",
-        "note: The rows come in the order of the file; whether that is the order in which they arose cannot be seen. "
-        "If not, sort the file by time, or set `mix` in the scenario.",
+        "note: 5 texts are empty; they are scored like any other text.",
+        "note: 1 texts are too long to score (over 65536 bytes as events): they become dead letters.",
+        "note: The rows keep the order of the file. If that is not their order in time, sort the file by time, or set "
+        "`mix` in the scenario.",
     ]
 
 
