@@ -123,7 +123,7 @@ def _scenarios() -> Iterator[str]:
 
 
 def _fields(struct: type[msgspec.Struct]) -> Iterator[str]:
-    about = field_docs.of_fields(struct)
+    about = field_docs.read_field_docs(struct)
     kinds = {name: kind for base in reversed(struct.__mro__) for name, kind in inspect.get_annotations(base).items()}
     rows = (
         (f"`{field.name}`", _code(str(kinds[field.name])), _default(field), about.get(field.name, ""))
@@ -140,7 +140,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 
 def _topics() -> Iterator[str]:
-    found = asyncapi.document()
+    found = asyncapi.build_document()
     yield "# Topics and messages\n"
     yield f"{found['info']['description']}\n"
     yield "`driftloop topics --asyncapi` prints all of this as an AsyncAPI 3.0 document.\n"
@@ -207,7 +207,7 @@ def _kind(told: Mapping[str, Any]) -> str:
 
 def _python() -> Iterator[str]:
     yield "# Python\n"
-    yield "What a class of your own meets: see [Bring your own](../your-own.md).\n"
+    yield "What a class of your own meets: see [Plugins](../plugins.md).\n"
     for title, names in PYTHON.items():
         yield f"## {title}\n"
         for name in names:

@@ -1,4 +1,4 @@
-"""`driftloop check` as a user calls it, on the examples of docs/your-own.md and on classes that are wrong."""
+"""`driftloop check` as a user calls it, on the examples of docs/plugins.md and on classes that are wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from driftloop.testing.checks import describe
 from stream_processors.drift import checks
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "your-own.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 NAMED = re.findall(r"driftloop check (my_package\.\S+)", PAGE)
 
 

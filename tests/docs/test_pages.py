@@ -49,7 +49,7 @@ class Kept:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     """What the page says is to be started in another terminal; found from this one, as the page says."""
-    (snippet,) = of(DOCS / "look-on.md", "sh elsewhere")
+    (snippet,) = of(DOCS / "inspect.md", "sh elsewhere")
     folder = tmp_path_factory.mktemp("kept")
     api = f"127.0.0.1:{free_port()}"
     cache = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))}
@@ -124,7 +124,7 @@ def on_it(page: Path, kept: Kept, folder: Path) -> dict[str, str]:
 
 
 def test_look_on(kept: Kept, tmp_path: Path) -> None:
-    said = on_it(DOCS / "look-on.md", kept, tmp_path)
+    said = on_it(DOCS / "inspect.md", kept, tmp_path)
     topics = said["driftloop topics"]
     assert topics.count('"event_id"') >= 3 and '"alert_id"' in topics
     assert kept.case[:8] in said["driftloop case"] and (tmp_path / "case.html").stat().st_size > 1000
@@ -134,7 +134,7 @@ def test_look_on(kept: Kept, tmp_path: Path) -> None:
 
 
 def test_ask_and_correct(kept: Kept, tmp_path: Path) -> None:
-    said = list(on_it(DOCS / "ask.md", kept, tmp_path).values())
+    said = list(on_it(DOCS / "api.md", kept, tmp_path).values())
     everything = "\n".join(said)
     assert '"model_version"' in said[0] and said[0].count('"label"') == 3
     assert '"outputs"' in said[1] and '"first_offset"' in said[2] and "# TYPE driftloop_" in said[3]
@@ -152,9 +152,9 @@ def test_the_first_page(kept: Kept, tmp_path: Path) -> None:
 
 def test_bring_your_own(kept: Kept, tmp_path: Path) -> None:
     reviews(tmp_path)
-    said = on_it(DOCS / "your-own.md", kept, tmp_path)
+    said = on_it(DOCS / "plugins.md", kept, tmp_path)
     checks = next(text for line, text in said.items() if line.startswith("cd docs/examples"))
-    (shown,) = of(DOCS / "your-own.md", "text")
+    (shown,) = of(DOCS / "plugins.md", "text")
     assert shown.text in checks and len(re.findall(r"(\d+) of \1 checks passed", checks)) == 4
     assert any("McNemar" in text for text in said.values())
 

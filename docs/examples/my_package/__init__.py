@@ -1,1 +1,1 @@
-"""One class of each kind that driftloop takes: docs/your-own.md explains them, and the tests check them."""
+"""One class of each kind that driftloop takes: docs/plugins.md explains them, and the tests check them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from driftloop.core.messages import DriftAlert, Outcome
 from driftloop.core.settings import RetrainSettings
-from retrain.policies.policies import ALWAYS, PolicyContext, Retrain, Wait
+from retrain.policies.base import ALWAYS, PolicyContext, Retrain, Wait
 
 
 class EveryMistakes:
