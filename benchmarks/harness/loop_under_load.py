@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from benchmarks.harness.fault_injection import write_plan
 from benchmarks.harness.stream_harness import StreamHarness, text_and_label
-from driftloop.cli.simulation import WARM
+from driftloop.cli.simulation.processes import WARM
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import Event, Prediction, decode

@@ -257,7 +257,7 @@ def _answers(what: str, address: str, port: int, variable: str) -> Finding:
 
 def _docs(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str]]:
     """Variable and docstring of every field."""
-    about = field_docs.of_fields(struct)
+    about = field_docs.read_field_docs(struct)
     for leaf in msgspec.structs.fields(struct):
         kind: Any = leaf.type
         name = f"{prefix}{leaf.name.upper()}"

@@ -1,4 +1,4 @@
-"""A Kafka, a Redis and an MLflow of the user's own, looked at before a simulation begins on them."""
+"""Check of an external stack before a simulation uses it: the user's own Kafka, Redis and MLflow."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from driftloop.core.settings import Settings
 
 
 def check(settings: Settings, *, fresh: bool) -> None:
-    """See that a stack of the user's own answers and, for a ``fresh`` run, that its topics hold no events yet.
+    """Check that the services answer and, for a new run, that its topic holds no events.
 
-    On a broker that others use, the counts mean something only on topics of one's own.
+    The counts of a run are correct only on topics that no other run uses.
+
+    Args:
+        settings: Settings with the addresses of the stack.
+        fresh: The run is new, not resumed.
 
     Raises:
-        DriftloopError: a service is away, or another run's events are there.
+        DriftloopError: a service does not answer, or the topic holds events of another run.
     """
     OnlineStore(settings).check()
     topics.create(settings)
-    events = topics.name(settings, topics.EVENTS)
-    there = clients.end_offsets(settings, [events])[events] if fresh else 0
-    if there:
+    name = topics.name(settings, topics.EVENTS)
+    events = clients.message_counts(settings, [name])[name] if fresh else 0
+    if events:
         raise DriftloopError(
-            f"The topic {events} at {settings.kafka} holds {there} events already: go on with that run "
-            "(`--resume DIR`), or set DRIFTLOOP_STREAM and DRIFTLOOP_TOPIC_PREFIX to names of a new one."
+            f"The topic {name} at {settings.kafka} holds {events} events already: continue that run (`--resume DIR`), "
+            "or set DRIFTLOOP_STREAM and DRIFTLOOP_TOPIC_PREFIX to new names."
         )
-    # Imported here: it loads the model's libraries, which take seconds. Without an MLflow, no first model ever comes.
+    # Imported here because it loads the model libraries, which takes seconds. Without MLflow no first model is made.
     from driftloop.core.models.registry import Registry
 
     Registry(settings)

@@ -1,112 +1,150 @@
-"""What the verbs share: options on top of the environment, where a running simulation is, and plain speech."""
+"""Settings of a command: its options on top of the environment, the settings file and a running simulation."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
-import sys
-import time
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from driftloop.core.observability import logs
-from driftloop.core.terminal_text import escape_control_chars
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    import argparse
 
     from driftloop.core.settings import Settings
 
 INTERRUPTED = 130
+"""Exit status of an interrupted command."""
 SCENARIO, SETTINGS = "scenario.toml", "driftloop.toml"
-"""What `driftloop init` writes."""
-WIDE = 140
-TELL_EVERY = 2.0
+"""Files that `driftloop init` writes."""
 
 
-def environ_of(arguments: argparse.Namespace) -> dict[str, str]:
-    """The settings file's variables, the environment on top, and on both the options of the stack.
+class StackOptions(NamedTuple):
+    """Options of the group "the stack". `None` if an option is not given.
+
+    A named tuple, because importing `dataclasses` would double the time of `driftloop --help`.
+    """
+
+    verb: str
+    kafka: str | None = None
+    redis: str | None = None
+    mlflow: str | None = None
+    stream: str | None = None
+    settings_file: str | None = None
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> StackOptions:
+        """Return the options in parsed arguments."""
+        return cls(
+            arguments.verb,
+            kafka=arguments.kafka,
+            redis=arguments.redis,
+            mlflow=arguments.mlflow,
+            stream=arguments.stream,
+            settings_file=arguments.settings,
+        )
+
+    def environ(self) -> dict[str, str]:
+        """Return the variables of the settings file, overridden by the environment, overridden by these options.
+
+        Raises:
+            DriftloopError: the settings file does not exist, or it has a key that does not fit.
+        """
+        from driftloop.core import settings as tree
+
+        options = {
+            "DRIFTLOOP_KAFKA": self.kafka,
+            "DRIFTLOOP_REDIS": self.redis,
+            "DRIFTLOOP_MLFLOW": self.mlflow,
+            "DRIFTLOOP_STREAM": self.stream,
+            tree.SETTINGS_FILE: self.settings_file,
+        }
+        return tree.with_file({**os.environ, **{name: value for name, value in options.items() if value}})
+
+
+def open_project(scenario: str, stack: StackOptions) -> tuple[str, StackOptions]:
+    """Replace a project folder by the files that `driftloop init` wrote into it.
+
+    The scenario becomes the folder's scenario.toml. The settings file becomes its driftloop.toml, unless another file
+    is named. Anything but a project folder is returned unchanged.
+
+    Args:
+        scenario: Scenario as given on the command line.
+        stack: Options as given on the command line.
+    """
+    folder = Path(scenario)
+    if not (folder / SCENARIO).is_file():
+        return scenario, stack
+    named = stack.settings_file is not None or os.environ.get("DRIFTLOOP_SETTINGS")
+    if not named and (folder / SETTINGS).is_file():
+        stack = stack._replace(settings_file=str(folder / SETTINGS))
+    return str(folder / SCENARIO), stack
+
+
+def load_settings(stack: StackOptions, remembered: dict[str, str] | None = None) -> Settings:
+    """Load the settings and configure the log of this process.
+
+    Args:
+        stack: Options of the command line.
+        remembered: Variables with the lowest priority, from the record of an earlier run.
 
     Raises:
-        DriftloopError: there is no such file, or a key in it does not fit.
+        DriftloopError: a setting does not fit.
     """
     from driftloop.core import settings as tree
 
-    given = {name: getattr(arguments, name) for name in ("kafka", "redis", "mlflow", "stream", "settings")}
-    options = {f"DRIFTLOOP_{name.upper()}": value for name, value in given.items() if value}
-    return tree.with_file({**os.environ, **options})
-
-
-def open_project(arguments: argparse.Namespace) -> None:
-    """A folder in place of a scenario stands for what `driftloop init` wrote into it.
-
-    That is its scenario.toml and, where no settings file is named, its driftloop.toml.
-    """
-    folder = Path(arguments.scenario or "")
-    if arguments.scenario is None or not (folder / SCENARIO).is_file():
-        return
-    arguments.scenario = str(folder / SCENARIO)
-    if arguments.settings is None and not os.environ.get("DRIFTLOOP_SETTINGS") and (folder / SETTINGS).is_file():
-        arguments.settings = str(folder / SETTINGS)
-
-
-def load_settings(arguments: argparse.Namespace, remembered: dict[str, str] | None = None) -> Settings:
-    """The settings from options, environment, settings file and, below these, ``remembered`` variables."""
-    from driftloop.core import settings as tree
-
-    settings = tree.load({**(remembered or {}), **environ_of(arguments)})
-    logs.configure(settings.logs, arguments.verb)
+    settings = tree.load({**(remembered or {}), **stack.environ()})
+    logs.configure(settings.logs, stack.verb)
     return settings
 
 
-def find_settings(arguments: argparse.Namespace) -> Settings:
-    """The settings of the simulation that runs on this machine, where none are given."""
+def find_settings(stack: StackOptions, run: str | None) -> Settings:
+    """Load the settings of a simulation that is running on this machine, overridden by options and environment.
+
+    Args:
+        stack: Options of the command line.
+        run: Directory of the simulation. `None` selects the newest one, if any is running.
+
+    Raises:
+        DriftloopError: a setting does not fit, or no simulation is running in that directory.
+    """
     from driftloop.cli import run_directory
     from driftloop.core import settings as tree
 
-    environ, running = run_directory.environ_of(Path(arguments.run) if arguments.run else None, environ_of(arguments))
+    environ, running = run_directory.environ_of(Path(run) if run else None, stack.environ())
     settings = tree.load(environ)
-    logs.configure(settings.logs, arguments.verb)
+    logs.configure(settings.logs, stack.verb)
     if running is None and "DRIFTLOOP_KAFKA" not in environ:
         logs.print_error(f"No simulation is running on this machine; trying Kafka at {settings.kafka}.")
     return settings
 
 
+def load_process_settings(stack: StackOptions) -> Settings:
+    """Load the settings of a long-running process, check Redis and Kafka, and create missing topics.
+
+    A connection error becomes one line here instead of a traceback of Faust.
+
+    Raises:
+        DriftloopError: a service does not answer, or the identity of this process lacks the rights of its role.
+    """
+    from driftloop.core import topics
+    from driftloop.core.kafka import acls
+    from driftloop.core.online_store import OnlineStore
+
+    settings = load_settings(stack)
+    OnlineStore(settings).check()
+    topics.create(settings)
+    acls.check_acls(settings, acls.find_role(acls.role_of(stack.verb)))
+    return settings
+
+
 def terminate_as_interrupt() -> None:
-    """SIGTERM ends a command the way Ctrl-C does: in order; so does SIGINT where a shell's `&` had it ignored."""
+    """Let SIGTERM raise `KeyboardInterrupt`, as Ctrl-C does, and SIGINT too if a shell's `&` made it ignored."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
-
-
-def open_console() -> Console:
-    """The terminal, taking every text as it is; wide where the output goes to a file or a pipe."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDE)
-
-
-class Progress:
-    """What a long command tells on standard error, no more often than every two seconds."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def say(self, line: str) -> None:
-        """Tell it, unless something was told just now."""
-        if time.monotonic() - self._last >= TELL_EVERY:
-            self._last = time.monotonic()
-            sys.stderr.write(escape_control_chars(line) + "\n")
-            sys.stderr.flush()
-
-
-def write(line: str) -> None:
-    """One line on standard output, at once."""
-    sys.stdout.write(escape_control_chars(line) + "\n")
-    sys.stdout.flush()

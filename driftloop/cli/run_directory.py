@@ -1,4 +1,4 @@
-"""Run directories: what a simulation was asked to do, and how other terminals find one that is running.
+"""Run directories: the record of a simulation, and the announcement by which other terminals find a running one.
 
 ``DIR/run.json``          the `Record`: scenario, options, settings without secrets, and the clock so far
 ``CACHE/runs/PID.json``   the `Running` announcement of a live simulation, the same as ``DIR/running.json``
@@ -24,48 +24,51 @@ ADDRESSES = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS", "DRIFTLOOP_MLFLOW", "DRIFTLOO
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """What a run directory remembers, so that the run can be resumed."""
+    """Record of a run, with which it can be resumed."""
 
     scenario: str
-    """A built-in's name, or the absolute path of a scenario file."""
+    """Name of a built-in scenario, or absolute path of a scenario file."""
     rate: str = ""
-    """Events per second or ``max``; empty: the scenario's own."""
+    """Events per second or ``max``. Empty selects the scenario's own rate."""
     limit: int | None = None
     stack: Literal["embedded", "own"] = "embedded"
     settings: dict[str, str] = {}
-    """The settings as environment variables, secrets and the embedded stack's addresses left out."""
+    """Settings as environment variables, without secrets and without the addresses of an embedded stack."""
     version: str = ""
     created_at: float = 0.0
     sessions: int = 0
     seconds: float = 0.0
-    """Seconds that earlier sessions ran."""
+    """Duration of all earlier sessions."""
     first_prediction_seconds: float | None = None
     first_promotion_seconds: float | None = None
     peak_memory_mb: float = 0.0
     cpu_seconds: dict[str, float] = {}
-    """CPU time by process of all sessions that ended in order."""
+    """CPU time by process, over all sessions that ended regularly."""
 
 
 class Running(msgspec.Struct, kw_only=True):
-    """A simulation that runs now."""
+    """Announcement of a running simulation."""
 
     pid: int
     born: float
-    """When the process was created: a later process with the same number is another one."""
+    """Creation time of the process in Unix seconds. It tells it from a later process with the same id."""
     root: str
     settings: dict[str, str]
 
 
 def new(root: Path, record: Record) -> None:
-    """Make the run directory ``root`` and write its record.
+    """Make a run directory and write its record.
+
+    Args:
+        root: The new directory.
+        record: Record of the new run.
 
     Raises:
-        DriftloopError: it holds a run or other files already, or cannot be written.
+        DriftloopError: the directory holds a run or other files already, or it cannot be written.
     """
     if (root / RECORD).exists():
         raise DriftloopError(
-            f"{root} holds a run already: go on with it (`driftloop simulate --resume {root}`) or choose another "
-            "folder."
+            f"{root} holds a run already: continue it (`driftloop simulate --resume {root}`) or choose another folder."
         )
     try:
         if root.exists() and any(root.iterdir()):
@@ -77,15 +80,23 @@ def new(root: Path, record: Record) -> None:
 
 
 def save(root: Path, record: Record) -> None:
-    """Write the record, whole or not at all."""
+    """Write a record atomically.
+
+    Args:
+        root: The run directory.
+        record: Record to write.
+
+    Raises:
+        DriftloopError: the file cannot be written.
+    """
     _write(root / RECORD, msgspec.json.format(msgspec.json.encode(record)))
 
 
 def read(root: Path) -> Record:
-    """The record of a run directory.
+    """Return the record of a run directory.
 
     Raises:
-        DriftloopError: there is none, or it is damaged.
+        DriftloopError: the record does not exist, or it is damaged.
     """
     try:
         return msgspec.json.decode((root / RECORD).read_bytes(), type=Record)
@@ -97,8 +108,13 @@ def read(root: Path) -> Record:
         raise DriftloopError(f"{root / RECORD} is damaged ({error}): start a new run.") from error
 
 
-def to_remember(settings: Settings, *, own_stack: bool) -> dict[str, str]:
-    """The variables worth storing in a record: no secrets, and addresses only of a stack of the user's own."""
+def recorded_variables(settings: Settings, *, own_stack: bool) -> dict[str, str]:
+    """Return the settings as variables for a record, without secrets.
+
+    Args:
+        settings: Settings of the run.
+        own_stack: Keep the addresses, because they belong to an external stack.
+    """
     variables = tree.environment(settings)
     hidden = set(tree.SECRETS)
     if not own_stack:
@@ -108,41 +124,50 @@ def to_remember(settings: Settings, *, own_stack: bool) -> dict[str, str]:
 
 
 def announce(root: Path, settings: Settings, identity: Mapping[str, str] | None = None) -> Running:
-    """Tell other terminals where the topics of this process's simulation are, and the variables to read them with."""
+    """Announce the simulation of this process to other terminals.
+
+    Args:
+        root: The run directory.
+        settings: Settings with the addresses of the stack.
+        identity: Variables with which other terminals log in.
+
+    Raises:
+        DriftloopError: the run directory cannot be written.
+    """
     variables = tree.environment(settings)
-    me = psutil.Process()
+    process = psutil.Process()
     running = Running(
-        pid=me.pid,
-        born=me.create_time(),
+        pid=process.pid,
+        born=process.create_time(),
         root=str(root.absolute()),
         settings={**{name: variables[name] for name in ADDRESSES}, **(identity or {})},
     )
     body = msgspec.json.encode(running)
     _write(root / RUNNING, body)
-    # A cache that cannot be written costs the comfort of being found, not the run.
+    # Without a writable cache the simulation is not found automatically, but it can run.
     with suppress(DriftloopError):
         _write(_announcements() / f"{running.pid}.json", body)
     return running
 
 
 def withdraw(running: Running) -> None:
-    """Take the announcement back; doing it twice does no harm."""
+    """Remove an announcement. Repeated calls are safe."""
     for path in (Path(running.root) / RUNNING, _announcements() / f"{running.pid}.json"):
         with suppress(OSError):
             path.unlink()
 
 
 def find(root: Path | None = None) -> Running | None:
-    """The simulation that runs under ``root``, or else the one started last; None when none runs.
+    """Return the simulation that is running in ``root``, by default the one started last. `None` if none is running.
 
-    Announcements whose process is gone are ignored, and removed from the cache.
+    Announcements of processes that have ended are ignored, and removed from the cache.
     """
     if root is not None:
-        return _alive(root / RUNNING)
+        return _read_announcement(root / RUNNING)
     found: list[Running] = []
     with suppress(OSError):
         for path in _announcements().glob("*.json"):
-            running = _alive(path)
+            running = _read_announcement(path)
             if running is not None:
                 found.append(running)
             else:
@@ -152,36 +177,41 @@ def find(root: Path | None = None) -> Running | None:
 
 
 def environ_of(root: Path | None, environ: Mapping[str, str]) -> tuple[dict[str, str], Running | None]:
-    """The variables to reach a running simulation, and that simulation.
+    """Return the variables to reach a running simulation, and that simulation, `None` if none is running.
 
-    ``root`` chooses one by its folder. Otherwise what ``environ`` sets wins, and the simulation started last fills
-    in the rest; not where ``environ`` names another broker. An identity in ``environ`` is kept.
+    With a directory, the announced variables override ``environ``. Without one, ``environ`` overrides them, and they
+    are ignored if it names another broker. An identity in ``environ`` is always kept.
+
+    Args:
+        root: Run directory of the simulation. `None` selects the one started last.
+        environ: Variables of this process.
 
     Raises:
-        DriftloopError: nothing runs under ``root``.
+        DriftloopError: no simulation is running in ``root``.
     """
     running = find(root)
     if root is not None:
         if running is None:
             raise DriftloopError(f"No simulation is running under {root}: see `driftloop simulate --resume {root}`.")
-        return {**environ, **_beside(environ, running)}, running
+        return {**environ, **_announced_variables(environ, running)}, running
     if running is None or environ.get(ADDRESSES[0], running.settings[ADDRESSES[0]]) != running.settings[ADDRESSES[0]]:
         return dict(environ), None
-    return {**_beside(environ, running), **environ}, running
+    return {**_announced_variables(environ, running), **environ}, running
 
 
-def _beside(environ: Mapping[str, str], running: Running) -> dict[str, str]:
-    """The announced variables without an identity where ``environ`` has another: a name needs its own password."""
-    known = "DRIFTLOOP_SECURITY__"
-    own = any(name.startswith(known) for name in environ)
-    return {name: value for name, value in running.settings.items() if not (own and name.startswith(known))}
+def _announced_variables(environ: Mapping[str, str], running: Running) -> dict[str, str]:
+    """Return the announced variables, without the identity if ``environ`` has one: a user needs its own password."""
+    identity = "DRIFTLOOP_SECURITY__"
+    given = any(name.startswith(identity) for name in environ)
+    return {name: value for name, value in running.settings.items() if not (given and name.startswith(identity))}
 
 
-def _alive(path: Path) -> Running | None:
+def _read_announcement(path: Path) -> Running | None:
+    """Return an announcement, `None` if it is missing or damaged, or if its process has ended."""
     try:
         running = msgspec.json.decode(path.read_bytes(), type=Running)
         alive = abs(psutil.Process(running.pid).create_time() - running.born) < 1.0
-    # A damaged file may hold no UTF-8, or a process id below 0.
+    # A damaged file may have invalid UTF-8 or a negative process id.
     except (OSError, msgspec.DecodeError, ValueError, RecursionError, psutil.Error):
         return None
     return running if alive and set(ADDRESSES) <= set(running.settings) else None
@@ -195,7 +225,7 @@ def _write(path: Path, body: bytes) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # An address may carry a password.
+        # An address may contain a password.
         with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             stream.write(body)
         scratch.replace(path)

@@ -1,7 +1,4 @@
-"""`driftloop backfill`: in words what another version would have said.
-
-The room is imported where it is needed, as in `cli`.
-"""
+"""`driftloop backfill`: scores past events with another model version and shows the differences."""
 
 from __future__ import annotations
 
@@ -9,33 +6,76 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from driftloop.cli.commands.case import write_json
-from driftloop.cli.options import Progress, find_settings, terminate_as_interrupt, write
+from driftloop.cli.arguments import Verbs, add_json, add_run, stack_options, whole_number
+from driftloop.cli.options import StackOptions, find_settings, terminate_as_interrupt
+from driftloop.cli.output import ThrottledProgress, write, write_json
 from driftloop.core.terminal_text import escape_control_chars
 
 if TYPE_CHECKING:
     from serving.backfill import Backfill, SegmentChange
 
-LABEL, SHOWN = 40, 160
-"""Characters of a label and of a text that are shown."""
-MOVES = 20
+DESCRIPTION = """\
+Scores past events with another version of the model and shows the difference: how many predictions would have changed,
+from which label to which, and in which segment. It also shows the accuracy that this version would have had, on events
+that it was not trained on. It reads outside any consumer group and writes to no topic and not to the store, so the
+running loop is not affected.
+
+reads   events from --from on, predictions, labels; MLflow
+writes  nothing except FILE, and bundles in the user cache
+"""
+
+MORE = """
+examples
+  driftloop backfill --version 3 --from 0
+  driftloop backfill --version 3 --from earliest --to 5000 --out predictions.jsonl
+  driftloop backfill --version 3 --from 12000 --partition 2
+  driftloop backfill --version 3 --from 0 --json | jq .changed
+
+offsets
+  Offsets are those of the topic events, separate for each partition. With several partitions and no --partition, --from
+  and --to apply to each of them. `earliest` is the first offset that the broker still keeps. --to is exclusive.
+
+FILE has one prediction per line, as on the topic predictions. It appears only when the backfill is complete.
+"""
+
+LABEL_WIDTH, TEXT_WIDTH = 40, 160
+"""Most characters shown of a label and of a text."""
+SHOWN_MOVES = 20
+"""Most pairs of labels that are shown."""
 
 
-def backfill(arguments: argparse.Namespace) -> int:
-    """Print what would have changed."""
-    from serving import backfill as history
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    verb = verbs.add("backfill", run, "score history with another version", DESCRIPTION, MORE, stack_options())
+    verb.add_argument("--version", dest="model", metavar="N", required=True, help="number of the version")
+    verb.add_argument("--from", dest="start", metavar="OFFSET", type=_offset, required=True, help="or earliest")
+    verb.add_argument("--to", dest="end", metavar="OFFSET", type=_offset, help="exclusive (default: the end)")
+    verb.add_argument("--partition", metavar="P", type=whole_number, help="only this one (default: all)")
+    verb.add_argument("--out", metavar="FILE", help="write the new predictions, as JSON lines")
+    add_json(verb)
+    add_run(verb)
+
+
+def _offset(text: str) -> int | None:
+    return None if text == "earliest" else whole_number(text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the differences and return the exit status."""
+    from serving.backfill import OffsetSelection, backfill
 
     terminate_as_interrupt()
-    wanted = history.OffsetSelection(arguments.start, arguments.end, arguments.partition)
+    selection = OffsetSelection(arguments.start, arguments.end, arguments.partition)
     out = Path(arguments.out) if arguments.out else None
-    found = history.backfill(find_settings(arguments), arguments.model, wanted, out, Progress().say)
+    settings = find_settings(StackOptions.of(arguments), arguments.run)
+    found = backfill(settings, arguments.model, selection, out, ThrottledProgress().report)
     if arguments.json:
         write_json(found)
         return 0
     _show(found)
     if out is not None:
         write(f"The {found.events} predictions are in {out}.")
-    write("No topic was written to, and the store is as it was.")
+    write("Nothing was written to a topic or to the store.")
     return 0
 
 
@@ -50,48 +90,54 @@ def _show(found: Backfill) -> None:
     by = ", ".join(f"{n} by version {escape_control_chars(version, 20)}" for version, n in found.answered_by.items())
     write(f"{found.compared} of them have a prediction ({by}).")
     write("")
-    write(f"{found.changed} answers would have changed, {100 * found.changed / found.compared:.1f}%.")
+    write(f"{found.changed} predictions would have changed, {100 * found.changed / found.compared:.1f}%.")
     _show_moves(found)
     _show_accuracy(found)
-    if [part.name for part in found.segments] != [""]:
+    if [segment.name for segment in found.segments] != [""]:
         _show_segments(found.segments)
-    for example in found.examples:
-        known = f", and is {escape_control_chars(example.label, LABEL)}" if example.label else ""
-        write(
-            f"{escape_control_chars(example.was, LABEL)} → {escape_control_chars(example.becomes, LABEL)}{known}: {escape_control_chars(example.text, SHOWN)}"
-        )
-    if found.examples:
-        write("")
+    _show_examples(found)
 
 
 def _show_moves(found: Backfill) -> None:
-    for move in found.moves[:MOVES]:
-        write(
-            f"  {move.events:>6}  {escape_control_chars(move.was, LABEL)} → {escape_control_chars(move.becomes, LABEL)}"
-        )
-    if len(found.moves) > MOVES:
-        write(f"  and {len(found.moves) - MOVES} other pairs of labels")
+    for move in found.moves[:SHOWN_MOVES]:
+        write(f"  {move.events:>6}  {_label(move.was)} → {_label(move.becomes)}")
+    if len(found.moves) > SHOWN_MOVES:
+        write(f"  and {len(found.moves) - SHOWN_MOVES} other pairs of labels")
     write("")
 
 
 def _show_accuracy(found: Backfill) -> None:
-    left_out = f" ({found.trained_on} that one of the models was trained on are left out)" if found.trained_on else ""
+    excluded = f" ({found.trained_on} events that one of the models was trained on are excluded)"
+    note = excluded if found.trained_on else ""
     if found.accuracy is None or found.accuracy_was is None:
-        write(f"None of them has a label that says how right the answers are{left_out}.")
+        write(f"None of them has a label, so the accuracy is unknown{note}.")
     else:
         gain = found.accuracy - found.accuracy_was
         write(
             f"On {found.labelled} labelled events the accuracy was {found.accuracy_was:.3f} and would have been "
-            f"{found.accuracy:.3f} ({gain:+.3f}){left_out}."
+            f"{found.accuracy:.3f} ({gain:+.3f}){note}."
         )
     write("")
 
 
-def _show_segments(parts: list[SegmentChange]) -> None:
-    names = [escape_control_chars(part.name, LABEL) or "(none)" for part in parts]
+def _show_segments(segments: list[SegmentChange]) -> None:
+    names = [_label(segment.name) or "(none)" for segment in segments]
     width = max(7, *map(len, names))
     write(f"  {'segment':<{width}}  events  changed  labelled  accuracy was, would be")
-    for name, part in zip(names, parts, strict=True):
-        known = "–" if part.accuracy is None else f"{part.accuracy_was:.3f}, {part.accuracy:.3f}"
-        write(f"  {name:<{width}}  {part.compared:>6}  {part.changed:>7}  {part.labelled:>8}  {known}")
+    for name, part in zip(names, segments, strict=True):
+        accuracy = "–" if part.accuracy is None else f"{part.accuracy_was:.3f}, {part.accuracy:.3f}"
+        write(f"  {name:<{width}}  {part.compared:>6}  {part.changed:>7}  {part.labelled:>8}  {accuracy}")
     write("")
+
+
+def _show_examples(found: Backfill) -> None:
+    for example in found.examples:
+        truth = f", and is {_label(example.label)}" if example.label else ""
+        text = escape_control_chars(example.text, TEXT_WIDTH)
+        write(f"{_label(example.was)} → {_label(example.becomes)}{truth}: {text}")
+    if found.examples:
+        write("")
+
+
+def _label(name: str) -> str:
+    return escape_control_chars(name, LABEL_WIDTH)

@@ -1,97 +1,160 @@
-"""`driftloop check`: the contract checks on a class of the user's own.
-
-Each room is imported where it is needed, as in `cli`.
-"""
+"""`driftloop check`: runs the contract checks on the user's own class."""
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from driftloop.cli.options import load_settings, terminate_as_interrupt, write
-from driftloop.core import plugins
+from driftloop.cli.arguments import Verbs, stack_options
+from driftloop.cli.options import StackOptions, load_settings, terminate_as_interrupt
+from driftloop.cli.output import write
 from driftloop.core.errors import DriftloopError
-from driftloop.testing import checks
-from driftloop.testing.checks import CheckResult
 
 if TYPE_CHECKING:
     from driftloop.core.settings import Settings
+    from driftloop.testing.checks import CheckResult
 
-TELLING = {"decide": "policy", "update": "detector", "predict": "classifier", "fit": "candidate"}
-"""The method that tells what a class is, the first that it has; what else belongs to that is for the checks to say."""
+DESCRIPTION = """\
+Detects the kind of your class - a detector, a candidate, a policy or a classifier - and runs the checks that
+driftloop's own classes of that kind must pass. It prints one line per check, passed or failed, with the reason. Name
+the class as in the settings: my_package.module:MyClass, or with a dot instead of the colon, or the short name of an
+entry point. Its package must be installed, or PYTHONPATH must name its folder. The command exits with 1 if a check
+failed, and with 2 if the class cannot be checked.
+
+reads   the class; for a candidate it makes a tiny encoder
+writes  nothing except scratch files, which are deleted at the end
+"""
+
+MORE = """
+examples
+  driftloop check my_package.detector:Cusum
+  driftloop check 'my_package.detector:Cusum?limit=8&slack=0.2'     with parameters, as in the settings
+  driftloop check my_package.policy.EveryMistakes                   with a dot instead of the colon
+  driftloop check my_package.candidate:ClassMeans                   about a minute: it is fitted some ten times
+
+The class runs with all rights of this command: check only code that you would also run.
+"""
+
+KINDS = {"decide": "policy", "update": "detector", "predict": "classifier", "fit": "candidate"}
+"""Kind of a class by its characteristic method. The first method that the class has decides."""
 
 
-def check(arguments: argparse.Namespace) -> int:
-    """Print one line for each check; 1 where one failed."""
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    verb = verbs.add("check", run, "test your own class", DESCRIPTION, MORE, stack_options())
+    verb.add_argument("name", metavar="CLASS", help="my_package.module:MyClass")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one line for each check. Return 1 if one failed."""
+    import tempfile
+
     terminate_as_interrupt()
-    settings = load_settings(arguments)
-    named, _, parameters = arguments.name.partition("?")
-    found = plugins.find_any(named)
-    kind = next((kind for method, kind in TELLING.items() if hasattr(found, method)), None)
-    if not isinstance(found, type) or kind is None:
-        raise DriftloopError(
-            f"{named} is no class with one of the methods {', '.join(TELLING)}: give a detector, a candidate, a policy "
-            "or a classifier."
-        )
-    name = f"{found.__module__}:{found.__qualname__}"
-    write(f"{name} is a {kind}.")
+    settings = load_settings(StackOptions.of(arguments))
+    subject = _find(arguments.name)
+    write(f"{subject.name} is a {subject.kind}.")
     failed = total = 0
-    with tempfile.TemporaryDirectory(prefix="driftloop-check-", dir=settings.work or None) as folder:
-        for result in _results(kind, found, name, parameters, settings, Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="driftloop-check-", dir=settings.scratch_dir or None) as folder:
+        for result in _results(subject, settings, Path(folder)):
             total += 1
-            failed += bool(result.why)
-            write(f"failed  {result.name}: {result.why}" if result.why else f"passed  {result.name}")
+            failed += bool(result.failure)
+            write(f"failed  {result.name}: {result.failure}" if result.failure else f"passed  {result.name}")
     write(f"{total - failed} of {total} checks passed.")
     return 1 if failed else 0
 
 
-def _results(
-    kind: str, found: Any, name: str, parameters: str, settings: Settings, folder: Path
-) -> Iterator[CheckResult]:
-    """What comes of each check, as it comes.
+class _Subject(NamedTuple):
+    """The class to be checked. ``parameters`` is the part of the argument after the question mark."""
+
+    found: Any
+    kind: str
+    parameters: str
+
+    @property
+    def name(self) -> str:
+        """Full name of the class."""
+        return f"{self.found.__module__}:{self.found.__qualname__}"
+
+    def make(self, factory: Callable[[], Any]) -> Any:
+        """Return an instance.
+
+        Raises:
+            DriftloopError: the class raises an exception.
+        """
+        try:
+            return factory()
+        except Exception as error:  # the class is the user's own code
+            raise DriftloopError(
+                f"{self.name} cannot be made ({type(error).__name__}: {error}): a detector is called with the "
+                "parameters after the question mark, a policy with the [retrain] settings, the others are called "
+                "without arguments."
+            ) from error
+
+
+def _find(argument: str) -> _Subject:
+    """Find the class that the argument names.
 
     Raises:
-        DriftloopError: it cannot be made, or the packages to check it with are not installed.
+        DriftloopError: it cannot be found, or it is no class of a known kind.
     """
-    if kind == "detector":
-        return _detector(found, name, parameters)
-    if parameters:
-        raise DriftloopError(f"A {kind} takes no parameters: leave out ?{parameters}.")
-    if kind == "policy":
-        return _policy(found, name, settings)
-    if kind == "candidate":
-        return _candidate(found, name, folder)
-    from driftloop.testing.classifier_checks import CHECKS
+    from driftloop.core import plugins
 
-    return checks.run(CHECKS, _made(name, found))
+    named, _, parameters = argument.partition("?")
+    found = plugins.find_any(named)
+    kind = next((kind for method, kind in KINDS.items() if hasattr(found, method)), None)
+    if not isinstance(found, type) or kind is None:
+        raise DriftloopError(
+            f"{named} is no class with one of the methods {', '.join(KINDS)}: give a detector, a candidate, a policy "
+            "or a classifier."
+        )
+    return _Subject(found, kind, parameters)
 
 
-def _detector(found: Any, name: str, parameters: str) -> Iterator[CheckResult]:
-    from stream_processors.drift import checks as detectors
+def _results(subject: _Subject, settings: Settings, folder: Path) -> Iterator[CheckResult]:
+    """Return the result of each check, one after another.
+
+    Raises:
+        DriftloopError: the class cannot be instantiated, or a package for its checks is not installed.
+    """
+    if subject.kind == "detector":
+        return _check_detector(subject)
+    if subject.parameters:
+        raise DriftloopError(f"A {subject.kind} takes no parameters: leave out ?{subject.parameters}.")
+    if subject.kind == "policy":
+        return _check_policy(subject, settings)
+    if subject.kind == "candidate":
+        return _check_candidate(subject, folder)
+    return _check_classifier(subject)
+
+
+def _check_detector(subject: _Subject) -> Iterator[CheckResult]:
+    from driftloop.testing import checks
+    from stream_processors.drift.checks import CHECKS, Subject
     from stream_processors.drift.detectors import make_custom, parse_parameters
 
-    chosen = parse_parameters(parameters, name)
-    _made(name, lambda: found(**chosen))
-    return checks.run(detectors.CHECKS, detectors.Subject(lambda: make_custom(found, name, chosen)))
+    parameters = parse_parameters(subject.parameters, subject.name)
+    subject.make(lambda: subject.found(**parameters))
+    return checks.run_checks(CHECKS, Subject(lambda: make_custom(subject.found, subject.name, parameters)))
 
 
-def _policy(found: Any, name: str, settings: Settings) -> Iterator[CheckResult]:
-    from retrain.policies import checks as policy_checks
-    from retrain.policies import policies
+def _check_policy(subject: _Subject, settings: Settings) -> Iterator[CheckResult]:
+    from driftloop.testing import checks
+    from retrain.policies.catalogue import make_custom
+    from retrain.policies.checks import CHECKS, Subject
 
-    _made(name, lambda: found(settings.retrain))
-    subject = policy_checks.Subject(lambda: policies.make_custom(found, settings.retrain))
-    return checks.run(policy_checks.CHECKS, subject)
+    subject.make(lambda: subject.found(settings.retrain))
+    return checks.run_checks(CHECKS, Subject(lambda: make_custom(subject.found, settings.retrain)))
 
 
-def _candidate(found: Any, name: str, folder: Path) -> Iterator[CheckResult]:
-    _made(name, found)
+def _check_candidate(subject: _Subject, folder: Path) -> Iterator[CheckResult]:
+    from driftloop.testing import checks
+
+    subject.make(subject.found)
     try:
-        from retrain.candidates import catalogue
-        from retrain.candidates import checks as candidates
+        from retrain.candidates.catalogue import make_custom
+        from retrain.candidates.checks import CHECKS, Subject
         from retrain.testing import tiny_encoder
 
         tiny_encoder.encoder()
@@ -100,15 +163,11 @@ def _candidate(found: Any, name: str, folder: Path) -> Iterator[CheckResult]:
             f"Checking a candidate needs the package {error.name}: install driftloop with its extra `retrain` "
             "(pip install 'driftloop[retrain]')."
         ) from error
-    subject = candidates.Subject(lambda: catalogue.make_custom(found, name), name, folder)
-    return checks.run(candidates.CHECKS, subject)
+    return checks.run_checks(CHECKS, Subject(lambda: make_custom(subject.found, subject.name), subject.name, folder))
 
 
-def _made(name: str, make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except Exception as error:  # a stranger's code
-        raise DriftloopError(
-            f"{name} cannot be made ({type(error).__name__}: {error}): a detector is called with what stands after the "
-            "question mark, a policy with the [retrain] settings, the others without arguments."
-        ) from error
+def _check_classifier(subject: _Subject) -> Iterator[CheckResult]:
+    from driftloop.testing import checks
+    from driftloop.testing.classifier_checks import CHECKS
+
+    return checks.run_checks(CHECKS, subject.make(subject.found))

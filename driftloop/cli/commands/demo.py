@@ -1,105 +1,82 @@
-"""`driftloop demo`: a guided run of the loop that tells what happens as it happens, and records itself."""
+"""`driftloop demo`: a simulation that explains what happens, and records itself."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
-import threading
 import time
 from pathlib import Path
-from typing import IO, cast
+from typing import NamedTuple
 
-from rich.console import Console
+from driftloop.cli.arguments import Verbs, stack_options
+from driftloop.cli.options import StackOptions
 
-from driftloop.cli.commands import simulate
-from driftloop.cli.options import write
-from producers.scenarios.scenarios import Scenario
-from serving.demo.asciicast import AsciicastWriter
-from serving.demo.narrator import Narrator
-from serving.demo.script import Caption, Story
-from serving.live.loop_view import LoopView
-from serving.simulation.summary import Summary
+DESCRIPTION = """\
+Runs `simulate` with explanations: of the drift, the alert, the retraining, the gate and the promotion, as they happen.
+It takes under 15 minutes, with --fast under 4. It records the terminal as an asciinema cast. If Chromium is installed
+(`make browser` installs one), it also records the live page as a video with subtitles.
 
-WIDTH, HEIGHT = 100, 30
-LONG, SHORT = ("tweets", 6500, 12.0, 13.0), ("tweets-short", None, 6.0, 3.4)
-"""Scenario, events, seconds for each thing that is told, and minutes after which it is hurried to its end."""
-QUICK = {"DRIFTLOOP_RETRAIN__TPOT_SECONDS": "15", "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS": "20"}
+reads   the same as `simulate`
+writes  the same as `simulate`; demo.cast, demo.mp4 and demo.vtt in the run directory
+"""
+
+MORE = """
+examples
+  driftloop demo                               the first true drift of the tweets
+  driftloop demo --fast --out friday           in under four minutes, into a folder of that name
+  driftloop demo mine.toml --no-video          your own data, and only the terminal
+  asciinema play friday/demo.cast              or any other player of asciinema casts
+"""
 
 
-def demo(arguments: argparse.Namespace) -> int:
-    """Run the verb and return its exit status."""
-    scenario, limit, pause, minutes = SHORT if arguments.fast else LONG
+class Length(NamedTuple):
+    """Length of a demo."""
+
+    scenario: str
+    limit: int | None
+    """Events. `None` sends all events of the scenario."""
+    pause: float
+    """Seconds for each caption."""
+    minutes: float
+    """Minutes after which the remaining captions have no pauses."""
+
+
+LONG = Length("tweets", 6500, 12.0, 13.0)
+FAST = Length("tweets-short", None, 6.0, 3.4)
+FAST_SETTINGS = {"DRIFTLOOP_RETRAIN__TPOT_SECONDS": "15", "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS": "20"}
+"""Defaults of a fast demo. The environment overrides them."""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    verb = verbs.add("demo", run, "a guided run that records itself", DESCRIPTION, MORE, stack_options())
+    verb.add_argument("scenario", nargs="?", metavar="SCENARIO", help="name or TOML file (default: the tweets)")
+    verb.add_argument("--fast", action="store_true", help="under four minutes")
+    verb.add_argument("--out", metavar="DIR", help="a new run directory (default: runs/TIME-demo)")
+    verb.add_argument("--no-video", action="store_true", help="do not record the live page")
+    verb.add_argument("--no-open", action="store_true", help="do not open the live page in a browser")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo and return the exit status."""
+    from driftloop.cli.simulation.demo_stage import DemoStage
+    from driftloop.cli.simulation.prepare import SimulateOptions
+    from driftloop.cli.simulation.session import simulate
+
+    length = FAST if arguments.fast else LONG
     if arguments.fast:
-        for name, value in QUICK.items():
+        for name, value in FAST_SETTINGS.items():
             os.environ.setdefault(name, value)
     out = Path(arguments.out or time.strftime("runs/%Y%m%d-%H%M%S-demo"))
-    fixed = {"rate": None, "resume": None, "plain": True, "stack": "embedded", "keep": False, "no_page": False}
-    asked = argparse.Namespace(**{**vars(arguments), **fixed, "out": str(out)})
-    asked.limit = None if arguments.scenario else limit
-    asked.scenario = arguments.scenario or scenario
-    stage = _Stage(out, pause, minutes, film=not arguments.no_video)
+    options = SimulateOptions(
+        stack=StackOptions.of(arguments),
+        scenario=arguments.scenario or length.scenario,
+        limit=None if arguments.scenario else length.limit,
+        out=out,
+        stack_kind="embedded",
+    )
+    stage = DemoStage(out, length.pause, length.minutes, film=not arguments.no_video)
     try:
-        return simulate.simulate(asked, stage)
+        return simulate(options, stage)
     finally:
         stage.close()
-
-
-class _Stage(simulate.Stage):
-    """What a demo does where a simulation shows its view."""
-
-    def __init__(self, out: Path, pause: float, minutes: float, film: bool) -> None:
-        self._out = out
-        self._pause = pause
-        self._minutes = minutes
-        self._film = film
-        self._guide: Narrator | None = None
-        self._cast: AsciicastWriter | None = None
-        self._timer: threading.Timer | None = None
-
-    def open(self, console: Console, scenario: Scenario, drifts: tuple[int, ...], warm_up: int) -> Narrator:
-        """Begin the telling and both recordings."""
-        self._cast = AsciicastWriter(
-            self._out / "demo.cast", sys.stdout, WIDTH, HEIGHT, f"driftloop demo: {scenario.name}"
-        )
-        recorded = cast(IO[str], self._cast)
-        shown = Console(file=recorded, width=WIDTH, force_terminal=True, highlight=False, markup=False, emoji=False)
-        film = self._out / "demo.mp4" if self._film else None
-        board = LoopView(scenario.name, warm_up, drifts)
-        self._guide = Narrator(shown, board, Story(scenario.about, drifts, warm_up), self._pause, film)
-        self._timer = threading.Timer(self._minutes * 60, self._guide.hurry)
-        self._timer.daemon = True
-        self._timer.start()
-        return self._guide
-
-    def page(self, address: str) -> None:
-        """The live page answers."""
-        if self._guide is not None:
-            self._guide.on_page(address)
-
-    def conclude(self, found: Summary) -> None:
-        """Tell how it ended."""
-        if self._guide is None:
-            return
-        if not found.complete:  # whoever interrupts it does not want to hear the rest
-            self._guide.hurry()
-        right = found.accuracy.prequential
-        share = "" if right is None else f"{right:.1%} of the labelled events were right when they came. "
-        detected = sum(drift.detected_position is not None for drift in found.drifts)
-        drifts = f"{detected} of {len(found.drifts)} drifts were found, with {found.false_alarms} false alarms. "
-        text = (
-            f"{found.predictions - found.duplicates} of {found.events} events were answered, {found.dead_letters} "
-            f"could not be. {share}{drifts if found.drifts_known else ''}{found.promotions} models were promoted, "
-            "and nobody touched anything."
-        )
-        self._guide.tell(Caption("The end", text))
-
-    def close(self) -> None:
-        """End the recordings, and say where they are."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._guide is not None:
-            self._guide.close()
-        if self._cast is not None:
-            self._cast.close()
-            write(f"Recorded: {', '.join(str(one) for one in sorted(self._out.glob('demo.*')))}")

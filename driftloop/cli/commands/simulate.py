@@ -1,221 +1,92 @@
-"""`driftloop simulate`: a run directory, a simulation, a view, and a summary, put together."""
+"""`driftloop simulate`: runs the whole loop on this machine."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
-import time
-import webbrowser
 from pathlib import Path
-from typing import Literal
 
-from msgspec.structs import replace
-from rich.console import Console
+from driftloop.cli.arguments import Verbs, add_rate_and_limit, stack_options
+from driftloop.cli.options import StackOptions
 
-import driftloop
-from driftloop.cli import external_stack, run_directory, simulation
-from driftloop.cli.commands import report as report_command
-from driftloop.cli.options import (
-    INTERRUPTED,
-    environ_of,
-    load_settings,
-    open_console,
-    open_project,
-    terminate_as_interrupt,
-    write,
-)
-from driftloop.core.errors import DriftloopError
-from driftloop.core.observability import logs
-from driftloop.core.processes import resource_usage
-from driftloop.core.settings import Settings
-from driftloop.devstack.ports import free_port, is_free
-from producers.scenarios.scenarios import Scenario, load_scenario, read_spec
-from serving.simulation import summary, summary_view, terminal_view
-from serving.simulation.drift_scoring import Truth
+DESCRIPTION = """\
+Runs the whole loop on this machine. Kafka, Valkey and MLflow run as child processes, together with the scorer, the
+monitor, the retraining worker and a replay of the scenario. The terminal and the live page show events per second, lag,
+the rolling accuracy of each model version, alerts (▲), true drifts (△) and promotions (●). The live page opens in your
+browser if this machine has a graphical display. The run ends when every event is predicted, every label is joined and
+no retraining is running. It leaves summary.json and a report in the run directory.
 
-WORK = "work"
-"""Scratch files of the processes, in the run directory."""
+The scenario is one of these:
+  tweets               six sources one after another, five true drifts
+  tweets-short         the first two sources, one true drift, 90 seconds
+  tweets-gradual, tweets-recurring, tweets-typos, tweets-label-shift      other kinds of drift
+  tweets-stationary    no drift, as a control
+  a TOML file          your own, which names a CSV file, a folder or a dataset of the Hugging Face Hub
+  a project folder     made by `driftloop init`: its scenario.toml and, without --settings, its driftloop.toml
 
+reads   predictions, outcomes, drift-alerts, model-updates, retraining, dead-letters (to show them)
+writes  nothing itself; its child processes `replay`, `score`, `monitor`, `retrain` and `serve` write
+"""
 
-class Stage:
-    """Where a simulation is shown: here, the terminal and the browser."""
+MORE = """
+examples
+  driftloop simulate                           the tweets, at 40 events/s
+  driftloop simulate tweets-short --plain      lines instead of a live picture, for logs
+  driftloop simulate mine.toml --rate max      your own data, at full speed
+  driftloop simulate my-project                the project that `driftloop init my-project` made
+  driftloop simulate tweets --settings mine.toml     with the settings in that file
+  driftloop simulate --resume runs/DIR         continue a run that was stopped or killed
+  DRIFTLOOP_RETRAIN__POLICY=never driftloop simulate     without retraining, for comparison
 
-    def __init__(self, plain: bool, no_open: bool) -> None:
-        self._plain = plain
-        self._no_open = no_open
-        self._console: Console | None = None
+the run directory (--out, default runs/TIME-SCENARIO)
+  summary.json   the figures; `pydoc serving.simulation.summary` explains each field
+  report.pdf     the report to read, also as report.html; `driftloop report` writes both again
+  report.json    the data of the report, besides summary.json
+  run.json       scenario and settings, for --resume
+  logs/          one log for each process
+  kafka/ valkey/ mlflow/    their data
 
-    def open(self, console: Console, scenario: Scenario, drifts: tuple[int, ...], warm_up: int) -> terminal_view.View:
-        """The view."""
-        self._console = console
-        return terminal_view.open_view(console, scenario.name, plain=self._plain, bootstrap=warm_up, drifts=drifts)
-
-    def page(self, address: str) -> None:
-        """Show the live page to whoever sits at this machine; a browser inside the terminal would hide the view."""
-        graphical = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-        if self._console is not None and self._console.is_terminal and graphical and not self._no_open:
-            webbrowser.open(address)
-
-    def conclude(self, found: summary.Summary) -> None:
-        """Told how it ended, while the live page is still there."""
+your own stack
+  If DRIFTLOOP_KAFKA, DRIFTLOOP_REDIS and DRIFTLOOP_MLFLOW are all set (or with --stack own), only driftloop's five
+  processes are started. `--stack embedded` ignores the three variables.
+"""
 
 
-def simulate(arguments: argparse.Namespace, stage: Stage | None = None) -> int:
-    """Run the verb and return its exit status; it is shown on ``stage``."""
-    stage = stage or Stage(arguments.plain, arguments.no_open)
-    terminate_as_interrupt()
-    open_project(arguments)
-    root, record = _run_record(arguments)
-    settings = load_settings(arguments, record.settings)
-    scenario = load_scenario(record.scenario, mask=settings.mask)
-    settings, events, warm_up = _fit(settings, scenario, record, root)
-    if record.stack == "own":  # before the folder is made: a run that is refused is none to be resumed
-        external_stack.check(settings, fresh=arguments.resume is None)
-    if arguments.resume is None:
-        run_directory.new(root, record)
-    _clear(settings, root)  # what a killed session left there is of no use to this one
-    truth = Truth(scenario.name, settings.api.drifts, scenario.drifts_known, warm_up)
-    console = open_console()
-    plan = simulation.Plan(
-        scenario=record.scenario,
-        events=events,
-        rate=record.rate,
-        limit=record.limit,
-        embedded=record.stack == "embedded",
-        page=None if arguments.no_page else stage.page,
-        # The command's own start: what was imported so far counts as well.
-        began=resource_usage.started(),
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    summary = "run the whole loop on this machine and watch it"
+    verb = verbs.add("simulate", run, summary, DESCRIPTION, MORE, stack_options())
+    verb.add_argument("scenario", nargs="?", metavar="SCENARIO", help="name, TOML file or project (default: tweets)")
+    add_rate_and_limit(verb)
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument("--out", metavar="DIR", help="a new run directory (default: runs/TIME-SCENARIO)")
+    where.add_argument("--resume", metavar="DIR", help="continue the run in DIR, with its scenario and settings")
+    verb.add_argument(
+        "--stack",
+        choices=("auto", "own", "embedded"),
+        default="auto",
+        help="auto: own if all three addresses are set",
     )
-    write(f"Run directory: {root}")
-    view = stage.open(console, scenario, truth.drifts, warm_up)
-    interrupted, complete = True, False
-    try:
-        with simulation.Simulation(root, plan, settings, view) as running:
-            report = running.follow()
-            running.stop_processes()
-            record = simulation.remember(root, record, report)
-            topics = summary.collect(running.settings)
-            found = _conclude(root, record, report, truth, topics, console, view, stage)
-            report_command.conclude(root, record, scenario, events, warm_up, running.settings, topics, found)
-            if arguments.keep and not report.interrupted:
-                _keep(running.settings)
-            interrupted, complete = report.interrupted, found.complete
-    except KeyboardInterrupt:
-        pass
-    finally:
-        view.close()
-        _clear(settings, root)
-    if interrupted:
-        logs.print_error(f"Interrupted; go on with `driftloop simulate --resume {root}`.")
-        return INTERRUPTED
-    return 0 if complete else 1
+    verb.add_argument("--plain", action="store_true", help="print lines; the default if output is no terminal")
+    verb.add_argument("--no-page", action="store_true", help="without the live page")
+    verb.add_argument("--no-open", action="store_true", help="do not open the live page in a browser")
+    verb.add_argument("--keep", action="store_true", help="keep the stack running at the end, until Ctrl-C")
 
 
-def _clear(settings: Settings, root: Path) -> None:
-    """Empty the folder of scratch files, and of bundles that scorers keep, where it is the run's own."""
-    if Path(settings.work) == root.absolute() / WORK:
-        shutil.rmtree(settings.work, ignore_errors=True)
-    Path(settings.work).mkdir(parents=True, exist_ok=True)
+def run(arguments: argparse.Namespace) -> int:
+    """Run the simulation and return the exit status."""
+    from driftloop.cli.simulation.prepare import SimulateOptions
+    from driftloop.cli.simulation.session import simulate
+    from driftloop.cli.simulation.stage import TerminalStage
 
-
-def _conclude(
-    root: Path,
-    record: run_directory.Record,
-    report: simulation.Report,
-    truth: Truth,
-    topics: summary.Topics,
-    console: Console,
-    view: terminal_view.View,
-    stage: Stage,
-) -> summary.Summary:
-    """Write summary.json, and show it."""
-    clock = summary.Clock(
-        seconds=record.seconds,
-        first_prediction_seconds=record.first_prediction_seconds,
-        first_promotion_seconds=record.first_promotion_seconds,
-        peak_memory_mb=record.peak_memory_mb,
-        restarts=report.restarts,
-        cpu_seconds=record.cpu_seconds,
-        missing=report.missing,
-        software=simulation.software(),
-    )
-    found = summary.summarise(topics, truth, clock)
-    stage.conclude(found)
-    view.close()
-    summary_view.show(found, summary.write(found, root), console)
-    return found
-
-
-def _run_record(arguments: argparse.Namespace) -> tuple[Path, run_directory.Record]:
-    """The run directory and what is to be run there: from the options, or from the directory to resume."""
-    if arguments.resume is not None:
-        root = Path(arguments.resume)
-        record = run_directory.read(root)
-        given = [n for n in ("scenario", "rate", "limit") if getattr(arguments, n) is not None]
-        if given:
-            raise DriftloopError(
-                f"A resumed run keeps its own {' and '.join(given)} ({root / run_directory.RECORD}): leave that out, or start a "
-                "new run without --resume."
-            )
-        return root, record
-    name = arguments.scenario or "tweets"
-    spec, _ = read_spec(name)  # an unknown scenario is said before anything is made
-    path = Path(name).expanduser()
-    record = run_directory.Record(
-        scenario=str(path.absolute()) if path.is_file() else name,
-        rate=arguments.rate or "",
+    options = SimulateOptions(
+        stack=StackOptions.of(arguments),
+        scenario=arguments.scenario,
+        rate=arguments.rate,
         limit=arguments.limit,
-        stack=_which_stack(arguments),
-        version=driftloop.__version__,
-        created_at=time.time(),
+        out=Path(arguments.out) if arguments.out else None,
+        resume=None if arguments.resume is None else Path(arguments.resume),
+        stack_kind=arguments.stack,
+        page=not arguments.no_page,
+        keep=arguments.keep,
     )
-    record.settings = run_directory.to_remember(load_settings(arguments), own_stack=record.stack == "own")
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path(arguments.out or f"runs/{stamp}-{spec.name}"), record
-
-
-def _which_stack(arguments: argparse.Namespace) -> Literal["embedded", "own"]:
-    names = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS", "DRIFTLOOP_MLFLOW")
-    environ = environ_of(arguments)
-    own = [name for name in names if environ.get(name)]
-    if arguments.stack == "embedded" or (arguments.stack == "auto" and not own):
-        return "embedded"
-    if len(own) < len(names):
-        lacking = " and ".join(name for name in names if name not in own)
-        raise DriftloopError(f"A stack of your own needs {lacking} too: set all three, or pass --stack embedded.")
-    return "own"
-
-
-def _fit(settings: Settings, scenario: Scenario, record: run_directory.Record, root: Path) -> tuple[Settings, int, int]:
-    """The settings for this scenario, the events it will send, and how many of them the first model is trained on."""
-    retrain = settings.retrain
-    if scenario.bootstrap is not None:
-        retrain = replace(retrain, bootstrap=scenario.bootstrap)
-    events = min(len(scenario), record.limit or len(scenario))
-    warm_up = 0 if settings.model.classifier else retrain.bootstrap
-    if events < warm_up:
-        raise DriftloopError(
-            f"The scenario sends {events} events, fewer than the {warm_up} that the first model is trained on: raise "
-            "--limit, or lower DRIFTLOOP_RETRAIN__BOOTSTRAP."
-        )
-    work = settings.work or str(root.absolute() / WORK)
-    drifts = tuple(position for position in scenario.drifts if position < events)
-    api = replace(settings.api, port=_page_port(settings.api.port), drifts=drifts)
-    return replace(settings, retrain=retrain, dataset=scenario.revision, work=work, api=api), events, warm_up
-
-
-def _page_port(wanted: int) -> int:
-    """That of the settings; another where somebody else listens there."""
-    return wanted if wanted and is_free(wanted) else free_port()
-
-
-def _keep(settings: Settings) -> None:
-    write(f"Still running: Kafka {settings.kafka}, Redis {settings.redis}, MLflow {settings.mlflow} (open it).")
-    write("Press Ctrl-C to stop them.")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        return
+    return simulate(options, TerminalStage(plain=arguments.plain, open_browser=not arguments.no_open))

@@ -16,7 +16,9 @@ import pytest
 from kafka.errors import KafkaTimeoutError
 
 import driftloop
-from driftloop.cli import main, options, parser, run_directory
+from driftloop.cli import arguments, main, options, parser, run_directory
+from driftloop.cli.commands import monitor
+from driftloop.cli.options import StackOptions
 from driftloop.core import settings, topics
 from driftloop.core.settings import Settings
 
@@ -30,7 +32,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DRIFTLOOP_CACHE", str(tmp_path / "cache"))
     # A simulation that should have been refused fails here before it starts anything.
-    monkeypatch.setenv("DRIFTLOOP_WORK", "/dev/null/work")
+    monkeypatch.setenv("DRIFTLOOP_SCRATCH_DIR", "/dev/null/work")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     before = signal.getsignal(signal.SIGTERM)
@@ -73,7 +75,7 @@ def scenario(rows: int = 30, **keys: str) -> str:
     return "mine.toml"
 
 
-@pytest.mark.parametrize("verb", main.VERBS)
+@pytest.mark.parametrize("verb", parser.verbs())
 def test_every_verb_has_a_page_with_what_it_reads_and_writes_and_examples(
     capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
@@ -85,7 +87,7 @@ def test_every_verb_has_a_page_with_what_it_reads_and_writes_and_examples(
     assert max(map(len, page.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("verb", main.VERBS)
+@pytest.mark.parametrize("verb", parser.verbs())
 def test_every_example_of_a_page_is_a_command_that_is_understood(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     _, page, _ = said(capsys, verb, "--help")
     examples = [line for line in page.splitlines() if re.match(rf"  (\S+ )?driftloop {verb}\b", line)]
@@ -99,12 +101,12 @@ def test_every_example_of_a_page_is_a_command_that_is_understood(capsys: pytest.
 
 def test_the_first_page_lists_every_verb_and_is_shown_where_none_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     code, page, _ = said(capsys, "--help")
-    assert code == 0 and all(re.search(rf"\n +{verb} +\w", page) for verb in main.VERBS)
+    assert code == 0 and all(re.search(rf"\n +{verb} +\w", page) for verb in parser.verbs())
     assert said(capsys) == (2, "", page)
 
 
 def test_the_pages_know_all_topics() -> None:
-    assert tuple(topic.name for topic in topics.ALL) == parser.TOPICS
+    assert tuple(topic.name for topic in topics.ALL) == arguments.TOPICS
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,9 +234,9 @@ def test_an_option_wins_over_the_environment_and_both_over_what_a_run_remembers(
     monkeypatch.setenv("DRIFTLOOP_STREAM", "environment")
     assert "DRIFTLOOP_KAFKA=environment:1   (default 127.0.0.1:9092)\n" in said(capsys, "doctor", "--settings")[1]
     assert "DRIFTLOOP_KAFKA=option:2 " in said(capsys, "doctor", "--settings", "--kafka", "option:2")[1]
-    arguments = parser.build().parse_args(["score", "--kafka", "option:2"])
+    given = StackOptions.of(parser.build().parse_args(["score", "--kafka", "option:2"]))
     remembered = {f"DRIFTLOOP_{name}": "remembered" for name in ("KAFKA", "STREAM", "REDIS")}
-    chosen = options.load_settings(arguments, remembered)
+    chosen = options.load_settings(given, remembered)
     assert (chosen.kafka, chosen.stream, chosen.redis) == ("option:2", "environment", "remembered")
 
 
@@ -268,11 +270,11 @@ def test_the_doctor_shows_what_a_settings_file_makes_of_the_settings(capsys: pyt
 
 
 def test_a_simulation_that_runs_here_is_found_and_its_absence_said(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = parser.build().parse_args(["watch", "events"])
-    assert options.find_settings(arguments).kafka == Settings().kafka
+    given = StackOptions.of(parser.build().parse_args(["watch", "events"]))
+    assert options.find_settings(given, None).kafka == Settings().kafka
     assert capsys.readouterr().err.startswith("driftloop: No simulation is running on this machine; trying Kafka at ")
     running = run_directory.announce(Path("run"), Settings(kafka="127.0.0.1:21000", topic_prefix="t."))
-    found = options.find_settings(arguments)
+    found = options.find_settings(given, None)
     run_directory.withdraw(running)
     assert (found.kafka, found.topic_prefix, capsys.readouterr().err) == ("127.0.0.1:21000", "t.", "")
 
@@ -309,7 +311,7 @@ def test_a_full_disk_under_the_output_is_one_sentence(argv: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = process("-m", "driftloop", *argv, stdout=full)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "No space left on device; make room" in done.stderr
+    assert "No space left on device. Make room" in done.stderr
 
 
 def test_a_terminal_without_the_characters_still_gets_its_page() -> None:
@@ -318,8 +320,8 @@ def test_a_terminal_without_the_characters_still_gets_its_page() -> None:
 
 
 FAILURES = (
-    (KafkaTimeoutError("gone\nand more"), 2, "Kafka failed (KafkaTimeoutError: gone): see whether it runs"),
-    (FileNotFoundError(2, "No such file or directory", "a\x1b"), 2, "No such file or directory (a\\x1b); make room"),
+    (KafkaTimeoutError("gone\nand more"), 2, "Kafka failed: KafkaTimeoutError: gone. Check that it is running"),
+    (FileNotFoundError(2, "No such file or directory", "a\x1b"), 2, "No such file or directory (a\\x1b). Make room"),
     (KeyboardInterrupt(), 130, ""),
 )
 
@@ -328,13 +330,13 @@ FAILURES = (
 def test_what_fails_on_the_way_is_one_sentence_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, sentence: str
 ) -> None:
-    monkeypatch.setitem(main.VERBS, "monitor", lambda _arguments: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(monitor, "run", lambda _arguments: (_ for _ in ()).throw(error))
     ended, out, err = said(capsys, "monitor")
     assert (ended, out) == (code, "")
     assert sentence in err and err.count("\n") == bool(sentence)
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(main.VERBS, "monitor", lambda _arguments: 1 // 0)
+    monkeypatch.setattr(monitor, "run", lambda _arguments: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main.main(["monitor"])

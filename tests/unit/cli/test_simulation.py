@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.cli import simulation
-from driftloop.cli.simulation import Plan, Simulation
-from driftloop.core.loop_progress import State
+from driftloop.cli.simulation import processes
+from driftloop.cli.simulation.processes import LoopProcesses, Plan
+from driftloop.cli.simulation.simulation import Simulation
 from driftloop.core.messages import Message
 from driftloop.core.processes.supervisor import ManagedProcess
 from driftloop.core.settings import Settings
-from driftloop.core.topics import Topic
+from serving.live.loop_state import LoopState
+from serving.live.status import LoopStatus
 
 
-class Nobody:
-    """Watches without a word."""
+class SilentObserver:
+    """Observes a simulation and prints nothing."""
 
-    def on_message(self, topic: Topic, message: Message) -> None: ...
-    def on_tick(self, state: State) -> None: ...
+    def on_message(self, message: Message) -> None: ...
+    def on_tick(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -31,11 +32,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def begun(root: Path, page: bool = True) -> Simulation:
-    plan = Plan("tweets-short", 600, embedded=False, page=print if page else None)
-    simulated = Simulation(root, plan, Settings(), Nobody())
-    simulated.start()
-    return simulated
+def begun(root: Path, page: bool = True) -> LoopProcesses:
+    plan = Plan("tweets-short", embedded=False, on_page=print if page else None)
+    found = LoopProcesses(root, plan, Settings(), LoopStatus(began=0.0), print)
+    found.start()
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -44,21 +45,32 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_what_the_first_prediction_needs_has_the_cores_to_itself(started: list[str], tmp_path: Path) -> None:
-    simulated = begun(tmp_path)
-    simulated._start_rest()
+    found = begun(tmp_path)
+    found.start_rest(predicted=False)
     assert started == ["replay", "retrain", "score"]
-    assert not simulated._children["score"].warm  # its spare loads the same libraries once more
-    simulated.state.predictions = 1
+    assert not found.children["score"].warm  # its spare loads the same libraries once more
     for _ in range(2):
-        simulated._start_rest()
+        found.start_rest(predicted=True)
         assert started == ["replay", "retrain", "score", "monitor", "serve"]
-    assert simulated._children["score"].warm == simulation.WARM["score"]
+    assert found.children["score"].warm == processes.WARM["score"]
 
 
 def test_a_first_prediction_that_does_not_come_is_not_waited_for(
     started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(simulation, "PATIENCE", 0.0)
-    simulated = begun(tmp_path, page=False)
-    simulated._start_rest()
+    monkeypatch.setattr(processes, "PATIENCE", 0.0)
+    found = begun(tmp_path, page=False)
+    found.start_rest(predicted=False)
     assert started == ["replay", "retrain", "score", "monitor"]
+
+
+def test_a_simulation_starts_these_processes_and_announces_itself(started: list[str], tmp_path: Path) -> None:
+    loop = LoopState("tweets-short", 0, (), LoopStatus(began=0.0, total=600))
+    plan = Plan("tweets-short", embedded=False)
+    simulation = Simulation(tmp_path, plan, Settings(), loop, SilentObserver())
+    simulation.start()
+    assert started == ["replay", "retrain", "score"]
+    assert list(loop.status.processes) == started
+    assert (tmp_path / "running.json").exists()
+    simulation.stop()
+    assert not (tmp_path / "running.json").exists()

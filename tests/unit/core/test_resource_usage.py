@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 
-from driftloop.cli import run_directory, simulation
+from driftloop.cli import run_directory
+from driftloop.cli.simulation.session import record_session
+from driftloop.cli.simulation.simulation import Report
 from driftloop.core.processes.resource_usage import Usage
 
 BURN = """
@@ -41,7 +43,7 @@ def burning(*arguments: str) -> Iterator[tuple[int, float]]:
 def test_the_cpu_time_of_a_child_contains_that_of_children_which_have_ended() -> None:
     usage = Usage()
     with burning(GRANDCHILD) as (pid, counted), burning() as (other, little):
-        usage.look({"score": pid, "monitor": other})
+        usage.measure({"score": pid, "monitor": other})
         used = usage.cpu_seconds("rest")
         assert usage.memory_mb > psutil.Process(pid).memory_info().rss / 2**20
     assert counted <= used["score"] <= counted + 0.5
@@ -52,21 +54,21 @@ def test_the_cpu_time_of_a_child_contains_that_of_children_which_have_ended() ->
 def test_a_child_that_is_started_again_adds_to_what_it_had_used() -> None:
     usage = Usage()
     with burning() as (pid, first):
-        usage.look({"score": pid})
-    usage.look({})
+        usage.measure({"score": pid})
+    usage.measure({})
     with burning() as (pid, second):
-        usage.look({"score": pid})
+        usage.measure({"score": pid})
     assert usage.cpu_seconds("rest")["score"] >= first + second
 
 
 def test_nothing_is_counted_twice_when_a_child_has_ended() -> None:
     """The operating system then adds its time to that of the process that waited for it, which is this one."""
     usage = Usage()
-    usage.look({})
+    usage.measure({})
     before = usage.cpu_seconds("rest")["rest"]
     with burning() as (pid, counted):
-        usage.look({"score": pid})
-    usage.look({})
+        usage.measure({"score": pid})
+    usage.measure({})
     used = usage.cpu_seconds("rest")
     # Other tests may have left a child of this process running, such as multiprocessing's fork server.
     me = psutil.Process()
@@ -77,7 +79,7 @@ def test_nothing_is_counted_twice_when_a_child_has_ended() -> None:
 
 def test_a_resumed_run_adds_up_its_sessions(tmp_path: Path) -> None:
     record = run_directory.Record(scenario="tweets", cpu_seconds={"score": 2.0, "kafka": 1.0})
-    report = simulation.Report(
+    report = Report(
         seconds=1.0,
         first_prediction_seconds=None,
         first_promotion_seconds=None,
@@ -87,7 +89,7 @@ def test_a_resumed_run_adds_up_its_sessions(tmp_path: Path) -> None:
         interrupted=False,
         missing="",
     )
-    added = simulation.remember(tmp_path, record, report)
+    added = record_session(tmp_path, record, report)
     assert added.cpu_seconds == {"score": 5.0, "kafka": 1.0, "monitor": 0.5}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from driftloop.cli import options, parser
+from driftloop.cli.options import StackOptions
 from driftloop.core import settings
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import Settings
@@ -41,7 +42,7 @@ tokens = ["ann:admin:a-token-of-16-characters"]
 def test_a_file_mirrors_the_tree(tmp_path: Path) -> None:
     chosen = settings.load(written(tmp_path, EVERYTHING))
     assert (chosen.kafka, chosen.keep_hours, chosen.mask) == ("broker:9092", 12.0, ("email", "phone"))
-    assert (chosen.scorer.batch, chosen.scorer.within, chosen.model.quantise) == (128, 0.5, False)
+    assert (chosen.scorer.batch, chosen.scorer.max_wait, chosen.model.quantise) == (128, 0.5, False)
     assert (chosen.retrain.candidates, chosen.retrain.policy) == (("linear", "my.module:Own"), "periodic")
     assert chosen.retrain.gate.minimum_gain == 0.01
     assert chosen.api.tokens == ("ann:admin:a-token-of-16-characters",)
@@ -57,18 +58,18 @@ def test_an_option_wins_over_the_environment_that_over_the_file_and_that_over_wh
     monkeypatch.setenv("DRIFTLOOP_REDIS", "redis://environment")
     monkeypatch.setenv("DRIFTLOOP_KAFKA", "environment:1")
     monkeypatch.setenv("DRIFTLOOP_SCORER__BATCH", "9")
-    arguments = parser.build().parse_args(["score", "--settings", file, "--kafka", "option:1"])
+    given = StackOptions.of(parser.build().parse_args(["score", "--settings", file, "--kafka", "option:1"]))
     remembered = {"DRIFTLOOP_MLFLOW": "http://remembered", "DRIFTLOOP_STREAM": "remembered"}
-    chosen = options.load_settings(arguments, remembered)
+    chosen = options.load_settings(given, remembered)
     assert (chosen.kafka, chosen.redis, chosen.mlflow) == ("option:1", "redis://environment", "http://file")
-    assert (chosen.scorer.batch, chosen.scorer.within, chosen.stream) == (9, 0.7, "remembered")
+    assert (chosen.scorer.batch, chosen.scorer.max_wait, chosen.stream) == (9, 0.7, "remembered")
 
 
 def test_the_option_wins_over_the_variable_that_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRIFTLOOP_SETTINGS", str(tmp_path / "none.toml"))
     file = written(tmp_path, 'stream = "of the option"')["DRIFTLOOP_SETTINGS"]
-    arguments = parser.build().parse_args(["monitor", "--settings", file])
-    assert options.load_settings(arguments).stream == "of the option"
+    given = StackOptions.of(parser.build().parse_args(["monitor", "--settings", file]))
+    assert options.load_settings(given).stream == "of the option"
 
 
 @pytest.mark.parametrize(

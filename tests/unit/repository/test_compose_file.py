@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from driftloop.cli.main import VERBS
+from driftloop.cli import parser
 from driftloop.core import settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -108,7 +108,7 @@ def test_the_commands_are_verbs_and_the_images_are_targets() -> None:
             target = service["build"]["target"]
             assert target in stages() and service["image"] == f"driftloop-{target}"
         if name in OURS:
-            assert service["command"][0] in VERBS
+            assert service["command"][0] in parser.verbs()
 
 
 def test_every_setting_in_the_files_is_one_that_driftloop_takes() -> None:

@@ -85,7 +85,7 @@ print("tpot" in sys.modules)
         ("stream_processors.scoring.scorer", HEAVY),
         ("stream_processors.monitoring.monitor", HEAVY),
         ("serving.app", HEAVY),
-        ("driftloop.cli.commands.topics", HEAVY),
+        ("driftloop.cli.commands.topics, driftloop.core.topics, driftloop.core.kafka.acls", HEAVY),
         ("producers.replay, producers.scenarios.scenarios, datasets", {"onnxruntime", "sklearn", "scipy"}),
     ],
 )

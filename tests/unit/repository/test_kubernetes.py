@@ -23,7 +23,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from driftloop.cli import main, parser
+from driftloop.cli import parser
 from driftloop.core import settings, topics
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka import clients
@@ -413,7 +413,7 @@ def unknown_verbs(tree: Path) -> list[str]:
         verb = _verb_of(pod)
         if not verb:
             continue
-        if verb not in main.VERBS:
+        if verb not in parser.verbs():
             out.append(f"{pod.name}: driftloop has no verb {verb}")
         elif IMAGES[verb] != container["image"]:
             out.append(f"{pod.name}: {container['image']} cannot run {verb}")
@@ -500,8 +500,8 @@ def wrong_scaling(tree: Path) -> list[str]:
             out.append(f"{role}: {spec['maxReplicaCount']} replicas are more than the {most.get(role, 0)} that share")
         triggers = [trigger["metadata"] for trigger in spec["triggers"]]
         groups, read_topics = {trigger["consumerGroup"] for trigger in triggers}, {t["topic"] for t in triggers}
-        if groups != {clients.group(role, chosen)}:
-            out.append(f"{role}: its group is {clients.group(role, chosen)}, not {groups}")
+        if groups != {clients.group_id(role, chosen)}:
+            out.append(f"{role}: its group is {clients.group_id(role, chosen)}, not {groups}")
         if read_topics != topics_of(role, chosen):
             out.append(f"{role}: reads {topics_of(role, chosen)}, not {read_topics}")
         host, _, port = chosen.kafka.partition(":")

@@ -7,7 +7,7 @@ import getpass
 import pytest
 
 from driftloop.cli import parser
-from driftloop.cli.commands import case
+from driftloop.cli.commands import models
 from driftloop.cli.main import main
 from driftloop.core.models.registry import Model
 from tests.unit.serving.test_views import HOSTILE, STEERING
@@ -40,23 +40,23 @@ def test_what_is_needed_must_be_given(line: list[str], capsys: pytest.CaptureFix
 @pytest.mark.parametrize("option", [["--replay"], ["--html", "page.html"]])
 def test_a_case_is_needed_for_a_page_and_a_replay(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["case", *option]) == 2
-    assert capsys.readouterr().err.startswith("driftloop: A case is needed for that: give its id")
+    assert capsys.readouterr().err.startswith("driftloop: `--html` and `--replay` need a case id; run `driftloop case`")
 
 
 def test_a_user_without_a_name_is_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
-    assert case.user_name() == getpass.getuser() == "ada"
+    assert models.user_name() == getpass.getuser() == "ada"
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("os.getuid", lambda: 2**31 - 5)  # as in a container that has no line for its user
-    assert case.user_name() == "somebody"
+    assert models.user_name() == "somebody"
 
 
 def test_the_models_are_a_table_that_no_strangers_text_steers(capsys: pytest.CaptureFixture[str]) -> None:
     one = Model("9", True, "linear", HOSTILE, "promoted", 0.8125, "8", "4", HOSTILE)
-    case.show_models([one], {"9": 0.75})
+    models.show_models([one], {"9": 0.75})
     out = capsys.readouterr().out
     assert all(part in out for part in ("● ", "9 (is 4)", "linear", "promoted", "0.812", "0.750", "\\x1b"))
     assert not any(character in out for character in STEERING)
-    case.show_models([], {})
+    models.show_models([], {})
     assert "No model is registered" in capsys.readouterr().out

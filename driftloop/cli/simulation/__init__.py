@@ -1,0 +1,1 @@
+"""Simulation of a whole loop: run directory, stack, processes, view, summary and report."""
