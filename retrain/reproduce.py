@@ -1,15 +1,14 @@
-"""A drift case made again from the topics: the same decisions from the same facts, and the same models.
+"""Reproduction of a drift case from the topics: its decisions are repeated and its models refitted.
 
-Each decision of the policy wrote down what it rested on (`queued` on `retraining`: offsets, counts, onset). From that
-the policy's inputs are put together once more, the policy is asked again, and the linear heads that came of it are
-fitted again and compared by `driftloop.core.models.head.weights_digest`.
+Each `queued` message on `retraining` records the inputs of its decision: offsets, counts, onset, settings. The policy
+is asked again with the same inputs. Linear heads are fitted again and compared by
+`driftloop.core.models.head.weights_digest`.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import msgspec
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from driftloop.core.kafka import clients
-from driftloop.core.messages import DriftAlert, Outcome, Retraining, decode
+from driftloop.core.kafka.topic_history import TopicHistory, read_history
+from driftloop.core.messages import DriftAlert, Outcome, Retraining
 from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
 from driftloop.core.models.encoder import Encoder
 from driftloop.core.models.head import Head, weights_digest
@@ -27,134 +26,140 @@ from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import RetrainSettings, Settings
-from driftloop.core.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING, name
+from driftloop.core.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING
 from retrain.candidates.linear import LinearHead, choose_weight, fit_head
-from retrain.labels.annotator_trust import weigh
-from retrain.policies.policies import CompletedRetraining, PolicyContext, Retrain, Wait, make_policy
+from retrain.labels.annotator_trust import weight_labels
+from retrain.policies.base import CompletedRetraining, PolicyContext, Retrain, Wait
+from retrain.policies.catalogue import make_policy
 from retrain.stream_state import ALERTS_KEPT, corrected
 from retrain.training_window import TrainingWindow, build_window
+
+RENAMED_SETTINGS = {"per_day": "max_per_day", "at_once": "parallel_fits", "memory": "concept_memory"}
+"""Names of settings by the names that earlier versions recorded."""
 
 
 @dataclass(frozen=True)
 class ReproductionStep:
-    """One thing that was made again, and whether it came out the same."""
+    """Decision or model that was reproduced, and the result."""
 
-    what: str
+    subject: str
     same: bool | None
-    """None: it cannot be compared; the words say why."""
-    words: str
+    """True if it is the same as recorded. `None` if it cannot be compared; ``detail`` has the reason."""
+    detail: str
 
 
 @dataclass(frozen=True)
-class TopicHistory:
-    """What the topics tell, each in the order of arrival."""
-
-    outcomes: Sequence[tuple[int, Outcome]]
-    """With their offsets."""
-    alerts: Sequence[DriftAlert]
-    diary: Sequence[Retraining]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What a decision rested on."""
+class DecisionInputs:
+    """Inputs of a policy at the time of a decision."""
 
     now: PolicyContext
     alerts: tuple[DriftAlert, ...]
     outcomes: list[Outcome]
 
 
-def replay(settings: Settings, case_id: str) -> Iterator[ReproductionStep]:
-    """Make every decision and every model of the case of the alert ``case_id`` again, one step after the other.
+def reproduce_case(settings: Settings, case_id: str) -> Iterator[ReproductionStep]:
+    """Reproduce every decision and every model of a drift case.
+
+    Args:
+        settings: Settings of the stream.
+        case_id: Alert id of the case.
+
+    Returns:
+        The steps, in the order of the topic `retraining`.
 
     Raises:
         DriftloopError: Kafka, Redis or MLflow do not answer, or a bundle cannot be loaded.
     """
     store = OnlineStore(settings)
     store.check()
-    told = read(settings)
-    of_case = [(place, line) for place, line in enumerate(told.diary) if line.trigger == case_id]
+    history = read_history(settings, DRIFT_ALERTS, OUTCOMES, RETRAINING).of_stream(settings.stream)
+    of_case = [(index, message) for index, message in enumerate(history.retrainings) if message.trigger == case_id]
     if not of_case:
         yield ReproductionStep("decision", None, "nothing was retrained for this alert")
-    with tempfile.TemporaryDirectory(prefix="driftloop-replay-", dir=settings.work or None) as folder:
-        models = _Models(settings, store, told, Path(folder))
-        for place, line in of_case:
-            if line.state == "queued":
-                yield decide_again(told, place, settings.retrain)
-            elif line.version and line.state in ("promoted", "waiting", "rolled-back"):
-                yield models.make_again(line)
+    with tempfile.TemporaryDirectory(prefix="driftloop-replay-", dir=settings.scratch_dir or None) as folder:
+        models = _ModelReproducer(settings, store, history, Path(folder))
+        for index, message in of_case:
+            if message.state == "queued":
+                yield repeat_decision(history, index, settings.retrain)
+            elif message.version and message.state in ("promoted", "waiting", "rolled-back"):
+                yield models.reproduce(message)
 
 
-def read(settings: Settings) -> TopicHistory:
-    """All that is on `outcomes`, `drift-alerts` and `retraining` for this stream."""
-    alerts = clients.read_all(settings, name(settings, DRIFT_ALERTS), DriftAlert)
-    diary = clients.read_all(settings, name(settings, RETRAINING), Retraining)
-    outcomes: list[tuple[int, Outcome]] = []
-    for part in clients.records(settings, name(settings, OUTCOMES)):
-        for record in part:
-            with suppress(ValueError):
-                outcomes.append((record.offset, decode(Outcome, record.value or b"")))
-    return TopicHistory(
-        outcomes,
-        [alert for alert in alerts if alert.stream == settings.stream],
-        [line for line in diary if line.stream == settings.stream],
-    )
+def repeat_decision(history: TopicHistory, index: int, settings: RetrainSettings) -> ReproductionStep:
+    """Ask the policy again for a recorded decision and compare its answer.
 
-
-def decide_again(told: TopicHistory, place: int, chosen: RetrainSettings) -> ReproductionStep:
-    """Ask the policy again what it decided in line ``place`` of the diary, a `queued` one.
-
-    ``chosen`` are the settings where the line does not bring those of its worker.
+    Args:
+        history: Outcomes, alerts and retrainings of the stream.
+        index: Index of the `queued` message in ``history.retrainings``.
+        settings: Settings to use if the message does not record those of its worker.
     """
-    line = told.diary[place]
-    what = f"decision {line.run_id}"
-    if "last_offset" not in line.scores:
-        return ReproductionStep(what, None, "its message does not say what the policy knew")
-    if line.scores.get("asked_by"):
-        return ReproductionStep(what, None, line.reason)
-    chosen = settings_then(line, chosen)
-    moment = moment_of(told, place, chosen.window)
-    rows = sum(outcome.occurred_at >= line.scores["onset_at"] for outcome in moment.outcomes)
-    if rows != line.scores["rows"]:
-        return ReproductionStep(
-            what, False, f"{rows} labelled events since the onset are on the topic, {line.scores['rows']} then"
-        )
-    answer = make_policy(chosen).decide(moment.now, moment.alerts, moment.outcomes)
+    message = history.retrainings[index]
+    subject = f"decision {message.run_id}"
+    if "last_offset" not in message.scores:
+        return ReproductionStep(subject, None, "its message does not record the inputs of the policy")
+    if message.scores.get("asked_by"):
+        return ReproductionStep(subject, None, message.reason)
+    settings = recorded_settings(message, settings)
+    inputs = inputs_of(history, index, settings.window)
+    rows, recorded = sum(o.occurred_at >= message.scores["onset_at"] for o in inputs.outcomes), message.scores["rows"]
+    if rows != recorded:
+        detail = f"{rows} labelled events since the onset are on the topic, {recorded} then"
+        return ReproductionStep(subject, False, detail)
+    answer = make_policy(settings).decide(inputs.now, inputs.alerts, inputs.outcomes)
     if isinstance(answer, Wait):
-        return ReproductionStep(what, False, f"the policy {make_policy(chosen).name} waits now: {answer.reason}")
-    was = Retrain(line.reason, line.trigger, float(line.scores["onset_at"]), line.kind)
-    if answer == was:
-        return ReproductionStep(what, True, f"{line.kind}: {line.reason}")
-    changed = [key for key in ("trigger", "onset_at", "kind", "reason") if getattr(answer, key) != getattr(was, key)]
-    told_apart = "; ".join(f"{key} {getattr(answer, key)}, then {getattr(was, key)}" for key in changed)
-    return ReproductionStep(what, False, told_apart)
+        detail = f"the policy {make_policy(settings).name} waits now: {answer.reason}"
+        return ReproductionStep(subject, False, detail)
+    differences = _differences(answer, message)
+    if differences:
+        return ReproductionStep(subject, False, "; ".join(differences))
+    return ReproductionStep(subject, True, f"{message.kind}: {message.reason}")
 
 
-def settings_then(line: Retraining, chosen: RetrainSettings) -> RetrainSettings:
-    """The settings that the worker of a `queued` line had, where it says; otherwise ``chosen``."""
-    if "settings" not in line.scores:
-        return chosen
-    return msgspec.convert(line.scores["settings"], RetrainSettings, strict=False)
+def recorded_settings(message: Retraining, default: RetrainSettings) -> RetrainSettings:
+    """Return the settings that the worker had when it wrote a `queued` message.
+
+    Args:
+        message: The `queued` message.
+        default: Settings to return if the message does not record them.
+    """
+    if "settings" not in message.scores:
+        return default
+    known = {RENAMED_SETTINGS.get(name, name): value for name, value in message.scores["settings"].items()}
+    return msgspec.convert(known, RetrainSettings, strict=False)
 
 
-def moment_of(told: TopicHistory, place: int, keep: int) -> Moment:
-    """What the worker knew when it wrote line ``place`` of the diary, with ``keep`` outcomes at most."""
-    line = told.diary[place]
-    scores = line.scores
-    alerts = {alert.alert_id: alert for alert in reversed(told.alerts) if alert.detected_at <= line.at}
-    outcomes = outcomes_between(told.outcomes, int(scores["first_offset"]), int(scores["last_offset"]), keep)
-    said = scores.get("corrections", {})
-    return Moment(
-        PolicyContext(int(scores["labelled"]), tuple(_pasts(told.diary[:place], told.diary))),
+def inputs_of(history: TopicHistory, index: int, keep: int) -> DecisionInputs:
+    """Return the inputs that the policy had when the worker wrote a `queued` message.
+
+    Args:
+        history: Outcomes, alerts and retrainings of the stream.
+        index: Index of the message in ``history.retrainings``.
+        keep: Number of outcomes that the worker kept.
+    """
+    message = history.retrainings[index]
+    scores = message.scores
+    alerts = {alert.alert_id: alert for alert in reversed(history.alerts) if alert.detected_at <= message.at}
+    with_offsets = list(zip(history.outcome_offsets, history.outcomes, strict=True))
+    outcomes = outcomes_between(with_offsets, int(scores["first_offset"]), int(scores["last_offset"]), keep)
+    corrections = scores.get("corrections", {})
+    completed = _completed_before(history.retrainings[:index], history.retrainings)
+    return DecisionInputs(
+        PolicyContext(int(scores["labelled"]), tuple(completed)),
         tuple(reversed(alerts.values()))[-ALERTS_KEPT:],
-        [corrected(o, *said[o.event_id]) if o.event_id in said else o for o in outcomes],
+        [corrected(o, *corrections[o.event_id]) if o.event_id in corrections else o for o in outcomes],
     )
 
 
 def outcomes_between(outcomes: Sequence[tuple[int, Outcome]], first: int, last: int, keep: int) -> list[Outcome]:
-    """Those at the offsets from ``first`` to ``last``, as a worker with room for ``keep`` of them keeps them.
+    """Return the outcomes that a worker held after it had read up to an offset.
 
-    Of a repeated event the first one counts as long as it is kept, even where it lies before ``first``.
+    Of a repeated event the first outcome counts as long as it is kept, even if its offset is less than ``first``.
+
+    Args:
+        outcomes: Outcomes with their offsets, in the order of arrival.
+        first: Lowest offset, inclusive.
+        last: Highest offset, inclusive.
+        keep: Number of outcomes that the worker kept.
     """
     kept: dict[str, tuple[int, Outcome]] = {}
     for offset, outcome in outcomes:
@@ -167,99 +172,129 @@ def outcomes_between(outcomes: Sequence[tuple[int, Outcome]], first: int, last: 
     return [outcome for offset, outcome in kept.values() if offset >= first]
 
 
-def _pasts(before: Sequence[Retraining], diary: Sequence[Retraining]) -> Iterator[CompletedRetraining]:
-    """The retrainings begun in the lines ``before``, with what was known of them then.
+def refit_head(window: TrainingWindow, lineage: Lineage, settings: RetrainSettings) -> tuple[Head, float]:
+    """Fit the linear head of a retraining again.
 
-    One that a worker gave up is unknown to the next; one whose search was still under way has its end in ``diary``.
+    A winner was fitted on the whole window, with the weight that was chosen without the held-out slices.
+
+    Args:
+        window: Window of the retraining.
+        lineage: Lineage of the recorded model.
+        settings: Settings that the worker had.
+
+    Returns:
+        The head, and the weight that is chosen again for the rows before the drift.
     """
-    ends = {line.run_id: line.scores["past"] for line in diary if line.state == "finished" and "past" in line.scores}
-    promoted = {line.run_id for line in before if line.state == "promoted"}
-    for line in before:
-        if line.state == "queued" and line.run_id in ends:
-            past = msgspec.convert(ends[line.run_id], CompletedRetraining)
-            yield replace(past, promoted=line.run_id in promoted)
+    train = window.hold_out(settings.holdout)[0]
+    old_weight = choose_weight(train)
+    return fit_head(window if lineage.rows == len(window) else train, old_weight, settings.seed), old_weight
 
 
-class _Models:
+def label_agreement(model: BundleClassifier, head: Head, window: TrainingWindow) -> float:
+    """Return the share of a window's events to which both heads give the same label.
+
+    Args:
+        model: Recorded model.
+        head: Head that was fitted again.
+        window: Window of the retraining.
+    """
+    labels = model.predict(window.texts, window.embeddings).labels
+    columns = head.predict_proba(window.texts, window.embeddings).argmax(axis=1)
+    return float(np.mean([head.classes[column] == label for column, label in zip(columns, labels, strict=True)]))
+
+
+def _differences(answer: Retrain, message: Retraining) -> list[str]:
+    """Return one phrase for each part of a decision that differs from the recorded one."""
+    recorded: dict[str, Any] = {
+        "trigger": message.trigger,
+        "onset_at": float(message.scores["onset_at"]),
+        "kind": message.kind,
+        "reason": message.reason,
+    }
+    if "details" in message.scores:
+        recorded["details"] = message.scores["details"]
+    elif message.reason.startswith(f"{answer.reason}; "):
+        # Earlier versions recorded no details; their cost-aware policy appended its figures to the reason.
+        recorded["reason"] = answer.reason
+    repeated = {name: getattr(answer, name) for name in recorded}
+    return [f"{name} {repeated[name]}, then {then}" for name, then in recorded.items() if repeated[name] != then]
+
+
+def _completed_before(before: Sequence[Retraining], messages: Sequence[Retraining]) -> Iterator[CompletedRetraining]:
+    """Yield the retrainings begun in the messages ``before``, as they were known then.
+
+    A retraining that a worker abandoned is not known to the next worker. If the search of a retraining was still
+    running, its end is in the later ``messages``.
+    """
+    ends = {m.run_id: m.scores["past"] for m in messages if m.state == "finished" and "past" in m.scores}
+    promoted = {message.run_id for message in before if message.state == "promoted"}
+    for message in before:
+        if message.state == "queued" and message.run_id in ends:
+            past = msgspec.convert(ends[message.run_id], CompletedRetraining)
+            yield replace(past, promoted=message.run_id in promoted)
+
+
+class _ModelReproducer:
     """Fits the models of a case again."""
 
-    def __init__(self, settings: Settings, store: OnlineStore, told: TopicHistory, folder: Path) -> None:
+    def __init__(self, settings: Settings, store: OnlineStore, history: TopicHistory, folder: Path) -> None:
         self._settings = settings
         self._store = store
-        self._told = told
+        self._history = history
         self._folder = folder
         self._registry = Registry(settings)
         self._encoder = exported_encoder(settings.model, threads=2)
-        self._queued = {line.run_id: place for place, line in enumerate(told.diary) if line.state == "queued"}
+        self._queued = {m.run_id: index for index, m in enumerate(history.retrainings) if m.state == "queued"}
 
-    def make_again(self, line: Retraining) -> ReproductionStep:
-        """The model that a line of the diary names, made again in the way in which it came to be."""
-        what = f"model {line.version}"
-        tags = self._registry.tags(line.version)
+    def reproduce(self, message: Retraining) -> ReproductionStep:
+        """Reproduce the model that a message names, in the way in which it was made."""
+        subject = f"model {message.version}"
+        tags = self._registry.tags(message.version)
         if "restores" in tags:
             same = self._registry.tags(tags["restores"]).get("digest") == tags.get("digest")
-            return ReproductionStep(
-                what, same, f"version {line.version} is version {tags['restores']} again, by its digest"
+            detail = f"version {message.version} is version {tags['restores']} again, by its digest"
+            return ReproductionStep(subject, same, detail)
+        if message.run_id not in self._queued:
+            return ReproductionStep(subject, None, f"manual decision on an existing model: {message.reason}")
+        if message.candidate != LinearHead.name:
+            detail = (
+                f"{message.candidate} searches by the clock and cannot be repeated bit for bit; the registry keeps the "
+                f"bundle with digest {tags.get('digest', '')[:16]}"
             )
-        if line.run_id not in self._queued:
-            return ReproductionStep(
-                what, None, f"a person's decision about a model that was made before: {line.reason}"
-            )
-        if line.candidate != LinearHead.name:
-            return ReproductionStep(
-                what, None,
-                f"{line.candidate} searches by the clock, so it cannot be made again bit for bit; the bundle with "
-                f"digest {tags.get('digest', '')[:16]} is kept in the registry",
-            )  # fmt: skip
-        return self._fit_again(what, line)
+            return ReproductionStep(subject, None, detail)
+        return self._refit(subject, message)
 
-    def _fit_again(self, what: str, line: Retraining) -> ReproductionStep:
-        bundle = self._registry.download(line.version, self._folder)
-        model = load_bundle(bundle, self._settings.signing_key, version=line.version, encoder=self._encoder)
+    def _refit(self, subject: str, message: Retraining) -> ReproductionStep:
+        """Fit the linear head of a retraining again and compare the weights."""
+        bundle = self._registry.download(message.version, self._folder)
+        model = load_bundle(bundle, self._settings.signing_key, version=message.version, encoder=self._encoder)
         lineage = verify_bundle(bundle, self._settings.signing_key).lineage
-        place = self._queued[line.run_id]
-        chosen = settings_then(self._told.diary[place], self._settings.retrain)
-        window, source = self._window(place, chosen, model.encoder)
-        with threadpool_limits(1):  # as it was fitted: the order of a sum decides its last bits
-            head, old_weight = refit(window, lineage, chosen)
+        index = self._queued[message.run_id]
+        settings = recorded_settings(self._history.retrainings[index], self._settings.retrain)
+        window, source = self._window(index, settings, model.encoder)
+        with threadpool_limits(1):  # one thread as in the first fit: the order of a sum decides its last bits
+            head, old_weight = refit_head(window, lineage, settings)
         if model.head is None:
-            return ReproductionStep(what, False, "the bundle in the registry has no head")
-        here, there = weights_digest(head), weights_digest(model.head)
-        recorded = lineage.parameters.get("weights", there)
-        if here == there == recorded:
-            return ReproductionStep(what, True, f"{here[:16]} from {lineage.rows} events; {source}")
-        words = [f"weights {here[:16]}, in the registry {there[:16]}", source]
-        if recorded != there:
-            words.append(f"the lineage says {str(recorded)[:16]}")
+            return ReproductionStep(subject, False, "the bundle in the registry has no head")
+        refitted, registered = weights_digest(head), weights_digest(model.head)
+        recorded = lineage.parameters.get("weights", registered)
+        if refitted == registered == recorded:
+            return ReproductionStep(subject, True, f"{refitted[:16]} from {lineage.rows} events; {source}")
+        details = [f"weights {refitted[:16]}, in the registry {registered[:16]}", source]
+        if recorded != registered:
+            details.append(f"the lineage records {str(recorded)[:16]}")
         if old_weight != lineage.parameters.get("old_weight"):
-            words.append(f"old rows count for {old_weight:g}, then for {lineage.parameters.get('old_weight')}")
-        words.append(f"both give {agreement(model, head, window):.1%} of the window's events the same label")
-        return ReproductionStep(what, False, "; ".join(words))
+            details.append(f"weight of old rows {old_weight:g}, then {lineage.parameters.get('old_weight')}")
+        details.append(f"both give {label_agreement(model, head, window):.1%} of the window's events the same label")
+        return ReproductionStep(subject, False, "; ".join(details))
 
-    def _window(self, place: int, chosen: RetrainSettings, encoder: Encoder) -> tuple[TrainingWindow, str]:
-        """The window of a decision, and where its embeddings come from."""
-        scores: dict[str, Any] = self._told.diary[place].scores
-        outcomes = moment_of(self._told, place, chosen.window).outcomes
-        found = self._store.embeddings([outcome.event_id for outcome in outcomes], encoder.digest)
-        lost = sum(vector is None for vector in found)
-        source = f"{len(found) - lost} embeddings from the store" + (f", {lost} computed again" if lost else "")
+    def _window(self, index: int, settings: RetrainSettings, encoder: Encoder) -> tuple[TrainingWindow, str]:
+        """Return the window of a decision, and a phrase about the source of its embeddings."""
+        scores: dict[str, Any] = self._history.retrainings[index].scores
+        outcomes = inputs_of(self._history, index, settings.window).outcomes
+        stored = self._store.embeddings([outcome.event_id for outcome in outcomes], encoder.digest)
+        missing = sum(vector is None for vector in stored)
+        source = f"{len(stored) - missing} embeddings from the store" + (f", {missing} recomputed" if missing else "")
         offsets = int(scores["first_offset"]), int(scores["last_offset"])
         window = build_window(outcomes, offsets, float(scores["onset_at"]), self._store, encoder)
-        return weigh(window, chosen.seed), source
-
-
-def refit(window: TrainingWindow, lineage: Lineage, chosen: RetrainSettings) -> tuple[Head, float]:
-    """The linear head of a retraining on ``window``, and the weight of old rows that is chosen for it again.
-
-    A winner was fitted on the whole window, with the weight that was chosen without the slices held out.
-    """
-    train = window.hold_out(chosen.holdout)[0]
-    old_weight = choose_weight(train)
-    return fit_head(window if lineage.rows == len(window) else train, old_weight, chosen.seed), old_weight
-
-
-def agreement(model: BundleClassifier, head: Head, window: TrainingWindow) -> float:
-    """Share of the window's events to which both heads give the same label."""
-    said = model.predict(window.texts, window.embeddings).labels
-    columns = head.predict_proba(window.texts, window.embeddings).argmax(axis=1)
-    return float(np.mean([head.classes[column] == label for column, label in zip(columns, said, strict=True)]))
+        return weight_labels(window, settings.seed), source

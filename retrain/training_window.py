@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 MIN_HOLDOUT = 30
 MAX_HOLDOUT = 600
-BEFORE_EVERY = 5
+BEFORE_STEP = 5
 MAX_BEFORE = 200
 """Of the rows before the drift, one in so many, and no more than so many, are kept aside."""
-PER_ROW = ("segments", "annotators", "weights", "gate_weights")
+ROW_FIELDS = ("segments", "annotators", "weights", "gate_weights")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TrainingWindow:
             onset=self.onset if onset is None else onset,
             first_offset=self.first_offset,
             last_offset=self.last_offset,
-            **{name: tuple(part[i] for i in index) if (part := getattr(self, name)) else () for name in PER_ROW},
+            **{name: tuple(part[i] for i in index) if (part := getattr(self, name)) else () for name in ROW_FIELDS},
         )
 
     def hold_out(self, share: float) -> tuple[TrainingWindow, TrainingWindow, TrainingWindow]:
@@ -83,7 +83,7 @@ class TrainingWindow:
         kept = min(max(int(since * share), MIN_HOLDOUT), MAX_HOLDOUT, len(self) // 2)
         cut = len(self) - kept
         onset = min(self.onset, cut)
-        before = np.arange(onset)[::-BEFORE_EVERY][:MAX_BEFORE][::-1]
+        before = np.arange(onset)[::-BEFORE_STEP][:MAX_BEFORE][::-1]
         train = np.setdiff1d(np.arange(cut), before)
         return (
             self.take(train.tolist(), onset - len(before)),
@@ -103,7 +103,7 @@ class TrainingWindow:
             "onset": self.onset,
             "first_offset": self.first_offset,
             "last_offset": self.last_offset,
-            **{name: getattr(self, name) for name in PER_ROW},
+            **{name: getattr(self, name) for name in ROW_FIELDS},
         }
         (folder / "window.json").write_text(json.dumps(rest), encoding="utf-8")
 
@@ -111,7 +111,7 @@ class TrainingWindow:
     def load(cls, folder: Path) -> TrainingWindow:
         """Read what `save` wrote."""
         rest = json.loads((folder / "window.json").read_text(encoding="utf-8"))
-        for name in ("event_ids", "texts", "labels", *PER_ROW):
+        for name in ("event_ids", "texts", "labels", *ROW_FIELDS):
             rest[name] = tuple(rest[name])
         return cls(**{**rest, "encoder": Path(rest["encoder"])}, embeddings=np.load(folder / "embeddings.npy"))
 

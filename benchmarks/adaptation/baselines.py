@@ -26,7 +26,8 @@ from driftloop.core.settings import MonitorSettings, Settings
 from producers.label_schedule import LabelSchedule
 from producers.scenarios.scenarios import Scenario
 from retrain.candidates.linear import fit_head
-from retrain.policies.policies import ALWAYS, Never, Policy, PolicyContext, Retrain, Wait
+from retrain.policies.base import ALWAYS, Policy, PolicyContext, Retrain, Wait
+from retrain.policies.builtin import Never
 
 DUMMY_EVERY = 100
 """Labelled events between two alerts of the dummy that always fires."""

@@ -26,8 +26,8 @@ from retrain.candidates.linear import fit_head, learn
 from retrain.evaluation.gate import judge
 from retrain.evaluation.paired_slice import slice_of
 from retrain.evaluation.sequential_test import ShadowTest
-from retrain.labels.annotator_trust import weigh
-from retrain.policies.policies import ALWAYS, CompletedRetraining, Policy, PolicyContext, Retrain
+from retrain.labels.annotator_trust import weight_labels
+from retrain.policies.base import ALWAYS, CompletedRetraining, Policy, PolicyContext, Retrain
 from retrain.promotion.concept_memory import last_of_each, recall
 from retrain.training_window import TrainingWindow
 from stream_processors.drift.drift_monitor import DriftMonitor
@@ -100,7 +100,7 @@ class Loop:
     lag: int
     """Events between a decision and the first prediction of the model that was fitted for it."""
     learn: Callable[[TrainingWindow, int], tuple[Head, float]] = learn
-    weigh: Callable[[TrainingWindow], TrainingWindow] = weigh
+    weigh: Callable[[TrainingWindow], TrainingWindow] = weight_labels
     """Says how far each label is trusted."""
     alerts: list[DriftAlert] = field(default_factory=list)
     past: list[CompletedRetraining] = field(default_factory=list)
@@ -237,7 +237,7 @@ class Loop:
         first = standing.trigger != decision.trigger
         if decision.kind == "answer" and decision.onset_at > ALWAYS:
             kept = {str(at): model for at, model in self.promoted}
-            names = last_of_each([(str(at), model.trigger) for at, model in self.promoted], chosen.memory)
+            names = last_of_each([(str(at), model.trigger) for at, model in self.promoted], chosen.concept_memory)
             since = window.take(slice(window.onset, None), 0)
             archived = {name: kept[name].answers(since) for name in names}
             found = recall(since, standing.answers(since), archived, **judging)
@@ -280,7 +280,7 @@ class Loop:
         said = predecessor.answers(self.stream.window([outcome.position]))
         answer = {name: float(p) for name, p in zip(said.classes, said.probabilities[0], strict=True)}
         if test.update(outcome.label, outcome.probabilities, answer) == "challenger":
-            self.verdicts.append((tick, "probation", test.words("the promoted model", "its predecessor")))
+            self.verdicts.append((tick, "probation", test.summary("the promoted model", "its predecessor")))
             self._probation = None
             self.rollbacks.append(tick)
             self._promote(predecessor, tick)

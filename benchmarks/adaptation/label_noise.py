@@ -27,8 +27,8 @@ from driftloop.core.settings import Settings
 from producers.scenarios.scenario_schema import AnnotatorSpec
 from producers.scenarios.scenarios import Scenario, build_scenario, read_spec
 from retrain.evaluation.paired_slice import correct
-from retrain.labels.annotator_trust import weigh
-from retrain.policies.policies import make_policy
+from retrain.labels.annotator_trust import weight_labels
+from retrain.policies.catalogue import make_policy
 from retrain.training_window import TrainingWindow
 
 FOLLOWED = 500
@@ -80,7 +80,7 @@ def count_worse(loop: Loop, stream: Stream) -> tuple[int, int]:
 def measure(stream: Stream, flipped: float, weighed: bool, settings: Settings, seconds: float) -> Row:
     """Play one stream under the on-drift policy."""
     policy = make_policy(msgspec.structs.replace(settings.retrain, policy="on-drift"))
-    trust: Callable[[TrainingWindow], TrainingWindow] = weigh if weighed else lambda window: window
+    trust: Callable[[TrainingWindow], TrainingWindow] = weight_labels if weighed else lambda window: window
     loop = Loop(stream, policy, settings, round(seconds * stream.rate), weigh=trust)
     with threadpool_limits(1):
         loop.run()

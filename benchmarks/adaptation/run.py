@@ -35,7 +35,9 @@ from driftloop.core.messages import DriftAlert
 from driftloop.core.settings import Settings
 from producers.scenarios.scenarios import Scenario, load_scenario
 from retrain.candidates.base import CannotFit
-from retrain.policies.policies import Never, Policy, make_policy
+from retrain.policies.base import Policy
+from retrain.policies.builtin import Never
+from retrain.policies.catalogue import make_policy
 from serving.simulation.drift_scoring import MAX_DELAY, Truth, judge_alerts
 from stream_processors.drift.detectors import FAMILIES, make_detector
 

@@ -21,7 +21,7 @@ class Budget:
     seed: int = 7
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """Everything a fit needs besides the window; small enough to send to a child process."""
 
@@ -36,7 +36,7 @@ class Task:
     """Where a network is trained; auto: on a GPU where there is one."""
     dask: str = ""
     """Address of the Dask scheduler whose workers compare pipelines; empty: this process does."""
-    earlier: tuple[Path, ...] = ()
+    warm_start: tuple[Path, ...] = ()
     """Files of heads that earlier fits of this candidate ended with, the newest last: a search may begin with them."""
 
 

@@ -33,9 +33,9 @@ LINEAGE = Lineage(
 )
 HELD_OUT = sentences(120, seed=99)
 ROWS, ONSET = 160, 60
-AGREE = 1e-3
+TOLERANCE = 1e-3
 """How far two fits with the same seed may be apart."""
-LEARNT = 0.6
+MIN_ACCURACY = 0.6
 """Accuracy on texts that two words make easy, where a third is chance."""
 
 
@@ -69,10 +69,16 @@ class Subject:
         model = ModelSettings(encoder=str(tiny_encoder.encoder_folder()), max_tokens=tiny_encoder.MAX_TOKENS)
         scratch = self.folder / f"scratch-{where}"
         scratch.mkdir(exist_ok=True)
-        return Task(Budget(seconds, 1, 7), model, LINEAGE, tiny_encoder.KEY, scratch)
+        return Task(
+            budget=Budget(seconds, 1, 7),
+            model=model,
+            lineage=LINEAGE,
+            signing_key=tiny_encoder.KEY,
+            scratch=scratch,
+        )
 
 
-def has_its_parts(subject: Subject) -> None:
+def check_interface(subject: Subject) -> None:
     """It has a name, `quick`, `fit`, `rescue` and `refit`."""
     made = subject.make()
     expect(isinstance(made, Candidate), "one of name, quick, fit, rescue and refit is missing")
@@ -80,7 +86,7 @@ def has_its_parts(subject: Subject) -> None:
     expect(isinstance(made.quick, bool), f"quick is {made.quick!r}, not True or False")
 
 
-def writes_a_bundle_that_loads(subject: Subject) -> None:
+def check_bundle(subject: Subject) -> None:
     """Its bundle is verified, loads, and gives each text probabilities that sum to 1."""
     manifest = verify_bundle(subject.fitted, tiny_encoder.KEY)
     expect(manifest.max_tokens == tiny_encoder.MAX_TOKENS, f"it was made for texts of {manifest.max_tokens} tokens")
@@ -89,49 +95,49 @@ def writes_a_bundle_that_loads(subject: Subject) -> None:
     _expect_shares(said)
 
 
-def names_the_windows_classes(subject: Subject) -> None:
+def check_labels(subject: Subject) -> None:
     """Its labels are the classes of the window."""
     labels = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1).labels
     expect(labels == tiny_encoder.window(ROWS).classes, f"its labels are {labels}")
 
 
-def keeps_the_lineage(subject: Subject) -> None:
+def check_lineage(subject: Subject) -> None:
     """It signs the lineage that it was given, and adds its parameters."""
     lineage = verify_bundle(subject.fitted, tiny_encoder.KEY).lineage
     expect(_without_parameters(lineage) == LINEAGE, f"its lineage is {lineage}")
     expect(bool(lineage.parameters), "it added no parameters to the lineage")
 
 
-def learns(subject: Subject) -> None:
+def check_learns(subject: Subject) -> None:
     """It learns texts that two words make easy."""
     said = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1).predict(HELD_OUT[0]).labels
     accuracy = float(np.mean([a == b for a, b in zip(said, HELD_OUT[1], strict=True)]))
-    expect(accuracy > LEARNT, f"{accuracy:.2f} of its answers are right, not more than {LEARNT}; a third is chance")
+    expect(accuracy > MIN_ACCURACY, f"{accuracy:.2f} of its answers are right, not more than {MIN_ACCURACY}; a third is chance")
 
 
-def is_the_same_for_the_same_seed(subject: Subject) -> None:
+def check_seed(subject: Subject) -> None:
     """A second fit with the same seed gives the same model."""
     first = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1)
     again = subject.fit(tiny_encoder.window(ROWS, onset=ONSET), "again")
     gap = float(np.abs(_answers(again) - _answers(first)).max())
-    expect(gap <= AGREE, f"the answers of two fits with the same seed differ by {gap:.4g}")
+    expect(gap <= TOLERANCE, f"the answers of two fits with the same seed differ by {gap:.4g}")
 
 
-def refuses_one_class(subject: Subject) -> None:
+def check_refuses_one_class(subject: Subject) -> None:
     """A window of one class is refused with CannotFit, and nothing is written."""
     _expect_refusal(subject, replace(tiny_encoder.window(80), labels=("neutral",) * 80), "one-class", "one class")
 
 
-def refuses_too_few_rows(subject: Subject) -> None:
+def check_refuses_few_rows(subject: Subject) -> None:
     """A window of nine rows is refused with CannotFit, and nothing is written."""
     _expect_refusal(subject, tiny_encoder.window(9), "nine", "nine rows")
 
 
-def takes_awkward_windows(subject: Subject) -> None:
+def check_awkward_windows(subject: Subject) -> None:
     """It takes windows with two classes, a rare class, one recent class, no words, hostile texts."""
     for kind, window in awkward_windows().items():
         try:
-            takes(subject, window, kind.replace(" ", "-"))
+            check_window(subject, window, kind.replace(" ", "-"))
         except Exception as error:
             raise CheckFailed(f"{kind}: {failure_reason(error)}") from error
 
@@ -149,7 +155,7 @@ def awkward_windows() -> dict[str, TrainingWindow]:
     }
 
 
-def takes(subject: Subject, window: TrainingWindow, where: str) -> None:
+def check_window(subject: Subject, window: TrainingWindow, where: str) -> None:
     """Fit on an awkward window and look at what came of it."""
     model = subject.fit(window, where)
     expect(set(model.labels) <= set(window.classes), f"labels {model.labels} for {window.classes}")
@@ -157,7 +163,7 @@ def takes(subject: Subject, window: TrainingWindow, where: str) -> None:
     _expect_shares(_answers(model))
 
 
-def rescues_nothing_from_nothing(subject: Subject) -> None:
+def check_rescue(subject: Subject) -> None:
     """Before the first checkpoint `rescue` returns False and writes nothing."""
     out = subject.folder / "rescued"
     said = subject.make().rescue(tiny_encoder.window(60), subject.task("rescued"), out)
@@ -165,7 +171,7 @@ def rescues_nothing_from_nothing(subject: Subject) -> None:
     expect(not out.exists(), "`rescue` wrote something where there is nothing to rescue")
 
 
-def fits_its_recipe_again(subject: Subject) -> None:
+def check_refit(subject: Subject) -> None:
     """`refit` returns True with a verified bundle, or False and writes nothing."""
     out = subject.folder / "refitted"
     with threadpool_limits(1):
@@ -179,7 +185,7 @@ def fits_its_recipe_again(subject: Subject) -> None:
         expect(not out.exists(), "`refit` returned False and wrote something")
 
 
-def ends_within_its_budget(subject: Subject) -> None:
+def check_budget(subject: Subject) -> None:
     """In a process of its own it ends within its budget and some grace, on a window that could take minutes."""
     window = tiny_encoder.window(1500, onset=700)
     task, folder = subject.task("budget", subject.seconds), subject.folder / "budget"
@@ -193,18 +199,18 @@ def ends_within_its_budget(subject: Subject) -> None:
 
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
-    has_its_parts,
-    writes_a_bundle_that_loads,
-    names_the_windows_classes,
-    keeps_the_lineage,
-    learns,
-    is_the_same_for_the_same_seed,
-    refuses_one_class,
-    refuses_too_few_rows,
-    takes_awkward_windows,
-    rescues_nothing_from_nothing,
-    fits_its_recipe_again,
-    ends_within_its_budget,
+    check_interface,
+    check_bundle,
+    check_labels,
+    check_lineage,
+    check_learns,
+    check_seed,
+    check_refuses_one_class,
+    check_refuses_few_rows,
+    check_awkward_windows,
+    check_rescue,
+    check_refit,
+    check_budget,
 )
 
 

@@ -29,10 +29,10 @@ from driftloop.core.errors import DriftloopError
 from retrain.candidates import training_rows as choice
 from retrain.candidates.base import Interrupted
 
-CONNECT = 5.0
+CONNECT_SECONDS = 5.0
 """Seconds within which a scheduler answers and has a worker, and within which it is left again."""
 
-Record = Callable[[Any, float], None]
+OnScored = Callable[[Any, float], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class EvaluationData:
     labels: NDArray[Any]
     """Shape (n,)."""
     folds: list[choice.Fold]
-    hopeless: list[float]
+    loss_limits: list[float]
     """For each fold: a pipeline with a greater loss on it, in nats per row, is not tried on the others."""
 
 
@@ -59,7 +59,7 @@ def minus_log_loss(pipeline: Any, ground: EvaluationData, seconds: float) -> lis
     try:
         with warnings.catch_warnings(action="ignore"):
             losses = choice.fold_losses(
-                lambda: clone(pipeline), ground.features, ground.labels, ground.folds, ground.hopeless, deadline
+                lambda: clone(pipeline), ground.features, ground.labels, ground.folds, ground.loss_limits, deadline
             )
     except Exception:
         return ["INVALID"]
@@ -67,7 +67,7 @@ def minus_log_loss(pipeline: Any, ground: EvaluationData, seconds: float) -> lis
 
 
 @contextlib.contextmanager
-def workers(address: str, ground: EvaluationData, deadline: float, record: Record) -> Iterator[Workers]:
+def open_workers(address: str, ground: EvaluationData, deadline: float, record: OnScored) -> Iterator[PipelineWorkers]:
     """The workers of the Dask scheduler at ``address``, or of this process where it is empty, with the rows sent.
 
     Raises:
@@ -80,21 +80,21 @@ def workers(address: str, ground: EvaluationData, deadline: float, record: Recor
         stack.callback(_leave, client)
         if address:
             _check(client, address)
-        found = Workers(client, address, ground, deadline, record)
-        timer = threading.Timer(deadline - time.monotonic(), found.give_up)
+        found = PipelineWorkers(client, address, ground, deadline, record)
+        timer = threading.Timer(deadline - time.monotonic(), found.cancel_pending)
         timer.daemon = True
         timer.start()
         stack.callback(timer.cancel)
         yield found
 
 
-class Workers:
+class PipelineWorkers:
     """What TPOT takes for its Dask client; of a client it needs `cluster.workers`, `submit`, `scatter` and `run`.
 
     TPOT itself would send the individual with its search space, and would keep the losses to itself until its end.
     """
 
-    def __init__(self, client: Client, address: str, ground: EvaluationData, deadline: float, record: Record) -> None:
+    def __init__(self, client: Client, address: str, ground: EvaluationData, deadline: float, record: OnScored) -> None:
         self._client = client
         self._address = address
         self._deadline = deadline
@@ -120,7 +120,7 @@ class Workers:
             TimeoutError: the time of the search is up, or its cluster is lost: what ends TPOT's evolution.
         """
         left = self._deadline - time.monotonic()
-        if left <= 0 or self.lost:
+        if left <= 0 or self.scheduler_lost:
             raise TimeoutError("the search is over")
         pipeline = individual.export_pipeline()
         sent = self._client.submit(minus_log_loss, pipeline, self._ground, left, pure=False)
@@ -137,16 +137,16 @@ class Workers:
         """TPOT would have the workers collect their garbage."""
 
     @property
-    def lost(self) -> bool:
+    def scheduler_lost(self) -> bool:
         """Whether the connection to the scheduler broke; the rows went with it, also where it is there again."""
         return bool(self._ground.cancelled())
 
     def check(self) -> None:
         """Raise `Interrupted` where the scheduler was lost during the search."""
-        if self.lost:
+        if self.scheduler_lost:
             raise Interrupted(f"the Dask scheduler at {self._address} was lost in the middle of the search")
 
-    def give_up(self) -> None:
+    def cancel_pending(self) -> None:
         """The time is up: TPOT shall not wait for what is under way."""
         with contextlib.suppress(Exception):
             self._client.cancel([answer for answer in tuple(self._sent) if not answer.done()], force=True)
@@ -184,7 +184,7 @@ def _in_this_process() -> LocalCluster:
 
 def _connect(address: str) -> Client:
     try:
-        client = Client(address, timeout=CONNECT, name="driftloop-tpot")
+        client = Client(address, timeout=CONNECT_SECONDS, name="driftloop-tpot")
     except (OSError, ValueError, TypeError) as error:  # the last from an address whose kind needs more, such as TLS
         raise DriftloopError(
             f"No Dask scheduler answers at {address} ({_in_short(error)}): start one with `dask scheduler`, or set "
@@ -196,7 +196,7 @@ def _connect(address: str) -> Client:
 def _check(client: Client, address: str) -> None:
     """Raise `DriftloopError` where there are no workers, or not with our versions."""
     try:
-        client.wait_for_workers(1, timeout=CONNECT)
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except TimeoutError as error:
         raise DriftloopError(
             f"The Dask scheduler at {address} has no workers: start some with `dask worker {address}`, from the same "
@@ -237,4 +237,4 @@ def _in_short(error: BaseException | None) -> str:
 
 def _leave(client: Client) -> None:
     with contextlib.suppress(Exception):  # a scheduler that was lost is left as well
-        client.close(timeout=CONNECT)
+        client.close(timeout=CONNECT_SECONDS)

@@ -24,21 +24,21 @@ from retrain.candidates.training_rows import Rows
 
 PATIENCE = 3
 """So many worse measurements in succession end the training."""
-CHANCE = 2.0
+STANDARD_ERRORS = 2.0
 """Standard errors of the mean difference up to which weights are not worse than the best."""
-SMALLEST = 1000
+MIN_ROWS = 1000
 """With fewer rows after the drift none is held out: each is needed to learn from, and a few dozen cannot tell two sets
 of weights apart."""
-SHARE = 0.1
-MOST = 300
+HELD_OUT_SHARE = 0.1
+MAX_HELD_OUT = 300
 """Of the rows after the drift, this share is held out, and no more than so many."""
-PASSES = 2
+MIN_PASSES = 2
 """None is held out where the time allows fewer passes: what is seen once or twice is not learnt by heart."""
-PER_PASS = 2
+MEASUREMENTS_PER_PASS = 2
 """Measurements in one pass over the rows."""
 
 
-def split(labels: Sequence[str], recent: NDArray[np.bool_], seed: int) -> tuple[Rows, Rows]:
+def split_held_out(labels: Sequence[str], recent: NDArray[np.bool_], seed: int) -> tuple[Rows, Rows]:
     """Indices to train on and indices to hold out: a random part of the ``recent`` rows, with their mix of labels.
 
     Nothing is held out of fewer recent rows than `SMALLEST`.
@@ -46,11 +46,11 @@ def split(labels: Sequence[str], recent: NDArray[np.bool_], seed: int) -> tuple[
     everything = np.arange(len(labels))
     _, of_row, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     candidates = np.flatnonzero(recent & (counts[of_row] > 1))  # the only row of a class is learnt from
-    if len(candidates) < SMALLEST:
+    if len(candidates) < MIN_ROWS:
         return everything, everything[:0]
     order = np.random.default_rng(seed).permutation(candidates)
     order = order[np.argsort(of_row[order], kind="stable")]  # evenly spaced in it is evenly of each label
-    size = min(round(SHARE * len(order)), MOST)
+    size = min(round(HELD_OUT_SHARE * len(order)), MAX_HELD_OUT)
     held = order[((np.arange(size) + 0.5) * len(order) / size).astype(np.int64)]
     return np.setdiff1d(everything, held), np.sort(held)
 
@@ -75,7 +75,7 @@ class EarlyStopping:
         self.kept_step = 0
         """After which the weights were what they are in the file."""
         self.stopped_early = False
-        self.slowest = 0.0
+        self.slowest_seconds = 0.0
         """Most seconds that a measurement took, the writing of the weights included."""
         self._network, self._held, self._weights = network, held, weights
         self._deadline, self._patience, self._progress = deadline, patience, progress
@@ -91,13 +91,13 @@ class EarlyStopping:
             self._look(0)
         self._last = time.monotonic()
 
-    def after(self, step: int, steps: int, every: int) -> bool:
+    def after_step(self, step: int, steps: int, every: int) -> bool:
         """To be called after each of ``steps`` steps: True where no more is to follow, for the steps, time or patience.
 
         Looks at the network every ``every`` steps, and after the last one.
         """
         now = time.monotonic()
-        ended = step >= steps or now + (now - self._last) + self.slowest > self._deadline
+        ended = step >= steps or now + (now - self._last) + self.slowest_seconds > self._deadline
         if step % every == 0 or ended:
             if self._held:
                 self._look(step)
@@ -139,7 +139,7 @@ class EarlyStopping:
             else:
                 self._in_vain, self.kept_step = 0, step
                 self._save()
-        self.slowest = max(self.slowest, time.monotonic() - started)
+        self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - started)
 
     def _worse(self, found: NDArray[np.float64]) -> bool:
         """Whether the rows' scores are higher, beyond chance, than where their mean was least."""
@@ -147,7 +147,7 @@ class EarlyStopping:
             self._least = found
             return False
         rise = found - self._least
-        return bool(rise.mean() > CHANCE * rise.std() / math.sqrt(len(rise)))
+        return bool(rise.mean() > STANDARD_ERRORS * rise.std() / math.sqrt(len(rise)))
 
     def _measure(self) -> NDArray[np.float64] | None:
         """The Brier score of each held-out row, shape (n,); None where the deadline came before its end."""
@@ -177,13 +177,13 @@ class EarlyStopping:
         unfinished.replace(self._weights)
 
 
-def as_callback(watch: EarlyStopping, steps: int, every: int) -> Any:
+def trainer_callback(watch: EarlyStopping, steps: int, every: int) -> Any:
     """The Trainer's callback that asks ``watch`` after each step."""
     from transformers import TrainerCallback
 
     class Ask(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> Any:
-            control.should_training_stop |= watch.after(state.global_step, steps, every)
+            control.should_training_stop |= watch.after_step(state.global_step, steps, every)
             return control
 
     return Ask()

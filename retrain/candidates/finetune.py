@@ -24,7 +24,7 @@ from driftloop.core.models.onnx_export import export
 from retrain.candidates import early_stopping
 from retrain.candidates import training_rows as choice
 from retrain.candidates.base import Task
-from retrain.candidates.trainable_network import choose_device, has_bf16, load_network, start_head
+from retrain.candidates.trainable_network import choose_device, has_bf16, initialise_head, load_network
 from retrain.training_window import TrainingWindow
 
 MAX_ROWS = 4000
@@ -62,7 +62,7 @@ class FineTune:
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         """Train, export and write the bundle; see `Candidate.fit`."""
         started = time.monotonic()
-        choice.check(window)
+        choice.require_learnable(window)
         task.scratch.mkdir(parents=True, exist_ok=True)
         network, tokenizer = load_network(window, task)
         device = choose_device(task.device)
@@ -111,9 +111,9 @@ class FineTune:
         examples = _examples(tokenizer, rows, classes, task.model.max_tokens)
         seconds = _seconds_per_step(network, collate, examples, seed, bf16)
         affordable = max(1, int((deadline - time.monotonic()) / seconds))
-        watched = self.patience > 0 and affordable * BATCH >= early_stopping.PASSES * len(examples)
-        train, held = early_stopping.split(rows.labels, recent & watched, seed)
-        start_head(network.to("cpu"), rows.take(train.tolist()), classes)
+        watched = self.patience > 0 and affordable * BATCH >= early_stopping.MIN_PASSES * len(examples)
+        train, held = early_stopping.split_held_out(rows.labels, recent & watched, seed)
+        initialise_head(network.to("cpu"), rows.take(train.tolist()), classes)
         network.to(device)
         watch = early_stopping.EarlyStopping(
             network,
@@ -126,8 +126,8 @@ class FineTune:
         watch.begin()
         learnt = [examples[i] for i in train[-affordable * BATCH :]]  # where not all can be seen once, the newest are
         in_pass = -(-len(learnt) // BATCH)
-        every = -(-in_pass // early_stopping.PER_PASS)
-        affordable = max(1, int((deadline - time.monotonic()) / (seconds + watch.slowest / every)))
+        every = -(-in_pass // early_stopping.MEASUREMENTS_PER_PASS)
+        affordable = max(1, int((deadline - time.monotonic()) / (seconds + watch.slowest_seconds / every)))
         steps = min(self.epochs * in_pass, affordable)
         if not len(held):
             every = max(1, steps // 4)
@@ -154,7 +154,7 @@ class FineTune:
             args=arguments,
             train_dataset=learnt,
             data_collator=collate,
-            callbacks=[early_stopping.as_callback(watch, steps, every)],
+            callbacks=[early_stopping.trainer_callback(watch, steps, every)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -10,10 +10,10 @@ from sklearn.linear_model import LogisticRegression
 
 from driftloop.core.models.bundle import verify_bundle, write_bundle
 from driftloop.core.models.encoder import OnnxEncoder
-from driftloop.core.models.head import Head, beside, weights_digest
+from driftloop.core.models.head import Head, stack_columns, weights_digest
 from retrain.candidates import training_rows as choice
 from retrain.candidates.base import Task
-from retrain.candidates.tfidf import fit_words
+from retrain.candidates.tfidf import fit_tfidf
 from retrain.training_window import TrainingWindow
 
 INVERSE_PENALTY = 3.0
@@ -52,20 +52,20 @@ def learn(window: TrainingWindow, seed: int = 7) -> tuple[Head, float]:
     Raises:
         CannotFit: one class only, or too few rows.
     """
-    choice.check(window)
-    window = choice.by_likeness(window)
+    choice.require_learnable(window)
+    window = choice.order_by_similarity(window)
     old_weight = choice.choose_old_weight(window)
     return _fit(window, old_weight, seed), old_weight
 
 
 def choose_weight(window: TrainingWindow) -> float:
     """What the rows before the onset that are likest to those after it should count for."""
-    return choice.choose_old_weight(choice.by_likeness(window))
+    return choice.choose_old_weight(choice.order_by_similarity(window))
 
 
 def fit_head(window: TrainingWindow, old_weight: float, seed: int = 7) -> Head:
     """Fit one head; a class that the window's kept rows do not hold is not among its classes."""
-    return _fit(choice.by_likeness(window), old_weight, seed)
+    return _fit(choice.order_by_similarity(window), old_weight, seed)
 
 
 def _fit(window: TrainingWindow, old_weight: float, seed: int) -> Head:
@@ -76,8 +76,8 @@ def _fit(window: TrainingWindow, old_weight: float, seed: int) -> Head:
     if len(rows.classes) < 2:
         kept, rows = np.arange(len(window)), window
         weights = np.maximum(choice.row_weights(window, 1.0), 1e-3)
-    read = fit_words(rows.texts)
-    vectorizer, features = (read[0], beside(rows.embeddings, read[1])) if read else (None, rows.embeddings)
+    read = fit_tfidf(rows.texts)
+    vectorizer, features = (read[0], stack_columns(rows.embeddings, read[1])) if read else (None, rows.embeddings)
     estimator = LogisticRegression(C=INVERSE_PENALTY, max_iter=100, tol=1e-3, random_state=seed)
     estimator.fit(features, np.asarray(rows.labels), sample_weight=weights[kept])
     return Head(estimator, vectorizer)

@@ -29,12 +29,12 @@ from tpot import TPOTEstimator
 
 from driftloop.core.models.bundle import write_bundle
 from driftloop.core.models.encoder import OnnxEncoder
-from driftloop.core.models.head import TRUSTED, Head, beside, load_head
+from driftloop.core.models.head import TRUSTED, Head, load_head, stack_columns
 from retrain.candidates import dask_evaluation
 from retrain.candidates import training_rows as choice
 from retrain.candidates.base import CannotFit, Task
 from retrain.candidates.dask_evaluation import EvaluationData
-from retrain.candidates.tfidf import fit_words
+from retrain.candidates.tfidf import fit_tfidf
 from retrain.candidates.tpot_search_space import search_space
 from retrain.training_window import TrainingWindow
 
@@ -47,7 +47,7 @@ POPULATION = 16
 GENERATIONS = 40
 RESERVE = 0.15
 """Share of the budget that is kept for fitting the winner on all rows and writing the bundle."""
-HOPELESS = 1.5
+LOSS_LIMIT_FACTOR = 1.5
 """A pipeline that loses so many times as much on a fold as a plain logistic regression is not tried on the others."""
 BEST = "best.skops"
 BEST_SCORE = "best.json"
@@ -70,10 +70,10 @@ class TpotSearch:
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         """Search until the time or the generations run out and write the winner; see `Candidate.fit`."""
         deadline = time.monotonic() + task.budget.seconds * (1 - RESERVE)
-        choice.check(window)
+        choice.require_learnable(window)
         task.scratch.mkdir(parents=True, exist_ok=True)
-        search = Search.over(window, task, deadline, self.progress)
-        search.begin_with(task.earlier)
+        search = Search.prepare(window, task, deadline, self.progress)
+        search.warm_start(task.warm_start)
         _evolve(search, self.population, self.generations, task)
         if search.best is None:
             raise CannotFit(f"TPOT finished no pipeline within {task.budget.seconds:.0f} s")
@@ -98,7 +98,7 @@ class TpotSearch:
 class Search:
     """What pipelines are compared on, and the best of them so far."""
 
-    ground: EvaluationData
+    data: EvaluationData
     old_share: float
     deadline: float
     scratch: Path
@@ -106,13 +106,13 @@ class Search:
     best: Any = None
     best_loss: float = float("inf")
     evaluated: int = 0
-    earlier: int = 0
+    warm_started: int = 0
     """Of those evaluated, how many came from earlier searches."""
     workers: int = 1
     """Pipelines that could be compared at the same time when the search began."""
 
     @classmethod
-    def over(cls, window: TrainingWindow, task: Task, deadline: float, progress: Callable[[str], None]) -> Search:
+    def prepare(cls, window: TrainingWindow, task: Task, deadline: float, progress: Callable[[str], None]) -> Search:
         """Choose the rows and the folds, and compute the features once."""
         old_share = choice.choose_old_weight(window)
         rows = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
@@ -124,10 +124,10 @@ class Search:
         # Not measured by the best so far: so it does not matter in which order the workers answer, and a search is the
         # same again on any number of them.
         common = choice.fold_losses(lambda: LogisticRegression(C=3.0, max_iter=100, tol=1e-3), features, labels, folds)
-        ground = EvaluationData(features, labels, folds, [HOPELESS * loss for loss in common])
+        ground = EvaluationData(features, labels, folds, [LOSS_LIMIT_FACTOR * loss for loss in common])
         return cls(ground, old_share, deadline, task.scratch, progress)
 
-    def begin_with(self, heads: Sequence[Path]) -> None:
+    def warm_start(self, heads: Sequence[Path]) -> None:
         """Compare the pipelines that earlier searches ended with: this one ends with none that is worse here."""
         for path in reversed(heads):
             try:
@@ -136,9 +136,9 @@ class Search:
             except Exception as error:  # skops and zipfile raise types of their own
                 log.warning("the pipeline of an earlier search cannot be used (%s)", error)
                 continue
-            [score] = dask_evaluation.minus_log_loss(pipeline, self.ground, (self.deadline - time.monotonic()) / 2)
+            [score] = dask_evaluation.minus_log_loss(pipeline, self.data, (self.deadline - time.monotonic()) / 2)
             if score != "INVALID":
-                self.earlier += 1
+                self.warm_started += 1
                 self.record(pipeline, -score)
 
     def record(self, pipeline: Any, loss: float) -> None:
@@ -153,11 +153,11 @@ class Search:
             "pipeline": _in_words(self.best),
             "validation_log_loss": round(self.best_loss, 4),
             "pipelines_compared": self.evaluated,
-            "earlier_pipelines": self.earlier,
+            "earlier_pipelines": self.warm_started,
             "workers": self.workers,
             "old_share": self.old_share,
-            "rows_compared_on": len(self.ground.labels),
-            "folds": len(self.ground.folds),
+            "rows_compared_on": len(self.data.labels),
+            "folds": len(self.data.folds),
         }
 
     def _keep(self, pipeline: Any, loss: float) -> None:
@@ -178,10 +178,10 @@ def _evolve(search: Search, population: int, generations: int, task: Task) -> No
         DriftloopError: the cluster cannot be used.
         Interrupted: its scheduler was lost.
     """
-    with dask_evaluation.workers(task.dask, search.ground, search.deadline, search.record) as workers:
+    with dask_evaluation.open_workers(task.dask, search.data, search.deadline, search.record) as workers:
         search.workers = len(workers.workers)
         left = max(search.deadline - time.monotonic(), 1.0) / 60
-        features, labels = search.ground.features, search.ground.labels
+        features, labels = search.data.features, search.data.labels
         estimator = TPOTEstimator(
             search_space=search_space(len(labels), features.shape[1], task.budget.seed),
             scorers=[],
@@ -210,13 +210,13 @@ def _features(window: TrainingWindow, seed: int) -> tuple[TfidfVectorizer | None
     """The vectorizer, the step that makes its columns dense, and the sparse matrix (n, d + v) that goes into it."""
     size = window.embeddings.shape[1]
     embeddings = ("embedding", "passthrough", slice(0, size))
-    read = fit_words(window.texts)
+    read = fit_tfidf(window.texts)
     if read is None or read[1].shape[1] < 2:  # one word is no direction
         return None, ColumnTransformer([embeddings]), window.embeddings
     vectorizer, words = read
     directions = TruncatedSVD(min(WORD_DIRECTIONS, words.shape[1] - 1), random_state=seed)
     columns = ColumnTransformer([embeddings, ("words", directions, slice(size, None))], sparse_threshold=0)
-    return vectorizer, columns, beside(window.embeddings, words)
+    return vectorizer, columns, stack_columns(window.embeddings, words)
 
 
 def _write(

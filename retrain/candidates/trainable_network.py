@@ -11,7 +11,7 @@ import numpy as np
 from driftloop.core.errors import DriftloopError
 from driftloop.core.models import torch_encoder
 from driftloop.core.models.onnx_export import find_weights
-from driftloop.core.models.torch_network import with_head
+from driftloop.core.models.torch_network import add_linear_head
 from retrain.candidates.base import CannotFit, Task
 from retrain.training_window import TrainingWindow
 
@@ -51,10 +51,10 @@ def load_network(window: TrainingWindow, task: Task) -> tuple[Any, Any]:
         ) from error
     # Half of a small encoder's weights are its word vectors; a few hundred rows touch few of them.
     encoder.get_input_embeddings().requires_grad_(False)
-    return with_head(encoder, len(window.classes)), tokenizer
+    return add_linear_head(encoder, len(window.classes)), tokenizer
 
 
-def start_head(network: Any, rows: TrainingWindow, classes: Sequence[str]) -> None:
+def initialise_head(network: Any, rows: TrainingWindow, classes: Sequence[str]) -> None:
     """Start the head as a logistic regression over the stored embeddings."""
     import torch
     from sklearn.linear_model import LogisticRegression

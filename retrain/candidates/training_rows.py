@@ -22,22 +22,22 @@ Fold = tuple[Rows, Rows]
 MIN_ROWS = 20
 MIN_RECENT = 16
 """With fewer rows after the onset, the newest half of the window stands in for them in validation."""
-ONE_FOLD = 300
+ONE_FOLD_ROWS = 300
 """With so many rows after the onset, their newest quarter is validation enough."""
 OLD_WEIGHTS = (0.0, 0.05, 0.3, 1.0)
 """What a row before the drift may count for, where a row after it counts for 1."""
-UNTRIED = 0.3
+DEFAULT_OLD_WEIGHT = 0.3
 """What it counts for where the rows after the drift are too few to choose."""
-REACH = 1000
+MAX_OLD_ROWS = 1000
 """How many rows before the drift are learnt from where they count for less than those after it: the last, so the
 likest ones of a window `by_likeness`."""
-CHOSEN_ON = 2000
+SELECTION_ROWS = 2000
 """Rows before the drift, the last, that are enough to choose their weight with, or to learn what they look like."""
-FLOOR = 1e-3
+MIN_PROBABILITY = 1e-3
 """Least probability counted for the true label, so that one sure mistake does not decide a search."""
 
 
-def check(window: TrainingWindow) -> None:
+def require_learnable(window: TrainingWindow) -> None:
     """Raise `CannotFit` where there is nothing to tell apart, or next to nothing to learn from."""
     if len(window.classes) < 2:
         raise CannotFit(f"all {len(window)} labels are '{window.classes[0] if window.classes else ''}'")
@@ -54,7 +54,7 @@ def forward_folds(labels: Sequence[str], onset: int) -> list[Fold]:
     n = len(labels)
     start = onset if n - onset >= MIN_RECENT else n // 2
     quarters = [start + (n - start) * part // 4 for part in range(5)]
-    cuts = [3] if n - start >= ONE_FOLD else [1, 2, 3]
+    cuts = [3] if n - start >= ONE_FOLD_ROWS else [1, 2, 3]
     folds = [(np.arange(quarters[cut]), np.arange(quarters[cut], quarters[cut + 1])) for cut in cuts]
     kept = [fold for fold in folds if len(fold[1]) and len({labels[int(i)] for i in fold[0]}) > 1]
     return kept or [(np.arange(n), np.arange(quarters[3], n))]
@@ -69,8 +69,8 @@ def choose_old_weight(window: TrainingWindow) -> float:
     if window.onset == 0:
         return 1.0
     if len(window) - window.onset < MIN_RECENT:
-        return UNTRIED
-    window = window.take(slice(max(0, window.onset - CHOSEN_ON), None), min(window.onset, CHOSEN_ON))
+        return DEFAULT_OLD_WEIGHT
+    window = window.take(slice(max(0, window.onset - SELECTION_ROWS), None), min(window.onset, SELECTION_ROWS))
     labels = np.asarray(window.labels)
     folds = forward_folds(window.labels, window.onset)
 
@@ -82,14 +82,14 @@ def choose_old_weight(window: TrainingWindow) -> float:
             if len(set(labels[kept])) < 2:
                 return float("inf")
             model = LogisticRegression(C=3.0, max_iter=60, tol=1e-3)
-            fit_roughly(model, window.embeddings[kept], labels[kept], weights[weights > 0])
+            fit_unconverged(model, window.embeddings[kept], labels[kept], weights[weights > 0])
             losses.append(log_loss(model.classes_, model.predict_proba(window.embeddings[test]), labels[test]))
         return float(np.mean(losses))
 
     return min(reversed(OLD_WEIGHTS), key=loss)
 
 
-def by_likeness(window: TrainingWindow) -> TrainingWindow:
+def order_by_similarity(window: TrainingWindow) -> TrainingWindow:
     """The same rows, those before the onset in the order of how much they look like those after it, the likest last.
 
     How likely a text is recent is what a logistic regression on the embeddings says that tells the two apart
@@ -97,12 +97,12 @@ def by_likeness(window: TrainingWindow) -> TrainingWindow:
     earlier time. A past of no more than `REACH` rows stays in the order of time.
     """
     n, onset = len(window), window.onset
-    if not REACH < onset < n:
+    if not MAX_OLD_ROWS < onset < n:
         return window
-    old = np.linspace(0, onset - 1, min(onset, CHOSEN_ON)).astype(int)
-    shown = np.concatenate([old, np.arange(max(onset, n - REACH), n)])
+    old = np.linspace(0, onset - 1, min(onset, SELECTION_ROWS)).astype(int)
+    shown = np.concatenate([old, np.arange(max(onset, n - MAX_OLD_ROWS), n)])
     model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=50, tol=1e-3)
-    fit_roughly(model, window.embeddings[shown], shown >= onset)
+    fit_unconverged(model, window.embeddings[shown], shown >= onset)
     likeness = model.decision_function(window.embeddings[:onset])
     return window.take([*np.argsort(likeness, kind="stable").tolist(), *range(onset, n)])
 
@@ -115,11 +115,11 @@ def row_weights(window: TrainingWindow, old_weight: float) -> NDArray[np.float64
     weights = np.asarray(window.weights, dtype=np.float64) if window.weights else np.ones(len(window))
     weights[: window.onset] *= old_weight
     if old_weight < 1:
-        weights[: max(0, window.onset - REACH)] = 0
+        weights[: max(0, window.onset - MAX_OLD_ROWS)] = 0
     return weights
 
 
-def fit_roughly(model: LogisticRegression, features: Any, labels: Any, weights: Any = None) -> None:
+def fit_unconverged(model: LogisticRegression, features: Any, labels: Any, weights: Any = None) -> None:
     """Fit, and say nothing where the steps run out: an order shows long before its model has converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -150,7 +150,7 @@ def fold_losses(
     features: Any,
     labels: NDArray[np.str_],
     folds: Sequence[Fold],
-    hopeless: Sequence[float] = (),
+    loss_limits: Sequence[float] = (),
     deadline: float = float("inf"),
 ) -> list[float]:
     """Log loss on each fold, in nats per row, of a fresh estimator from ``make`` for each.
@@ -161,7 +161,7 @@ def fold_losses(
         TimeoutError: `time.monotonic` was past ``deadline`` before a fold.
     """
     losses: list[float] = []
-    for (train, test), limit in zip(folds, hopeless or [float("inf")] * len(folds), strict=True):
+    for (train, test), limit in zip(folds, loss_limits or [float("inf")] * len(folds), strict=True):
         if time.monotonic() > deadline:
             raise TimeoutError("no time was left for the next fold")
         estimator = make().fit(features[train], labels[train])
@@ -176,4 +176,4 @@ def log_loss(classes: Sequence[str], probabilities: NDArray[Any], labels: NDArra
     column = {str(name): i for i, name in enumerate(classes)}
     found = [probabilities[row, column[name]] if name in column else 0.0 for row, name in enumerate(labels)]
     values = np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0)
-    return float(-np.log(np.clip(values, FLOOR, 1.0)).mean())
+    return float(-np.log(np.clip(values, MIN_PROBABILITY, 1.0)).mean())

@@ -12,7 +12,7 @@ import numpy as np
 from driftloop.core.models.classifier import Predictions
 from driftloop.core.settings import GateLimits
 from retrain.evaluation import guards
-from retrain.evaluation.guards import Check, Group, Latency, Level
+from retrain.evaluation.guards import Check, GroupAccuracy, Latency, SignificanceLevel
 from retrain.evaluation.paired_slice import Slice, Values, bootstrap_interval, brier, correct
 
 
@@ -35,9 +35,9 @@ class Verdict:
     rows: int
     checks: tuple[Check, ...] = ()
     """What each guard found; none where the two models were only compared."""
-    segments: tuple[Group, ...] = ()
+    segments: tuple[GroupAccuracy, ...] = ()
     """Both models' accuracy by segment: the fairness report."""
-    classes: tuple[Group, ...] = ()
+    classes: tuple[GroupAccuracy, ...] = ()
     """Both models' recall by true class."""
 
     def as_json(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def judge(
         weights=newest.weights,
         refresh=refresh,
     )
-    level = Level(min_rows=limits.min_rows, alpha=(1 - confidence) / 2, seed=seed)
+    level = SignificanceLevel(min_rows=limits.min_rows, alpha=(1 - confidence) / 2, seed=seed)
     checks = [
         guards.class_recall(newest, limits.max_recall_drop, level),
         guards.overconfidence(newest, limits.max_overconfidence_rise, level),

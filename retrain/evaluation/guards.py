@@ -19,11 +19,11 @@ from retrain.evaluation.paired_slice import (
     Slice,
     Values,
     brier,
-    chance_of_fall,
-    holm,
+    effective_sample_size,
+    fall_p_values,
+    holm_adjusted,
     resampled_means,
     resampled_sums,
-    rows_in_effect,
 )
 
 NEGLIGIBLE_MS = 1.0
@@ -43,7 +43,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Level:
+class SignificanceLevel:
     """When a loss counts as more than chance."""
 
     min_rows: int = 20
@@ -61,7 +61,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupAccuracy:
     """Both models' accuracy on the rows of one segment, or of one true class (there it is the class's recall)."""
 
     name: str
@@ -83,7 +83,7 @@ def minimum_gain(newest: Slice, limit: float) -> Check:
     return Check("minimum gain", passed, f"a gain of {gain:+.3f} {said} the minimum of {limit:.3f}", {"gain": gain})
 
 
-def class_recall(newest: Slice, limit: float, level: Level) -> Check:
+def class_recall(newest: Slice, limit: float, level: SignificanceLevel) -> Check:
     """No class's recall falls by more than ``limit`` beyond chance.
 
     A loss of recall is harm only where the class's F1 and its informedness fall beyond chance too: a champion that says
@@ -95,13 +95,13 @@ def class_recall(newest: Slice, limit: float, level: Level) -> Check:
     return _judged("class recall", "recall", groups, harmed, limit)
 
 
-def segment_accuracy(newest: Slice, limit: float, level: Level) -> Check:
+def segment_accuracy(newest: Slice, limit: float, level: SignificanceLevel) -> Check:
     """No segment's accuracy falls by more than ``limit`` beyond chance, whatever the whole gains (fairness)."""
     groups = compare_groups(newest, newest.segments, level)
     return _judged("segment accuracy", "accuracy", groups, [g for g in groups if _harmed(g, limit, level.alpha)], limit)
 
 
-def overconfidence(newest: Slice, limit: float, level: Level) -> Check:
+def overconfidence(newest: Slice, limit: float, level: SignificanceLevel) -> Check:
     """The challenger is not more overconfident than the champion by more than ``limit`` beyond chance.
 
     Overconfidence is the mean probability of the answers given minus the share of them that are right, zero if
@@ -115,7 +115,7 @@ def overconfidence(newest: Slice, limit: float, level: Level) -> Check:
     after = newest.challenger.probabilities.max(axis=1) - new
     weights = newest.row_weights
     was, now = (max(float(np.average(values, weights=weights)), 0.0) for values in (before, after))
-    chance = float(chance_of_fall(((before - after) * weights)[:, None], level.seed)[0])
+    chance = float(fall_p_values(((before - after) * weights)[:, None], level.seed)[0])
     passed = now - was <= limit or chance > level.alpha
     words = f"overconfidence {now:.3f} against {was:.3f}"
     return Check(
@@ -153,7 +153,7 @@ def regression_set(rows: Slice, limit: float) -> Check:
     return Check("regression set", passed, words if passed else f"{words}: a fall of more than {limit:.3f}", numbers)
 
 
-def forgetting(before: Slice, newest: Slice, limit: float, level: Level) -> Check:
+def forgetting(before: Slice, newest: Slice, limit: float, level: SignificanceLevel) -> Check:
     """On a slice from before the drift the challenger loses no more than ``limit`` beyond chance.
 
     Unless the champion itself is worse on the newest events than on that slice beyond chance: then what it knew no
@@ -168,11 +168,11 @@ def forgetting(before: Slice, newest: Slice, limit: float, level: Level) -> Chec
     old, new = before.correctness()
     weights = before.row_weights
     was, now = float(np.average(old, weights=weights)), float(np.average(new, weights=weights))
-    chance = float(chance_of_fall(((new - old) * weights)[:, None], level.seed)[0])
+    chance = float(fall_p_values(((new - old) * weights)[:, None], level.seed)[0])
     words = f"{now:.3f} against {was:.3f} on {len(before)} events from before the drift"
     numbers = {"champion": was, "challenger": now, "chance": chance, "rows": float(len(before))}
     name = "forgetting"
-    if rows_in_effect(weights) < level.min_rows:
+    if effective_sample_size(weights) < level.min_rows:
         return Check(name, True, f"{words}: too few to tell", numbers)
     if was - now <= limit or chance > level.alpha:
         return Check(name, True, words, numbers)
@@ -214,7 +214,7 @@ def no_single_annotator(newest: Slice, min_rows: int) -> Check:
     return Check("annotators", True, f"{least:+.3f} or more without any one annotator", {"gain_without": least})
 
 
-def compare_groups(rows: Slice, names: Sequence[str], level: Level) -> list[Group]:
+def compare_groups(rows: Slice, names: Sequence[str], level: SignificanceLevel) -> list[GroupAccuracy]:
     """Both models' accuracy by group; ``names`` has shape (n,), or is empty where nothing is known of the rows.
 
     Raises:
@@ -224,13 +224,13 @@ def compare_groups(rows: Slice, names: Sequence[str], level: Level) -> list[Grou
         raise ValueError(f"{len(names)} names for {len(rows)} rows")
     old, new = rows.correctness()
     masks = [(name, mask) for name, mask in rows.groups(names) if rows.row_weights[mask].any()]
-    told = [rows_in_effect(rows.row_weights[mask]) >= level.min_rows - 1e-9 for _, mask in masks]
+    told = [effective_sample_size(rows.row_weights[mask]) >= level.min_rows - 1e-9 for _, mask in masks]
     chances = np.ones(len(masks))
     if any(told):
         columns = np.stack([(new - old) * rows.row_weights * mask for _, mask in masks], axis=1)
-        chances[told] = holm(chance_of_fall(columns[:, told], level.seed))
+        chances[told] = holm_adjusted(fall_p_values(columns[:, told], level.seed))
     return [
-        Group(
+        GroupAccuracy(
             name,
             int(mask.sum()),
             float(np.average(old[mask], weights=rows.row_weights[mask])),
@@ -242,7 +242,7 @@ def compare_groups(rows: Slice, names: Sequence[str], level: Level) -> list[Grou
     ]
 
 
-def _judged(name: str, measure: str, groups: list[Group], harmed: list[Group], limit: float) -> Check:
+def _judged(name: str, measure: str, groups: list[GroupAccuracy], harmed: list[GroupAccuracy], limit: float) -> Check:
     """A check over groups in words: the harmed ones, or the one that loses most."""
     numbers = {f"{group.name}": group.challenger - group.champion for group in groups if group.told}
     if harmed:
@@ -256,11 +256,11 @@ def _judged(name: str, measure: str, groups: list[Group], harmed: list[Group], l
     return Check(name, True, f"no {measure} harmed, least {numbers[least]:+.3f} for {least!r}{rest}", numbers)
 
 
-def _harmed(group: Group, limit: float, alpha: float) -> bool:
+def _harmed(group: GroupAccuracy, limit: float, alpha: float) -> bool:
     return group.champion - group.challenger > limit + 1e-9 and group.chance <= alpha
 
 
-def _tells_less(rows: Slice, name: str, level: Level) -> bool:
+def _tells_less(rows: Slice, name: str, level: SignificanceLevel) -> bool:
     """Whether the class's F1 and its informedness both fall beyond chance: paired bootstrap of all rows.
 
     Informedness is recall minus the share of other rows called so (Youden, 1950). To say a class always has none, but
@@ -276,7 +276,7 @@ def _tells_less(rows: Slice, name: str, level: Level) -> bool:
     return bool(min((f1 < 0).mean(), (informed < 0).mean()) >= 1 - level.alpha)
 
 
-def _fell(was: Values, was_weights: Values, now: Values, now_weights: Values, level: Level) -> bool:
+def _fell(was: Values, was_weights: Values, now: Values, now_weights: Values, level: SignificanceLevel) -> bool:
     """Whether accuracy on other rows is lower beyond chance: two bootstraps, since the rows are not paired."""
     first = resampled_means(was, level.seed, was_weights)
     second = resampled_means(now, level.seed + 1, now_weights)
@@ -290,6 +290,6 @@ def _without_each(rows: Slice, min_rows: int) -> Iterator[tuple[str, NDArray[np.
     """
     weights = rows.row_weights
     for annotator, mask in rows.groups(rows.annotators):
-        enough = rows_in_effect(weights[~mask]) >= min_rows - 1e-9
+        enough = effective_sample_size(weights[~mask]) >= min_rows - 1e-9
         if enough and weights[~mask].mean() >= weights[mask].mean() / 2:
             yield annotator, ~mask

@@ -96,7 +96,7 @@ def brier(truth: Sequence[str], said: Predictions) -> Values:
     return np.asarray((given**2).sum(axis=1) - 2 * right + 1)
 
 
-def rows_in_effect(weights: Values) -> float:
+def effective_sample_size(weights: Values) -> float:
     """Kish's effective sample size: how many rows of equal weight say as much as these."""
     total = float((weights**2).sum())
     return float(weights.sum()) ** 2 / total if total else 0.0
@@ -134,7 +134,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def chance_of_fall(columns: Values, seed: int) -> Values:
+def fall_p_values(columns: Values, seed: int) -> Values:
     """Shape (k,): for each column of paired differences (n, k), the chance of a sum this low between equal models.
 
     Fisher's randomisation test: if the two models are equal, each row's difference might as well have the other sign.
@@ -150,7 +150,7 @@ def chance_of_fall(columns: Values, seed: int) -> Values:
     return np.asarray((as_low + 1) / (RESAMPLES + 1))
 
 
-def holm(chances: Values) -> Values:
+def holm_adjusted(chances: Values) -> Values:
     """Shape (k,): p-values adjusted for k looks at once (Holm, 1979): the chance of any false alarm at all is kept."""
     order = np.argsort(chances, kind="stable")
     factors = len(chances) - np.arange(len(chances))

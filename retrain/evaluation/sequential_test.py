@@ -16,7 +16,7 @@ Decision = Literal["challenger", "champion", "undecided"]
 
 FRACTIONS = np.linspace(0.05, 0.9, 12)
 """Shares of the largest safe bet that the mixture is spread over: small ones for small gains, large for large."""
-POINTS = 401
+INTERVAL_POINTS = 401
 """Means tried for the interval."""
 
 
@@ -106,11 +106,11 @@ class PairedTest:
         """Bounds of the mean gain that hold at all times together with probability 1 - ``alpha``."""
         if not self._differences:
             return -self.bound, self.bound
-        means = np.linspace(-self.bound, self.bound, POINTS)
+        means = np.linspace(-self.bound, self.bound, INTERVAL_POINTS)
         values, counts = np.unique(np.round(self._differences, 6), return_counts=True)
-        up, down = np.zeros((2, POINTS, len(FRACTIONS)))
+        up, down = np.zeros((2, INTERVAL_POINTS, len(FRACTIONS)))
         for value, count in zip(values, counts, strict=True):
-            more_up, more_down = _bets(np.full(POINTS, value), means, self.bound)
+            more_up, more_down = _bets(np.full(INTERVAL_POINTS, value), means, self.bound)
             up, down = up + count * more_up, down + count * more_down
         enough = np.log(2 / self.alpha)
         # The capital against "at most m" falls with m, the other rises: what neither refutes is one stretch. The bounds
@@ -118,9 +118,9 @@ class PairedTest:
         kept = np.flatnonzero((_log_capital(up) < enough) & (_log_capital(down) < enough))
         if not len(kept):
             return self.gain, self.gain
-        return float(means[max(kept[0] - 1, 0)]), float(means[min(kept[-1] + 1, POINTS - 1)])
+        return float(means[max(kept[0] - 1, 0)]), float(means[min(kept[-1] + 1, INTERVAL_POINTS - 1)])
 
-    def words(self, champion: str = "the champion", challenger: str = "the challenger") -> str:
+    def summary(self, champion: str = "the champion", challenger: str = "the challenger") -> str:
         """One line for people."""
         low, high = self.interval
         said = {"challenger": f"{challenger} is better", "champion": f"{champion} is better", "undecided": "undecided"}
@@ -155,7 +155,7 @@ class ShadowTest:
         """Who was found better; it does not change any more."""
         return self._decision
 
-    def words(self, champion: str = "the champion", challenger: str = "the challenger") -> str:
+    def summary(self, champion: str = "the champion", challenger: str = "the challenger") -> str:
         """One line for people."""
         said = {"challenger": f"{challenger} is better", "champion": f"{champion} is better", "undecided": "undecided"}
         (low, high), brier = self.accuracy.interval, self.brier.interval

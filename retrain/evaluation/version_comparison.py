@@ -16,8 +16,8 @@ from driftloop.core.models.registry import Registry, difference
 from driftloop.core.settings import Settings
 from driftloop.core.topics import OUTCOMES, name
 from retrain.evaluation import gate, guards
-from retrain.evaluation.guards import Level
-from retrain.evaluation.paired_slice import Slice, chance_of_fall
+from retrain.evaluation.guards import SignificanceLevel
+from retrain.evaluation.paired_slice import Slice, fall_p_values
 
 BATCH = 64
 """Texts scored together."""
@@ -25,7 +25,7 @@ BATCH = 64
 Say = Callable[[str], None]
 
 
-class Written(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedField(msgspec.Struct, frozen=True, kw_only=True):
     """A parameter, a metric or a tag of both versions; "–" where one lacks it."""
 
     name: str
@@ -33,7 +33,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     other: str
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True):
+class GroupComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Both models on the events of one true class, where it is the class's recall, or of one segment."""
 
     name: str
@@ -44,7 +44,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """Two-sided p-value of McNemar's test, adjusted for all groups (Holm); None where there are too few rows."""
 
 
-class OnEvents(msgspec.Struct, frozen=True, kw_only=True):
+class EventComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Both models' answers to the same n labelled events. Differences are the other's minus the one's."""
 
     rows: int
@@ -63,8 +63,8 @@ class OnEvents(msgspec.Struct, frozen=True, kw_only=True):
     """Two-sided p-value of McNemar's test: how often two equal models differ as much."""
     agreement: float
     """Share of the events that both give the same label."""
-    classes: list[Group]
-    segments: list[Group]
+    classes: list[GroupComparison]
+    segments: list[GroupComparison]
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +72,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     one: str
     other: str
-    written: list[Written]
-    events: OnEvents | None
+    written: list[RecordedField]
+    events: EventComparison | None
     """None where no labelled event is newer than what both were trained on."""
     unknown: list[str]
     """Those of the two whose bundle does not say what they were trained on: every event counts as new to them."""
@@ -96,7 +96,7 @@ def compare(settings: Settings, one: str, other: str, newest: int, say: Say = la
     return Comparison(
         one=one,
         other=other,
-        written=[Written(name=field, one=mine, other=yours) for field, mine, yours in difference(*described)],
+        written=[RecordedField(name=field, one=mine, other=yours) for field, mine, yours in difference(*described)],
         events=_on_events(rows, first, second, chosen.confidence, chosen.seed, say) if rows else None,
         unknown=[model.version for model in (first, second) if not model.trained_until],
     )
@@ -113,7 +113,7 @@ def _unseen(settings: Settings, until: float) -> list[Outcome]:
 
 def _on_events(
     rows: Sequence[Outcome], one: BundleClassifier, other: BundleClassifier, confidence: float, seed: int, say: Say
-) -> OnEvents:
+) -> EventComparison:
     said, answered = _answers(rows, one, other, say)
     truth = [row.label for row in rows]
     segments = [row.segment for row in rows] if any(row.segment for row in rows) else []
@@ -121,8 +121,8 @@ def _on_events(
     verdict = gate.compare(truth, said, answered, confidence=confidence, seed=seed)
     old, new = forth.correctness()
     positions = [row.position for row in rows]
-    level = Level(seed=seed)
-    return OnEvents(
+    level = SignificanceLevel(seed=seed)
+    return EventComparison(
         rows=len(rows),
         first_position=positions[0],
         last_position=positions[-1],
@@ -133,7 +133,7 @@ def _on_events(
         confidence=confidence,
         only_one_right=int((old > new).sum()),
         only_other_right=int((new > old).sum()),
-        chance=_two_sided(*(float(chance_of_fall(gap[:, None], seed)[0]) for gap in (new - old, old - new))),
+        chance=_two_sided(*(float(fall_p_values(gap[:, None], seed)[0]) for gap in (new - old, old - new))),
         agreement=float(np.mean([a == b for a, b in zip(said.labels, answered.labels, strict=True)])),
         classes=_groups(forth, back, truth, level),
         segments=_groups(forth, back, segments, level),
@@ -164,11 +164,11 @@ def _joined(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
-def _groups(forth: Slice, back: Slice, names: Sequence[str], level: Level) -> list[Group]:
+def _groups(forth: Slice, back: Slice, names: Sequence[str], level: SignificanceLevel) -> list[GroupComparison]:
     """Both models by group: the gate's one-sided look in both directions."""
     losses, gains = (guards.compare_groups(rows, names, level) for rows in (forth, back))
     return [
-        Group(
+        GroupComparison(
             name=loss.name,
             rows=loss.rows,
             one=loss.champion,

@@ -22,13 +22,13 @@ M = TypeVar("M", bound=Message)
 
 Values = NDArray[np.float64]
 
-LABELLED = 1000
+MAX_LABELLED = 1000
 """Newest labelled events that the others are compared with."""
 CHUNK = 512
 """Rows whose similarities to all labelled rows are computed at once."""
-MOST = 3000
+MAX_RANKED = 3000
 """Events looked at closely; of more, those most worth it by themselves."""
-SAME = 1e-3
+SAME_DISTANCE = 1e-3
 """Cosine distance up to which two texts are one: the rounding of embeddings stored in 16 bits lies below."""
 
 
@@ -45,21 +45,21 @@ class LabelRequest:
     why: str
 
 
-def select_for_labelling(settings: Settings, budget: int, among: int = 2000) -> list[LabelRequest]:
+def select_for_labelling(settings: Settings, budget: int, newest: int = 2000) -> list[LabelRequest]:
     """At most ``budget`` of the newest ``among`` predictions without a label, the most worth asking first.
 
     Worth are doubt, novelty, and the segments that the newest alert says have moved; see `rank_for_labelling`. Events
     whose embedding is not in the store any more are left out.
     """
     store = OnlineStore(settings)
-    predictions = {p.event_id: p for p in _newest(settings, PREDICTIONS, Prediction, among)}
+    predictions = {p.event_id: p for p in _newest(settings, PREDICTIONS, Prediction, newest)}
     known = store.joined(list(predictions))
     open_ = [p for event_id, p in predictions.items() if event_id not in known and p.encoder]
     if not open_:
         return []
     encoder = open_[-1].encoder
     rows, embeddings = _embedded(store, [p for p in open_ if p.encoder == encoder], encoder)
-    labelled = [o.event_id for o in _newest(settings, OUTCOMES, Outcome, LABELLED)]
+    labelled = [o.event_id for o in _newest(settings, OUTCOMES, Outcome, MAX_LABELLED)]
     _, seen = _embedded(store, labelled, encoder)
     if not rows:
         return []
@@ -69,7 +69,7 @@ def select_for_labelling(settings: Settings, budget: int, among: int = 2000) -> 
     segments = _moved(alerts[-1]) if alerts else set()
     moved = np.array([p.segment in segments for p in rows])
     chosen = rank_for_labelling(
-        probabilities, embeddings, seen, budget, moved=moved if moved.any() and not moved.all() else None
+        probabilities, embeddings, seen, budget, drifted=moved if moved.any() and not moved.all() else None
     )
     return [_question(rows[row], bool(moved[row])) for row in chosen]
 
@@ -80,7 +80,7 @@ def rank_for_labelling(
     labelled: Matrix,
     budget: int,
     *,
-    moved: NDArray[np.bool_] | None = None,
+    drifted: NDArray[np.bool_] | None = None,
 ) -> list[int]:
     """Indices of at most ``budget`` of n unlabelled events, the most worth labelling first.
 
@@ -99,21 +99,21 @@ def rank_for_labelling(
         ValueError: the arguments are not as many, or the budget is negative.
     """
     n = len(probabilities)
-    if len(embeddings) != n or (moved is not None and len(moved) != n) or budget < 0:
+    if len(embeddings) != n or (drifted is not None and len(drifted) != n) or budget < 0:
         raise ValueError(f"{len(embeddings)} embeddings for {n} events, and a budget of {budget}")
     worth = _uncertainty(probabilities)
-    if moved is not None:
-        worth = np.where(moved, 2.0, worth)
+    if drifted is not None:
+        worth = np.where(drifted, 2.0, worth)
     embeddings, labelled = _unit(embeddings), _unit(labelled)
     covered = _similarity_to_nearest(embeddings, labelled)
-    rows = np.sort(np.argsort(-worth * (1 - covered), kind="stable")[:MOST])
+    rows = np.sort(np.argsort(-worth * (1 - covered), kind="stable")[:MAX_RANKED])
     worth, covered = worth[rows], covered[rows]
     similarity = np.asarray(embeddings[rows] @ embeddings[rows].T, dtype=np.float64)
     chosen: list[int] = []
     while len(chosen) < min(budget, len(rows)):
         gain = worth @ np.maximum(similarity - covered[:, None], 0.0)
-        best = int(np.where(1 - covered > SAME, gain, 0.0).argmax())
-        if 1 - covered[best] <= SAME:
+        best = int(np.where(1 - covered > SAME_DISTANCE, gain, 0.0).argmax())
+        if 1 - covered[best] <= SAME_DISTANCE:
             break
         chosen.append(best)
         covered = np.maximum(covered, similarity[best])

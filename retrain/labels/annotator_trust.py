@@ -11,12 +11,12 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
-from retrain.candidates.training_rows import fit_roughly
+from retrain.candidates.training_rows import fit_unconverged
 from retrain.training_window import TrainingWindow
 
 Values = NDArray[np.float64]
 
-ROWS_EACH = 20
+ROWS_PER_PERIOD = 20
 """Rows of an annotator that a period should hold on average, where the caller gives no periods."""
 ROUNDS = 20
 FOLDS = 3
@@ -35,7 +35,7 @@ class Trust:
     """Shape (n,), in [0, 1]: for training. The chance that this very label is right."""
 
 
-def weigh(window: TrainingWindow, seed: int = 7) -> TrainingWindow:
+def weight_labels(window: TrainingWindow, seed: int = 7) -> TrainingWindow:
     """The window with the weights that `judge_annotators` gives its labels; as it is with one annotator or few rows.
 
     The second opinion is a logistic regression on the embeddings, fitted on the other two thirds of the rows.
@@ -48,7 +48,7 @@ def weigh(window: TrainingWindow, seed: int = 7) -> TrainingWindow:
         if len(set(labels[train])) < 2:
             return window
         model = LogisticRegression(C=3.0, max_iter=60, tol=1e-3)
-        fit_roughly(model, window.embeddings[train], labels[train])
+        fit_unconverged(model, window.embeddings[train], labels[train])
         columns = [window.classes.index(str(name)) for name in model.classes_]
         said[np.ix_(test, columns)] = model.predict_proba(window.embeddings[test])
     trust = judge_annotators(window.annotators, window.labels, window.classes, said)
@@ -160,4 +160,4 @@ def _worth(rates: Values, classes: int) -> Values:
 
 def _stretches(n: int, annotators: int) -> NDArray[np.intp]:
     """Equal stretches of time, long enough for each annotator to have rows in most of them."""
-    return np.arange(n) // max(ROWS_EACH * annotators, 1)
+    return np.arange(n) // max(ROWS_PER_PERIOD * annotators, 1)

@@ -1,1 +1,1 @@
-"""Policies: when to retrain."""
+"""Policies: decide when to retrain."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrain.policies.policies import ALWAYS, Retrain, Wait
+from retrain.policies.base import ALWAYS, Retrain, Wait
 
 
 class Calm:

@@ -9,10 +9,10 @@ import pytest
 
 from driftloop.core.settings import RetrainSettings
 from driftloop.testing import classifier_checks as classifier
-from driftloop.testing.checks import CheckFailed, describe, run
+from driftloop.testing.checks import CheckFailed, describe, run_checks
 from retrain.candidates import checks as candidate
 from retrain.policies import checks as policy
-from retrain.policies import policies
+from retrain.policies.catalogue import make_custom as make_policy
 from stream_processors.drift import checks as detector
 from stream_processors.drift.detectors import make_custom
 from tests.broken import candidates, classifiers, detectors
@@ -29,28 +29,28 @@ DETECTORS = [
     (detector.forgets_when_reset, detectors.Stubborn, "after `reset` and at"),
 ]
 POLICIES = [
-    (policy.has_its_parts, moods.Nameless, "its name is '', not a word"),
-    (policy.waits_for_the_first_label, moods.Hasty, "it answered Retrain(reason='why not'"),
-    (policy.answers_in_words, moods.Silent, "it gave no reason"),
-    (policy.answers_in_words, moods.Prophet, "begins at 5000.0, after the newest event"),
-    (policy.depends_on_nothing_else, moods.Moody, "asked again, it answered"),
-    (policy.changes_nothing, moods.Greedy, "the alerts or outcomes were changed"),
-    (policy.waits_after_a_retraining, moods.Endless, "and would for ever"),
+    (policy.check_interface, moods.Nameless, "its name is '', not a word"),
+    (policy.check_waits_without_labels, moods.Hasty, "it answered Retrain(reason='why not'"),
+    (policy.check_answers, moods.Silent, "it gave no reason"),
+    (policy.check_answers, moods.Prophet, "begins at 5000.0, after the newest event"),
+    (policy.check_repeatable, moods.Moody, "asked again, it answered"),
+    (policy.check_leaves_arguments, moods.Greedy, "the alerts or outcomes were changed"),
+    (policy.check_waits_after_retraining, moods.Endless, "and would do so for ever"),
 ]
 CANDIDATES = [
-    (candidate.has_its_parts, candidates.Nameless, "its name is '', not a word"),
-    (candidate.writes_a_bundle_that_loads, candidates.Unsigned, "is not signed with this key"),
-    (candidate.names_the_windows_classes, candidates.Forgetful, "its labels are ('negative', 'positive')"),
-    (candidate.keeps_the_lineage, candidates.Homeless, "trigger='made up'"),
-    (candidate.learns, candidates.Guessing, "of its answers are right, not more than 0.6"),
-    (candidate.is_the_same_for_the_same_seed, candidates.Fickle, "with the same seed differ by"),
-    (candidate.refuses_one_class, candidates.Eager, "it was fitted on one class"),
-    (candidate.refuses_one_class, candidates.Untidy, "it refused one class and wrote something"),
-    (candidate.refuses_too_few_rows, candidates.Eager, "it was fitted on nine rows"),
-    (candidate.takes_awkward_windows, candidates.Squeamish, "rare class: it raised KeyError"),
-    (candidate.rescues_nothing_from_nothing, candidates.Boastful, "`rescue` returned True"),
-    (candidate.fits_its_recipe_again, candidates.Undecided, "`refit` returned None"),
-    (candidate.ends_within_its_budget, candidates.Slow, "it was killed 1 s after the end of its budget of 1 s"),
+    (candidate.check_interface, candidates.Nameless, "its name is '', not a word"),
+    (candidate.check_bundle, candidates.Unsigned, "is not signed with this key"),
+    (candidate.check_labels, candidates.Forgetful, "its labels are ('negative', 'positive')"),
+    (candidate.check_lineage, candidates.Homeless, "trigger='made up'"),
+    (candidate.check_learns, candidates.Guessing, "of its answers are right, not more than 0.6"),
+    (candidate.check_seed, candidates.Fickle, "with the same seed differ by"),
+    (candidate.check_refuses_one_class, candidates.Eager, "it was fitted on one class"),
+    (candidate.check_refuses_one_class, candidates.Untidy, "it refused one class and wrote something"),
+    (candidate.check_refuses_few_rows, candidates.Eager, "it was fitted on nine rows"),
+    (candidate.check_awkward_windows, candidates.Squeamish, "rare class: it raised KeyError"),
+    (candidate.check_rescue, candidates.Boastful, "`rescue` returned True"),
+    (candidate.check_refit, candidates.Undecided, "`refit` returned None"),
+    (candidate.check_budget, candidates.Slow, "it was killed 1 s after the end of its budget of 1 s"),
 ]
 CLASSIFIERS = [
     (classifier.has_its_parts, classifiers.OneLabel, "its labels are ('yes',), not two or more"),
@@ -67,9 +67,9 @@ CLASSIFIERS = [
 
 def why(check: Any, subject: Any) -> str:
     """What `driftloop check` would print of it."""
-    (result,) = run([check], subject)
+    (result,) = run_checks([check], subject)
     assert result.name == describe(check) != ""
-    return result.why
+    return result.failure
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_broken_detector_is_found_out(check: Any, wrong: Any, says: str) -> No
 
 @pytest.mark.parametrize(("check", "wrong", "says"), POLICIES)
 def test_a_broken_policy_is_found_out(check: Any, wrong: Any, says: str) -> None:
-    assert says in why(check, policy.Subject(lambda: policies.make_custom(wrong, RetrainSettings())))
+    assert says in why(check, policy.Subject(lambda: make_policy(wrong, RetrainSettings())))
 
 
 @pytest.mark.parametrize(("check", "wrong", "says"), CANDIDATES)
@@ -111,4 +111,4 @@ def test_a_check_that_fails_does_not_keep_the_next_from_being_run() -> None:
     def passes(_subject: object) -> None:
         """It passes."""
 
-    assert [result.why for result in run([fails, passes, fails], None)] == ["as it should", "", "as it should"]
+    assert [result.failure for result in run_checks([fails, passes, fails], None)] == ["as it should", "", "as it should"]

@@ -45,7 +45,7 @@ def subject(name: str, tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.mark.parametrize(
-    "check", [one for one in CHECKS if one is not checks.takes_awkward_windows], ids=lambda check: check.__name__
+    "check", [one for one in CHECKS if one is not checks.check_awkward_windows], ids=lambda check: check.__name__
 )
 def test_the_contract_holds(subject: Subject, check: Callable[[Subject], None]) -> None:
     check(subject)
@@ -53,7 +53,7 @@ def test_the_contract_holds(subject: Subject, check: Callable[[Subject], None]) 
 
 @pytest.mark.parametrize("kind", ["two classes", "rare class", "recent rows of one class", "no words", "hostile"])
 def test_it_takes_an_awkward_window(name: str, kind: str, tmp_path: Path) -> None:
-    checks.takes(candidate(name, tmp_path), checks.awkward_windows()[kind], "awkward")
+    checks.check_window(candidate(name, tmp_path), checks.awkward_windows()[kind], "awkward")
 
 
 def test_these_are_all_awkward_windows(tmp_path: Path) -> None:

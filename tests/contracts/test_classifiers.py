@@ -88,8 +88,8 @@ def test_embeddings_of_other_texts_are_refused_in_words(model: Classifier) -> No
 def test_batches_hold_texts_of_like_length() -> None:
     lengths = [3, 40, 4, 41, 3, 64, 1] + [20] * 40
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    batches = encoder.batches_of(order, lengths)
+    batches = encoder.make_batches(order, lengths)
     assert [row for batch in batches for row in batch] == order, "each row once, in its order"
-    assert max(len(batch) for batch in batches) == encoder.BATCH
-    assert all(lengths[batch[-1]] <= encoder.PADDED * lengths[batch[0]] for batch in batches)
+    assert max(len(batch) for batch in batches) == encoder.MAX_BATCH
+    assert all(lengths[batch[-1]] <= encoder.MAX_PADDING * lengths[batch[0]] for batch in batches)
     assert len(batches) < len(lengths) / 4

@@ -6,20 +6,11 @@ from dataclasses import replace
 import pytest
 
 from driftloop.core.settings import POLICIES, RetrainSettings
+from retrain.policies.base import ALWAYS, CompletedRetraining, Policy, PolicyContext, Retrain, Wait
+from retrain.policies.builtin import Budgeted, CostAware, Periodic
+from retrain.policies.catalogue import make_policy
 from retrain.policies.checks import CHECKS, Subject, alert, outcomes
-from retrain.policies.policies import (
-    ALWAYS,
-    Budgeted,
-    CompletedRetraining,
-    CostAware,
-    OnDrift,
-    Periodic,
-    Policy,
-    PolicyContext,
-    Retrain,
-    Wait,
-    make_policy,
-)
+from retrain.policies.on_drift import OnDrift
 
 
 def past(labelled: int, onset: float, rows: int, promoted: bool = True) -> CompletedRetraining:
@@ -30,7 +21,7 @@ def past(labelled: int, onset: float, rows: int, promoted: bool = True) -> Compl
 @pytest.mark.parametrize("per_day", [0, 1])
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_contract_holds(name: str, per_day: int, check: Callable[[Subject], None]) -> None:
-    check(Subject(lambda: make_policy(RetrainSettings(policy=name, period=300, per_day=per_day))))
+    check(Subject(lambda: make_policy(RetrainSettings(policy=name, period=300, max_per_day=per_day))))
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -117,8 +108,13 @@ def test_cost_aware_leaves_a_small_drop_alone_and_says_its_sums() -> None:
     policy = CostAware(OnDrift(0), horizon=1000, cost_of_error=1.0, cost_of_second=2.0, seconds=100.0)
     small = policy.decide(PolicyContext(1000), [alert(800.0, severity=0.1)], outcomes(1000))
     assert isinstance(small, Wait)
-    assert small.reason == "0.10 x 1000 events x 1 = 100 would be saved, 100 s x 2 = 200 spent: it does not pay"
-    assert isinstance(policy.decide(PolicyContext(1000), [alert(800.0, severity=0.3)], outcomes(1000)), Retrain)
+    assert small.reason == "a retraining would cost 200 and save 100"
+    assert small.details == {
+        "severity": 0.1, "horizon": 1000, "cost_of_error": 1.0, "saved": 100.0,
+        "seconds": 100.0, "cost_of_second": 2.0, "price": 200.0,
+    }  # fmt: skip
+    large = policy.decide(PolicyContext(1000), [alert(800.0, severity=0.3)], outcomes(1000))
+    assert isinstance(large, Retrain) and (large.details["saved"], large.details["price"]) == (300.0, 200.0)
 
 
 def test_cost_aware_learns_how_long_a_concept_lasts_and_what_a_retraining_takes() -> None:
@@ -126,7 +122,7 @@ def test_cost_aware_learns_how_long_a_concept_lasts_and_what_a_retraining_takes(
     known = tuple(replace(past(at, at - 60.0, 60), seconds=30.0) for at in (100, 300, 500))
     answer = policy.decide(PolicyContext(860, known), [alert(800.0, severity=0.1)], outcomes(860))
     assert isinstance(answer, Wait), "the drifts came every 200 events: 20 errors do not pay for 30 s"
-    assert "0.10 x 200 events" in answer.reason and "30 s" in answer.reason
+    assert [answer.details[name] for name in ("severity", "horizon", "seconds")] == [0.1, 200, 30.0]
 
 
 def test_a_budget_holds_back_what_begins_and_not_what_goes_on() -> None:

@@ -23,7 +23,7 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import RetrainSettings, Settings
 from producers.scenarios.scenarios import load_scenario
 from producers.simulated_annotators import Annotation
-from retrain.policies.policies import ALWAYS, CompletedRetraining, PolicyContext, Retrain, Wait
+from retrain.policies.base import ALWAYS, CompletedRetraining, PolicyContext, Retrain, Wait
 
 EVENTS, SWAP, DELAY, BOOTSTRAP = 1000, 500, 40, 100
 

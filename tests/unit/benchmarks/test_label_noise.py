@@ -12,7 +12,7 @@ from benchmarks.adaptation.in_process_loop import Loop, Model, Stream
 from benchmarks.adaptation.label_noise import FOLLOWED, Row, count_worse, main, make_table, with_liar
 from driftloop.core.models.head import Head
 from driftloop.core.settings import Settings
-from retrain.policies.policies import Never
+from retrain.policies.builtin import Never
 
 
 def test_one_source_lies_from_where_it_is_told() -> None:

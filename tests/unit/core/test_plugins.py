@@ -13,7 +13,8 @@ from driftloop.core import plugins, settings
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import RetrainSettings
 from retrain.candidates import catalogue
-from retrain.policies import policies
+from retrain.policies.builtin import Budgeted
+from retrain.policies.catalogue import make_policy
 from stream_processors.drift import drift_monitor
 from stream_processors.drift.checks import alarms, bernoulli
 from stream_processors.drift.detectors import RiverDetector, make_detector
@@ -52,10 +53,10 @@ def test_a_detector_is_named_by_its_class_and_takes_parameters() -> None:
 
 def test_policies_and_candidates_are_named_by_their_class() -> None:
     chosen = settings.load({"DRIFTLOOP_RETRAIN__POLICY": "my_package.policy:EveryMistakes"}).retrain
-    policy = policies.make_policy(chosen)
+    policy = make_policy(chosen)
     assert isinstance(policy, EveryMistakes) and policy.mistakes == chosen.period
-    held = policies.make_policy(RetrainSettings(policy="my_package.policy:EveryMistakes", per_day=1))
-    assert isinstance(held, policies.Budgeted) and held.name == "every-mistakes"
+    held = make_policy(RetrainSettings(policy="my_package.policy:EveryMistakes", max_per_day=1))
+    assert isinstance(held, Budgeted) and held.name == "every-mistakes"
     assert isinstance(catalogue.find("my_package.candidate:ClassMeans"), ClassMeans)
     assert catalogue.is_quick("my_package.candidate:ClassMeans")
 
@@ -66,7 +67,7 @@ def test_an_installed_package_offers_short_names() -> None:
     assert make_detector("error:cusum?limit=3")[1].name == "cusum"
     assert isinstance(catalogue.find("class-means"), ClassMeans) and catalogue.is_quick("class-means")
     chosen = settings.load({"DRIFTLOOP_RETRAIN__POLICY": "every-mistakes"})
-    assert isinstance(policies.make_policy(chosen.retrain), EveryMistakes)
+    assert isinstance(make_policy(chosen.retrain), EveryMistakes)
     assert plugins.find_any("cusum") is plugins.find_any("my_package.detector.Cusum") is Cusum
     with pytest.raises(DriftloopError, match=r"my_package.detector has no Nowhere"):
         make_detector("error:lost")
@@ -97,7 +98,7 @@ def test_what_cannot_be_loaded_is_one_sentence(
         make_detector(f"error:{named}")
     assert "\n" not in str(caught.value)
     with pytest.raises(DriftloopError, match=says):
-        policies.make_policy(RetrainSettings(policy=named))
+        make_policy(RetrainSettings(policy=named))
     with pytest.raises(DriftloopError, match=says):
         catalogue.find(named)
     assert not catalogue.is_quick(named), "its own process says what is wrong, and nobody waits for it"
@@ -111,7 +112,7 @@ def test_another_class_is_no_detector(text: str) -> None:
 
 def test_another_class_is_no_policy_and_no_candidate() -> None:
     with pytest.raises(DriftloopError, match=r"ClassMeans cannot be made|is not a policy"):
-        policies.make_policy(RetrainSettings(policy="my_package.candidate:ClassMeans"))
+        make_policy(RetrainSettings(policy="my_package.candidate:ClassMeans"))
     with pytest.raises(DriftloopError, match=r"Cusum is not a candidate: it needs a name, quick, fit"):
         catalogue.find("my_package.detector:Cusum")
     with pytest.raises(DriftloopError, match=r"cannot be made .TypeError: .*called without arguments"):

@@ -34,7 +34,7 @@ def test_of_the_equally_unsure_the_new_come_first_and_the_known_never() -> None:
 
 def test_of_the_equally_unsure_and_new_those_that_moved_come_first() -> None:
     moved = np.arange(16) >= 12
-    ranked = rank_for_labelling(np.full((16, 2), 0.5), np.eye(16, dtype=np.float32), NONE, 6, moved=moved)
+    ranked = rank_for_labelling(np.full((16, 2), 0.5), np.eye(16, dtype=np.float32), NONE, 6, drifted=moved)
     assert sorted(ranked[:4]) == [12, 13, 14, 15] and len(ranked) == 6
 
 

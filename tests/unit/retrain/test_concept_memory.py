@@ -9,7 +9,7 @@ import pytest
 
 from driftloop.core.models.classifier import Predictions
 from retrain.evaluation.gate import compare
-from retrain.labels.annotator_trust import weigh
+from retrain.labels.annotator_trust import weight_labels
 from retrain.promotion.concept_memory import last_of_each, recall
 from retrain.training_window import TrainingWindow
 
@@ -66,7 +66,7 @@ def test_who_contradicts_the_others_counts_less() -> None:
     rng = np.random.default_rng(2)
     lied = [name == "x" and rng.random() < 0.6 for name in names]
     flipped = tuple("ab"[label == "a"] if lie else label for label, lie in zip(window.labels, lied, strict=True))
-    judged = weigh(TrainingWindow(**{**window.__dict__, "labels": flipped}))
+    judged = weight_labels(TrainingWindow(**{**window.__dict__, "labels": flipped}))
     by_name = {
         name: np.mean([w for w, who in zip(judged.gate_weights, names, strict=True) if who == name]) for name in "xyz"
     }
@@ -76,6 +76,6 @@ def test_who_contradicts_the_others_counts_less() -> None:
 
 
 def test_where_nobody_lies_or_one_person_labels_everything_all_count_alike() -> None:
-    honest = weigh(rows(400, tuple("xyz"[i % 3] for i in range(400))))
+    honest = weight_labels(rows(400, tuple("xyz"[i % 3] for i in range(400))))
     assert set(honest.weights) | set(honest.gate_weights) == {1.0}
-    assert weigh(rows(400, ("x",) * 400)).weights == () == weigh(rows(400)).weights
+    assert weight_labels(rows(400, ("x",) * 400)).weights == () == weight_labels(rows(400)).weights

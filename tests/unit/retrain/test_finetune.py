@@ -17,18 +17,25 @@ from driftloop.core.models.bundle import Lineage, load_bundle, verify_bundle
 from driftloop.core.settings import ModelSettings
 from retrain.candidates import early_stopping, finetune
 from retrain.candidates.base import Budget, Task
-from retrain.candidates.early_stopping import EarlyStopping, split
+from retrain.candidates.early_stopping import EarlyStopping, split_held_out
 from retrain.candidates.finetune import FineTune
-from retrain.candidates.trainable_network import has_bf16, load_network, start_head
+from retrain.candidates.trainable_network import has_bf16, load_network, initialise_head
 from retrain.training_window import TrainingWindow
 from tests import tiny
 
-ROWS = early_stopping.SMALLEST
+ROWS = early_stopping.MIN_ROWS
 
 
 def task(folder: Path, seconds: float = 120.0) -> Task:
     model = ModelSettings(encoder=str(tiny.encoder_folder()), max_tokens=tiny.MAX_TOKENS, quantise=False)
-    return Task(Budget(seconds, 1, 7), model, Lineage(candidate="finetune"), tiny.KEY, folder / "scratch", "cpu")
+    return Task(
+        budget=Budget(seconds, 1, 7),
+        model=model,
+        lineage=Lineage(candidate="finetune"),
+        signing_key=tiny.KEY,
+        scratch=folder / "scratch",
+        device="cpu",
+    )
 
 
 def fit(candidate: FineTune, window: TrainingWindow, folder: Path, seconds: float = 120.0) -> dict[str, Any]:
@@ -67,9 +74,9 @@ def test_it_stops_where_the_score_rises_and_exports_the_weights_of_before(
     stopped: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, report = stopped
-    _, held = split(noisy(ROWS).labels, np.ones(ROWS, bool), 7)
+    _, held = split_held_out(noisy(ROWS).labels, np.ones(ROWS, bool), 7)
     assert report["stopped_early"] and report["rows_held_out"] == len(held) == 100
-    every = -(-29 // early_stopping.PER_PASS)  # steps of 32 in 900 rows
+    every = -(-29 // early_stopping.MEASUREMENTS_PER_PASS)  # steps of 32 in 900 rows
     assert report["steps"] == report["kept_step"] + early_stopping.PATIENCE * every
     assert brier(folder / "bundle", noisy(ROWS).take(held.tolist())) == pytest.approx(
         report["held_out_brier"], abs=1e-3
@@ -83,9 +90,9 @@ def test_it_stops_where_the_score_rises_and_exports_the_weights_of_before(
 
 def test_the_head_starts_without_the_rows_held_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shown: list[TrainingWindow] = []
-    monkeypatch.setattr(finetune, "start_head", lambda *given: (shown.append(given[1]), start_head(*given)))
+    monkeypatch.setattr(finetune, "initialise_head", lambda *given: (shown.append(given[1]), initialise_head(*given)))
     report = fit(FineTune(epochs=1), tiny.window(ROWS), tmp_path)
-    train, held = split(tiny.window(ROWS).labels, np.ones(ROWS, bool), 7)
+    train, held = split_held_out(tiny.window(ROWS).labels, np.ones(ROWS, bool), 7)
     assert shown[0].event_ids == tuple(map(str, train)) and len(train) == report["rows_trained_on"] == ROWS - len(held)
 
 
@@ -111,7 +118,7 @@ def test_it_goes_on_to_the_end_where_there_is_more_to_learn(tmp_path: Path) -> N
 
 
 def test_few_rows_are_all_learnt_from_as_without_patience(tmp_path: Path) -> None:
-    window = tiny.window(early_stopping.SMALLEST + 100, onset=101)  # one row too few after the drift
+    window = tiny.window(early_stopping.MIN_ROWS + 100, onset=101)  # one row too few after the drift
     reports = [
         fit(FineTune(epochs=2, patience=patience), window, tmp_path / str(patience))
         for patience in (0, early_stopping.PATIENCE)
@@ -175,7 +182,7 @@ def test_time_for_the_last_measurement_is_kept(tmp_path: Path) -> None:
     deadline = time.monotonic() + 2.0
     watch.begin()
     steps = 1
-    while not watch.after(steps, 100, 50):
+    while not watch.after_step(steps, 100, 50):
         time.sleep(0.1)
         steps += 1
     assert time.monotonic() <= deadline + 0.05
@@ -188,9 +195,9 @@ def test_a_measurement_that_becomes_slow_ends_at_the_deadline_and_does_not_count
     deadline = time.monotonic() + 1.0
     watch.begin()
     network.wait = 0.6
-    assert not watch.after(1, 100, 1) and watch.slowest > 0.9
+    assert not watch.after_step(1, 100, 1) and watch.slowest_seconds > 0.9
     assert time.monotonic() < deadline + 0.6, "one batch late at most"
-    assert watch.after(2, 100, 1) and set(watch.scores) == {0}
+    assert watch.after_step(2, 100, 1) and set(watch.scores) == {0}
 
 
 def test_the_last_that_is_not_worse_beyond_chance_is_kept_the_start_included(tmp_path: Path) -> None:
@@ -208,7 +215,7 @@ def test_the_last_that_is_not_worse_beyond_chance_is_kept_the_start_included(tmp
             with torch.no_grad():
                 network.classifier.weight.fill_(step)
             network.scores[:] = scores[step:]
-            if watch.after(step, 4, 1):
+            if watch.after_step(step, 4, 1):
                 break
         watch.restore()
         assert (watch.kept_step, step) == (kept, ended)
@@ -230,7 +237,7 @@ def test_a_killed_training_is_rescued_with_the_weights_kept_so_far(tmp_path: Pat
     with pytest.raises(Killed), threadpool_limits(1):
         candidate.fit(window, task(tmp_path), tmp_path / "bundle")
     assert candidate.rescue(window, task(tmp_path), tmp_path / "bundle")
-    _, held = split(window.labels, np.ones(ROWS, bool), 7)
+    _, held = split_held_out(window.labels, np.ones(ROWS, bool), 7)
     rescued = brier(tmp_path / "bundle", window.take(held.tolist()))
     assert rescued < float(said[-1][-5:]) - 0.01, "not the last"
 
@@ -239,17 +246,17 @@ def test_the_rows_held_out_are_recent_and_have_the_mix_of_labels() -> None:
     labels = ["a"] * 1000 + ["b"] * 600 + ["c"] * 400
     random.Random(0).shuffle(labels)
     recent = np.arange(2000) >= 500
-    train, held = split(labels, recent, seed=1)
+    train, held = split_held_out(labels, recent, seed=1)
     assert len(held) == 150 and held.min() >= 500
     assert sorted([*train, *held]) == list(range(2000))
     for name in "abc":
         shares = [np.mean([labels[i] == name for i in rows]) for rows in (held, np.flatnonzero(recent))]
         assert shares[0] == pytest.approx(shares[1], abs=0.01)
-    assert (split(labels, recent, seed=1)[1] == held).all()
-    assert set(split(labels, recent, seed=2)[1]) != set(held)
-    assert len(split(labels * 3, np.ones(6000, bool), 1)[1]) == early_stopping.MOST
+    assert (split_held_out(labels, recent, seed=1)[1] == held).all()
+    assert set(split_held_out(labels, recent, seed=2)[1]) != set(held)
+    assert len(split_held_out(labels * 3, np.ones(6000, bool), 1)[1]) == early_stopping.MAX_HELD_OUT
     for place in range(400, 420):  # one of them would be held out
-        lone = split(["a"] * place + ["b"] + ["c"] * (1199 - place), np.ones(1200, bool), 1)
+        lone = split_held_out(["a"] * place + ["b"] + ["c"] * (1199 - place), np.ones(1200, bool), 1)
         assert len(lone[1]) == 120 and place in lone[0], "the only row of a class is learnt from"
 
 
@@ -263,7 +270,7 @@ def test_half_precision_is_for_gpus_that_have_it_and_the_graph_is_whole(
     monkeypatch.setattr(finetune, "has_bf16", lambda device: True)
     report = fit(FineTune(epochs=2, learning_rate=1e-3), tiny.window(ROWS), tmp_path)
     assert report["bf16"] is True
-    _, held = split(tiny.window(ROWS).labels, np.ones(ROWS, bool), 7)
+    _, held = split_held_out(tiny.window(ROWS).labels, np.ones(ROWS, bool), 7)
     assert brier(tmp_path / "bundle", tiny.window(ROWS).take(held.tolist())) == pytest.approx(
         report["held_out_brier"], abs=1e-3
     )

@@ -9,10 +9,17 @@ import pytest
 
 from driftloop.core.models.classifier import Predictions
 from retrain.evaluation import guards
-from retrain.evaluation.guards import Latency, Level
-from retrain.evaluation.paired_slice import RESAMPLES, Slice, Values, chance_of_fall, holm, rows_in_effect
+from retrain.evaluation.guards import Latency, SignificanceLevel
+from retrain.evaluation.paired_slice import (
+    RESAMPLES,
+    Slice,
+    Values,
+    effective_sample_size,
+    fall_p_values,
+    holm_adjusted,
+)
 
-LEVEL = Level()
+LEVEL = SignificanceLevel()
 CLASSES = ("a", "b", "c")
 
 
@@ -47,21 +54,21 @@ class TestSlices:
         columns = np.zeros((20, 2))
         columns[:3, 0] = -1
         columns[:6, 1] = -1
-        three, six = chance_of_fall(columns, 7)
+        three, six = fall_p_values(columns, 7)
         assert three == pytest.approx(1 / 8, abs=0.03) and six == pytest.approx(1 / 64, abs=0.01)
 
     def test_the_chance_is_the_same_from_the_same_seed_and_never_zero(self) -> None:
         columns = -np.ones((200, 1))
-        assert chance_of_fall(columns, 3) == chance_of_fall(columns, 3) == 1 / (RESAMPLES + 1)
+        assert fall_p_values(columns, 3) == fall_p_values(columns, 3) == 1 / (RESAMPLES + 1)
 
     def test_holm_is_as_in_his_paper(self) -> None:
-        assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-        assert len(holm(np.array([]))) == 0
+        assert holm_adjusted(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+        assert len(holm_adjusted(np.array([]))) == 0
 
     def test_rows_in_effect(self) -> None:
-        assert rows_in_effect(np.ones(30)) == pytest.approx(30)
-        assert rows_in_effect(np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(2)
-        assert rows_in_effect(np.zeros(3)) == 0
+        assert effective_sample_size(np.ones(30)) == pytest.approx(30)
+        assert effective_sample_size(np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(2)
+        assert effective_sample_size(np.zeros(3)) == 0
 
     @pytest.mark.parametrize(
         ("change", "text"),
@@ -113,7 +120,7 @@ class TestRecall:
         rows = Slice(truth, said(truth), said(["a"] * 90))
         check = guards.class_recall(rows, 0.1, LEVEL)
         assert check.passed and "too few to tell for 1" in check.words and "b" not in check.numbers
-        assert not guards.class_recall(rows, 0.1, Level(min_rows=10)).passed
+        assert not guards.class_recall(rows, 0.1, SignificanceLevel(min_rows=10)).passed
 
     def test_a_class_that_the_challenger_cannot_name_is_lost(self) -> None:
         truth = ["a"] * 60 + ["c"] * 40

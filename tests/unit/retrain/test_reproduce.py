@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,27 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from driftloop.core.messages import DriftAlert, Outcome, Retraining
+from driftloop.core.kafka.topic_history import TopicHistory
+from driftloop.core.messages import DriftAlert, Outcome, Retraining, decode
 from driftloop.core.models.bundle import Lineage
 from driftloop.core.models.head import Head, load_head, weights_digest
 from driftloop.core.settings import RetrainSettings
 from retrain.candidates.linear import fit_head, learn
-from retrain.policies.policies import CompletedRetraining, PolicyContext, Retrain, make_policy
-from retrain.reproduce import TopicHistory, decide_again, moment_of, outcomes_between, refit
+from retrain.policies.base import CompletedRetraining, PolicyContext, Retrain
+from retrain.policies.catalogue import make_policy
+from retrain.reproduce import (
+    ReproductionStep,
+    inputs_of,
+    outcomes_between,
+    recorded_settings,
+    refit_head,
+    repeat_decision,
+)
 from retrain.training_window import TrainingWindow
 from tests import tiny
 from tests.unit.serving.test_views import made
 
+RECORDED = Path(__file__).parents[2] / "recorded"
 CHOSEN = RetrainSettings(cooldown=0, window=500)
 OPTIONS: dict[str, dict[str, Any]] = {
     "KNeighborsClassifier": {},
@@ -66,57 +77,95 @@ def story() -> TopicHistory:
         common = {"run_id": f"run-{last}", "trigger": "first", "reason": "because"}
         diary.append(made(Retraining, state="promoted", version=str(last), at=at + 5, **common))
         diary.append(made(Retraining, state="finished", at=at + 6, scores={"past": asdict(pasts[-1])}, **common))
-    return TopicHistory(outcomes, alerts, diary)
+    offsets, messages = zip(*outcomes, strict=True)
+    return TopicHistory(outcomes=messages, outcome_offsets=offsets, alerts=alerts, retrainings=diary)
 
 
 def test_every_decision_comes_out_the_same_from_what_was_known_then() -> None:
     told = story()
     for place, kind in ((0, "answer"), (3, "refresh")):
-        step = decide_again(told, place, CHOSEN)
-        assert step.same is True and step.words == f"{kind}: {told.diary[place].reason}"
+        step = repeat_decision(told, place, CHOSEN)
+        assert step.same is True and step.detail == f"{kind}: {told.retrainings[place].reason}"
 
 
 def test_an_alert_that_came_later_and_outcomes_that_came_later_are_not_known() -> None:
-    moment = moment_of(story(), 0, 500)
+    moment = inputs_of(story(), 0, 500)
     assert [one.alert_id for one in moment.alerts] == ["first"]
     assert len(moment.outcomes) == 271 and moment.now == PolicyContext(271)
-    assert [past.labelled for past in moment_of(story(), 3, 500).now.past] == [271]
+    assert [past.labelled for past in inputs_of(story(), 3, 500).now.past] == [271]
 
 
 def test_a_decision_that_comes_out_differently_says_how() -> None:
     told = story()
-    step = decide_again(told, 0, replace(CHOSEN, policy="never"))
-    assert (step.same, step.words) == (False, "the policy never waits now: the policy is never to retrain")
-    step = decide_again(TopicHistory(told.outcomes, told.alerts, [replace(told.diary[0], reason="another")]), 0, CHOSEN)
-    assert step.same is False and step.words.startswith("reason ") and step.words.endswith(", then another")
-    step = decide_again(TopicHistory(told.outcomes[:250], told.alerts, told.diary), 0, CHOSEN)
-    assert step.same is False and "50 labelled events since the onset are on the topic, 71 then" in step.words
-    step = decide_again(TopicHistory(told.outcomes, [], told.diary), 0, CHOSEN)
-    assert step.same is False and "no drift has been seen" in step.words
+    step = repeat_decision(told, 0, replace(CHOSEN, policy="never"))
+    assert (step.same, step.detail) == (False, "the policy never waits now: the policy is never to retrain")
+    step = repeat_decision(
+        dataclasses.replace(told, retrainings=[replace(told.retrainings[0], reason="another")]), 0, CHOSEN
+    )
+    assert step.same is False and step.detail.startswith("reason ") and step.detail.endswith(", then another")
+    step = repeat_decision(
+        dataclasses.replace(told, outcomes=told.outcomes[:250], outcome_offsets=told.outcome_offsets[:250]), 0, CHOSEN
+    )
+    assert step.same is False and "50 labelled events since the onset are on the topic, 71 then" in step.detail
+    step = repeat_decision(dataclasses.replace(told, alerts=[]), 0, CHOSEN)
+    assert step.same is False and "no drift has been seen" in step.detail
 
 
 def test_the_settings_that_a_worker_wrote_down_win_over_those_of_the_moment() -> None:
     told = story()
-    scores = {**told.diary[0].scores, "settings": msgspec.to_builtins(CHOSEN)}
-    told = TopicHistory(told.outcomes, told.alerts, [replace(told.diary[0], scores=scores)])
-    assert decide_again(told, 0, replace(CHOSEN, policy="never")).same is True
+    scores = {**told.retrainings[0].scores, "settings": msgspec.to_builtins(CHOSEN)}
+    told = dataclasses.replace(told, retrainings=[replace(told.retrainings[0], scores=scores)])
+    assert repeat_decision(told, 0, replace(CHOSEN, policy="never")).same is True
+
+
+@pytest.mark.parametrize("recording", sorted(path.name for path in RECORDED.iterdir() if path.is_dir()))
+def test_the_settings_that_earlier_versions_wrote_down_are_read(recording: str) -> None:
+    lines = (RECORDED / recording / "retraining.jsonl").read_bytes().splitlines()
+    queued = [line for line in (decode(Retraining, line) for line in lines) if "settings" in line.scores]
+    assert queued
+    for line in queued:
+        assert recorded_settings(line, CHOSEN).window == line.scores["settings"]["window"]
+    names = {"per_day": 3, "at_once": 2, "memory": 9}
+    old = replace(queued[0], scores={"settings": names})
+    assert recorded_settings(old, CHOSEN) == RetrainSettings(max_per_day=3, parallel_fits=2, concept_memory=9)
+
+
+def test_the_figures_behind_a_decision_are_compared_where_they_were_written_down() -> None:
+    told, chosen = story(), replace(CHOSEN, policy="cost-aware")
+    line = told.retrainings[0]
+
+    def step(**changed: Any) -> ReproductionStep:
+        return repeat_decision(dataclasses.replace(told, retrainings=[replace(line, **changed)]), 0, chosen)
+
+    figures = {
+        "severity": 0.25, "horizon": 2000, "cost_of_error": 1.0, "saved": 500.0,
+        "seconds": 120.0, "cost_of_second": 1.0, "price": 120.0,
+    }  # fmt: skip
+    assert step(scores={**line.scores, "details": figures}).same is True
+    changed = step(scores={**line.scores, "details": {**figures, "price": 121.0}})
+    assert changed.same is False and changed.detail.startswith("details ") and "121.0" in changed.detail
+    earlier = f"{line.reason}; 0.25 x 2000 events x 1 = 500 would be saved, 120 s x 1 = 120 spent"
+    assert step(reason=earlier).same is True, "earlier versions wrote the figures into the reason"
+    assert step(reason=f"{line.reason}, or not").same is False
 
 
 def test_a_message_without_the_inputs_cannot_be_compared() -> None:
     told = story()
     assert (
-        decide_again(TopicHistory(told.outcomes, told.alerts, [replace(told.diary[0], scores={})]), 0, CHOSEN).same
+        repeat_decision(
+            dataclasses.replace(told, retrainings=[replace(told.retrainings[0], scores={})]), 0, CHOSEN
+        ).same
         is None
     )
 
 
 def test_a_retraining_that_was_given_up_is_unknown_and_a_promotion_counts_from_when_it_was_said() -> None:
     told = story()
-    given_up = [replace(line, run_id="gone") for line in told.diary[:2]]
-    assert len(moment_of(TopicHistory(told.outcomes, told.alerts, [*given_up, *told.diary]), 5, 500).now.past) == 1
-    first, promoted, finished, second, *rest = told.diary
-    late = TopicHistory(told.outcomes, told.alerts, [first, second, promoted, finished, *rest])
-    (past,) = moment_of(late, 1, 500).now.past
+    given_up = [replace(line, run_id="gone") for line in told.retrainings[:2]]
+    assert len(inputs_of(dataclasses.replace(told, retrainings=[*given_up, *told.retrainings]), 5, 500).now.past) == 1
+    first, promoted, finished, second, *rest = told.retrainings
+    late = dataclasses.replace(told, retrainings=[first, second, promoted, finished, *rest])
+    (past,) = inputs_of(late, 1, 500).now.past
     assert past.promoted is False, "its search was still under way"
 
 
@@ -142,10 +191,10 @@ def test_a_linear_head_fitted_again_has_the_same_weights(whole: bool) -> None:
     train = window.hold_out(CHOSEN.holdout)[0]
     winner, old_weight = learn(train, CHOSEN.seed)
     there = fit_head(window, old_weight, CHOSEN.seed) if whole else winner
-    again, chosen = refit(window, Lineage(candidate="linear", rows=len(window if whole else train)), CHOSEN)
+    again, chosen = refit_head(window, Lineage(candidate="linear", rows=len(window if whole else train)), CHOSEN)
     assert (weights_digest(again), chosen) == (weights_digest(there), old_weight)
     other = sentences(onset=120, seed=1)
-    assert weights_digest(refit(other, Lineage(candidate="linear", rows=240), CHOSEN)[0]) != weights_digest(there)
+    assert weights_digest(refit_head(other, Lineage(candidate="linear", rows=240), CHOSEN)[0]) != weights_digest(there)
 
 
 def test_the_digest_of_the_weights_is_that_of_the_file_and_sees_the_last_bit(tmp_path: Path) -> None:

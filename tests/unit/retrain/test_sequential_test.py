@@ -88,7 +88,7 @@ def test_a_gain_below_the_minimum_is_no_reason_to_promote() -> None:
 def test_a_decision_stands() -> None:
     test = PairedTest(0.05)
     play(test, [1.0] * 30)
-    assert test.verdict == "challenger" and "the challenger is better" in test.words()
+    assert test.verdict == "challenger" and "the challenger is better" in test.summary()
     for _ in range(200):
         test.update(1.0, 0.0)
     assert test.verdict == "challenger" and test.gain < 0
@@ -97,7 +97,7 @@ def test_a_decision_stands() -> None:
 def test_no_evidence_from_models_that_always_agree() -> None:
     test = PairedTest(0.05)
     assert play(test, [0.0] * 500) is None
-    assert test.evidence == pytest.approx((1.0, 1.0)) and "undecided" in test.words()
+    assert test.evidence == pytest.approx((1.0, 1.0)) and "undecided" in test.summary()
 
 
 @pytest.mark.parametrize(("alpha", "gain"), [(0.0, 0.0), (1.0, 0.0), (0.05, 1.0)])
@@ -125,7 +125,7 @@ def test_probabilities_decide_where_right_and_wrong_cannot() -> None:
     back = ShadowTest(0.05)
     for _ in range(150):
         back.update("a", mass(0.9), mass(0.55))
-    assert back.verdict == "champion" and "Brier score +0.3" in back.words("the predecessor")
+    assert back.verdict == "champion" and "Brier score +0.3" in back.summary("the predecessor")
 
 
 def test_better_probabilities_do_not_excuse_a_lower_accuracy() -> None:

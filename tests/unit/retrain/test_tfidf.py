@@ -5,33 +5,33 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from driftloop.core.models.head import beside
-from retrain.candidates.tfidf import PER_TEXT, fit_words
+from driftloop.core.models.head import stack_columns
+from retrain.candidates.tfidf import FEATURES_PER_TEXT, fit_tfidf
 
 
 def test_the_most_frequent_are_read_and_no_more() -> None:
     rare = " ".join(f"w{number:03}" for number in range(300))
-    read = fit_words([rare, rare, "often", "often", "often"])
+    read = fit_tfidf([rare, rare, "often", "often", "often"])
     assert read is not None
     vectorizer, columns = read
-    assert columns.shape == (5, 5 * PER_TEXT), "of 600 words and pairs"
-    assert "often" in vectorizer.vocabulary_ and len(vectorizer.vocabulary_) == 5 * PER_TEXT
+    assert columns.shape == (5, 5 * FEATURES_PER_TEXT), "of 600 words and pairs"
+    assert "often" in vectorizer.vocabulary_ and len(vectorizer.vocabulary_) == 5 * FEATURES_PER_TEXT
 
 
 def test_texts_without_a_word_in_common_have_none() -> None:
-    assert fit_words(["alpha beta", "gamma delta"]) is None
-    assert fit_words(["", "?"]) is None
+    assert fit_tfidf(["alpha beta", "gamma delta"]) is None
+    assert fit_tfidf(["", "?"]) is None
 
 
 def test_a_model_reads_what_its_head_was_fitted_on() -> None:
     texts = ["good news today", "bad news today", "good day"]
     embeddings = np.eye(3, dtype=np.float32)
-    read = fit_words(texts)
+    read = fit_tfidf(texts)
     assert read is not None
     vectorizer, columns = read
-    fitted = beside(embeddings, columns)
+    fitted = stack_columns(embeddings, columns)
     assert sp.issparse(fitted) and fitted.shape == (3, 3 + columns.shape[1])
-    again = beside(embeddings, vectorizer.transform(texts))
+    again = stack_columns(embeddings, vectorizer.transform(texts))
     np.testing.assert_array_equal(fitted.indices, again.indices, "sums are made in the same order")
     np.testing.assert_array_equal(fitted.data, again.data)
     np.testing.assert_array_equal(fitted[:, :3].toarray(), embeddings)

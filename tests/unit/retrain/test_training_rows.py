@@ -38,7 +38,7 @@ def world(past: int = KIND, seed: int = 0) -> TrainingWindow:
 
 def test_the_rows_that_look_like_the_recent_ones_come_last_and_the_recent_ones_stay() -> None:
     window = world()
-    put = choice.by_likeness(window)
+    put = choice.order_by_similarity(window)
     old = np.array(list(map(int, put.event_ids[: window.onset])))
     assert (old[-KIND:] < KIND).mean() > 0.95, "those of the concept's earlier time"
     assert sorted(old) == list(range(window.onset)) and put.onset == window.onset
@@ -50,12 +50,12 @@ def test_the_rows_that_look_like_the_recent_ones_come_last_and_the_recent_ones_s
 
 
 def test_a_short_past_and_one_with_nothing_after_it_stay_in_the_order_of_time() -> None:
-    short = world(choice.REACH // 2)
-    assert choice.by_likeness(short) is short
+    short = world(choice.MAX_OLD_ROWS // 2)
+    assert choice.order_by_similarity(short) is short
     ended = world().take(slice(0, 2 * KIND))
-    assert choice.by_likeness(ended) is ended
+    assert choice.order_by_similarity(ended) is ended
     whole = world().take(slice(None), 0)
-    assert choice.by_likeness(whole) is whole
+    assert choice.order_by_similarity(whole) is whole
 
 
 def test_a_concept_that_comes_back_is_learnt_from_its_earlier_time() -> None:
@@ -67,5 +67,5 @@ def test_a_concept_that_comes_back_is_learnt_from_its_earlier_time() -> None:
         said = head.predict_proba(fresh.texts, fresh.embeddings).argmax(axis=1)
         return float(np.mean([head.classes[column] == label for column, label in zip(said, fresh.labels, strict=True)]))
 
-    newest = window.take(slice(2 * KIND - choice.REACH, None), choice.REACH)  # what was learnt from before
+    newest = window.take(slice(2 * KIND - choice.MAX_OLD_ROWS, None), choice.MAX_OLD_ROWS)  # what was learnt from before
     assert right(window) > right(newest) + 0.05
