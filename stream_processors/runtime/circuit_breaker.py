@@ -1,8 +1,9 @@
-"""Stops a processor that would turn a whole stream into dead letters.
+"""Circuit breaker that stops a processor from turning a whole stream into dead letters.
 
-A few messages that cannot be processed are buried and passed over. When most of the newest cannot, something else is
-wrong, a producer or a version, and burying on would only move the stream to another topic. The breaker then opens: the
-messages stay where they are, and every now and then one batch is tried (Nygard, Release It!, 2007: circuit breaker).
+A few messages that cannot be processed become dead letters, and the processor continues. When most of the newest
+messages fail, the cause is a producer or a version, and more dead letters would only move the stream to another topic.
+The breaker then opens: the messages stay where they are, and one batch is tried after each pause (Nygard, Release It!,
+2007: circuit breaker).
 """
 
 from __future__ import annotations
@@ -12,44 +13,60 @@ from collections import deque
 from collections.abc import Callable
 
 WINDOW = 500
-"""Newest messages that count."""
-LEAST = 100
-"""Dead letters among them below which nothing is said."""
-PAUSE = 60.0
-"""Seconds between two batches that are tried while the breaker is open."""
+"""Number of the newest messages that count."""
+MIN_DEAD_LETTERS = 100
+"""Dead letters among them below which the breaker stays closed."""
 
 
 class CircuitBreaker:
-    """Open while more than ``share`` of the newest messages became dead letters; with a share of 1 it never is."""
+    """Counter of dead letters that is open while too many of the newest messages became one.
 
-    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        share: Share of dead letters above which the breaker opens; 1 keeps it closed.
+        pause_seconds: Seconds between two batches that are tried while it is open.
+        clock: Monotonic clock, in seconds.
+    """
+
+    def __init__(self, share: float, pause_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
+        self._pause_seconds = pause_seconds
         self._clock = clock
+        # Messages and dead letters of each batch, oldest first.
         self._newest: deque[tuple[int, int]] = deque()
-        self._until = float("-inf")
+        self._retry_at = float("-inf")
         self.open = False
 
     @property
     def pause(self) -> float:
         """Seconds until the next batch may be taken; 0 while the breaker is closed."""
-        return max(0.0, self._until - self._clock()) if self.open else 0.0
+        return max(0.0, self._retry_at - self._clock()) if self.open else 0.0
 
     def count(self, messages: int, dead: int) -> None:
-        """A batch is through, and ``dead`` of its messages were buried."""
+        """Count a finished batch, and open or close the breaker.
+
+        Args:
+            messages: Messages in the batch.
+            dead: Messages of it that became dead letters.
+        """
         if self.open and dead <= self._share * messages:
             self._newest.clear()
             self.open = False
         self._newest.append((messages, dead))
         while sum(size for size, _ in self._newest) - self._newest[0][0] >= WINDOW:
             self._newest.popleft()
-        buried = sum(part for _, part in self._newest)
-        if buried >= LEAST and buried > self._share * sum(size for size, _ in self._newest):
+        total, total_dead = self._totals()
+        if total_dead >= MIN_DEAD_LETTERS and total_dead > self._share * total:
             self.open = True
-            self._until = self._clock() + PAUSE
+            self._retry_at = self._clock() + self._pause_seconds
 
     def __str__(self) -> str:
-        buried, size = sum(part for _, part in self._newest), sum(size for size, _ in self._newest)
+        total, total_dead = self._totals()
         return (
-            f"stopped: {buried} of the newest {size} messages could not be processed (see the topic dead-letters); "
-            f"mend what writes them, one batch is tried every {PAUSE:.0f} s, and DRIFTLOOP_BREAKER=1 lets all pass"
+            f"stopped: {total_dead} of the newest {total} messages could not be processed (see the topic "
+            f"dead-letters). Correct their producer: one batch is tried every {self._pause_seconds:.0f} s. "
+            "DRIFTLOOP_DEAD_LETTER_LIMIT=1 lets all pass"
         )
+
+    def _totals(self) -> tuple[int, int]:
+        """Return the number of messages and of dead letters in the window."""
+        return sum(size for size, _ in self._newest), sum(dead for _, dead in self._newest)

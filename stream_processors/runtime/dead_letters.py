@@ -1,4 +1,4 @@
-"""A message as it lies on the broker, and what becomes of one that cannot be used."""
+"""Messages as they are on the broker, and dead letters for those that cannot be used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Record:
-    """One message as it lies on the broker."""
+    """One message as it is on the broker."""
 
     topic: str
     partition: int
@@ -24,11 +24,18 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: tracing.Headers = ()
-    """Left out where traces are off."""
+    """Empty if tracing is off."""
 
 
 def send_dead_letter(outbox: ConfirmedProducer, record: Record, error: str, where: str) -> None:
-    """Put a dead letter for ``record`` into the outbox: its own bytes, what was wrong, and where."""
+    """Put a dead letter for a message into the outbox.
+
+    Args:
+        outbox: Producer that sends it.
+        record: Message that cannot be used; its bytes go into the dead letter unchanged.
+        error: Reason, in one sentence.
+        where: Component that rejected the message, as ``scorer``.
+    """
     source = (record.topic, record.partition, record.offset)
     letter = dead_letter(record.key, record.value, error, where, source, time.time())
     key = (record.key or b"").decode(errors="replace")[:100]

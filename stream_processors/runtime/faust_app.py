@@ -1,4 +1,4 @@
-"""Faust as both processors use it: one topic's messages into one channel, and nothing else that Faust can do."""
+"""Faust app of both processors: messages of the topics go into one channel, and no other part of Faust is used."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from driftloop.core.settings import KafkaSecurity, Settings
 
 log = logging.getLogger(__name__)
 
-SESSION = 20.0
-"""Seconds without a heartbeat after which a process counts as dead and its partitions go to the others."""
-HEARTBEAT = 1.0
-"""Seconds between two heartbeats; with their answers comes the word that partitions are to change hands."""
-SIZE = 256
-"""Bytes of a message, about: to tell the broker how much a batch is."""
-QUIET = (1, 1500)
-"""What is asked for while nothing comes, as Faust does always: whatever comes, and after 1.5 s an answer anyway."""
+MESSAGE_BYTES = 256
+"""Approximate bytes of a message, from which the bytes of a batch are computed."""
+IDLE_FETCH = (1, 1500)
+"""`(fetch.min.bytes, fetch.max.wait.ms)` while the topics are idle: Faust's defaults."""
 
 
 def make_app(role: str, settings: Settings, member: str, batch: int, within: float) -> faust.App:
-    """An app in the group of ``role``, whose static member ``member`` is.
+    """Return an app in the consumer group of a role.
 
-    While messages come the broker is asked for ``batch`` of them, or for what there is after ``within`` seconds.
+    Args:
+        role: Scorer or monitor.
+        settings: Settings of the process.
+        member: Name of the static group member.
+        batch: Number of messages that the broker gathers for an answer while messages come.
+        within: Maximum seconds that it gathers them.
     """
     return _App(
         settings,
-        (batch * SIZE, round(1000 * within)),
-        clients.group(role, settings),
+        (batch * MESSAGE_BYTES, round(1000 * within)),
+        clients.group_id(role, settings),
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
         broker_credentials=_credentials(settings.security),
         store="memory://",
@@ -57,24 +58,24 @@ def make_app(role: str, settings: Settings, member: str, batch: int, within: flo
         consumer_group_instance_id=member,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=clients.MAX_MESSAGE,
-        broker_session_timeout=SESSION,
-        broker_heartbeat_interval=HEARTBEAT,
+        broker_session_timeout=settings.timing.session_seconds,
+        broker_heartbeat_interval=settings.timing.heartbeat_seconds,
         broker_max_poll_interval=3600.0,
     )
 
 
 class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
-    """Faust's, but for how partitions change hands, and its end where the broker refuses.
+    """Faust's app, with its own way to change partitions, and an immediate end if the broker refuses access.
 
-    Faust's stops fetching only for what it had; it goes back to what was committed, and on, in a task of its own, which
-    the next rebalance may overtake. What is fetched in between is left out. Here all of it is done before the group can
-    change again.
+    Faust's app stops fetching only the partitions that it had. A separate task then seeks the committed offsets and
+    resumes. The next rebalance may overtake that task, and what is fetched in between is left out. Here all of it is
+    done before the group can change again.
     """
 
-    def __init__(self, settings: Settings, wanted: tuple[int, int], *arguments: Any, **options: Any) -> None:
+    def __init__(self, settings: Settings, busy_fetch: tuple[int, int], *arguments: Any, **options: Any) -> None:
         self._settings = settings
-        self.wanted = wanted
-        """Bytes that the broker waits for while messages come, and the most milliseconds that it does."""
+        self.busy_fetch = busy_fetch
+        """`(fetch.min.bytes, fetch.max.wait.ms)` while messages come."""
         super().__init__(*arguments, **options)
 
     def _new_transport(self) -> Any:
@@ -83,7 +84,7 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         return transport
 
     def _create_directories(self) -> None:
-        """None: they are for tables, and would be left by a process that is killed."""
+        """Create no directories: they are for tables, and a process that is killed would leave them behind."""
 
     async def _on_partitions_revoked(self, revoked: Any) -> None:
         self.consumer.stop_flow()
@@ -95,7 +96,7 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         try:
             if not self.should_stop:
                 await self.wait(self.consumer.perform_seek())
-        except Exception as error:  # aiokafka would write it into the log, and nothing more would come
+        except Exception as error:  # aiokafka would only log it, and no further message would come
             if not self.should_stop:
                 await self.crash(error)
         if self.should_stop:
@@ -106,49 +107,49 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         await self._fetcher.maybe_start()
 
     def on_rebalance_return(self) -> None:
-        """With that it is over: no table is recovered after it."""
+        """End the rebalance here: no table is recovered after it."""
         super().on_rebalance_return()
         self.on_rebalance_end()
 
     def _crash(self, reason: BaseException) -> None:
-        """At once where the broker refuses: Faust's own way down would wait for the broker."""
+        """End the process immediately if the broker refuses access: Faust's own shutdown would wait for the broker."""
         if isinstance(reason, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
             exit_process(access_denied(self._settings, f"read {reason.args[0] if reason.args else 'its topics'}"))
         super()._crash(reason)
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's, but that the broker gathers a batch while messages come, and that it always goes back.
+    """Faust's consumer thread, for which the broker gathers a batch, and which always seeks the committed offsets.
 
-    Faust's has the broker answer with the first message that there is: a stream of some hundred messages a second then
-    comes one by one, and what is done for an answer, in three threads, costs more than what is done for a message.
+    Faust lets the broker answer with the first message. A stream of some hundred messages a second then comes one by
+    one, and handling an answer in three threads costs more than handling a message.
     """
 
     async def seek_to_committed(self) -> Any:
-        return await self.call_thread(self._go_back)
+        return await self.call_thread(self._seek)
 
-    async def _go_back(self) -> Any:
-        """To what was committed, and to the beginning where nothing was: aiokafka stays where it is there."""
+    async def _seek(self) -> Any:
+        """Seek the committed offsets, and the beginning of a partition without one: aiokafka does not move there."""
         consumer = self._ensure_consumer()
         if not consumer.assignment():
             return {}
         committed = await consumer.seek_to_committed()
-        never = [partition for partition, offset in committed.items() if not offset]
-        if never:
-            await consumer.seek_to_beginning(*never)
+        uncommitted = [partition for partition, offset in committed.items() if not offset]
+        if uncommitted:
+            await consumer.seek_to_beginning(*uncommitted)
         return committed
 
     async def _fetch_records(self, consumer: Any, *arguments: Any, **options: Any) -> Any:
-        found = await super()._fetch_records(consumer, *arguments, **options)
+        records = await super()._fetch_records(consumer, *arguments, **options)
         fetcher = consumer._fetcher
-        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = self.app.wanted if found else QUIET
-        return found
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = self.app.busy_fetch if records else IDLE_FETCH
+        return records
 
 
 class _Consumer(Consumer):  # type: ignore[misc]
-    """Faust's, but that a message which there is room for is put there at once.
+    """Faust's consumer, which puts a message into the channel immediately if there is room for it.
 
-    Faust's wakes four tasks for each: to put it there, and to see whether the flow is suspended or the end has come.
+    Faust wakes four tasks for each message: to put it there, and to check for a suspended flow and for the end.
     """
 
     def _new_consumer_thread(self) -> _Thread:
@@ -156,7 +157,7 @@ class _Consumer(Consumer):  # type: ignore[misc]
 
     async def wait_first(self, *waited: Any, timeout: Any = None) -> Any:
         first, *rest = waited
-        if not rest:  # it is not a message
+        if not rest:  # the call is not about a message
             return await super().wait_first(first, timeout=timeout)
         try:
             first = _ResumedCoroutine(first, first.send(None))
@@ -170,7 +171,7 @@ class _Consumer(Consumer):  # type: ignore[misc]
 
 
 class _ResumedCoroutine:
-    """The rest of a coroutine that waits for something already."""
+    """Awaitable that resumes a coroutine already advanced to its first `await`."""
 
     def __init__(self, coroutine: Any, waits_for: Any) -> None:
         self._coroutine = coroutine
@@ -190,20 +191,26 @@ class _ResumedCoroutine:
 
 
 class Worker(faust.Worker):  # type: ignore[misc]
-    """Faust's, which leaves the log as `driftloop.core.observability.logs` has set it up, and the group as soon as it can."""
+    """Faust's worker, without its own log set-up, and with a faster end.
+
+    `driftloop.core.observability.logs` has already set up the log.
+    """
 
     def _setup_logging(self) -> None:
         pass
 
     async def _sentinel_task(self) -> None:
-        """The last of it: where Faust's waits a second, this waits for the tasks that were cancelled."""
+        """Wait for the tasks that were cancelled, as the last step of the end; Faust waits a whole second."""
         cancelled = asyncio.all_tasks() - {asyncio.current_task()}
         if cancelled:
             await asyncio.wait(cancelled, timeout=1.0)
 
 
 class _NoTables(TableManager):  # type: ignore[misc]
-    """Faust's waits a second for tables, and recovers them; we have none, and join when the topics are known."""
+    """Faust's table manager, which joins the group when the topics are known.
+
+    Faust waits a second for tables and recovers them, but the processors have none.
+    """
 
     async def on_start(self) -> None:
         while not self.app.topics and not self.should_stop:
@@ -213,7 +220,7 @@ class _NoTables(TableManager):  # type: ignore[misc]
 
 
 def _credentials(security: KafkaSecurity) -> Any:
-    """What Faust shows the broker; None for a broker that asks for nothing."""
+    """Return Faust's credentials for the broker; `None` if the broker asks for none."""
     tls = tls_context(security)
     if security.protocol.startswith("SASL"):
         return faust.SASLCredentials(
@@ -223,16 +230,21 @@ def _credentials(security: KafkaSecurity) -> Any:
 
 
 async def take_batch(channel: Any, most: int) -> list[Any]:
-    """The events that a channel of Faust holds, ``most`` at most; where it holds none, the first that comes."""
+    """Return the events that a channel of Faust holds; wait for the first if it holds none.
+
+    Args:
+        channel: Faust's channel.
+        most: Maximum number of events.
+    """
     queue = channel.queue
-    taken = [await queue.get()]
-    while len(taken) < most and not queue.empty():
-        taken.append(queue.get_nowait())
-    return taken
+    events = [await queue.get()]
+    while len(events) < most and not queue.empty():
+        events.append(queue.get_nowait())
+    return events
 
 
 def exit_process(error: Exception) -> NoReturn:
-    """End the process here: Faust's own way down would first wait for what is buffered, and commit."""
+    """End the process immediately: Faust's own shutdown would first wait for what is buffered, and commit."""
     if not isinstance(error, DriftloopError):
         log.error("the batch failed", exc_info=error)
     logs.print_error(str(error))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stream_processors.runtime.circuit_breaker import LEAST, PAUSE, WINDOW, CircuitBreaker
+from stream_processors.runtime.circuit_breaker import MIN_DEAD_LETTERS, WINDOW, CircuitBreaker
+
+PAUSE = 60.0
 
 
 class Clock:
@@ -14,17 +16,17 @@ class Clock:
 
 
 def test_a_few_bad_messages_are_no_reason() -> None:
-    breaker = CircuitBreaker(0.5, Clock())
-    breaker.count(LEAST - 1, LEAST - 1)  # all of them bad, and still few
+    breaker = CircuitBreaker(0.5, PAUSE, Clock())
+    breaker.count(MIN_DEAD_LETTERS - 1, MIN_DEAD_LETTERS - 1)  # all of them bad, and still few
     assert not breaker.open and breaker.pause == 0
-    breaker = CircuitBreaker(0.5, Clock())
+    breaker = CircuitBreaker(0.5, PAUSE, Clock())
     for _ in range(100):
         breaker.count(60, 30)  # many, and half of them good
     assert not breaker.open
 
 
 def test_it_opens_when_most_of_the_newest_are_bad_however_many_good_ones_came_before() -> None:
-    breaker = CircuitBreaker(0.5, Clock())
+    breaker = CircuitBreaker(0.5, PAUSE, Clock())
     for _ in range(1000):
         breaker.count(50, 0)
     batches = 0
@@ -37,7 +39,7 @@ def test_it_opens_when_most_of_the_newest_are_bad_however_many_good_ones_came_be
 
 def test_one_batch_is_tried_after_each_pause_and_a_good_one_closes_it() -> None:
     clock = Clock()
-    breaker = CircuitBreaker(0.5, clock)
+    breaker = CircuitBreaker(0.5, PAUSE, clock)
     breaker.count(200, 200)
     assert breaker.open and breaker.pause == PAUSE
     clock.now += PAUSE
@@ -52,7 +54,7 @@ def test_one_batch_is_tried_after_each_pause_and_a_good_one_closes_it() -> None:
 
 
 def test_a_share_of_one_never_opens_it() -> None:
-    breaker = CircuitBreaker(1.0, Clock())
+    breaker = CircuitBreaker(1.0, PAUSE, Clock())
     for _ in range(100):
         breaker.count(100, 100)
     assert not breaker.open

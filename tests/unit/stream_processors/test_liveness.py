@@ -13,7 +13,7 @@ from kafka import TopicPartition
 from driftloop.core.kafka import clients
 from driftloop.core.settings import HealthSettings, Settings
 from stream_processors.runtime import liveness
-from stream_processors.runtime.liveness import LONG, LivenessMonitor
+from stream_processors.runtime.liveness import SLOW_FACTOR, LivenessMonitor
 
 PATIENCE = 60.0
 
@@ -33,7 +33,7 @@ class Watched:
         """What has been said once so much time has gone by, in which it was looked at every few seconds."""
         for _ in range(int(seconds / 3)):
             self.now += 3
-            self.progress._look(SimpleNamespace(topics=set))
+            self.progress._check(SimpleNamespace(topics=set))
         return self.said
 
 
@@ -52,8 +52,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 def works(watched: Watched, lag: int) -> None:
     watched.lag = lag
-    watched.progress.begins()
-    watched.progress.handled(10, 0)
+    watched.progress.batch_started()
+    watched.progress.batch_handled(10, 0)
 
 
 def test_messages_that_wait_while_none_is_taken_are_a_stall(watched: Watched) -> None:
@@ -74,7 +74,9 @@ def test_one_message_that_is_never_taken_is_a_stall(watched: Watched) -> None:
         pytest.param(lambda w: (setattr(w, "lag", 1), setattr(w, "messages", False), w.after(900)), id="a marker"),
         pytest.param(lambda w: [(works(w, 90), w.after(30)) for _ in range(20)], id="slow, not still"),
         pytest.param(lambda w: (w.progress.wait("a flood"), setattr(w, "lag", 9), w.after(900)), id="excused"),
-        pytest.param(lambda w: (w.progress.begins(), setattr(w, "lag", 9), w.after(PATIENCE * 9)), id="a long batch"),
+        pytest.param(
+            lambda w: (w.progress.batch_started(), setattr(w, "lag", 9), w.after(PATIENCE * 9)), id="a long batch"
+        ),
     ],
 )  # fmt: skip
 def test_what_is_no_stall(watched: Watched, life: Callable[[Watched], object]) -> None:
@@ -84,15 +86,15 @@ def test_what_is_no_stall(watched: Watched, life: Callable[[Watched], object]) -
 
 def test_a_batch_that_does_not_end_is_a_stall_in_the_end(watched: Watched) -> None:
     watched.lag = 9
-    watched.progress.begins()
-    assert "its batch has been under way" in watched.after(PATIENCE * (LONG + 1))[0]
+    watched.progress.batch_started()
+    assert "its batch has been under way" in watched.after(PATIENCE * (SLOW_FACTOR + 1))[0]
 
 
 def test_so_is_a_start_that_does_not_end(watched: Watched) -> None:
     watched.lag = 9
-    watched.progress.wait(liveness.FIRST)
+    watched.progress.wait(liveness.FIRST_BATCH)
     watched.progress._excused = False
-    assert watched.after(PATIENCE * (LONG - 1)) == []
+    assert watched.after(PATIENCE * (SLOW_FACTOR - 1)) == []
     assert watched.after(PATIENCE * 2)
 
 
