@@ -14,6 +14,7 @@ from river.drift import binary
 from driftloop.core import plugins
 from driftloop.core.errors import DriftloopError
 from stream_processors.drift.stepd import STEPD
+from stream_processors.drift.unpickling import load_pickle
 
 
 class State(Enum):
@@ -65,7 +66,7 @@ class RiverDetector:
 
     def restore(self, state: bytes) -> None:
         """Take over what `dump` wrote. The caller has checked that the bytes are its own."""
-        self._river = pickle.loads(state)  # noqa: S301 - signed by the monitor before it is stored
+        self._river = load_pickle(state)
 
 
 class CustomDetector:
@@ -115,7 +116,7 @@ class CustomDetector:
         if hasattr(self._own, "dump"):
             self._own.restore(state)
         else:
-            self._own = pickle.loads(state)  # noqa: S301 - signed by the monitor before it is stored
+            self._own = load_pickle(state)
 
 
 SIGNALS = frozenset({"error", "confidence", "mix"})

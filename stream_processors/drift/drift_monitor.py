@@ -20,7 +20,7 @@ import river
 import driftloop
 from driftloop.core.messages import DriftAlert, Outcome, Prediction
 from driftloop.core.models.classifier import Matrix
-from driftloop.core.models.first_stage import STAGES
+from driftloop.core.models.first_stage import CASCADE_ROUTES
 from stream_processors.drift.accuracy_estimation import Block, ConfidenceBasedEstimator
 from stream_processors.drift.explanation import (
     MIN_BEFORE,
@@ -36,6 +36,7 @@ from stream_processors.drift.fused_detector import Finding, FusedDetector, make_
 from stream_processors.drift.row_buffer import BufferDelta, RowBuffer
 from stream_processors.drift.signals import KEPT, Observation
 from stream_processors.drift.single_signal import SignalDetector, make_signal_detector
+from stream_processors.drift.unpickling import load_pickle
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class DriftMonitor:
         )
         self._predicted.append(seen)
         self._estimate.predicted(seen.confidence, seen.version, seen.position, seen.occurred_at)
-        signals = ("mix",) if prediction.route in STAGES else ("confidence", "mix")
+        signals = ("mix",) if prediction.route in CASCADE_ROUTES else ("confidence", "mix")
         alerts = self._feed(signals, seen, self._version, -1)
         for text, fusion in self._fused.items():
             found = fusion.predicted(prediction, embedding)
@@ -209,7 +210,7 @@ class DriftMonitor:
         for track in self._tracks:
             track.restore(saved.detectors.get(track.text, {}))
         for text in self._fused.keys() & saved.fused.keys():
-            self._fused[text] = pickle.loads(saved.fused[text])  # noqa: S301 - signed by the monitor
+            self._fused[text] = load_pickle(saved.fused[text])
             for name, kept in self._fused[text].rows.items():
                 for one in parts:
                     if name not in one.fused.get(text, {}):
