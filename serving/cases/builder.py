@@ -5,48 +5,34 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from driftloop.core import topics
-from driftloop.core.kafka import clients
+from driftloop.core.kafka.topic_history import TopicHistory, first_messages, read_history
 from driftloop.core.messages import DriftAlert, Outcome, Retraining
 from driftloop.core.settings import Settings
 from serving.cases.model import AccuracySpan, Candidate, Case, Movement, Resolution, Round, SliceImpact, Swap
-from serving.cases.resolution import verdict_of, words_of
+from serving.cases.resolution import describe_outcome, verdict_of
 
 SWAPPING = ("promoted", "rolled-back")
 PARTS, PART = 60, 10
 """The course of the accuracy has so many parts at most, of so many labelled events at least."""
 
 
-@dataclass(frozen=True)
-class TopicHistory:
-    """What the topics tell of one stream, in the order of arrival; a repeated alert or event is there once."""
-
-    alerts: Sequence[DriftAlert]
-    outcomes: Sequence[Outcome]
-    diary: Sequence[Retraining]
-
-
 def read(settings: Settings) -> TopicHistory:
-    """Read the three topics from their beginning to their present end."""
-
-    def all_of(topic: topics.Topic) -> list[Any]:
-        return clients.read_all(settings, topics.name(settings, topic), topic.message)
-
-    alerts = {one.alert_id: one for one in reversed(all_of(topics.DRIFT_ALERTS)) if one.stream == settings.stream}
-    outcomes: dict[str, Outcome] = {}
-    for one in all_of(topics.OUTCOMES):
-        outcomes.setdefault(one.event_id, one)
-    diary = [line for line in all_of(topics.RETRAINING) if line.stream == settings.stream]
-    return TopicHistory(list(reversed(alerts.values())), list(outcomes.values()), diary)
+    """Read the topics that cases are built from, for one stream."""
+    history = read_history(settings, topics.DRIFT_ALERTS, topics.OUTCOMES, topics.RETRAINING)
+    return history.of_stream(settings.stream)
 
 
-def cases(told: TopicHistory) -> list[Case]:
-    """All cases of the stream, in the order of their alerts."""
+def cases(history: TopicHistory) -> list[Case]:
+    """Return all cases of a stream, in the order of their alerts. A repeated alert or outcome counts once."""
+    told = replace(
+        history, alerts=first_messages(history.alerts, "alert_id"), outcomes=first_messages(history.outcomes)
+    )
     counted = sorted((o for o in told.outcomes if not o.in_sample), key=lambda o: o.occurred_at)
     swaps = _swaps(told, counted)
     stream = _Stream(counted, [o.occurred_at for o in counted], {o.position: o.occurred_at for o in counted})
@@ -75,7 +61,7 @@ def _case(alert: DriftAlert, told: TopicHistory, stream: _Stream, swaps: Mapping
     before = stream.between(max(earlier, default=float("-inf")), alert.onset_at)
     until = stream.between(alert.onset_at, end if taken is None else max(taken, alert.onset_at))
     since = [] if taken is None else stream.between(max(taken, alert.onset_at), end)
-    own_rounds = rounds(alert.alert_id, told.diary)
+    own_rounds = rounds(alert.alert_id, told.retrainings)
     verdict = verdict_of(own_rounds, own)
     shares = _share(before), _share(until), _share(since)
     evidence = alert.evidence
@@ -104,7 +90,7 @@ def _case(alert: DriftAlert, told: TopicHistory, stream: _Stream, swaps: Mapping
         swaps=own,
         came_of_it=Resolution(
             verdict=verdict,
-            words=words_of(verdict, own_rounds, own, *shares),
+            words=describe_outcome(verdict, own_rounds, own, *shares),
             before=shares[0],
             until=shares[1],
             since=shares[2],
@@ -131,7 +117,7 @@ def _swaps(told: TopicHistory, counted: Sequence[Outcome]) -> dict[str, list[Swa
         first.setdefault(outcome.model_version, outcome.position)
     found: dict[str, list[Swap]] = {}
     owner = ""
-    for line in told.diary:
+    for line in told.retrainings:
         if line.state not in SWAPPING or not line.version:
             continue
         rolled = line.state == "rolled-back"
@@ -161,7 +147,7 @@ def rounds(trigger: str, diary: Sequence[Retraining]) -> list[Round]:
             if line.candidate:
                 named.setdefault(line.candidate, []).append(line)
         known = queued.scores
-        ended = [line for line in steps if line.ends]
+        ended = [line for line in steps if line.is_final]
         out.append(
             Round(
                 run_id=run_id,

@@ -61,7 +61,7 @@ class LoopHistory:
         _put(self.runs, run, [*self.runs.get(run, ()), step], RUNS)
         if step.state == "promoted":
             self._promoting.add(run)
-        if not step.ends:
+        if not step.is_final:
             self.open_runs.add(run)
             return
         self.open_runs.discard(run)

@@ -108,7 +108,7 @@ def router(parts: AppContext) -> APIRouter:
                 "trigger": said[0].trigger,
                 "reason": said[0].reason,
                 "state": said[-1].state,
-                "ended": any(line.ends for line in said),
+                "ended": any(line.is_final for line in said),
                 "steps": _all_plain(said),
             }
             for run_id, said in runs

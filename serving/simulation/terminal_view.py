@@ -27,7 +27,7 @@ NARROW = 60
 
 
 class View(Protocol):
-    """View of a simulation; see `driftloop.cli.simulation.Observer`."""
+    """View of a simulation; see `driftloop.cli.simulation.simulation.Observer`."""
 
     def on_message(self, message: Message) -> None:
         """Show a message that the state has taken."""

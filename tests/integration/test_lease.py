@@ -19,7 +19,7 @@ from driftloop.core.messages import ModelUpdate, Prediction, Retraining
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import Settings
 from driftloop.core.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
-from serving.simulation.summary import collect
+from serving.simulation.summarise import collect
 from serving.topic_console import Filters, View, watch
 from tests.integration.conftest import StreamHarness
 from tests.integration.test_worker import QUICK, alert, put
@@ -146,7 +146,7 @@ def test_an_update_of_a_replaced_retrainer_is_void(world: StreamHarness) -> None
     world.until(lambda: world.count(PREDICTIONS) == 30)
     assert versions(world) == {good, late}
     counted = [(good, 0), (good, 20), (late, 20)]
-    assert [(m.version, m.fence) for m in collect(world.settings).updates] == counted
+    assert [(m.version, m.fence) for m in collect(world.settings).model_updates] == counted
     with closing(TopicFollower(world.settings, (MODEL_UPDATES,))) as follower:
         followed: list[Any] = []
         while not follower.caught_up:

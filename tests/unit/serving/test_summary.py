@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ import msgspec
 import pytest
 
 from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka.topic_history import TopicHistory
 from driftloop.core.messages import DeadLetter, DriftAlert, ModelUpdate, Outcome, Prediction, Retraining
 from serving.simulation import summary
 from serving.simulation.drift_scoring import Truth
-from serving.simulation.summary import Clock, Summary, Topics, summarise
+from serving.simulation.summarise import Clock, summarise
+from serving.simulation.summary import Summary
 
-NOTHING = Topics(predictions=(), outcomes=(), alerts=(), updates=(), retraining=(), dead_letters=(), events=0)
 TRUTH = Truth("made-up", bootstrap=10)
 
 
@@ -83,7 +83,7 @@ def alert(position: int, name: str = "") -> DriftAlert:
 
 
 def of(truth: Truth = TRUTH, clock: Clock | None = None, **found: Any) -> Summary:
-    return summarise(replace(NOTHING, **found), truth, clock or Clock(seconds=1.0))
+    return summarise(TopicHistory(**found), truth, clock or Clock(seconds=1.0))
 
 
 def test_a_run_without_any_message_has_no_figures_and_does_not_fail() -> None:
@@ -138,7 +138,9 @@ def test_the_accuracy_after_2000_begins_with_that_event() -> None:
 def test_the_versions_come_in_the_order_in_which_they_took_over_with_their_triggers() -> None:
     predictions = [prediction(i, version="3" if i < 30 else "12") for i in range(20, 40)]
     outcomes = [outcome(i, correct=i < 30, version="3" if i < 30 else "12") for i in range(20, 39)]
-    found = of(predictions=predictions, outcomes=outcomes, updates=[update("3", trigger="bootstrap"), update("12")])
+    found = of(
+        predictions=predictions, outcomes=outcomes, model_updates=[update("3", trigger="bootstrap"), update("12")]
+    )
     assert [(v.version, v.trigger, v.first_position, v.predictions, v.accuracy) for v in found.versions] == [
         ("3", "bootstrap", 20, 10, 1.0),
         ("12", "alert-1", 30, 10, 0.0),
@@ -163,7 +165,7 @@ def test_a_retraining_is_one_entry_with_its_candidates_scores_and_reasons() -> N
         step("r1", "promoted", 20.0, candidate="tpot", version="7", reason="better"),
         step("r1", "finished", 21.0, seconds=11.5),
     ]
-    run, other = of(retraining=steps).retrainings
+    run, other = of(retrainings=steps).retrainings
     assert (run.run_id, run.trigger, run.reason, run.position) == ("r1", "alert-1", "drift", 1234)
     assert (run.verdict, run.version, run.seconds) == ("promoted", "7", 11.5)
     assert run.candidates == ["linear", "tpot"] and run.scores == {"tpot": scores}
@@ -188,12 +190,12 @@ def test_a_retraining_is_one_entry_with_its_candidates_scores_and_reasons() -> N
 )
 def test_every_retraining_has_the_verdict_of_how_it_ended(states: Sequence[tuple[str, str]], verdict: str) -> None:
     steps = [step("r", state, 1.0 + i, candidate=candidate) for i, (state, candidate) in enumerate(states)]
-    (run,) = of(retraining=[step("r", "queued"), *steps]).retrainings
+    (run,) = of(retrainings=[step("r", "queued"), *steps]).retrainings
     assert run.verdict == verdict
 
 
 def test_a_retraining_that_was_cut_off_lasted_until_its_last_word() -> None:
-    (run,) = of(retraining=[step("r", "queued", 5.0), step("r", "searching", 9.0, candidate="tpot")]).retrainings
+    (run,) = of(retrainings=[step("r", "queued", 5.0), step("r", "searching", 9.0, candidate="tpot")]).retrainings
     assert (run.seconds, run.version) == (4.0, "")
 
 
@@ -203,7 +205,7 @@ def test_the_first_model_is_no_retraining_and_no_promotion() -> None:
         step("b", "promoted", trigger="bootstrap", candidate="linear", version="1"),
         step("b", "finished", trigger="bootstrap"),
     ]
-    found = of(retraining=steps, updates=[update("1", trigger="bootstrap")])
+    found = of(retrainings=steps, model_updates=[update("1", trigger="bootstrap")])
     assert (found.retrainings, found.promotions) == ([], 0)
     assert found.bootstrap is not None and found.bootstrap.version == "1"
 
@@ -214,13 +216,13 @@ def test_of_two_attempts_at_a_first_model_the_one_that_made_it_is_told() -> None
         step("cut off", "failed", trigger="bootstrap"),
         step("resumed", "promoted", trigger="bootstrap", candidate="linear", version="1"),
     ]
-    found = of(retraining=steps)
+    found = of(retrainings=steps)
     assert found.bootstrap is not None and found.bootstrap.run_id == "resumed"
 
 
 def test_a_promotion_counts_once_though_two_topics_tell_it_and_one_of_them_is_compacted() -> None:
     steps = [step("r", "promoted", candidate="linear", version=version) for version in ("2", "3")]
-    found = of(retraining=steps, updates=[update("3"), update("2", "rollback")])
+    found = of(retrainings=steps, model_updates=[update("3"), update("2", "rollback")])
     assert (found.promotions, found.rollbacks) == (2, 1)
 
 
@@ -247,7 +249,7 @@ def test_what_is_missing_makes_it_incomplete() -> None:
 
 
 def test_the_file_says_what_the_summary_says_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    found = of(outcomes=[outcome(20)], retraining=[step("r", "queued")])
+    found = of(outcomes=[outcome(20)], retrainings=[step("r", "queued")])
     (tmp_path / "summary.json").write_text("of an earlier session")
     path = summary.write(found, tmp_path)
     assert msgspec.json.decode(path.read_bytes(), type=Summary) == found
@@ -257,7 +259,7 @@ def test_the_file_says_what_the_summary_says_and_leaves_nothing_beside_it(tmp_pa
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_one_sentence_and_the_old_summary_stays(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("of an earlier session")
-    (tmp_path / f".summary.{os.getpid()}").symlink_to("/dev/full")
+    (tmp_path / f".summary.json.{os.getpid()}").symlink_to("/dev/full")
     with pytest.raises(DriftloopError, match=r"cannot be written: No space left on device; make room") as caught:
         summary.write(of(), tmp_path)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,39 @@
+"""History of a stream: what belongs to other streams, and what was delivered twice."""
+
+from __future__ import annotations
+
+from driftloop.core.kafka.topic_history import TopicHistory, first_messages
+from driftloop.core.messages import DriftAlert, ModelUpdate, Outcome, Retraining
+from tests.unit.serving.test_views import made
+
+
+def alert(name: str, stream: str = "s", position: int = 0) -> DriftAlert:
+    return made(DriftAlert, alert_id=name, stream=stream, position=position, onset=position)
+
+
+def update(version: str, stream: str = "s") -> ModelUpdate:
+    return made(ModelUpdate, version=version, stream=stream, reason="better")
+
+
+def step(stream: str) -> Retraining:
+    return made(Retraining, state="queued", stream=stream, reason="drift")
+
+
+def test_other_streams_are_left_out_and_their_outcomes_have_no_stream() -> None:
+    history = TopicHistory(
+        events=7,
+        outcomes=[made(Outcome, event_id="a", position=0)],
+        outcome_offsets=[3],
+        alerts=[alert("own"), alert("other", stream="t")],
+        model_updates=[update("1", stream="t"), update("2")],
+        retrainings=[step("s"), step("t")],
+    )
+    own = history.of_stream("s")
+    assert [one.alert_id for one in own.alerts] == ["own"]
+    assert [one.version for one in own.model_updates] == ["2"] and len(own.retrainings) == 1
+    assert (own.events, own.outcomes, own.outcome_offsets) == (7, history.outcomes, [3])
+
+
+def test_of_a_repeated_message_the_first_counts_and_keeps_its_place() -> None:
+    alerts = [alert(name, position=at) for at, name in enumerate(["a", "b", "a"])]
+    assert first_messages(alerts, "alert_id") == alerts[:2]
