@@ -1,23 +1,32 @@
-"""The embeddings of a benchmark's texts, computed once and kept in the user cache."""
+"""Embeddings of the benchmarks' texts, computed once and stored in the user cache."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
+from driftloop.core.files import write_atomic
 from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import ModelSettings, cache_dir
 
 CHUNK = 2000
+"""Texts between two lines of progress."""
 
 
 def embed(texts: Sequence[str], model: ModelSettings) -> Matrix:
-    """Embeddings of shape (n, d) as the scorer stores them, float16 widened to float32."""
+    """Return the embeddings of texts as the scorer stores them, float16 widened to float32.
+
+    Args:
+        texts: n texts. Each different text is embedded once.
+        model: Settings of the encoder.
+
+    Returns:
+        Shape (n, d).
+    """
     encoder = exported_encoder(model)
     path = cache_dir() / "benchmarks" / f"embeddings-{encoder.digest[:24]}.msgpack"
     known: dict[str, bytes] = msgspec.msgpack.decode(path.read_bytes()) if path.exists() else {}
@@ -30,8 +39,6 @@ def embed(texts: Sequence[str], model: ModelSettings) -> Matrix:
         )
     if missing:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_bytes(msgspec.msgpack.encode(known))
-        scratch.replace(path)
+        write_atomic(path, msgspec.msgpack.encode(known))
     rows = b"".join(known[text] for text in texts)
     return np.frombuffer(rows, dtype=np.float16).reshape(len(texts), -1).astype(np.float32)

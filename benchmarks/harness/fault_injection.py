@@ -1,13 +1,13 @@
-"""Runs a process of driftloop in which something can happen at a named point of its work.
+"""Fault injection: a process of the loop in which a signal is sent at a named point of its work.
 
     python -m benchmarks.harness.fault_injection score PLAN
     python -m benchmarks.harness.fault_injection score PLAN no-dedupe
 
-Whoever wants a fault writes ``POINT ACTION PID`` into the file PLAN (`write_plan`): the next time that the process
-comes to that point it removes the file and sends the signal, to itself where PID is 0, or to a broker, say. Words
-after PLAN name `CHANGES`, most of them protections to be taken away for the control of a test: with them off, the
-same fault must be found by `driftloop audit`. The code under test knows nothing of this; its functions are wrapped.
-SIGQUIT makes it write to its log where each of its threads is.
+A fault is planned by writing ``POINT ACTION PID`` into the file PLAN (`write_plan`). The next time that the process
+reaches that point, it removes the file and sends the signal, to itself if PID is 0. Words after PLAN name `CHANGES`.
+Most of them remove a protection, for the negative control of a test: without it the same fault must be found by
+`driftloop audit`. The code under test is not aware of this, because its functions are wrapped. On SIGQUIT the process
+writes the stack of each thread to its log.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from driftloop.core.files import write_atomic
 from driftloop.core.observability import logs
 from driftloop.core.settings import load
 
 ACTIONS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "end": signal.SIGTERM}
-"""What can happen at a point, as the signal that is sent."""
+"""Signal of each action."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point in a process's work: just before a function is called, or when it has done its work and not returned."""
+    """A point in a process's work: before a function is called, or before it returns."""
 
     function: str
-    """As ``package.module:Class.method``."""
+    """Name as ``package.module:Class.method``."""
     after: bool = False
-    when: Callable[..., bool] = lambda *given: True
-    """Of the function's arguments: whether this call counts."""
+    """True for the moment before the function returns."""
+    when: Callable[..., bool] = lambda *arguments: True
+    """Called with the function's arguments. Returns True if this call counts."""
 
 
-def _given_up(_progress: Any, partitions: Any) -> bool:
+def _partitions_revoked(_progress: Any, partitions: Any) -> bool:
     return partitions is None
 
 
 SCORER, MONITOR = "stream_processors.scoring.scorer:Scorer", "stream_processors.monitoring.monitor:Monitor"
 FLUSH = Point("driftloop.core.kafka.clients:ConfirmedProducer.flush")
-REBALANCE = Point("stream_processors.runtime.liveness:LivenessMonitor.owns", when=_given_up)
+REBALANCE = Point("stream_processors.runtime.liveness:LivenessMonitor.owns", when=_partitions_revoked)
 
 MODULES = {
     "score": "stream_processors.scoring.scorer",
@@ -64,7 +66,7 @@ POINTS: dict[str, dict[str, Point]] = {
         "sent": FLUSH,
         "acknowledged": Point(f"{SCORER}.deliver", after=True),
         "rebalance": REBALANCE,
-        "model-announced": Point("driftloop.core.models.champion_follower:ChampionFollower._take"),
+        "model-announced": Point("driftloop.core.models.champion_follower:ChampionFollower._load"),
         "model-loaded": Point("driftloop.core.models.bundle_cache:BundleCache.load", after=True),
     },
     "monitor": {
@@ -86,11 +88,27 @@ POINTS: dict[str, dict[str, Point]] = {
         "sent": Point("producers.sender:Sender._acknowledge"),
     },
 }
-"""By role, the points of its work at which something can happen, in their order."""
+"""Points of the work of each role, in their order."""
+
+
+def patch(owner: Any, name: str, value: Any) -> None:
+    """Replace an attribute that exists.
+
+    Args:
+        owner: Module or class.
+        name: Name of the attribute.
+        value: New value.
+
+    Raises:
+        AttributeError: ``owner`` has no such attribute, so that the change would have no effect.
+    """
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner!r} has no attribute {name!r} to replace: correct the name in {__name__}.")
+    setattr(owner, name, value)
 
 
 def no_waiting() -> None:
-    """Results are handed to a producer that is in no hurry, and the batch is acknowledged without them."""
+    """Acknowledge a batch before its results are sent. They stay in a list of 2,000."""
     outbox: Any = import_module("driftloop.core.kafka.clients").ConfirmedProducer
     held: list[tuple[Any, ...]] = []
     put, flush = outbox.put, outbox.flush
@@ -100,12 +118,12 @@ def no_waiting() -> None:
             put(self, *held.pop(0))
         return flush(self)
 
-    outbox.put = lambda self, *message: held.append(message)
-    outbox.flush = lazy
+    patch(outbox, "put", lambda self, *message: held.append(message))
+    patch(outbox, "flush", lazy)
 
 
 def no_dedupe() -> None:
-    """A redelivered event is answered anew, and the new answer takes the place of the first."""
+    """Predict a redelivered event again, and replace the first prediction."""
     store: Any = import_module("driftloop.core.online_store").OnlineStore
     keep = store.put_predictions
 
@@ -113,11 +131,11 @@ def no_dedupe() -> None:
         self.client.delete(*(self.key("prediction", event_id) for event_id in predictions))
         return keep(self, predictions, *rest)
 
-    store.put_predictions = put
+    patch(store, "put_predictions", put)
 
 
 def no_offsets() -> None:
-    """The monitor's state does not know how far it has read, and joined events are not remembered."""
+    """Forget which offsets the monitor's state contains, and which events are joined."""
     monitor: Any = import_module("stream_processors.monitoring.monitor").Monitor
     store: Any = import_module("driftloop.core.online_store").OnlineStore
     handle = monitor.handle
@@ -126,51 +144,51 @@ def no_offsets() -> None:
         self._applied.clear()
         return handle(self, records)
 
-    monitor.handle = forgetful
-    store.joined = lambda self, event_ids: set()
+    patch(monitor, "handle", forgetful)
+    patch(store, "joined", lambda self, event_ids: set())
 
 
 def no_recall() -> None:
-    """A store that was emptied is taken for a new one."""
+    """Treat a store that was flushed as a new one."""
     answers: Any = import_module("stream_processors.scoring.prediction_store").PredictionStore
     monitor: Any = import_module("stream_processors.monitoring.monitor")
-    answers._rebuild = lambda self: self._store.begin_generation()
-    monitor.find_joins = lambda *given: 0
-    monitor.learn_again = lambda *given: None
+    patch(answers, "_rebuild", lambda self: self._store.new_generation())
+    patch(monitor, "find_joins", lambda *arguments: 0)
+    patch(monitor, "learn_again", lambda *arguments: None)
 
 
 def stalls() -> None:
-    """Faust's channel gives nothing after the third batch, once in a process's life, and says nothing."""
-    batches: Any = import_module("stream_processors.runtime.processor")
-    take, taken = batches.take_batch, 0
+    """Make Faust's channel hang silently after the third batch, once in a process's life."""
+    processor: Any = import_module("stream_processors.runtime.processor")
+    take, taken = processor.take_batch, 0
 
-    async def stalling(*given: Any) -> Any:
+    async def stalling(*arguments: Any) -> Any:
         nonlocal taken
         taken += 1
         if taken == 4:
             await asyncio.sleep(86_400)
-        return await take(*given)
+        return await take(*arguments)
 
-    batches.take_batch = stalling
+    patch(processor, "take_batch", stalling)
 
 
 def skips() -> None:
-    """Faust leaves out the first message of a batch where the file that FAULTY_SKIP names exists, and removes it."""
-    batches: Any = import_module("stream_processors.runtime.processor")
-    take, mark = batches.take_batch, Path(os.environ["FAULTY_SKIP"])
+    """Skip the first message of a batch if the file named by FAULTY_SKIP exists. The file is then removed."""
+    processor: Any = import_module("stream_processors.runtime.processor")
+    take, mark = processor.take_batch, Path(os.environ["FAULTY_SKIP"])
 
-    async def skipping(*given: Any) -> Any:
-        batch = await take(*given)
+    async def skipping(*arguments: Any) -> Any:
+        batch = await take(*arguments)
         if len(batch) > 1 and mark.exists():
             mark.unlink()
             return batch[1:]
         return batch
 
-    batches.take_batch = skipping
+    patch(processor, "take_batch", skipping)
 
 
 def late_fetch() -> None:
-    """A fetch that was under way as partitions were given brings their first messages, and they are let go."""
+    """Drop the first messages of new partitions, as a fetch does that is in flight during the assignment."""
     consumer: Any = import_module("stream_processors.runtime.faust_app")._Consumer
     seek = consumer.perform_seek
 
@@ -179,79 +197,80 @@ def late_fetch() -> None:
             await self._thread.call_thread(self._thread._ensure_consumer()._fetcher.fetched_records, set(), timeout=5)
         await seek(self)
 
-    consumer.perform_seek = late
+    patch(consumer, "perform_seek", late)
 
 
 def no_going_back() -> None:
-    """Where nothing was committed a processor goes on from wherever it is, as Faust has it."""
+    """Continue from the current position if nothing was committed, as Faust does."""
     del import_module("stream_processors.runtime.faust_app")._Thread.seek_to_committed
 
 
 def slow_handover() -> None:
-    """The partitions that are given take their time to be made ready."""
+    """Delay the preparation of assigned partitions by three seconds."""
     agents: Any = import_module("faust.agents.manager").AgentManager
-    ready = agents.on_rebalance
+    on_rebalance = agents.on_rebalance
 
-    async def slow(self: Any, revoked: Any, given: Any) -> None:
+    async def slow(self: Any, revoked: Any, assigned: Any) -> None:
         await asyncio.sleep(3)
-        await ready(self, revoked, given)
+        await on_rebalance(self, revoked, assigned)
 
-    agents.on_rebalance = slow
+    patch(agents, "on_rebalance", slow)
 
 
 def no_stopping() -> None:
-    """A processor without partitions goes on fetching while the partitions change hands, as Faust has it."""
+    """Keep fetching while partitions change hands, as Faust does."""
     del import_module("stream_processors.runtime.faust_app")._App._on_partitions_revoked
 
 
 def no_positions() -> None:
-    """Nobody looks whether a message was left out."""
-    positions: Any = import_module("stream_processors.runtime.offsets").OffsetTracker
-    positions.check = lambda self, batch: batch
+    """Do not check whether a message was skipped."""
+    offsets: Any = import_module("stream_processors.runtime.offsets").OffsetTracker
+    patch(offsets, "check", lambda self, batch: batch)
 
 
 def stub() -> None:
-    """The champion is a model that costs nothing: what is left is the system around it."""
-    shelf: Any = import_module("driftloop.core.models.bundle_cache").BundleCache
-    model: Any = import_module("benchmarks.harness.stub_model").Stub
-    shelf.load = lambda self, update, encoder: model(update.version)
+    """Replace the champion by a model that costs nothing, so that the system around it is measured."""
+    cache: Any = import_module("driftloop.core.models.bundle_cache").BundleCache
+    model: Any = import_module("benchmarks.harness.stub_model").StubClassifier
+    patch(cache, "load", lambda self, update, encoder: model(update.version))
 
 
 def no_acks() -> None:
-    """Nobody asks the broker whether it has got what was sent."""
-    kafka: Any = import_module("driftloop.core.kafka.clients")
-    make = kafka.KafkaProducer
-    kafka.KafkaProducer = lambda **options: make(**options | {"acks": 0, "enable_idempotence": False, "retries": 0})
+    """Send messages without acknowledgements and retries."""
+    clients: Any = import_module("driftloop.core.kafka.clients")
+    make = clients.KafkaProducer
+    unsafe = {"acks": 0, "enable_idempotence": False, "retries": 0}
+    patch(clients, "KafkaProducer", lambda **options: make(**options | unsafe))
 
 
 def poisoned() -> None:
-    """The model fails on every batch with a text that has the word POISON in it."""
+    """Make the model fail on every batch with a text that contains POISON."""
     bundle: Any = import_module("driftloop.core.models.bundle").BundleClassifier
     predict = bundle.predict
 
     def fail(self: Any, texts: Any, *rest: Any, **named: Any) -> Any:
         if any("POISON" in text for text in texts):
-            raise RuntimeError("the model choked")
+            raise RuntimeError("the model fails on POISON")
         return predict(self, texts, *rest, **named)
 
-    bundle.predict = fail
+    patch(bundle, "predict", fail)
 
 
 def no_split() -> None:
-    """A batch on which the model fails is not looked through for the one event that it fails on."""
+    """Do not search a failed batch for the one event that the model fails on."""
     scorer: Any = import_module("stream_processors.scoring.scorer").Scorer
 
     def score(self: Any, batch: Any, events: Any, asked: Any = None) -> Any:
         said = self._stages.finish(batch.model, asked or self._ask(batch, events))
         return [(event, answer) for (_, event), answer in zip(events.values(), said, strict=True)]
 
-    scorer._score = score
+    patch(scorer, "_score", score)
 
 
 def clock_steps() -> None:
-    """The wall clock goes wrong by as many seconds as the file that FAULTY_CLOCK names says."""
-    clock, wrong = time.time, Path(os.environ["FAULTY_CLOCK"])
-    time.time = lambda: clock() + float(wrong.read_text())
+    """Shift the wall clock by the number of seconds in the file named by FAULTY_CLOCK."""
+    clock, offset = time.time, Path(os.environ["FAULTY_CLOCK"])
+    patch(time, "time", lambda: clock() + float(offset.read_text()))
 
 
 CHANGES: dict[str, Callable[[], None]] = {
@@ -272,18 +291,29 @@ CHANGES: dict[str, Callable[[], None]] = {
     "clock-steps": clock_steps,
     "stub": stub,
 }
-"""What can be changed: protections taken away, a stall built in, a model that costs nothing."""
+"""Changes by their name: removed protections, built-in faults, and a stub model."""
 
 
 def write_plan(plan: Path, point: str, action: str, pid: int = 0) -> None:
-    """Let ``action`` happen once at ``point``; the file is gone when it has."""
-    scratch = plan.with_suffix(".new")
-    scratch.write_text(f"{point} {action} {pid}")
-    scratch.replace(plan)
+    """Plan a fault. The file disappears when the fault happens.
+
+    Args:
+        plan: File that the process looks at.
+        point: One of `POINTS`.
+        action: One of `ACTIONS`.
+        pid: Process that the signal is sent to. 0 for the process itself.
+    """
+    write_atomic(plan, f"{point} {action} {pid}".encode())
 
 
 def arm(name: str, point: Point, plan: Path) -> None:
-    """Look into the plan whenever this process comes to the point."""
+    """Wrap a function so that it looks at the plan whenever this process reaches the point.
+
+    Args:
+        name: Name of the point.
+        point: The point.
+        plan: File with the planned fault.
+    """
     module, _, path = point.function.partition(":")
     owner: Any = import_module(module)
     *classes, function = path.split(".")
@@ -291,8 +321,8 @@ def arm(name: str, point: Point, plan: Path) -> None:
         owner = getattr(owner, part)
     inner = getattr(owner, function)
 
-    def look(*given: Any) -> None:
-        if not plan.exists() or not point.when(*given):
+    def look(*arguments: Any) -> None:
+        if not plan.exists() or not point.when(*arguments):
             return
         planned, action, pid = plan.read_text().split()
         if planned == name:
@@ -300,19 +330,19 @@ def arm(name: str, point: Point, plan: Path) -> None:
             os.kill(int(pid) or os.getpid(), ACTIONS[action])
 
     @wraps(inner)
-    def outer(*given: Any, **named: Any) -> Any:
+    def outer(*arguments: Any, **named: Any) -> Any:
         if not point.after:
-            look(*given)
-        found = inner(*given, **named)
+            look(*arguments)
+        result = inner(*arguments, **named)
         if point.after:
-            look(*given)
-        return found
+            look(*arguments)
+        return result
 
-    setattr(owner, function, outer)
+    patch(owner, function, outer)
 
 
 def main() -> None:
-    """Make the changes, wrap the points, and run the role."""
+    """Apply the changes, wrap the points, and run the role."""
     role, plan, *changes = sys.argv[1:]
     faulthandler.register(signal.SIGQUIT)
     settings = load()

@@ -1,6 +1,6 @@
 """Several scorers on one topic: how much faster, who took what, and what a change of their number loses or doubles.
 
-Every event takes each scorer at least a fixed time (`DRIFTLOOP_SCORER__FLOOR_MS`), as if the model had an accelerator
+Every event takes each scorer at least a fixed time (`DRIFTLOOP_SCORER__MIN_MS_PER_EVENT`), as if the model had an accelerator
 of its own: so it is the sharing that is measured, and not how many scorers two cores can carry.
 
     python -m benchmarks.performance.scaling --workers 1,2,4,8 --seconds 15
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness.process_sampler import cpu_seconds
-from benchmarks.harness.results import save
+from benchmarks.harness.cli import save_json
 from benchmarks.harness.train_champion import promote
 from driftloop.core import topics
 from driftloop.core.kafka import clients
@@ -80,7 +80,7 @@ def main() -> int:
     speeds: list[Speed] = []
     with tempfile.TemporaryDirectory(prefix="driftloop-bench-") as folder, EmbeddedStack(Path(folder)) as stack:
         settings = replace(stack.settings(Settings()), partitions=options.partitions)
-        settings = replace(settings, scorer=replace(settings.scorer, floor_ms=options.floor, threads=1))
+        settings = replace(settings, scorer=replace(settings.scorer, min_ms_per_event=options.floor, threads=1))
         topics.create(settings)
         promote(settings, Path(folder))
         bench = Bench(settings, Path(folder))
@@ -95,7 +95,7 @@ def main() -> int:
     print(f"\n{'1 → 3 → 1, two are':<20} {'events':>7} {'lost':>5} {'doubled':>8} {'longest pause, s':>17}")
     for change in changes:
         print(f"{change.how:<20} {change.events:>7} {change.lost:>5} {change.doubled:>8} {change.longest_pause:>17.1f}")
-    save(options.out, {"speeds": speeds, "changes": changes})
+    save_json(options.out, {"speeds": speeds, "changes": changes})
     return 0
 
 
@@ -135,7 +135,7 @@ class Bench:
             before = [scorer.metric("driftloop_records_total") for scorer in scorers]
             pids = [scorer.child.pid for scorer in scorers if scorer.child.pid]
             cpu, began = sum(map(cpu_seconds, pids)), time.perf_counter()
-            events = int(number * seconds * 1000 / self._settings.scorer.floor_ms)
+            events = int(number * seconds * 1000 / self._settings.scorer.min_ms_per_event)
             self._send(events)
             self._until(lambda: self._predictions() >= self._sent, "the predictions")
             took = time.perf_counter() - began
@@ -197,7 +197,7 @@ class Bench:
                 port = free_port([scorer.port for scorer in scorers])
                 environ = {
                     **environment(self._settings),
-                    "DRIFTLOOP_SCORER__MEMBER": f"scorer-{self._started}",
+                    "DRIFTLOOP_SCORER__GROUP_INSTANCE_ID": f"scorer-{self._started}",
                     "DRIFTLOOP_HEALTH__PORT": str(port),
                 }
                 argv = [sys.executable, "-P", "-m", "driftloop", "score"]
@@ -234,7 +234,7 @@ class Bench:
 
     def _predictions(self) -> int:
         name = topics.name(self._settings, topics.PREDICTIONS)
-        return clients.end_offsets(self._settings, [name])[name]
+        return clients.message_counts(self._settings, [name])[name]
 
     def _read(self) -> list[Prediction]:
         return clients.read_all(self._settings, topics.name(self._settings, topics.PREDICTIONS), Prediction)

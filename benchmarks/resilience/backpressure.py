@@ -25,7 +25,7 @@ import psutil
 from msgspec.structs import replace
 
 from benchmarks.harness import process_sampler
-from benchmarks.harness.results import save
+from benchmarks.harness.cli import save_json
 from benchmarks.harness.stream_harness import StreamHarness
 from driftloop.core import topics
 from driftloop.core.messages import Event, Label
@@ -73,11 +73,11 @@ def main() -> int:
     rate = float("inf") if options.events else 10_000 / FLOOR_MS
     with tempfile.TemporaryDirectory(prefix="driftloop-") as folder, EmbeddedStack(Path(folder, "stack")) as stack:
         settings = stack.settings(Settings(stream="load", topic_prefix="load.", keep_hours=0.5))
-        settings = replace(settings, scorer=replace(settings.scorer, floor_ms=floor, batch=256))
+        settings = replace(settings, scorer=replace(settings.scorer, min_ms_per_event=floor, batch=256))
         topics.create(settings)
         done = measure(stack, StreamHarness(settings, Path(folder)), events, rate, floor)
     show(done)
-    save(options.out, done)
+    save_json(options.out, done)
     return int(not done.audit.clean or bool(done.audit.counts["waiting"]))
 
 
@@ -191,7 +191,7 @@ def show(done: Result) -> None:
     print(f"{done.audit.verdict} in {done.audit_seconds:.0f} s and {done.audit_mib:.0f} MiB: {done.audit.counts}")
     for finding in done.audit.findings:
         print(f"  {finding.kind}: {finding.count} {finding.what} (first: {', '.join(finding.first)})")
-    process_sampler.show(done.growth)
+    process_sampler.print_growth(done.growth)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from statistics import median
 import msgspec
 
 from benchmarks.harness.fault_injection import ACTIONS
-from benchmarks.harness.loop_under_load import NotInTime, Running
-from benchmarks.harness.results import save
+from benchmarks.harness.loop_under_load import WaitTimeout, LoopUnderLoad
+from benchmarks.harness.cli import save_json
 from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
 
@@ -103,70 +103,70 @@ def main() -> int:
     faults = faults[: options.sample]
     print(f"{len(faults)} faults, seed {options.seed}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="driftloop-faults-") as folder:
-        rows = suffer(Path(folder), faults, options.freeze)
+        rows = run_faults(Path(folder), faults, options.freeze)
     show(rows)
-    save(options.out, rows)
+    save_json(options.out, rows)
     return int(any(row.findings for row in rows))
 
 
-def suffer(folder: Path, faults: Sequence[Fault], freeze: float) -> list[Row]:
+def run_faults(folder: Path, faults: Sequence[Fault], freeze: float) -> list[Row]:
     """Let the faults happen one after the other; a new loop every `AT_ONCE`, for the ledger reads all of it."""
     rows: list[Row] = []
     with EmbeddedStack(folder / "stack") as stack:
         for first in range(0, len(faults), AT_ONCE):
             settings = stack.settings(Settings(stream=f"faults-{first}", topic_prefix=f"faults-{first}."))
             (folder / str(first)).mkdir()
-            with Running(stack, settings, folder / str(first)) as running:
+            with LoopUnderLoad(stack, settings, folder / str(first)) as running:
                 for fault in faults[first : first + AT_ONCE]:
-                    rows.append(strike(running, fault, freeze))
+                    rows.append(inject_fault(running, fault, freeze))
                     words = "; ".join(rows[-1].findings) or "nothing lost, nothing doubled"
                     after = "" if rows[-1].recovery is None else f" after {rows[-1].recovery:.1f} s"
                     print(f"{len(rows)}/{len(faults)} {fault.name}: next prediction{after}; {words}", file=sys.stderr)
     return rows
 
 
-def strike(running: Running, fault: Fault, freeze: float = 30.0) -> Row:
+def inject_fault(running: LoopUnderLoad, fault: Fault, freeze: float = 30.0) -> Row:
     """Let one fault happen, wait until predictions come again, and ask the ledger."""
     name = SERVICES.get(fault.victim, fault.victim)
     try:
         # One that ends again and again is started again later and later, and has no spare.
-        running.until(f"a {name} that is over the last fault", lambda: running.steady(name))
+        running.until(f"a {name} that is over the last fault", lambda: running.has_recovered(name))
         moment = _happen(running, fault, name)
         with _thawing(running.pid(name), freeze) if fault.action == "freeze" else nullcontext():
             running.until("the next prediction", lambda: running.predicted_after(moment))
             recovery = time.time() - moment
         if SECOND in running.children:
             running.stop(SECOND)
-        said = running.settle()
+        said = running.pause_and_audit()
         findings = [f"{one.count} {one.what} (first: {', '.join(one.first)})" for one in said.findings]
         findings += [f"not looked at: {reason}" for reason in said.unchecked]
         if said.counts["waiting"] or said.counts["labels_waiting"]:
             findings.append(f"stalled: {said.counts}")
-        sent, missing, doubled = running.sent()
+        sent, missing, doubled = running.count_sent()
         findings += [f"{missing} events were never sent"] * bool(missing)
         findings += [f"{doubled} events were sent twice"] * bool(doubled)
         return Row(fault=fault, recovery=recovery, events=sent, findings=findings)
-    except NotInTime as error:
+    except WaitTimeout as error:
         return Row(fault=fault, recovery=None, events=0, findings=[str(error)])
 
 
-def _happen(running: Running, fault: Fault, name: str) -> float:
+def _happen(running: LoopUnderLoad, fault: Fault, name: str) -> float:
     """Bring the loop to the moment; returns when the fault happened, in Unix time."""
     points = MOMENTS[fault.moment]
     if fault.moment == "idle":
-        running.settle()
+        running.pause_and_audit()
         running.signal(name, ACTIONS[fault.action])
         return time.time()
     watched = fault.victim if fault.victim in points else "scorer"
     if fault.moment == "rebalance":
-        running.plan(watched, points[watched], fault.action, name)
-        running.start(SECOND, "score", DRIFTLOOP_SCORER__MEMBER="second")
+        running.plan_fault(watched, points[watched], fault.action, name)
+        running.start(SECOND, "score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="second")
     elif fault.moment == "swap" or watched == "retrainer":
-        running.plan(watched, points[watched], fault.action, name)
-        running.world.promote(flipped=watched == "retrainer")  # the worse model makes the retrainer act
+        running.plan_fault(watched, points[watched], fault.action, name)
+        running.harness.promote(flipped=watched == "retrainer")  # the worse model makes the retrainer act
     else:
-        running.plan(watched, points[watched], fault.action, name)
-    running.until(f"{fault.name}", lambda: running.has_happened(watched))
+        running.plan_fault(watched, points[watched], fault.action, name)
+    running.until(f"{fault.name}", lambda: running.fault_has_happened(watched))
     return time.time()
 
 

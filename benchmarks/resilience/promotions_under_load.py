@@ -19,14 +19,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.harness.loop_under_load import Running
-from benchmarks.harness.results import save
+from benchmarks.harness.loop_under_load import LoopUnderLoad
+from benchmarks.harness.cli import save_json
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import ModelUpdate, Outcome, Prediction
 from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
-from retrain.promotion.promoter import Promotions
+from retrain.promotion.promoter import Promoter
 
 EVERY = 1.0
 """Seconds between two promotions."""
@@ -76,12 +76,12 @@ def main() -> int:
         EmbeddedStack(Path(folder, "stack")) as stack,
     ):
         settings = stack.settings(Settings(stream="swaps", topic_prefix="swaps."))
-        with Running(stack, settings, Path(folder), rate=options.rate) as running:
+        with LoopUnderLoad(stack, settings, Path(folder), rate=options.rate) as running:
             done = measure(running, options.promotions, options.poisoned)
     show(done.phases)
     print(f"{done.verdict}; {'; '.join(done.findings) or 'no findings'}; {done.unregistered} of an unknown version")
     print(f"labels until a poisoned model was replaced: {done.labels_until_rolled_back}")
-    save(options.out, done)
+    save_json(options.out, done)
     return int(bool(done.findings))
 
 
@@ -93,17 +93,17 @@ def show(phases: Sequence[Phase]) -> None:
         print(f"{row.name:<24} {counts} {row.p50:>6.0f} {row.p99:>7.0f} {row.longest:>8.0f}")
 
 
-def measure(running: Running, promotions: int, poisoned: int) -> Result:
+def measure(running: LoopUnderLoad, promotions: int, poisoned: int) -> Result:
     """All phases on a loop that runs."""
-    pair = [running.world.promote(rows=rows) for rows in (80, 120)]
+    pair = [running.harness.promote(rows=rows) for rows in (80, 120)]
     phases = [
         _phase(running, "no promotion", 0, pair, faults=False, seconds=promotions * EVERY),
         _phase(running, "promotions", promotions, pair, faults=False),
         _phase(running, "promotions and faults", promotions, pair, faults=True),
     ]
     labels = [_poison(running) for _ in range(poisoned)]
-    said = running.settle()
-    known = {str(one.version) for one in Promotions(running.settings, running.world.outbox).registry.versions()}
+    said = running.pause_and_audit()
+    known = {str(one.version) for one in Promoter(running.settings, running.harness.outbox).registry.versions()}
     return Result(
         phases=phases,
         verdict=said.verdict,
@@ -114,18 +114,18 @@ def measure(running: Running, promotions: int, poisoned: int) -> Result:
 
 
 def _phase(
-    running: Running, name: str, promotions: int, pair: Sequence[str], *, faults: bool, seconds: float = 0.0
+    running: LoopUnderLoad, name: str, promotions: int, pair: Sequence[str], *, faults: bool, seconds: float = 0.0
 ) -> Phase:
-    announce = Promotions(running.settings, running.world.outbox)
+    promoter = Promoter(running.settings, running.harness.outbox)
     began, struck = time.time(), 0
     time.sleep(seconds)
     for number in range(promotions):
-        announce.promote(pair[number % 2], "benchmark", "benchmark")
+        promoter.promote(pair[number % 2], "benchmark", "benchmark")
         if faults and number % FAULT_EVERY == FAULT_EVERY - 1:
             struck += 1
             _strike(running, struck)
         time.sleep(EVERY)
-    running.settle()
+    running.pause_and_audit()
     said = _read(running, began)
     times = sorted({one.predicted_at for one in said})
     gaps = np.diff(times) * 1000 if len(times) > 1 else np.zeros(1)
@@ -142,19 +142,19 @@ def _phase(
     )
 
 
-def _strike(running: Running, number: int) -> None:
+def _strike(running: LoopUnderLoad, number: int) -> None:
     """In turns: the scorer is killed, a second one comes, and goes."""
     if number % 3 == 1:
         running.children["scorer"].kill()
     elif SECOND not in running.children:
-        running.start(SECOND, "score", DRIFTLOOP_SCORER__MEMBER="second")
+        running.start(SECOND, "score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="second")
     else:
         running.stop(SECOND)
 
 
-def _poison(running: Running) -> int:
+def _poison(running: LoopUnderLoad) -> int:
     """Promote a model that is wrong on purpose; its labelled answers until another one is promoted."""
-    bad = running.world.promote(flipped=True)
+    bad = running.harness.promote(flipped=True)
 
     def replaced() -> float | None:
         name = topics.name(running.settings, topics.MODEL_UPDATES)
@@ -164,14 +164,14 @@ def _poison(running: Running) -> int:
         return min(later) if later else None
 
     running.until("another model", lambda: replaced() is not None)
-    running.settle()
+    running.pause_and_audit()
     name = topics.name(running.settings, topics.OUTCOMES)
     outcomes = clients.read_all(running.settings, name, Outcome)
     until = replaced() or 0.0
     return sum(one.model_version == bad and one.labelled_at < until for one in outcomes)
 
 
-def _read(running: Running, since: float) -> list[Prediction]:
+def _read(running: LoopUnderLoad, since: float) -> list[Prediction]:
     """The first answer to each event that was given after ``since``."""
     name = topics.name(running.settings, topics.PREDICTIONS)
     first: dict[str, Prediction] = {}

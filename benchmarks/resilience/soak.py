@@ -26,8 +26,8 @@ from msgspec.structs import replace
 
 from benchmarks.harness import process_sampler
 from benchmarks.harness.fault_injection import ACTIONS
-from benchmarks.harness.loop_under_load import NotInTime, Running
-from benchmarks.harness.results import save
+from benchmarks.harness.loop_under_load import WaitTimeout, LoopUnderLoad
+from benchmarks.harness.cli import save_json
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import Settings
 from driftloop.core.topics import EVENTS
@@ -78,7 +78,7 @@ def main() -> int:
         settings = replace(stack.settings(Settings(stream="soak", topic_prefix="soak.")), keep_hours=KEEP_HOURS)
         done = soak(stack, settings, Path(folder), options.minutes * 60, options.seed, options.rate)
     show(done)
-    save(options.out, done)
+    save_json(options.out, done)
     return int(not done.clean)
 
 
@@ -95,7 +95,7 @@ def soak(
     """Hurt a loop on ``stack`` for ``seconds``; seconds between two faults are drawn from ``pause``."""
     rng = random.Random(seed)
     happened: Counter[str] = Counter()
-    with Running(stack, settings, folder, rate=rate, rows=int(rate * (seconds + 600))) as running:
+    with LoopUnderLoad(stack, settings, folder, rate=rate, rows=int(rate * (seconds + 600))) as running:
         began = time.monotonic()
         with process_sampler.Sampler(lambda: _pids(running)) as sampler:
             while time.monotonic() - began < seconds:
@@ -107,11 +107,11 @@ def soak(
         stalled, moment = "", time.time()
         try:
             running.until("a prediction", lambda: running.predicted_after(moment))
-        except NotInTime as error:
+        except WaitTimeout as error:
             stalled = str(error)
-        running.sent()  # what is on the topic now has no gaps that may still be filled
-        said = running.settle()
-        _, never_sent, _ = running.sent()
+        running.count_sent()  # what is on the topic now has no gaps that may still be filled
+        said = running.pause_and_audit()
+        _, never_sent, _ = running.count_sent()
     return Soak(
         seed=seed,
         seconds=round(lasted),
@@ -123,23 +123,23 @@ def soak(
     )
 
 
-def _something(running: Running, rng: random.Random) -> str:
+def _something(running: LoopUnderLoad, rng: random.Random) -> str:
     """Let one thing happen, and say what."""
     kind = rng.choices(["signal", "swap", "second scorer", "hostile", "empty store"], [10, 2, 2, 2, 1])[0]
     if kind == "swap":
         with suppress(Exception):  # MLflow may be down: then there is no swap
-            running.world.promote(flipped=rng.random() < 0.3)
+            running.harness.promote(flipped=rng.random() < 0.3)
         return "a model is swapped"
     if kind == "second scorer":
         if SECOND in running.children:
             running.stop(SECOND)
             return "the second scorer goes"
-        running.start(SECOND, "score", DRIFTLOOP_SCORER__MEMBER="second")
+        running.start(SECOND, "score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="second")
         return "a second scorer comes"
     if kind == "hostile":
         for number in range(rng.randint(1, 30)):
-            running.world.outbox.put(EVENTS.name, f"hostile-{rng.random()}-{number}", rng.choice(HOSTILE))
-        running.world.outbox.flush()
+            running.harness.outbox.put(EVENTS.name, f"hostile-{rng.random()}-{number}", rng.choice(HOSTILE))
+        running.harness.outbox.flush()
         return "hostile events"
     if kind == "empty store":
         with suppress(Exception):  # it may be down
@@ -156,7 +156,7 @@ def _something(running: Running, rng: random.Random) -> str:
     return f"{victim}: {action}"
 
 
-def _pids(running: Running) -> dict[str, int]:
+def _pids(running: LoopUnderLoad) -> dict[str, int]:
     own = {name: child.pid for name, child in list(running.children.items())}
     return running.stack.pids | {name: pid for name, pid in own.items() if pid is not None}
 
@@ -169,7 +169,7 @@ def show(done: Soak) -> None:
     print(f"{done.audit.verdict}: {done.audit.counts}; {done.never_sent} never sent {done.stalled}")
     for finding in done.audit.findings:
         print(f"  {finding.kind}: {finding.count} {finding.what} (first: {', '.join(finding.first)})")
-    process_sampler.show(done.growth)
+    process_sampler.print_growth(done.growth)
 
 
 if __name__ == "__main__":

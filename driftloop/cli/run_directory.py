@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 
 from driftloop.core import settings as tree
 from driftloop.core.errors import DriftloopError
+from driftloop.core.files import THIS_USER, write_atomic
 from driftloop.core.settings import Settings, cache_dir
 
 RECORD, RUNNING = "run.json", "running.json"
@@ -99,13 +99,15 @@ def read(root: Path) -> Record:
         DriftloopError: the record does not exist, or it is damaged.
     """
     try:
-        return msgspec.json.decode((root / RECORD).read_bytes(), type=Record)
+        record = msgspec.json.decode((root / RECORD).read_bytes(), type=Record)
     except OSError as error:
         raise DriftloopError(
             f"{root} holds no run ({RECORD}: {error.strerror}): give the folder that `driftloop simulate` named."
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DriftloopError(f"{root / RECORD} is damaged ({error}): start a new run.") from error
+    record.settings = tree.current_names(record.settings)  # an earlier version may have written it
+    return record
 
 
 def recorded_variables(settings: Settings, *, own_stack: bool) -> dict[str, str]:
@@ -222,16 +224,10 @@ def _announcements() -> Path:
 
 
 def _write(path: Path, body: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # An address may contain a password.
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(body)
-        scratch.replace(path)
+        write_atomic(path, body, THIS_USER)  # an address may contain a password
     except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
         raise DriftloopError(
             f"{path} cannot be written: {error.strerror}; make room or choose another folder."
         ) from error

@@ -9,7 +9,7 @@ from itertools import pairwise
 import msgspec
 
 
-def of_fields(struct: type[msgspec.Struct]) -> dict[str, str]:
+def read_field_docs(struct: type[msgspec.Struct]) -> dict[str, str]:
     """The docstring of each field that has one, those of the struct's bases included; its lines are kept."""
     found: dict[str, str] = {}
     for base in reversed(struct.__mro__):

@@ -24,17 +24,17 @@ from driftloop.core.settings import HealthSettings
 class HealthStatus:
     """Whether a process is well, and what it is doing in words."""
 
-    well: bool
+    healthy: bool
     text: str
 
     @property
-    def status(self) -> HTTPStatus:
+    def http_status(self) -> HTTPStatus:
         """200 or 503."""
-        return HTTPStatus.OK if self.well else HTTPStatus.SERVICE_UNAVAILABLE
+        return HTTPStatus.OK if self.healthy else HTTPStatus.SERVICE_UNAVAILABLE
 
     def body(self) -> bytes:
         """The answer as JSON."""
-        return json.dumps({"well": self.well, "doing": self.text}).encode() + b"\n"
+        return json.dumps({"well": self.healthy, "doing": self.text}).encode() + b"\n"
 
 
 class Heartbeat:
@@ -55,7 +55,7 @@ class Heartbeat:
         self._last = self._clock()
         self._doing = doing or self._doing
 
-    def verdict(self) -> HealthStatus:
+    def status(self) -> HealthStatus:
         """Well or ill at this moment."""
         silent = self._clock() - self._last
         if silent <= self._patience:
@@ -109,8 +109,8 @@ def _handler(pulse: Heartbeat) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             """Answer for the health or the metrics."""
             if self.path == "/health":
-                verdict = pulse.verdict()
-                self._send(verdict.status, "application/json", verdict.body())
+                verdict = pulse.status()
+                self._send(verdict.http_status, "application/json", verdict.body())
             elif self.path == "/metrics":
                 self._send(HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics())
             else:

@@ -183,7 +183,7 @@ class Retraining(Message, frozen=True, kw_only=True):
     kind: Kind = "search"
 
     @property
-    def ends(self) -> bool:
+    def is_final(self) -> bool:
         """Whether the whole retraining is over with this, well or not; a candidate's own failure is not its end."""
         return self.state == "finished" or (self.state == "failed" and not self.candidate)
 

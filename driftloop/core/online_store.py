@@ -18,11 +18,11 @@ from driftloop.core.models.classifier import Matrix
 from driftloop.core.settings import Settings
 from driftloop.core.terminal_text import without_password
 
-MONITOR = "monitor"
+MONITOR_STATE = "monitor"
 """The name of the monitor's state."""
 NO_TRACES: Mapping[str, bytes] = {}
 NO_EMBEDDINGS: Mapping[str, Matrix | None] = {}
-LOADING = 120.0
+LOADING_TIMEOUT = 120.0
 """Most seconds that a server is waited for which says that it is loading its data."""
 
 
@@ -43,7 +43,7 @@ class OnlineStore:
     def __init__(self, settings: Settings) -> None:
         self._url = without_password(settings.redis)
         self._prefix = f"driftloop:{settings.stream}:"
-        self._keep = max(1, int(settings.keep_hours * 3600))
+        self._ttl_seconds = max(1, int(settings.keep_hours * 3600))
         self.client = connect(settings, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30)
 
     def check(self) -> None:
@@ -53,7 +53,7 @@ class OnlineStore:
             DriftloopError: it does not answer, wants another password, or takes longer than `LOADING`.
         """
         try:
-            self._ping()
+            self._wait_until_loaded()
         except redis.AuthenticationError as error:
             raise DriftloopError(
                 f"Redis at {self._url} does not take the password ({str(error).rstrip('.')}): set "
@@ -71,8 +71,8 @@ class OnlineStore:
                 "rediss:// where it speaks TLS."
             ) from error
 
-    def _ping(self) -> None:
-        until = time.monotonic() + LOADING
+    def _wait_until_loaded(self) -> None:
+        until = time.monotonic() + LOADING_TIMEOUT
         while True:
             try:
                 self.client.ping()
@@ -99,10 +99,10 @@ class OnlineStore:
         """
         pipe = self.client.pipeline(transaction=False)
         for event_id, body in predictions.items():
-            pipe.set(self.key("prediction", event_id), body, ex=self._keep, nx=True)
+            pipe.set(self.key("prediction", event_id), body, ex=self._ttl_seconds, nx=True)
         self._put_embeddings(pipe, embeddings, encoder)
         for event_id, traceparent in traces.items():
-            pipe.set(self.key("trace", "prediction", event_id), traceparent, ex=self._keep, nx=True)
+            pipe.set(self.key("trace", "prediction", event_id), traceparent, ex=self._ttl_seconds, nx=True)
         return [bool(done) for done in pipe.execute()[: len(predictions)]]
 
     def put_embeddings(self, embeddings: Mapping[str, Matrix | None], encoder: str) -> None:
@@ -118,7 +118,7 @@ class OnlineStore:
         for event_id, row in embeddings.items():
             if row is not None:
                 raw = row.astype(np.float16).tobytes()
-                pipe.set(self.key("embedding", encoder[:16], event_id), raw, ex=self._keep)
+                pipe.set(self.key("embedding", encoder[:16], event_id), raw, ex=self._ttl_seconds)
 
     def drop_predictions(self, event_ids: Sequence[str]) -> None:
         """Take predictions back that were stored a moment ago."""
@@ -130,7 +130,7 @@ class OnlineStore:
         found = self.client.get(self.key("generation"))
         return None if found is None else str(found, "ascii", "replace")
 
-    def begin_generation(self) -> str:
+    def new_generation(self) -> str:
         """From now on the store knows what it should; returns the new generation."""
         fresh = uuid.uuid4().hex
         self.client.set(self.key("generation"), fresh)
@@ -138,45 +138,45 @@ class OnlineStore:
 
     def predictions(self, event_ids: Sequence[str]) -> list[bytes | None]:
         """The stored predictions, None where there is none."""
-        return self._many([self.key("prediction", event_id) for event_id in event_ids])
+        return self._get_many([self.key("prediction", event_id) for event_id in event_ids])
 
     def embeddings(self, event_ids: Sequence[str], encoder: str) -> list[Matrix | None]:
         """The stored embeddings of an encoder, each of shape (d,), None where there is none."""
-        found = self._many([self.key("embedding", encoder[:16], event_id) for event_id in event_ids])
+        found = self._get_many([self.key("embedding", encoder[:16], event_id) for event_id in event_ids])
         return [None if raw is None else np.frombuffer(raw, dtype=np.float16).astype(np.float32) for raw in found]
 
     def park_traces(self, traces: Mapping[str, bytes]) -> None:
         """Keep the `traceparent` that parked labels came with, by event id."""
         pipe = self.client.pipeline(transaction=False)
         for event_id, traceparent in traces.items():
-            pipe.set(self.key("trace", "label", event_id), traceparent, ex=self._keep, nx=True)
+            pipe.set(self.key("trace", "label", event_id), traceparent, ex=self._ttl_seconds, nx=True)
         pipe.execute()
 
     def traces(self, of: Literal["prediction", "label"], event_ids: Sequence[str]) -> list[bytes | None]:
         """The `traceparent` that is kept with the predictions or parked labels of these events, None where none is."""
-        return self._many([self.key("trace", of, event_id) for event_id in event_ids])
+        return self._get_many([self.key("trace", of, event_id) for event_id in event_ids])
 
     def parked_labels(self, event_ids: Sequence[str]) -> list[bytes | None]:
         """The parked labels of these events, None where there is none."""
-        return self._many([self.key("label", event_id) for event_id in event_ids])
+        return self._get_many([self.key("label", event_id) for event_id in event_ids])
 
     def joined(self, event_ids: Sequence[str]) -> set[str]:
         """Those of the events that have been joined with their label before."""
-        found = self._many([self.key("joined", event_id) for event_id in event_ids])
+        found = self._get_many([self.key("joined", event_id) for event_id in event_ids])
         return {event_id for event_id, mark in zip(event_ids, found, strict=True) if mark is not None}
 
     def mark_joined(self, event_ids: Iterable[str]) -> int:
         """Remember that events are joined; how many of them were not known to be."""
         pipe = self.client.pipeline(transaction=False)
         for event_id in event_ids:
-            pipe.set(self.key("joined", event_id), b"1", ex=self._keep, nx=True)
+            pipe.set(self.key("joined", event_id), b"1", ex=self._ttl_seconds, nx=True)
         return sum(map(bool, pipe.execute()))
 
     def park_labels(self, labels: Mapping[str, bytes]) -> None:
         """Keep encoded labels until their predictions come; one that is kept already stays."""
         pipe = self.client.pipeline(transaction=False)
         for event_id, body in labels.items():
-            pipe.set(self.key("label", event_id), body, ex=self._keep, nx=True)
+            pipe.set(self.key("label", event_id), body, ex=self._ttl_seconds, nx=True)
         pipe.execute()
 
     def save_join(
@@ -203,9 +203,9 @@ class OnlineStore:
         pipe.rpush(self.key("rows", name), rows)
         pipe.set(self.key("counted", name), counted)
         for event_id in joined:
-            pipe.set(self.key("joined", event_id), b"1", ex=self._keep)
+            pipe.set(self.key("joined", event_id), b"1", ex=self._ttl_seconds)
         for event_id, body in parked.items():
-            pipe.set(self.key("label", event_id), body, ex=self._keep)
+            pipe.set(self.key("label", event_id), body, ex=self._ttl_seconds)
         for event_id in unparked:
             pipe.delete(self.key("label", event_id))
         pipe.execute()
@@ -218,11 +218,11 @@ class OnlineStore:
         state, rows = pipe.execute()
         return state, rows
 
-    def counted(self, name: str) -> int | None:
+    def outcome_count(self, name: str) -> int | None:
         """How many outcomes the state under ``name`` has seen, None where there is none."""
         found = self.client.get(self.key("counted", name))
         return None if found is None else int(found)
 
-    def _many(self, keys: Sequence[str]) -> list[bytes | None]:
+    def _get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = self.client.mget(keys) if keys else []
         return found

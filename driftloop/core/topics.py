@@ -21,7 +21,7 @@ class Topic:
 
     name: str
     message: type[messages.Message]
-    about: str
+    description: str
     partitioned: bool = True
     config: dict[str, str] = field(default_factory=dict, hash=False)
 

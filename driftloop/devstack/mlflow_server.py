@@ -1,7 +1,7 @@
-"""MLflow's own server in this very process, run with `-m` by `driftloop.devstack.mlflow_process`.
+"""MLflow's server in one process, run with `-m` by `driftloop.devstack.mlflow_process`.
 
-`mlflow server` imports everything, then starts a second process that imports everything again; starting the same
-application here takes half the time and half the memory.
+`mlflow server` imports everything, then starts a second process that imports everything again. The same application
+in one process takes half the time and half the memory.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import warnings
 from contextlib import closing, suppress
 from pathlib import Path
 
+from driftloop.core.files import atomic_path
+
 
 def main() -> None:
-    """Serve until SIGTERM; arguments: the loopback port, and where to keep a copy of a newly made database."""
+    """Serve until SIGTERM. Arguments: the loopback port, and the path for a copy of a new database."""
     warnings.filterwarnings("ignore")
-    gc.disable()  # nothing that the imports make is garbage
+    gc.disable()  # the imports create no garbage
     import uvicorn
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
@@ -33,7 +35,7 @@ def main() -> None:
         os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"],
     )
     if new:
-        _keep_template(database, Path(sys.argv[2]))
+        _store_template(database, Path(sys.argv[2]))
     uvicorn.run(
         app,
         host="127.0.0.1",
@@ -44,17 +46,16 @@ def main() -> None:
     )
 
 
-def _keep_template(database: Path, template: Path) -> None:
-    """Copy the database that has just been made to the cache, in one step; a failure costs only speed."""
-    scratch = template.with_name(f".{os.getpid()}-{template.name}")
+def _store_template(database: Path, template: Path) -> None:
+    """Copy a new database to the cache atomically. A failure only makes the next start slower."""
     with suppress(OSError, sqlite3.Error):
         template.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(scratch)) as target:
-                source.backup(target)
-            scratch.replace(template)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with (
+            atomic_path(template) as scratch,
+            closing(sqlite3.connect(database)) as source,
+            closing(sqlite3.connect(scratch)) as target,
+        ):
+            source.backup(target)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ The rows of a local file are cached under the file's digest, because importing t
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from driftloop.core.errors import DriftloopError
+from driftloop.core.files import write_atomic
 from driftloop.core.settings import cache_dir
 from producers.data.library_reader import no_rows_error, read_file, read_folder, read_hub, require_columns
 from producers.data.packaged_datasets import PACKAGED, locate
@@ -108,14 +109,10 @@ def _digest(path: Path) -> str:
 
 
 def _write_cache(table: Table, path: Path) -> None:
-    draft = path.with_suffix(f".{os.getpid()}")
-    try:
+    # The cache only saves time: a full or read-only disk must not stop the replay.
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.msgpack.encode(table))
-        draft.replace(path)
-    except OSError:
-        # The cache only saves time: a full or read-only disk must not stop the replay.
-        draft.unlink(missing_ok=True)
+        write_atomic(path, msgspec.msgpack.encode(table))
 
 
 def _to_table(data: Any, spec: DatasetSpec, source: str, revision: str) -> Table:

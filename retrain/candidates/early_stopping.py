@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from driftloop.core.files import atomic_path
 from retrain.candidates.training_rows import Rows
 
 PATIENCE = 3
@@ -172,9 +173,8 @@ class EarlyStopping:
     def _save(self) -> None:
         from safetensors.torch import save_model
 
-        unfinished = self._weights.with_suffix(".part")
-        save_model(self._network, str(unfinished))
-        unfinished.replace(self._weights)
+        with atomic_path(self._weights) as unfinished:
+            save_model(self._network, str(unfinished))
 
 
 def trainer_callback(watch: EarlyStopping, steps: int, every: int) -> Any:

@@ -27,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from tpot import TPOTEstimator
 
+from driftloop.core.files import atomic_path, write_atomic
 from driftloop.core.models.bundle import write_bundle
 from driftloop.core.models.encoder import OnnxEncoder
 from driftloop.core.models.head import TRUSTED, Head, load_head, stack_columns
@@ -163,11 +164,9 @@ class Search:
     def _keep(self, pipeline: Any, loss: float) -> None:
         self.best, self.best_loss = clone(pipeline), loss
         # The score is written last and names the file that is whole.
-        unfinished = self.scratch / f"{BEST}.part"
-        skops.io.dump(self.best, unfinished)
-        unfinished.replace(self.scratch / BEST)
-        (self.scratch / f"{BEST_SCORE}.part").write_text(json.dumps(self.parameters()), encoding="utf-8")
-        (self.scratch / f"{BEST_SCORE}.part").replace(self.scratch / BEST_SCORE)
+        with atomic_path(self.scratch / BEST) as unfinished:
+            skops.io.dump(self.best, unfinished)
+        write_atomic(self.scratch / BEST_SCORE, json.dumps(self.parameters()).encode())
         self.progress(f"tpot: pipeline {self.evaluated}, log loss {loss:.3f}, {_in_words(pipeline)}")
 
 

@@ -1,12 +1,11 @@
-"""`report.json`: what a report needs besides `summary.json`, stored with the run so that no service has to be asked.
+"""`report.json`: the data of a report that is not in `summary.json`, stored with the run.
 
-Fields are only ever added. Times are Unix seconds, positions count the events of the stream from 0.
+A report can be written from both files when no service is running. Fields are only ever added. Times are Unix seconds;
+positions count the events of the stream from 0.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from driftloop.core.errors import DriftloopError
+from driftloop.core.files import write_atomic
 from driftloop.core.messages import Kind
 from serving.cases.model import Case, Round
 from serving.simulation.drift_scoring import Drift
@@ -24,7 +24,7 @@ SUMMARY, FACTS = "summary.json", "report.json"
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A stretch of the stream as the scenario plans it, ``end`` exclusive."""
+    """Part of the stream in the scenario; ``end`` is exclusive."""
 
     name: str
     start: int
@@ -32,20 +32,20 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Injected(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that the scenario makes on purpose."""
+    """Change that the scenario injects."""
 
     kind: str
     onset: int
     end: int | None
-    """Where it is taken back; None: never."""
+    """Position at which it ends; `None` if it never ends."""
     width: int
-    """Events over which it sets in; 0: at once."""
+    """Events over which it begins; `0` for an abrupt change."""
     classes: list[str]
     segments: list[str]
 
 
 class Annotator(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who gives a share of the labels, as the scenario makes them up."""
+    """Simulated annotator of the scenario, who gives a share of the labels."""
 
     name: str
     share: float
@@ -54,42 +54,42 @@ class Annotator(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the stream comes from: the scenario, and the data behind it."""
+    """Origin of the stream: the scenario and its data."""
 
     about: str = ""
     kind: str = ""
-    """packaged, file, hub or synthetic."""
+    """Kind of the data: packaged, file, hub or synthetic."""
     origin: str = ""
-    """The data's name, without the folders it lies in."""
+    """Name of the data, without its folder."""
     revision: str = ""
-    """SHA-256 of the data, or a revision of the Hub."""
+    """SHA-256 of the data, or a revision of the Hugging Face Hub."""
     seed: int = 0
     rate: str = ""
     """Events per second, or max."""
     label_delay: int = 0
-    """Events after which a label comes."""
+    """Events between an event and its label."""
     planned: int = 0
     """Events that the scenario sends."""
     warm_up: int = 0
-    """First events, on which the first model is trained."""
+    """First events of the stream, on which the first model is trained."""
     masked: list[str] = []
-    """Kinds of personal data taken out of the texts."""
+    """Kinds of personal data that are masked in the texts."""
     parts: list[Part] = []
     injected: list[Injected] = []
     annotators: list[Annotator] = []
     command: str = ""
-    """What makes the run again."""
+    """Command that repeats the run."""
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
-    """Right answers among the labelled events of a segment or of a true class that count."""
+    """Correct predictions among the labelled events of a segment or of a true class that count."""
 
     name: str
     labelled: int
     right: int
     first: int = -1
     last: int = -1
-    """Positions of the first and the last of them."""
+    """Positions of the first and the last of these events."""
 
 
 class Bin(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,14 +102,14 @@ class Bin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mix(msgspec.Struct, frozen=True, kw_only=True):
-    """How often each label was given in a segment, warm-up included."""
+    """Count of each label in a segment, warm-up included."""
 
     segment: str
     labels: dict[str, int]
 
 
 class Confused(msgspec.Struct, frozen=True, kw_only=True):
-    """How often the true label ``label`` was answered by ``predicted``."""
+    """Count of the events with the true label ``label`` and the predicted label ``predicted``."""
 
     label: str
     predicted: str
@@ -117,7 +117,7 @@ class Confused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Texts(msgspec.Struct, frozen=True, kw_only=True):
-    """The texts that were scored."""
+    """Statistics of the scored texts."""
 
     count: int = 0
     distinct: int = 0
@@ -126,7 +126,7 @@ class Texts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Durations(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds: percentiles, and a histogram whose bar i lies between edges i and i + 1."""
+    """Durations in milliseconds: percentiles, and a histogram whose bar i lies between edges i and i + 1."""
 
     count: int = 0
     p50: float | None = None
@@ -138,7 +138,7 @@ class Durations(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Second(msgspec.Struct, frozen=True, kw_only=True):
-    """Predictions made in ``width`` seconds from ``at`` on, both counted from the first prediction."""
+    """Predictions in ``width`` seconds from ``at`` on; ``at`` counts seconds from the first prediction."""
 
     at: float
     width: float
@@ -146,7 +146,7 @@ class Second(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that was promoted, from `retraining`, `predictions`, `outcomes` and MLflow."""
+    """Promoted version, from `retraining`, `predictions`, `outcomes` and MLflow."""
 
     version: str
     kind: Kind | str = ""
@@ -156,7 +156,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     promoted_at: float = 0.0
     first_position: int = -1
-    """Of the first event that it scored; -1: it scored none."""
+    """Position of the first event that it scored; -1 if it scored none."""
     predictions: int = 0
     segments: list[Slice] = []
     classes: list[Slice] = []
@@ -169,14 +169,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     restores: str = ""
     verdict: str = ""
     parameters: dict[str, str] = {}
-    """As MLflow has them; so too the fields from ``topic`` on, which are empty where it was not asked."""
+    """Parameters in MLflow. All fields from ``topic`` on are from MLflow, and empty if it did not answer."""
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that the report speaks of."""
+    """Settings that the report describes."""
 
     stack: str = "embedded"
-    """embedded, or own."""
+    """embedded or own."""
     secured: bool = False
     encoder: str = ""
     classifier: str = ""
@@ -214,76 +214,83 @@ class RunData(msgspec.Struct, frozen=True, kw_only=True):
     classes: list[Slice] = []
     confused: list[Confused] = []
     mean_confidence: float | None = None
-    """Over the labelled events that count."""
+    """Mean confidence over the labelled events that count; `None` without any."""
     majority: str = ""
-    """The label most frequent in the warm-up, and how often it was right among the labelled events that count."""
+    """Most frequent label of the warm-up."""
     majority_right: int = 0
+    """Labelled events that count and have the majority label."""
     latency: Durations = Durations()
-    """In the scorer, of each prediction."""
+    """Time in the scorer for each prediction."""
     end_to_end: Durations = Durations()
-    """From the event to its prediction, for events that occurred after the first prediction: the loop was up then."""
+    """Time from the event to its prediction, for events after the first prediction of the run."""
     backlog: int = 0
-    """Events that had occurred before the first prediction: they waited for the first model."""
+    """Events before the first prediction of the run; they waited for the first model."""
     speed: list[Second] = []
     reached: int = -1
-    """The largest position that was predicted."""
+    """Largest predicted position; -1 without predictions."""
     cases: list[Case] = []
     rounds: list[Round] = []
-    """Every retraining but the first model's, refreshes included."""
+    """All retrainings except the one of the first model, refreshes included."""
     models: list[Model] = []
     unread: str = ""
-    """Why MLflow could not be asked; empty: it was."""
+    """Error of MLflow; empty if it answered."""
     software: dict[str, str] = {}
-    """Versions of the packages that did the work."""
+    """Versions of the installed packages."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that a report is made of."""
+    """Content of `summary.json` and `report.json`."""
 
     summary: Summary
-    evidence: RunData
+    data: RunData
 
     @property
-    def passed(self) -> list[Drift]:
-        """The true drifts that the predictions came as far as; a run that ended early says nothing about the others."""
-        return [drift for drift in self.summary.drifts if drift.true_position <= self.evidence.reached]
+    def reached_drifts(self) -> list[Drift]:
+        """True drifts within the predicted part of the stream. A run that ended early cannot detect the others."""
+        return [drift for drift in self.summary.drifts if drift.true_position <= self.data.reached]
 
 
-def write(evidence: RunData, folder: Path) -> Path:
-    """Write ``folder/report.json``, whole or not at all, and return its path.
+def write(data: RunData, folder: Path) -> Path:
+    """Write ``report.json`` atomically and return its path.
+
+    Args:
+        data: Its content.
+        folder: The run directory.
 
     Raises:
-        DriftloopError: it cannot be written.
+        DriftloopError: The file cannot be written.
     """
-    return write_whole(folder / FACTS, msgspec.json.format(msgspec.json.encode(evidence), indent=1) + b"\n")
+    return write_whole(folder / FACTS, msgspec.json.format(msgspec.json.encode(data), indent=1) + b"\n")
 
 
 def write_whole(path: Path, body: bytes) -> Path:
-    """Write a file, whole or not at all, and return its path.
+    """Write a file atomically and return its path.
+
+    Args:
+        path: The file.
+        body: Its content.
 
     Raises:
-        DriftloopError: it cannot be written.
+        DriftloopError: The file cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_bytes(body)
-        scratch.replace(path)
+        write_atomic(path, body)
     except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
-        raise DriftloopError(f"{path} cannot be written: {error.strerror}; make room, then try again.") from error
+        raise DriftloopError(
+            f"{path} cannot be written: {error.strerror}. Free some disk space and try again."
+        ) from error
     return path
 
 
 def read(folder: Path) -> RunFacts:
-    """The facts of the run in ``folder``.
+    """Read the data of the run in ``folder``.
 
     Raises:
-        DriftloopError: there is no run, its simulation has not ended, or a file is damaged.
+        DriftloopError: The folder is not a run directory, its simulation has not ended, or a file is damaged.
     """
     if not folder.is_dir():
-        raise DriftloopError(f"There is no run directory {folder}: give the folder that `driftloop simulate` named.")
+        raise DriftloopError(f"There is no run directory {folder}. Give the folder that `driftloop simulate` printed.")
     summary = _read(folder, SUMMARY, Summary)
     return RunFacts(summary, _read(folder, FACTS, RunData))
 
@@ -294,12 +301,10 @@ def _read(folder: Path, name: str, kind: type[T]) -> T:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
         raise DriftloopError(
-            f"{folder} has no {name}, which `driftloop simulate` writes at its end: go on with the run (`driftloop "
-            f"simulate --resume {folder}`), or give another folder."
+            f"{folder} has no {name}, which `driftloop simulate` writes at its end. Finish the run with `driftloop "
+            f"simulate --resume {folder}`, or give another folder."
         ) from error
     except OSError as error:
         raise DriftloopError(f"{path} cannot be read: {error.strerror}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DriftloopError(
-            f"{path} is damaged ({str(error)[:200]}): resume the run, which writes it again."
-        ) from error
+        raise DriftloopError(f"{path} is damaged ({str(error)[:200]}). Resume the run to write it again.") from error

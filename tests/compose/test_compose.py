@@ -123,7 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     }
     # The quick candidate alone: what TPOT and fine-tuning come to is not what is tested here.
     (folder / "env").write_text(
-        "DRIFTLOOP_RETRAIN__CANDIDATES=linear\nDRIFTLOOP_SCORER__FLOOR_MS=5\n", encoding="utf-8"
+        "DRIFTLOOP_RETRAIN__CANDIDATES=linear\nDRIFTLOOP_SCORER__MIN_MS_PER_EVENT=5\n", encoding="utf-8"
     )
     try:
         with engine(f"driftloop-test-{uuid.uuid4().hex[:6]}", environ) as compose:

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from benchmarks.harness.fork_server import ForkServer
-from benchmarks.harness.network_proxy import Proxy
+from benchmarks.harness.network_proxy import NetworkProxy
 from benchmarks.harness.stream_harness import StreamHarness
 from driftloop.core import topics
 from driftloop.core.settings import Settings
@@ -32,11 +32,11 @@ class Network:
 
     def __enter__(self) -> Network:
         port = free_port()
-        self.kafka = self._open.enter_context(Proxy(port))
+        self.kafka = self._open.enter_context(NetworkProxy(port))
         stack = EmbeddedStack(self._folder / "run", ports={"kafka": port}, advertised=self.kafka.port)
         self._open.enter_context(stack)
-        self.redis = self._open.enter_context(Proxy(stack.ports["valkey"]))
-        self.mlflow = self._open.enter_context(Proxy(stack.ports["mlflow"]))
+        self.redis = self._open.enter_context(NetworkProxy(stack.ports["valkey"]))
+        self.mlflow = self._open.enter_context(NetworkProxy(stack.ports["mlflow"]))
         self.settings = replace(
             stack.settings(Settings(partitions=2)),
             kafka=f"127.0.0.1:{self.kafka.port}",
@@ -52,7 +52,7 @@ class Network:
         """Everything gets through, at once."""
         for proxy in (self.kafka, self.redis, self.mlflow):
             proxy.delay = 0.0
-            proxy.mend()
+            proxy.restore()
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +84,15 @@ def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
 ) -> None:
     """First it is silent, so that what is sent is under way; then every connection is reset."""
     world.start("monitor")
-    world.start("score", changes=changes, DRIFTLOOP_SCORER__BATCH="16", DRIFTLOOP_SCORER__FLOOR_MS="10")
+    world.start("score", changes=changes, DRIFTLOOP_SCORER__BATCH="16", DRIFTLOOP_SCORER__MIN_MS_PER_EVENT="10")
     world.send(events=range(EVENTS), labels=range(EVENTS))
     world.until(lambda: world.count(PREDICTIONS) > 50)
-    network.kafka.silence()
+    network.kafka.drop_packets()
     time.sleep(4)
-    network.kafka.cut()
+    network.kafka.reset_connections()
     time.sleep(2)
-    network.kafka.mend()
-    said = world.through("neither a prediction nor a dead letter" if changes else "", 150)
+    network.kafka.restore()
+    said = world.wait_for_audit("neither a prediction nor a dead letter" if changes else "", 150)
     assert said.verdict == ("PROCESSED-LESS" if changes else "ALL-RECORDS-DELIVERED"), said
     if not changes:
         assert said.counts["predictions"] == said.counts["outcomes"] == EVENTS
@@ -123,9 +123,9 @@ def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(
         trouble()
         time.sleep(seconds)
         proxy.mend()
-        world.through(seconds=150)
+        world.wait_for_audit(seconds=150)
     if service == "mlflow":  # a promotion that was registered comes through as well
         world.promote(flipped=True)
         goes_on()
-    said = world.through(seconds=150)
+    said = world.wait_for_audit(seconds=150)
     assert said.verdict == "ALL-RECORDS-DELIVERED" and said.counts["predictions"] == sent, said

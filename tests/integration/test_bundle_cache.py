@@ -18,7 +18,7 @@ NO_REGISTRY = {"DRIFTLOOP_MLFLOW": "http://127.0.0.1:9"}
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, world: StreamHarness) -> Path:
     """The folder of the bundles that were fetched before; the exported encoder stays where it is."""
-    monkeypatch.setattr(world, "settings", replace(world.settings, work=str(world.folder)))
+    monkeypatch.setattr(world, "settings", replace(world.settings, scratch_dir=str(world.folder)))
     return world.folder / "models"
 
 
@@ -56,7 +56,7 @@ def test_what_was_altered_is_fetched_again_and_what_is_old_goes(
     assert mine.load(update, None).predict(["great"]).labels
     assert victim.read_bytes() != bytes(body)
 
-    monkeypatch.setattr(bundle_cache, "KEPT", 1)
+    monkeypatch.setattr(bundle_cache, "MAX_BUNDLES", 1)
     world.promote(flipped=True)
     newest = [m for m in world.read(MODEL_UPDATES) if isinstance(m, ModelUpdate)][-1]
     mine.load(newest, None)

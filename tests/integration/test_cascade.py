@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from driftloop.core.messages import DriftAlert
-from driftloop.core.models.first_stage import FIRST
+from driftloop.core.models.first_stage import FIRST_ROUTE
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.topics import DRIFT_ALERTS, PREDICTIONS
 from tests.integration.conftest import StreamHarness
@@ -37,8 +37,8 @@ def test_an_alert_silences_the_first_stage_until_a_model_comes_that_was_made_aft
     world.promote(cascade=True)
     world.start("score", DRIFTLOOP_SCORER__CASCADE="always")
     before = routes()
-    assert before[FIRST] > 50 and before["encoder+head"] > 0, before
-    said = {p.event_id: p.route == FIRST for p in world.read(PREDICTIONS)}
+    assert before[FIRST_ROUTE] > 50 and before["encoder+head"] > 0, before
+    said = {p.event_id: p.route == FIRST_ROUTE for p in world.read(PREDICTIONS)}
     store = OnlineStore(world.settings)
     assert all(store.predictions(list(said)))
     encoder = next(p.encoder for p in world.read(PREDICTIONS) if p.encoder)
@@ -49,7 +49,7 @@ def test_an_alert_silences_the_first_stage_until_a_model_comes_that_was_made_aft
     world.outbox.flush()
     world.until(lambda: routes().keys() == {"encoder+head"})
     version = world.promote(cascade=True)
-    world.until(lambda: routes()[FIRST] > 50)
+    world.until(lambda: routes()[FIRST_ROUTE] > 50)
     assert {p.model_version for p in world.read(PREDICTIONS)[-100:]} == {version}
 
 

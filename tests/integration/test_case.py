@@ -17,7 +17,7 @@ from driftloop.core.messages import ModelUpdate, Retraining
 from driftloop.core.models.registry import Registry
 from driftloop.core.settings import environment
 from driftloop.core.topics import MODEL_UPDATES, OUTCOMES, RETRAINING, name
-from retrain.promotion.promoter import RetrainingLog
+from retrain.retraining_log import RetrainingLog
 from serving.cases.model import Case
 from tests.integration.conftest import StreamHarness
 from tests.integration.test_worker import QUICK, alert, once, outcome, put
@@ -115,7 +115,7 @@ def test_a_replay_says_what_cannot_be_made_again(terminal: Terminal) -> None:
     diary.write("promoted", "better", candidate="tpot", version=version)
     outbox.close()
     said = terminal("case", "an-alert", "--replay")
-    assert "not compared  decision a-run: its message does not say what the policy knew" in said
+    assert "not compared  decision a-run: its message does not record the inputs of the policy" in said
     digest = terminal.registry().tags(version)["digest"][:16]
     assert f"not compared  model {version}: tpot searches by the clock" in said and digest in said
 
@@ -164,16 +164,18 @@ def test_what_cannot_be_done_with_a_model_is_one_sentence(terminal: Terminal) ->
     assert "There is no version '1' of this stream's model: none is registered yet" in terminal("approve", "1", code=2)
     terminal.world.promote()
     assert "Version 1 has no predecessor: give the version to go back to" in terminal("rollback", code=2)
-    assert "Version 1 is that very model and the champion" in terminal("rollback", "1", code=2)
+    assert "Version 1 holds the same model as the champion, version 1: nothing was changed" in terminal(
+        "rollback", "1", code=2
+    )
     assert "There is no version '7' of this stream's model: there is 1." in terminal("rollback", "7", code=2)
     assert "Version 1 was promoted already, and only one that waits" in terminal("approve", "1", code=2)
     assert "only one that waits can be rejected" in terminal("reject", "1", "--reason", "no", code=2)
     champion = terminal.world.promote(announce=False)
     stranger = terminal.world.promote(tampered=True, announce=False)
     registry = terminal.registry()
-    registry.promote(champion)
+    registry.set_champion(champion)
     assert "not signed with this key" in terminal("rollback", stranger, code=2)
-    registry.reject(stranger, "by the gate")
+    registry.set_verdict(stranger, "rejected", "by the gate")
     assert "was rejected and was never the champion" in terminal("rollback", stranger, code=2)
     assert "not signed with this key" in terminal("approve", stranger, code=2)
     assert (registry.champion(), len(registry.versions())) == (champion, 3), "nothing was registered or promoted"
@@ -204,8 +206,8 @@ def test_a_winner_waits_for_approval_and_an_older_one_gets_a_new_number(terminal
 
     older = world.promote(announce=False)
     world.promote(flipped=True, announce=False)
-    registry.reject(older, "by the gate")
+    registry.set_verdict(older, "rejected", "by the gate")
     said = terminal("approve", older, "--by", "Grace")
-    assert said.endswith("it is the champion now, as version 5.\n") and "the gate had said: by the gate" in said
+    assert said.endswith("it is the champion now, as version 5.\n") and "the gate's reason was: by the gate" in said
     assert registry.champion() == "5" and registry.tags("5")["restores"] == older
     assert registry.tags("5")["digest"] == registry.tags(older)["digest"]

@@ -136,7 +136,14 @@ def wait_for(true: Callable[[], Any], seconds: float = 60) -> None:
 
 def task(folder: Path, address: str) -> Task:
     model = ModelSettings(encoder=str(tiny.encoder_folder()), max_tokens=tiny.MAX_TOKENS)
-    return Task(Budget(120.0), model, Lineage(candidate="tpot"), tiny.KEY, folder / "scratch", dask=address)
+    return Task(
+        budget=Budget(120.0),
+        model=model,
+        lineage=Lineage(candidate="tpot"),
+        signing_key=tiny.KEY,
+        scratch=folder / "scratch",
+        dask=address,
+    )
 
 
 def search(folder: Path, address: str, name: str = "tpot", **options: Any) -> FitResult:

@@ -99,8 +99,8 @@ def by_hand() -> list[bytes | None]:
 def running(world: StreamHarness) -> Iterator[StreamHarness]:
     """A world with all that reads the topics."""
     world.promote()
-    world.start("monitor", DRIFTLOOP_BREAKER="1")  # most of what comes is hostile: a flood, on purpose
-    world.start("score", DRIFTLOOP_BREAKER="1")
+    world.start("monitor", DRIFTLOOP_DEAD_LETTER_LIMIT="1")  # most of what comes is hostile: a flood, on purpose
+    world.start("score", DRIFTLOOP_DEAD_LETTER_LIMIT="1")
     world.start("retrain", DRIFTLOOP_RETRAIN__CANDIDATES="linear")
     yield world
 

@@ -96,7 +96,7 @@ def test_a_scorer_that_does_not_get_on_is_ill_and_says_so(world: StreamHarness) 
     health = Health()
     world.promote()
     world.send(events=range(5))
-    scorer = world.start("score", restart=False, DRIFTLOOP_SCORER__FLOOR_MS="60000", **health.environ)
+    scorer = world.start("score", restart=False, DRIFTLOOP_SCORER__MIN_MS_PER_EVENT="60000", **health.environ)
     world.until(lambda: health.says(503, "no progress for "))
     words = health.look()[1]
     assert "last seen waiting for its first batch" in words or "last seen starting" in words

@@ -201,7 +201,7 @@ def ended(world: StreamHarness) -> dict[str, str]:
     ends: dict[str, str] = {}
     for run, messages in said.items():
         states = [message.state for message in messages]
-        if messages[-1].ends:
+        if messages[-1].is_final:
             ends[run] = "promoted" if "promoted" in states else "kept" if states[-1] == "finished" else "failed"
     return ends
 

@@ -58,6 +58,6 @@ def test_a_server_that_loads_its_data_is_waited_for(loading: Settings) -> None:
 
 
 def test_one_that_takes_too_long_is_said_not_to_answer(loading: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(online_store, "LOADING", 0.1)
+    monkeypatch.setattr(online_store, "LOADING_TIMEOUT", 0.1)
     with pytest.raises(DriftloopError, match=r"No Redis answers at redis://127.0.0.1:\d+/0 \(.*loading"):
         OnlineStore(loading).check()

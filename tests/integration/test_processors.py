@@ -45,7 +45,7 @@ def test_the_broker_gathers_a_batch_while_events_come_one_by_one(world: StreamHa
     world.promote()
     batches = {}
     for within in ("0.5", "0.001"):
-        env = {"DRIFTLOOP_SCORER__WITHIN": within, "DRIFTLOOP_LOGS__LEVEL": "info"}
+        env = {"DRIFTLOOP_SCORER__MAX_WAIT": within, "DRIFTLOOP_LOGS__LEVEL": "info"}
         scorer = world.start("score", log=within, changes=("stub",), **env)
         begin = world.count(PREDICTIONS)
         for event in range(begin, begin + 120):

@@ -28,7 +28,7 @@ def wide(settings: Settings, tmp_path: Path, fork_server: ForkServer) -> Iterato
     client = clients.admin(settings)
     client.create_partitions({topics.name(settings, topic): PARTITIONS for topic in (EVENTS, PREDICTIONS)})
     client.close()
-    made = StreamHarness(replace(settings, scorer=replace(settings.scorer, floor_ms=10.0)), tmp_path, fork_server)
+    made = StreamHarness(replace(settings, scorer=replace(settings.scorer, min_ms_per_event=10.0)), tmp_path, fork_server)
     made.promote()
     yield made
     made.close()
@@ -58,11 +58,11 @@ class Load:
 
 
 def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide: StreamHarness) -> None:
-    wide.start("score", DRIFTLOOP_SCORER__MEMBER="a")
+    wide.start("score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="a")
     wide.until(lambda: wide.members("scorer") == {"a"})
     with Load(wide) as load:
         time.sleep(2)
-        more = [wide.start("score", DRIFTLOOP_SCORER__MEMBER=name, restart=False) for name in ("b", "c")]
+        more = [wide.start("score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID=name, restart=False) for name in ("b", "c")]
         wide.until(lambda: wide.members("scorer") == {"a", "b", "c"})
         time.sleep(3)
         for child in more:
@@ -76,9 +76,9 @@ def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide:
 
 def test_the_control_a_killed_one_repeats_what_it_had_not_committed(wide: StreamHarness, tmp_path: Path) -> None:
     """What the test before would see if the hand-over did not work: messages beyond one for each event."""
-    wide.start("score", DRIFTLOOP_SCORER__MEMBER="a")
+    wide.start("score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="a")
     plan = tmp_path / "plan"
-    other = wide.start("score", DRIFTLOOP_SCORER__MEMBER="b", plan=plan)
+    other = wide.start("score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="b", plan=plan)
     wide.until(lambda: wide.members("scorer") == {"a", "b"})
     with Load(wide) as load:
         write_plan(plan, "acknowledged", "kill")  # the broker has its results, and their events are not committed

@@ -204,7 +204,7 @@ def test_a_replay_with_the_identity_of_another_role_sends_nothing(guarded: Guard
 
 def wrong(right: KafkaSecurity, how: str, folder: Path) -> KafkaSecurity:
     if how == "untrusted":
-        return replace(right, ca_file=str(certificates.issued(folder / "other").ca))
+        return replace(right, ca_file=str(certificates.issue_certificates(folder / "other").ca))
     changes: dict[str, dict[str, str]] = {
         "password": {"password": "guessed"},
         "user": {"username": "driftloop-stranger"},
@@ -239,13 +239,13 @@ def test_a_scorer_that_loses_a_right_ends_and_says_which(guarded: Guarded, topic
     scorer = guarded.run("score", guarded.of("scorer"))
     guarded.send(events=range(10))
     guarded.until(lambda: guarded.count(PREDICTIONS) >= 10)
-    role = acls.find("scorer")
+    role = acls.find_role("scorer")
     fewer = Role(
         "scorer",
         role.verbs,
         writes=tuple(t for t in role.writes if t is not topic),
         reads=tuple(t for t in role.reads if t is not topic),
-        joins=True,
+        joins_group=True,
     )
     monkeypatch.setattr(acls, "ROLES", tuple(fewer if one is role else one for one in ROLES))
     lost = (topic in role.writes) + (topic in role.reads)  # its own predictions it writes and reads
@@ -295,8 +295,8 @@ def test_the_controller_asks_for_a_certificate(secured: EmbeddedStack) -> None:
 
 def test_a_run_keeps_its_form(secured: EmbeddedStack, tmp_path: Path) -> None:
     (tmp_path / "kafka" / "data").mkdir(parents=True)
-    with pytest.raises(DriftloopError, match="was begun without DRIFTLOOP_SECURED"):
+    with pytest.raises(DriftloopError, match="was started without DRIFTLOOP_SECURED"):
         EmbeddedStack(tmp_path, secured=True).start()
     (tmp_path / "secrets").mkdir()
-    with pytest.raises(DriftloopError, match="was begun with DRIFTLOOP_SECURED"):
+    with pytest.raises(DriftloopError, match="was started with DRIFTLOOP_SECURED"):
         EmbeddedStack(tmp_path).start()

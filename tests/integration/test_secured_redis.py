@@ -40,7 +40,7 @@ class Locked:
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
     folder = tmp_path_factory.mktemp("locked")
-    credentials = Credentials.made(folder / "secrets")
+    credentials = Credentials.create(folder / "secrets")
     port = free_port()
     reached = Settings(redis=f"redis://{HOST}:{port}/0", stream="s")
     known = replace(reached, redis_user="driftloop", redis_password=credentials.password(REDIS))
@@ -133,7 +133,7 @@ def test_who_is_not_known_is_told_what_to_set(locked: Locked, change: dict[str, 
 
 def test_an_untrusted_certificate_and_a_client_without_tls_are_refused(over_tls: Settings, tmp_path: Path) -> None:
     """The control is the test over TLS above."""
-    other = certificates.issued(tmp_path).ca
+    other = certificates.issue_certificates(tmp_path).ca
     for ca_file in (str(other), "", str(tmp_path / "none.pem")):
         with pytest.raises(DriftloopError, match=r"cannot be reached over TLS .* set DRIFTLOOP_REDIS_CA_FILE"):
             OnlineStore(replace(over_tls, redis_ca_file=ca_file)).check()

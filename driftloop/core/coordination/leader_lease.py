@@ -25,7 +25,7 @@ from redis.exceptions import LockError
 from driftloop.core.errors import DriftloopError
 from driftloop.core.online_store import OnlineStore
 
-LOOK_EVERY = 0.5
+RETRY_EVERY = 0.5
 """Seconds between two attempts of one who waits."""
 
 
@@ -38,8 +38,8 @@ class LeaderLease:
         self._store = store
         self._lock: Any = store.client.lock(store.key("lock", name), timeout=seconds, thread_local=False)
         self._renewed = float("-inf")
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True, name=f"lease-{name}")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_renewing, daemon=True, name=f"lease-{name}")
         self.fence = 0
         """The fencing token, 0 before the office is taken."""
 
@@ -47,18 +47,18 @@ class LeaderLease:
         """Wait for the office; False where ``stopped`` came first. ``seen`` is the greatest token that readers know."""
         told: _Holder | None = None
         while not stopped():
-            if self._try():
+            if self._try_acquire():
                 self._thread.start()
-                self.fence = self._next(seen())
+                self.fence = self._next_fence(seen())
                 return True
             holder = self._holder()
             if holder is not None and holder != told:
                 told = holder
                 say(f"process {holder.pid} on {holder.host} is the {self._name} of this stream: waiting until it ends")
             if holder is not None and holder.is_dead:
-                self._drop(holder)
+                self._remove_dead(holder)
                 continue
-            time.sleep(LOOK_EVERY)
+            time.sleep(RETRY_EVERY)
         return False
 
     @property
@@ -76,7 +76,7 @@ class LeaderLease:
 
     def release(self) -> None:
         """Give the office back."""
-        self._leave.set()
+        self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
         if self.held:
@@ -84,7 +84,7 @@ class LeaderLease:
                 self._lock.release()
         self._renewed = float("-inf")
 
-    def _try(self) -> bool:
+    def _try_acquire(self) -> bool:
         began = time.monotonic()
         mine = _Holder(socket.gethostname(), str(os.getpid()), _process_start_time(os.getpid()), str(time.time_ns()))
         if not self._lock.acquire(blocking=False, token=mine.token):
@@ -92,22 +92,22 @@ class LeaderLease:
         self._renewed = began
         return True
 
-    def _next(self, seen: int) -> int:
+    def _next_fence(self, seen: int) -> int:
         """Greater than every token before it, also where Redis was emptied in between or a clock was set back."""
         key = self._store.key("fence", self._name)
         token = max(int(self._store.client.get(key) or 0) + 1, seen + 1, int(time.time()))
         self._store.client.set(key, token)
         return token
 
-    def _renew(self) -> None:
-        while not self._leave.wait(self._seconds / 4):
+    def _keep_renewing(self) -> None:
+        while not self._stop.wait(self._seconds / 4):
             began = time.monotonic()
             try:
                 if not self.held:
                     return
                 self._lock.reacquire()
             except LockError:  # it expired, or the store was emptied
-                if not self._try():
+                if not self._try_acquire():
                     self._renewed = float("-inf")
                     return
             except redis.RedisError:
@@ -118,7 +118,7 @@ class LeaderLease:
         found = self._store.client.get(self._store.key("lock", self._name))
         return None if found is None else _Holder.read(found)
 
-    def _drop(self, holder: _Holder) -> None:
+    def _remove_dead(self, holder: _Holder) -> None:
         """Remove the lock of a dead process, where it is still its."""
         stale = self._store.client.lock(self._store.key("lock", self._name), thread_local=False)
         stale.local.token = holder.token.encode()
@@ -131,7 +131,7 @@ class _Holder(NamedTuple):
 
     host: str
     pid: str
-    born: str
+    started: str
     at: str
 
     @classmethod
@@ -149,7 +149,7 @@ class _Holder(NamedTuple):
     def is_dead(self) -> bool:
         """Whether it was a process of this machine that has ended; of other machines nothing is known."""
         return (
-            self.host == socket.gethostname() and self.pid.isdigit() and _process_start_time(int(self.pid)) != self.born
+            self.host == socket.gethostname() and self.pid.isdigit() and _process_start_time(int(self.pid)) != self.started
         )
 
 

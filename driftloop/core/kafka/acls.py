@@ -55,7 +55,7 @@ class Role:
     """Of driftloop's command line."""
     writes: tuple[Topic, ...]
     reads: tuple[Topic, ...]
-    joins: bool = False
+    joins_group: bool = False
     """Whether it is a consumer group of its own."""
 
 
@@ -67,14 +67,14 @@ ROLES = (
         writes=(PREDICTIONS, DEAD_LETTERS),
         # Alerts silence a cascade's first stage; predictions are its own, where the store has forgotten them.
         reads=(EVENTS, MODEL_UPDATES, DRIFT_ALERTS, PREDICTIONS),
-        joins=True,
+        joins_group=True,
     ),
     Role(
         "monitor",
         ("monitor",),
         writes=(OUTCOMES, DRIFT_ALERTS, DEAD_LETTERS),
         reads=(PREDICTIONS, LABELS, OUTCOMES),
-        joins=True,
+        joins_group=True,
     ),
     Role(
         "retrainer",
@@ -87,12 +87,12 @@ ROLES = (
 )
 
 
-def user(role: str) -> str:
+def user_name(role: str) -> str:
     """The name under which a role logs in; its Kafka principal is that after ``User:``."""
     return f"driftloop-{role}"
 
 
-def find(name: str) -> Role:
+def find_role(name: str) -> Role:
     """The role with that name."""
     return next(role for role in ROLES if role.name == name)
 
@@ -112,7 +112,7 @@ def sync_acls(settings: Settings) -> tuple[int, int]:
     """
     wanted = {rule for role in ROLES for rule in _rules(settings, role)}
     ours = {(rule.principal, rule.resource_pattern) for rule in wanted} | {
-        (f"User:{user(role.name)}", _pattern(ResourceType.TOPIC, topics.name(settings, topic)))
+        (f"User:{user_name(role.name)}", _pattern(ResourceType.TOPIC, topics.name(settings, topic)))
         for role in ROLES
         for topic in topics.ALL
     }
@@ -128,15 +128,15 @@ def sync_acls(settings: Settings) -> tuple[int, int]:
     except AuthorizationError as error:
         raise access_denied(settings, "set who may do what on the topics") from error
     except KafkaError as error:
-        raise _no_rules(settings, error) from error
+        raise _acls_rejected(settings, error) from error
     finally:
         client.close()
     if failed:
-        raise _no_rules(settings, failed[0]())
+        raise _acls_rejected(settings, failed[0]())
     return len(missing), len(stale)
 
 
-def check(settings: Settings, role: Role) -> None:
+def check_acls(settings: Settings, role: Role) -> None:
     """See that this process's identity may do what ``role`` does, before it starts and where it can be said plainly.
 
     A broker without an authorizer lets everybody, and a plain connection has no identity to speak of.
@@ -158,8 +158,8 @@ def check(settings: Settings, role: Role) -> None:
                 unseen = found[full]["error_code"] == TopicAuthorizationFailedError.errno
                 if topic in wanted and (unseen or (operations is not None and allowed not in operations)):
                     raise access_denied(settings, f"{word} {full}, as the {role.name} must")
-        if role.joins:
-            _check_group(client, settings, clients.group(role.name, settings))
+        if role.joins_group:
+            _check_group(client, settings, clients.group_id(role.name, settings))
     finally:
         client.close()
 
@@ -176,7 +176,7 @@ def acl_table() -> Iterator[str]:
 
 def _rules(settings: Settings, role: Role) -> Iterator[ACL]:
     def allow(kind: ResourceType, name: str, operation: ACLOperation) -> ACL:
-        return ACL(f"User:{user(role.name)}", "*", operation, ACLPermissionType.ALLOW, _pattern(kind, name))
+        return ACL(f"User:{user_name(role.name)}", "*", operation, ACLPermissionType.ALLOW, _pattern(kind, name))
 
     for topic in topics.ALL:
         full = topics.name(settings, topic)
@@ -187,12 +187,12 @@ def _rules(settings: Settings, role: Role) -> Iterator[ACL]:
             yield allow(ResourceType.TOPIC, full, ACLOperation.WRITE)
     if role.writes:  # brokers before 2.8 want it said; later ones take it from the right to write
         yield allow(ResourceType.CLUSTER, "kafka-cluster", ACLOperation.IDEMPOTENT_WRITE)
-    if role.joins:
-        yield allow(ResourceType.GROUP, clients.group(role.name, settings), ACLOperation.READ)
+    if role.joins_group:
+        yield allow(ResourceType.GROUP, clients.group_id(role.name, settings), ACLOperation.READ)
     if role.reads == topics.ALL:  # the lag is what the others' groups have committed
         for other in ROLES:
-            if other.joins:
-                yield allow(ResourceType.GROUP, clients.group(other.name, settings), ACLOperation.DESCRIBE)
+            if other.joins_group:
+                yield allow(ResourceType.GROUP, clients.group_id(other.name, settings), ACLOperation.DESCRIBE)
 
 
 def _check_group(client: Any, settings: Settings, group: str) -> None:
@@ -210,7 +210,7 @@ def _pattern(kind: ResourceType, name: str) -> ResourcePattern:
 
 def _any_of(role: Role) -> ACLFilter:
     everything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
-    return ACLFilter(f"User:{user(role.name)}", None, ACLOperation.ANY, ACLPermissionType.ANY, everything)
+    return ACLFilter(f"User:{user_name(role.name)}", None, ACLOperation.ANY, ACLPermissionType.ANY, everything)
 
 
 def _exactly(rule: ACL) -> ACLFilter:
@@ -219,7 +219,7 @@ def _exactly(rule: ACL) -> ACLFilter:
     return ACLFilter(rule.principal, rule.host, rule.operation, rule.permission_type, same)
 
 
-def _no_rules(settings: Settings, error: KafkaError) -> DriftloopError:
+def _acls_rejected(settings: Settings, error: KafkaError) -> DriftloopError:
     return DriftloopError(
         f"Kafka at {settings.kafka} takes no access rules ({error}): give it an authorizer (authorizer.class.name) "
         "and log in as one of its super users."

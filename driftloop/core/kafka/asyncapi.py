@@ -16,12 +16,12 @@ from driftloop.core import field_docs, messages, topics
 from driftloop.core.kafka import acls
 from driftloop.core.topics import Topic
 
-KEYS = {"events": "event_id", "predictions": "event_id", "labels": "event_id", "outcomes": "event_id"}
+KEY_FIELDS = {"events": "event_id", "predictions": "event_id", "labels": "event_id", "outcomes": "event_id"}
 """The field that is the key of a topic's records; of the others it is the stream, or the dead message's own."""
 REF = "#/components/schemas/{name}"
 
 
-def document() -> dict[str, Any]:
+def build_document() -> dict[str, Any]:
     """The whole description, ready for JSON."""
     kinds = [topic.message for topic in topics.ALL]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=REF)
@@ -55,7 +55,7 @@ def _channel(topic: Topic) -> dict[str, Any]:
     settings = {name: int(text) if text.isdigit() else [text] for name, text in topic.config.items() if name in named}
     return {
         "address": topic.name,
-        "description": f"{topic.about[0].upper()}{topic.about[1:]}. A deployment may set a prefix before the name.",
+        "description": f"{topic.description[0].upper()}{topic.description[1:]}. A deployment may set a prefix before the name.",
         "messages": {topic.message.__name__: {"$ref": f"#/components/messages/{topic.message.__name__}"}},
         "bindings": {"kafka": {"topic": topic.name, "topicConfiguration": settings, "bindingVersion": "0.5.0"}},
     }
@@ -72,7 +72,7 @@ def _operation(action: str, role: acls.Role, topic: Topic) -> dict[str, Any]:
 
 def _message(topic: Topic) -> dict[str, Any]:
     name = topic.message.__name__
-    about = KEYS.get(topic.name)
+    about = KEY_FIELDS.get(topic.name)
     key = f"The record's key: the field `{about}`." if about else "The record's key."
     return {
         "name": name,
@@ -85,5 +85,5 @@ def _message(topic: Topic) -> dict[str, Any]:
 
 def _describe(schema: dict[str, Any], kind: type[messages.Message]) -> None:
     """Put what stands below a field in the code into its schema."""
-    for field, told in field_docs.of_fields(kind).items():
+    for field, told in field_docs.read_field_docs(kind).items():
         schema["properties"][field]["description"] = told

@@ -23,7 +23,7 @@ from kafka.net.selector import NetworkSelector
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import KafkaSecurity, Settings
 
-TURNED_AWAY = 3
+MAX_CLOSED_LOGINS = 3
 """Log-ins after which a broker that closes the connection without a word is taken to refuse."""
 _USER = "DRIFTLOOP_SECURITY__USERNAME and DRIFTLOOP_SECURITY__PASSWORD (or DRIFTLOOP_SECURITY__PASSWORD_FILE)"
 
@@ -65,7 +65,7 @@ class Client(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]
     refused: Exception | None = None
-    turned_away = 0
+    closed_logins = 0
     """Connections that the broker answered on, and closed while we logged in."""
 
     def get_connection(self, *arguments: Any, **options: Any) -> Any:
@@ -73,17 +73,17 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         if self.refused is not None and not self.bootstrapped:
             raise self.refused
         connection = super().get_connection(*arguments, **options)
-        connection.init_future.add_errback(partial(self._look, connection))
+        connection.init_future.add_errback(partial(self._on_init_error, connection))
         return connection
 
-    def _look(self, connection: Any, error: Exception) -> None:
+    def _on_init_error(self, connection: Any, error: Exception) -> None:
         final = isinstance(error, SaslAuthenticationFailedError | UnsupportedSaslMechanismError)
         if final or isinstance(error.__context__, ssl.SSLCertVerificationError):
             self.refused = error
         elif connection.sasl_enabled and connection.broker_version_data is not None:
             # A refusal is lost where the end of the connection comes with it: kafka-python drops what it read before.
-            self.turned_away += 1
-            if self.turned_away == TURNED_AWAY:
+            self.closed_logins += 1
+            if self.closed_logins == MAX_CLOSED_LOGINS:
                 self.refused = SaslAuthenticationFailedError("the broker closes the connection")
 
 
@@ -96,10 +96,10 @@ def translate_auth_errors(settings: Settings, doing: str = "use") -> Iterator[No
     try:
         yield
     except AuthorizationError as error:
-        raise access_denied(settings, _about(error, doing)) from error
+        raise access_denied(settings, _refused_action(error, doing)) from error
     except (SaslAuthenticationFailedError, UnsupportedSaslMechanismError) as error:
         raise AccessDenied(
-            f"Kafka at {settings.kafka} does not let {_who(settings)} in with {settings.security.mechanism}: set "
+            f"Kafka at {settings.kafka} does not let {_identity(settings)} in with {settings.security.mechanism}: set "
             f"{_USER} to what it knows, DRIFTLOOP_SECURITY__MECHANISM to what it takes."
         ) from error
     except KafkaError as error:
@@ -116,7 +116,7 @@ def translate_auth_errors(settings: Settings, doing: str = "use") -> Iterator[No
 def access_denied(settings: Settings, what: str) -> AccessDenied:
     """The error for an identity that may not do ``what``."""
     return AccessDenied(
-        f"Kafka at {settings.kafka} does not let {_who(settings)} {what}: set {_USER} to those of the role that may, "
+        f"Kafka at {settings.kafka} does not let {_identity(settings)} {what}: set {_USER} to those of the role that may, "
         "or let `driftloop topics --acls` give each role its rights."
     )
 
@@ -137,11 +137,11 @@ def unreachable(settings: Settings) -> DriftloopError:
     )
 
 
-def _who(settings: Settings) -> str:
+def _identity(settings: Settings) -> str:
     return settings.security.username or "an anonymous client"
 
 
-def _about(error: AuthorizationError, doing: str) -> str:
+def _refused_action(error: AuthorizationError, doing: str) -> str:
     """What was refused: kafka-python names the topics, or says nothing that helps."""
     if isinstance(error, TopicAuthorizationFailedError):
         found = error.args[0]

@@ -51,7 +51,7 @@ def producer(settings: Settings, **options: Any) -> KafkaProducer:
         "acks": "all",
         "enable_idempotence": True,
     }
-    return _reach(settings, lambda: KafkaProducer(**connection(settings), **chosen))
+    return _connect(settings, lambda: KafkaProducer(**connection(settings), **chosen))
 
 
 class ConfirmedProducer:
@@ -60,18 +60,18 @@ class ConfirmedProducer:
     def __init__(self, settings: Settings, allowed: Callable[[], None] = lambda: None) -> None:
         """``allowed`` is asked before each message, and raises where it must not be sent."""
         self._settings = settings
-        self._allowed = allowed
+        self._check_allowed = allowed
         self._producer = producer(settings)
-        self._waiting: list[Any] = []
+        self._unconfirmed: list[Any] = []
 
     def put(self, topic: str, key: str | bytes | None, value: Message | bytes, headers: Headers = ()) -> None:
         """Send one message."""
-        self._allowed()
+        self._check_allowed()
         body = value if isinstance(value, bytes) else encode(value)
         raw = key.encode() if isinstance(key, str) else key
         with translate_auth_errors(self._settings, "write to"):
             full = self._settings.topic_prefix + topic
-            self._waiting.append(self._producer.send(full, value=body, key=raw, headers=list(headers)))
+            self._unconfirmed.append(self._producer.send(full, value=body, key=raw, headers=list(headers)))
 
     def flush(self) -> list[int]:
         """The offsets of the messages put since the last flush, in their order.
@@ -82,7 +82,7 @@ class ConfirmedProducer:
         """
         with translate_auth_errors(self._settings, "write to"):
             self._producer.flush()
-            sent, self._waiting = self._waiting, []
+            sent, self._unconfirmed = self._unconfirmed, []
             return [future.get(timeout=60).offset for future in sent]
 
     def close(self) -> None:
@@ -93,12 +93,12 @@ class ConfirmedProducer:
 def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
     """A consumer outside any group unless ``group_id`` is given; offsets are committed by the caller."""
     chosen: dict[str, Any] = {"enable_auto_commit": False, "auto_offset_reset": "earliest", **options}
-    return _reach(settings, lambda: KafkaConsumer(**connection(settings), **chosen))
+    return _connect(settings, lambda: KafkaConsumer(**connection(settings), **chosen))
 
 
 def admin(settings: Settings) -> KafkaAdminClient:
     """An admin client."""
-    return _reach(settings, lambda: KafkaAdminClient(**connection(settings)))
+    return _connect(settings, lambda: KafkaAdminClient(**connection(settings)))
 
 
 def partitions(client: Any, topic: str) -> list[TopicPartition]:
@@ -162,7 +162,7 @@ def read_all(settings: Settings, topic: str, kind: type[M], start: dict[int, int
     return found
 
 
-def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
+def message_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
     """Messages ever written to each topic: the sum of its partitions' end offsets."""
     client = consumer(settings)
     try:
@@ -175,7 +175,7 @@ def end_offsets(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
         client.close()
 
 
-def ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
+def partition_ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
     """The offset that the next message will have, by partition."""
     client = consumer(settings)
     try:
@@ -206,16 +206,16 @@ def offsets_since(settings: Settings, topic: str, at: float) -> dict[int, int]:
         client.close()
 
 
-def committed(settings: Settings, role: str, topics: Iterable[str]) -> dict[TopicPartition, int]:
+def committed_offsets(settings: Settings, role: str, topics: Iterable[str]) -> dict[TopicPartition, int]:
     """The next offset of each partition of ``topics`` that the processes of ``role`` have not acknowledged."""
-    client = consumer(settings, group_id=group(role, settings))
+    client = consumer(settings, group_id=group_id(role, settings))
     try:
         return {tp: client.committed(tp) or 0 for topic in topics for tp in partitions(client, topic)}
     finally:
         client.close()
 
 
-def next_offset(settings: Settings, tp: TopicPartition, offset: int) -> int:
+def next_message_offset(settings: Settings, tp: TopicPartition, offset: int) -> int:
     """The offset of the first message at or after ``offset``; the partition's end where there is none.
 
     Not every offset is a message's: some are a transaction's own, others were compacted or are past their time.
@@ -233,7 +233,7 @@ def next_offset(settings: Settings, tp: TopicPartition, offset: int) -> int:
         client.close()
 
 
-def group(role: str, settings: Settings) -> str:
+def group_id(role: str, settings: Settings) -> str:
     """The consumer group of the processes with ``role`` (scorer, monitor): their lag is looked up under this name."""
     return f"driftloop-{role}-{settings.topic_prefix}{settings.stream}"
 
@@ -251,10 +251,10 @@ def has_unread_messages(settings: Settings, client: KafkaConsumer, owned: Iterab
     """Whether what `lag` counts are messages, and not offsets alone: the messages themselves are looked for."""
     wanted = list(owned)
     last = client.end_offsets(wanted)
-    return any(next_offset(settings, tp, client.committed(tp) or 0) < last[tp] for tp in wanted)
+    return any(next_message_offset(settings, tp, client.committed(tp) or 0) < last[tp] for tp in wanted)
 
 
-def leave_group(settings: Settings, group: str, member: str) -> None:
+def remove_group_member(settings: Settings, group: str, member: str) -> None:
     """Take a static member out of its group, so that the others need not wait until it counts as dead."""
     with suppress(KafkaError):
         client = KafkaAdminClient(**{**connection(settings), "bootstrap_timeout_ms": 2_000})
@@ -264,7 +264,7 @@ def leave_group(settings: Settings, group: str, member: str) -> None:
             client.close()
 
 
-def _reach(settings: Settings, make: Callable[[], T]) -> T:
+def _connect(settings: Settings, make: Callable[[], T]) -> T:
     try:
         with translate_auth_errors(settings):
             return make()

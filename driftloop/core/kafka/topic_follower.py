@@ -17,7 +17,7 @@ from driftloop.core.messages import Message, decode
 from driftloop.core.settings import Settings
 from driftloop.core.topics import Topic
 
-PATIENCE_MS = 2000
+TIMEOUT_MS = 2000
 """A broker that does not say its end offsets within that is away."""
 
 
@@ -76,13 +76,13 @@ class TopicFollower:
         """
         return self._found[topic.name]
 
-    def written(self, topic: Topic) -> int:
+    def message_count(self, topic: Topic) -> int:
         """Messages ever written to ``topic``, followed or not: the sum of its end offsets.
 
         Raises:
             kafka.errors.KafkaError: the broker does not answer.
         """
-        return sum(self._client.end_offsets(self.partitions(topic), timeout_ms=PATIENCE_MS).values())
+        return sum(self._client.end_offsets(self.partitions(topic), timeout_ms=TIMEOUT_MS).values())
 
     def close(self) -> None:
         """Leave the broker."""

@@ -24,9 +24,9 @@ from driftloop.core.settings import Settings, cache_dir
 
 log = logging.getLogger(__name__)
 
-PROBE = 64
+TUNING_TEXTS = 64
 """Texts by which the number of threads is chosen."""
-KEPT = 8
+MAX_BUNDLES = 8
 """Bundles that stay; those loaded longest ago go first."""
 
 
@@ -43,7 +43,7 @@ class BundleCache:
         self._device = None if chosen == "cpu" else chosen
         self._threads = 0
         """That were found to be worth it for the first encoder, before events came; 0 before that."""
-        self._folder = (Path(settings.work) if settings.work else cache_dir()) / "models"
+        self._folder = (Path(settings.scratch_dir) if settings.scratch_dir else cache_dir()) / "models"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError:  # a container with a file system that is read only
@@ -82,7 +82,7 @@ class BundleCache:
         except BundleError:
             shutil.rmtree(fetched, ignore_errors=True)
             raise
-        self._clear()
+        self._evict()
         return model
 
     def _load(self, bundle: Path, version: str, digest: str, encoder: Encoder | None) -> BundleClassifier:
@@ -98,7 +98,7 @@ class BundleCache:
             self._settings.signing_key,
             version=version,
             threads=threads,
-            remember=chosen.remember,
+            cache_size=chosen.embedding_cache,
             device=self._device,
             encoder=encoder,
         )
@@ -108,7 +108,7 @@ class BundleCache:
                 "DRIFTLOOP_MODEL__DEVICE for `driftloop retrain` too, and retrain",
                 version,
             )
-        if not threads and (speeds := model.encoder.tune(sentences(PROBE)[0])):
+        if not threads and (speeds := model.encoder.tune(sentences(TUNING_TEXTS)[0])):
             said = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
             self._threads = model.encoder.threads
             log.info("encoder with %d threads (texts/s of each number tried: %s)", model.encoder.threads, said)
@@ -116,12 +116,12 @@ class BundleCache:
             bundle.touch()
         return model
 
-    def _clear(self) -> None:
+    def _evict(self) -> None:
         """Remove the oldest, and what cut-off downloads left; another process may be doing the same."""
         with suppress(OSError):
             newest = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-            bundles = [path for path in newest if len(path.name) == 64][KEPT:]
-            encoders = [path for path in newest if path.name.startswith("encoder-")][KEPT:]
+            bundles = [path for path in newest if len(path.name) == 64][MAX_BUNDLES:]
+            encoders = [path for path in newest if path.name.startswith("encoder-")][MAX_BUNDLES:]
             cut_off = [path for path in newest if path.name.startswith("tmp") and _age(path) > 3600]
             for path in (*bundles, *encoders, *cut_off):
                 shutil.rmtree(path, ignore_errors=True)

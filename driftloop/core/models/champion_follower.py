@@ -37,7 +37,7 @@ class ChampionFollower:
 
     def __init__(self, settings: Settings, refused: Callable[[Any, str], None] = lambda record, why: None) -> None:
         self._settings = settings
-        self._tell = refused
+        self._on_refused = refused
         self._model: BundleClassifier | None = None
         self._refused: Exception | None = None
         self._changed = threading.Condition()
@@ -45,8 +45,8 @@ class ChampionFollower:
         """When the newest alert of this stream was raised."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="champion")
-        self._shelf = BundleCache(settings)
-        self._told: set[tuple[int, int]] = set()
+        self._bundles = BundleCache(settings)
+        self._reported: set[tuple[int, int]] = set()
         """Partition and offset of what was no update: the topic is read from its beginning more than once."""
 
     def start(self) -> None:
@@ -104,14 +104,14 @@ class ChampionFollower:
         with clients.assigned_consumer(self._settings, topic, also=[alerts]) as client:
             ends = client.end_offsets(list(client.assignment()))
             if not any(end for (read, _), end in ends.items() if read == topic):
-                self._shelf.prepare()
+                self._bundles.prepare()
             newest: tuple[ModelUpdate, Any] | None = None
             fence = FencingFilter()
             while not self._stop.is_set():
                 for records in client.poll(timeout_ms=200).values():
                     for record in records:
                         if record.topic == alerts:
-                            self._hear(record)
+                            self._on_alert(record)
                             continue
                         try:
                             update = messages.decode(ModelUpdate, record.value or b"")
@@ -122,21 +122,21 @@ class ChampionFollower:
                             newest = (update, record)
                 # Old promotions are skipped: only the last one is worth loading.
                 if newest and all(client.position(TopicPartition(t, p)) >= end for (t, p), end in ends.items()):
-                    self._take(*newest)
+                    self._load(*newest)
                     newest = None
 
-    def _hear(self, record: Any) -> None:
+    def _on_alert(self, record: Any) -> None:
         with suppress(ValueError):
             alert = messages.decode(DriftAlert, record.value or b"")
             if alert.stream == self._settings.stream:
                 self._alerted = max(self._alerted, alert.detected_at)
 
-    def _take(self, update: ModelUpdate, record: Any) -> None:
+    def _load(self, update: ModelUpdate, record: Any) -> None:
         model = self._model
         if model is not None and model.version == update.version:
             return
         try:
-            fresh = self._shelf.load(update, None if model is None else model.encoder)
+            fresh = self._bundles.load(update, None if model is None else model.encoder)
         except BundleError as error:
             self._refuse(record, str(error))
             with self._changed:
@@ -151,8 +151,8 @@ class ChampionFollower:
     def _refuse(self, record: Any, error: str) -> None:
         """Say once of an update why it is passed over."""
         place = (record.partition, record.offset)
-        if record.value is None or place in self._told:  # compaction leaves a mark without a value
+        if record.value is None or place in self._reported:  # compaction leaves a mark without a value
             return
         log.error("%s", error)
-        self._tell(record, error)
-        self._told.add(place)
+        self._on_refused(record, error)
+        self._reported.add(place)

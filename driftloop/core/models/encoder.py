@@ -24,11 +24,11 @@ from driftloop.core.models.onnx_validation import check_graph
 MODEL, TOKENIZER, EXPORTED = "model.onnx", "tokenizer.json", "exported.json"
 WEIGHTS, NETWORK = "weights.safetensors", "network.json"
 """Where the encoder was exported for a GPU too; see `driftloop.core.models.torch_network`."""
-BATCH = 16
-PADDED = 1.25
+MAX_BATCH = 16
+MAX_PADDING = 1.25
 """A batch's longest text has at most so many times the tokens of its shortest: a padded token costs what a real one
 does."""
-ENOUGH = 0.95
+NEAR_BEST = 0.95
 """Of the best speed, with which fewer threads are preferred: they leave the rest of the machine alone."""
 
 
@@ -48,9 +48,9 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
 
 Ids = tuple[int, ...]
 """A text's tokens, cut to the encoder's length."""
-Answer = tuple[Matrix, ...]
+Output = tuple[Matrix, ...]
 """What is said to a text: its embedding (d,), and its logits (k,) where there are any."""
-Answers = dict[Ids, Answer]
+Outputs = dict[Ids, Output]
 
 
 class Encoder(ABC):
@@ -65,13 +65,13 @@ class Encoder(ABC):
     threads: int
     """That work at once."""
 
-    def __init__(self, folder: Path, max_tokens: int, remember: int) -> None:
+    def __init__(self, folder: Path, max_tokens: int, cache_size: int) -> None:
         self.folder = folder
         self.max_tokens = max_tokens
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length=max_tokens)
-        self._recent = _LruCache(remember)
+        self._recent = _LruCache(cache_size)
 
     @cached_property
     def files_digest(self) -> str:
@@ -102,7 +102,7 @@ class Encoder(ABC):
         """
         wanted = set(tokens)
         known = self._recent.get(wanted)
-        return PendingEmbeddings(tokens, known, self._put(wanted - known.keys()), self._recent, self.dimension)
+        return PendingEmbeddings(tokens, known, self._submit(wanted - known.keys()), self._recent, self.dimension)
 
     @abstractmethod
     def tune(self, texts: Sequence[str]) -> dict[int, float]:
@@ -112,7 +112,7 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def _put(self, wanted: set[Ids]) -> list[Future[Answers]]:
+    def _submit(self, wanted: set[Ids]) -> list[Future[Outputs]]:
         """Begin to answer all that is wanted, in parts."""
 
 
@@ -131,9 +131,9 @@ class OnnxEncoder(Encoder):
             types of their own for other damage.
     """
 
-    def __init__(self, folder: Path, max_tokens: int = 64, threads: int = 0, remember: int = 0) -> None:
+    def __init__(self, folder: Path, max_tokens: int = 64, threads: int = 0, cache_size: int = 0) -> None:
         check_graph(folder / MODEL)
-        super().__init__(folder, max_tokens, remember)
+        super().__init__(folder, max_tokens, cache_size)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
@@ -160,35 +160,35 @@ class OnnxEncoder(Encoder):
         keys = set(self.tokenise(texts))
 
         def run() -> None:
-            for future in self._put(keys):
+            for future in self._submit(keys):
                 future.result()
 
         run()  # the first of each length takes longer
         speeds: dict[int, float] = {}
         for number in sorted({*(1 << power for power in range(self.threads.bit_length())), self.threads}):
-            self._use(number)
+            self._set_threads(number)
             began = time.perf_counter()
             run()
             speeds[number] = len(keys) / (time.perf_counter() - began)
-        self._use(min(number for number, speed in speeds.items() if speed >= ENOUGH * max(speeds.values())))
+        self._set_threads(min(number for number, speed in speeds.items() if speed >= NEAR_BEST * max(speeds.values())))
         return speeds
 
-    def _put(self, wanted: set[Ids]) -> list[Future[Answers]]:
-        order = by_length(wanted)
-        batches = [[order[i] for i in rows] for rows in batches_of(range(len(order)), [len(ids) for ids in order])]
+    def _submit(self, wanted: set[Ids]) -> list[Future[Outputs]]:
+        order = sort_by_length(wanted)
+        batches = [[order[i] for i in rows] for rows in make_batches(range(len(order)), [len(ids) for ids in order])]
         # The longest first: whoever is done early takes another.
-        return [self._pool.submit(self._answers, batch) for batch in reversed(batches)]
+        return [self._pool.submit(self._run_batch, batch) for batch in reversed(batches)]
 
-    def _use(self, threads: int) -> None:
+    def _set_threads(self, threads: int) -> None:
         self._pool.shutdown()
         self.threads, self._pool = threads, ThreadPoolExecutor(threads, thread_name_prefix="encoder")
 
-    def _answers(self, batch: Sequence[Ids]) -> Answers:
+    def _run_batch(self, batch: Sequence[Ids]) -> Outputs:
         return dict(zip(batch, zip(*self._run(batch), strict=True), strict=True))
 
     def _run(self, batch: Sequence[Ids]) -> list[Matrix]:
         """The outputs for tokens of much the same length, the longest last."""
-        ids, mask = padded(batch, max(len(batch[-1]), 1))
+        ids, mask = pad(batch, max(len(batch[-1]), 1))
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         found: list[Matrix] = self._session.run(self._names, {k: v for k, v in feed.items() if k in self._inputs})
         return found
@@ -200,8 +200,8 @@ class PendingEmbeddings:
     def __init__(
         self,
         ids: Sequence[Ids],
-        answers: Answers,
-        parts: Sequence[Future[Answers]],
+        answers: Outputs,
+        parts: Sequence[Future[Outputs]],
         recent: _LruCache,
         dimension: int,
     ) -> None:
@@ -228,16 +228,16 @@ class _LruCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: Answers = {}
+        self._kept: Outputs = {}
         self._lock = threading.Lock()
 
-    def get(self, wanted: set[Ids]) -> Answers:
+    def get(self, wanted: set[Ids]) -> Outputs:
         with self._lock:
             found = {ids: self._kept.pop(ids) for ids in wanted & self._kept.keys()}
             self._kept.update(found)
         return found
 
-    def put(self, answers: Answers) -> None:
+    def put(self, answers: Outputs) -> None:
         if not self._size:
             return
         with self._lock:
@@ -246,12 +246,12 @@ class _LruCache:
                 del self._kept[next(iter(self._kept))]
 
 
-def by_length(wanted: set[Ids]) -> list[Ids]:
+def sort_by_length(wanted: set[Ids]) -> list[Ids]:
     """Texts' tokens, the shortest first."""
     return sorted(wanted, key=lambda ids: (len(ids), ids))
 
 
-def padded(batch: Sequence[Ids], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pad(batch: Sequence[Ids], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The tokens of n texts, filled up to ``width``, and a mask with ones where they are: both (n, width)."""
     ids = np.zeros((len(batch), width), dtype=np.int64)
     mask = np.zeros_like(ids)
@@ -261,11 +261,11 @@ def padded(batch: Sequence[Ids], width: int) -> tuple[NDArray[np.int64], NDArray
     return ids, mask
 
 
-def batches_of(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+def make_batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     """The rows in ``order``, shortest first, in batches of at most `BATCH` that need little padding."""
     batches: list[list[int]] = []
     for row in order:
-        if batches and len(batches[-1]) < BATCH and lengths[row] <= PADDED * lengths[batches[-1][0]]:
+        if batches and len(batches[-1]) < MAX_BATCH and lengths[row] <= MAX_PADDING * lengths[batches[-1][0]]:
             batches[-1].append(row)
         else:
             batches.append([row])
@@ -275,11 +275,11 @@ def batches_of(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
 def encoder_digest(folder: Path, max_tokens: int) -> str:
     """SHA-256 over the files of `files_of` and the truncation length."""
     digest = hashlib.sha256(str(max_tokens).encode())
-    for name in files_of(folder):
+    for name in encoder_files(folder):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 
 
-def files_of(folder: Path) -> tuple[str, ...]:
+def encoder_files(folder: Path) -> tuple[str, ...]:
     """What an encoder is made of: graph and tokeniser, and what a GPU needs where the folder has it."""
     return (MODEL, TOKENIZER, *(name for name in (WEIGHTS, NETWORK) if (folder / name).is_file()))

@@ -21,10 +21,10 @@ from safetensors.numpy import load_file, save_file
 
 from driftloop.core.models.classifier import Matrix, softmax
 
-FIRST, SECOND = "first-stage", "second-stage"
+FIRST_ROUTE, SECOND_ROUTE = "first-stage", "second-stage"
 """Routes of a cascade's answers: the first stage was sure, or was not and the encoder was asked. An answer that the
 encoder was asked for anyway has the encoder's own route."""
-STAGES = frozenset({FIRST, SECOND})
+CASCADE_ROUTES = frozenset({FIRST_ROUTE, SECOND_ROUTE})
 COLUMNS = 1 << 18
 """Numbers that tokens and pairs of tokens are hashed to (Weinberger et al., "Feature Hashing for Large Scale Multitask
 Learning", 2009)."""
@@ -48,16 +48,16 @@ class FirstStage:
 
     def predict_proba(self, tokens: Sequence[Sequence[int]]) -> Matrix:
         """Probabilities of shape (n, k), float32."""
-        counts = count(tokens)
+        counts = count_tokens(tokens)
         at = self._places[counts.indices]
         known = at >= 0
         rows = np.repeat(np.arange(len(tokens)), np.diff(counts.indptr))[known]
         found = sp.csr_matrix(
             (self.idf[at[known]], (rows, at[known])), shape=(len(tokens), len(self.columns)), dtype=np.float32
         )
-        return softmax(np.asarray(unit(found) @ self.weights.T) + self.bias)
+        return softmax(np.asarray(normalise_rows(found) @ self.weights.T) + self.bias)
 
-    def sure(self, probabilities: Matrix) -> NDArray[np.bool_]:
+    def is_sure(self, probabilities: Matrix) -> NDArray[np.bool_]:
         """Of which rows its answer is final; shape (n,)."""
         return np.asarray(probabilities.max(axis=1, initial=0.0) >= self.threshold)
 
@@ -97,7 +97,7 @@ def load_first_stage(path: Path, classes: int) -> FirstStage:
     return FirstStage(columns, found["idf"], found["weights"], found["bias"], float(found["threshold"][0]))
 
 
-def count(tokens: Iterable[Sequence[int]]) -> sp.csr_matrix:
+def count_tokens(tokens: Iterable[Sequence[int]]) -> sp.csr_matrix:
     """Which tokens, and pairs of neighbouring ones, occur in n texts: ones of shape (n, `COLUMNS`).
 
     The marks that an encoder puts around every text are tokens like others: they make pairs with the first and the last
@@ -113,7 +113,7 @@ def count(tokens: Iterable[Sequence[int]]) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(len(indices), dtype=np.float32), indices, ends), shape=(len(ends) - 1, COLUMNS))
 
 
-def unit(rows: sp.csr_matrix) -> sp.csr_matrix:
+def normalise_rows(rows: sp.csr_matrix) -> sp.csr_matrix:
     """The rows, each of length 1; an empty one stays empty. Unlike scikit-learn's, it takes no rows, or no columns."""
     lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     return sp.csr_matrix(sp.diags(1 / np.maximum(lengths, 1e-9)) @ rows)

@@ -43,9 +43,9 @@ TRUSTED = frozenset(
 )
 """What the candidates' estimators are made of beyond the types that skops trusts by itself. Whole packages are not on
 it: they hold functions that run what they are given, such as `builtins.eval`."""
-UNPACKED = 512 * 1024 * 1024
+MAX_UNPACKED_BYTES = 512 * 1024 * 1024
 """Most bytes that a head's file may unpack to."""
-ADDRESSES = frozenset({"_stop_words_id"})
+ADDRESS_ATTRIBUTES = frozenset({"_stop_words_id"})
 """Attributes in which scikit-learn remembers where in memory something lay; they come with the first prediction."""
 
 
@@ -66,7 +66,7 @@ class Head:
         """Embeddings of shape (n, d), or a sparse matrix (n, d + v) where the head reads words too."""
         if self.vectorizer is None:
             return embeddings
-        return beside(embeddings, self.vectorizer.transform(texts))
+        return stack_columns(embeddings, self.vectorizer.transform(texts))
 
     def predict_proba(self, texts: Sequence[str], embeddings: Matrix) -> Matrix:
         """Probabilities of shape (n, k), float32."""
@@ -85,7 +85,7 @@ class Head:
         skops.io.dump({"estimator": self.estimator, "vectorizer": vectorizer, "words": words}, path)
 
 
-def beside(embeddings: Matrix, words: Any) -> Any:
+def stack_columns(embeddings: Matrix, words: Any) -> Any:
     """A sparse matrix (n, d + v) of embeddings (n, d) and the sparse TF-IDF columns (n, v) of the same texts."""
     return sp.hstack([sp.csr_matrix(embeddings), words], format="csr")
 
@@ -98,8 +98,8 @@ def load_head(path: Path) -> Head:
         Exception: it is no such file; skops, zipfile and NumPy raise types of their own.
     """
     with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > UNPACKED:
-            raise ValueError(f"the head unpacks to more than {UNPACKED:,} bytes")
+        if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED_BYTES:
+            raise ValueError(f"the head unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
     strange = {str(name) for name in skops.io.get_untrusted_types(file=path)} - TRUSTED
     if strange:
         raise ValueError(f"the head names types that are not trusted: {', '.join(sorted(strange))}")
@@ -116,32 +116,32 @@ def weights_digest(head: Head) -> str:
     The file cannot be compared: skops names its members by addresses in memory, and a zip carries the time of day.
     """
     digest = hashlib.sha256()
-    for part in _parts({"estimator": head.estimator, "vectorizer": head.vectorizer}):
+    for part in _content_bytes({"estimator": head.estimator, "vectorizer": head.vectorizer}):
         digest.update(part)
     return digest.hexdigest()
 
 
-def _parts(value: Any) -> Iterator[bytes]:
+def _content_bytes(value: Any) -> Iterator[bytes]:
     """What makes up a value, in an order that does not depend on how it came to be."""
     if isinstance(value, np.ndarray) and value.dtype.names:  # a tree's nodes, with arbitrary bytes between the fields
-        yield from _parts({name: value[name] for name in value.dtype.names})
+        yield from _content_bytes({name: value[name] for name in value.dtype.names})
     elif isinstance(value, np.ndarray) and value.dtype.kind not in "OUS":
         yield f"{value.dtype.str}{value.shape}".encode()
         yield value.tobytes()
     elif isinstance(value, np.ndarray | np.generic):
-        yield from _parts(value.tolist())
+        yield from _content_bytes(value.tolist())
     elif sp.issparse(value):
         rows = value.tocsr()
-        yield from _parts([rows.shape, rows.data, rows.indices, rows.indptr])
+        yield from _content_bytes([rows.shape, rows.data, rows.indices, rows.indptr])
     elif isinstance(value, dict):
         yield f"{len(value)} pairs".encode()
         for key in sorted(value, key=str):
-            yield from _parts(str(key))
-            yield from _parts(value[key])
+            yield from _content_bytes(str(key))
+            yield from _content_bytes(value[key])
     elif isinstance(value, list | tuple):
         yield f"{len(value)} items".encode()
         for item in value:
-            yield from _parts(item)
+            yield from _content_bytes(item)
     elif value is None or isinstance(value, str | bytes | int | float | type):
         yield repr(value).encode()
         yield b";"
@@ -150,5 +150,5 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield f"{kind.__module__}.{kind.__qualname__}".encode()
         state = vars(value) if hasattr(value, "__dict__") else value.__getstate__()
         if isinstance(state, dict):
-            state = {key: part for key, part in state.items() if key not in ADDRESSES}
-        yield from _parts(state)
+            state = {key: part for key, part in state.items() if key not in ADDRESS_ATTRIBUTES}
+        yield from _content_bytes(state)

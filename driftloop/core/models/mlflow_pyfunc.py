@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import driftloop
-from driftloop.core.models.bundle import ENCODER, BundleClassifier, link, load_bundle
+from driftloop.core.files import link_or_copy
+from driftloop.core.models.bundle import ENCODER, BundleClassifier, load_bundle
 from driftloop.core.settings import load
 
 BUNDLE = "bundle"
@@ -72,7 +73,7 @@ def _load_pyfunc(path: str) -> BundleModel:
     bundle = Path(path)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / BUNDLE
-        shutil.copytree(bundle, whole, copy_function=link)
+        shutil.copytree(bundle, whole, copy_function=link_or_copy)
         run_id = read_reference(bundle.parent)
         mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=ENCODER, dst_path=str(whole))
         return BundleModel(load_bundle(whole, load().signing_key))

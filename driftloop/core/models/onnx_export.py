@@ -24,18 +24,18 @@ import msgspec
 from driftloop.core.errors import DriftloopError
 from driftloop.core.models.encoder import EXPORTED, MODEL, TOKENIZER, OnnxEncoder, Quantisation
 from driftloop.core.models.sample_texts import HOSTILE, sentences
-from driftloop.core.models.torch_network import pooled, write_network
+from driftloop.core.models.torch_network import pool_embeddings, write_network
 from driftloop.core.settings import ModelSettings, cache_dir
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-FULL = "full"
+FULL_PRECISION = "full"
 """Folder in that of an export in int8 which has the same in full precision: it is compared with, and never scores."""
 LEAST_COSINE = 0.95
 """Mean cosine with the embeddings in full precision below which an encoder is not used in int8."""
-COMPARED_ON = 64
+COMPARISON_TEXTS = 64
 """Made-up texts on which both are compared, besides those that break what is careless."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -76,7 +76,7 @@ def exported_encoder(model: ModelSettings, threads: int = 0) -> OnnxEncoder:
     source = find_weights(model.encoder)
     target = export_folder(model)
     if not (target / MODEL).is_file() or not (target / TOKENIZER).is_file():
-        _in_a_process(_export_encoder, source, target, model)
+        _run_in_subprocess(_export_encoder, source, target, model)
     try:
         return OnnxEncoder(target, model.max_tokens, threads)
     except Exception as error:  # onnxruntime raises its own types for a damaged graph
@@ -117,7 +117,7 @@ def export(
             if "token_type_ids" in base.forward.__code__.co_varnames:
                 feed["token_type_ids"] = token_type_ids
             out = self.network(**feed, output_hidden_states=True)
-            embedding = pooled(out.hidden_states, attention_mask)
+            embedding = pool_embeddings(out.hidden_states, attention_mask)
             return (embedding, out.logits) if classifies else embedding
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def export(
         mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
         outputs = ["embedding", "logits"] if classifies else ["embedding"]
         axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {name: {0: "batch"} for name in outputs}
-        plain = folder / FULL / MODEL
+        plain = folder / FULL_PRECISION / MODEL
         plain.parent.mkdir()
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -161,7 +161,7 @@ def export(
 
 def exported_classifier(name: str, target: Path, model: ModelSettings) -> tuple[OnnxEncoder, Sequence[str]]:
     """Export the text classifier ``name`` (Hub id or folder) into ``target``; the opened graph and its labels."""
-    labels = _in_a_process(_export_classifier, find_weights(name), target, model)
+    labels = _run_in_subprocess(_export_classifier, find_weights(name), target, model)
     return OnnxEncoder(target, model.max_tokens), labels
 
 
@@ -182,7 +182,7 @@ def _export_classifier(source: str, target: Path, model: ModelSettings) -> list[
 
 def _export(network: Any, tokenizer: Any, target: Path, model: ModelSettings) -> None:
     """As the settings say, compared on made-up texts: at the time of the export no stream is known."""
-    texts = [*sentences(COMPARED_ON)[0], *HOSTILE]
+    texts = [*sentences(COMPARISON_TEXTS)[0], *HOSTILE]
     export(
         network,
         tokenizer,
@@ -211,7 +211,7 @@ def _load(kind: Any, source: str, what: str, variable: str) -> tuple[Any, Any]:
         ) from error
 
 
-def _in_a_process(work: Callable[..., T], *arguments: Any) -> T:
+def _run_in_subprocess(work: Callable[..., T], *arguments: Any) -> T:
     """Run ``work`` in a process of its own: torch would stay in this one, with more than a gigabyte, for good."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:

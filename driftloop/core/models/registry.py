@@ -1,4 +1,4 @@
-"""The model registry: MLflow runs, model versions, the alias `champion`, lineage."""
+"""Model registry in MLflow: runs, model versions, lineage and the alias `champion`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from driftloop.core.errors import DriftloopError
+from driftloop.core.files import link_or_copy
 from driftloop.core.models import mlflow_pyfunc
-from driftloop.core.models.bundle import ENCODER, BundleError, link, manifest_digest, read_manifest
+from driftloop.core.models.manifest import ENCODER, BundleError, manifest_digest, read_manifest
 from driftloop.core.settings import Settings
 from driftloop.core.terminal_text import without_password
 
@@ -24,12 +25,12 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 CHAMPION = "champion"
 MODEL = "model"
-"""Artifact folder of a run: MLflow's description of the model, and the bundle."""
+"""Artifact folder of a run, with MLflow's description of the model and the bundle."""
 
 
 @dataclass(frozen=True)
 class CandidateRecord:
-    """What is written down about one candidate, promoted or not."""
+    """Record of one candidate, promoted or not."""
 
     name: str
     bundle: Path
@@ -41,37 +42,49 @@ class CandidateRecord:
 
 @dataclass(frozen=True)
 class Model:
-    """A registered version, for people."""
+    """A registered version, as the user interfaces show it."""
 
     version: str
     champion: bool
     candidate: str
     trigger: str
     verdict: str
-    """promoted, rejected, waiting, rolled-back; empty where nothing was decided."""
+    """`promoted`, `rejected`, `waiting` or `rolled-back`; empty before a decision."""
     accuracy: float | None
-    """On the events that it was compared on; None where it never was."""
+    """Accuracy on the events of its comparison; `None` if it was never compared."""
     parent: str
-    """The champion that it was compared with."""
+    """Version of the champion that it was compared with."""
     restores: str
+    """Version whose bundle it has again; empty if the bundle is new."""
     reason: str
 
 
 def difference(one: Mapping[str, str], other: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """What is said of two versions by `Registry.describe`, field by field: name, the first's, the second's."""
+    """Compare two results of `Registry.describe` field by field.
+
+    Args:
+        one: Description of the first version.
+        other: Description of the second version.
+
+    Returns:
+        Rows of (field, value of the first, value of the second). A missing value is "–".
+    """
     return [(name, one.get(name, "–"), other.get(name, "–")) for name in sorted({*one, *other})]
 
 
 class Registry:
-    """MLflow for one stream: one experiment and one registered model, both named `driftloop-STREAM`."""
+    """MLflow for one stream: one experiment and one registered model, both named `driftloop-STREAM`.
+
+    Args:
+        settings: Settings with the stream and the address of MLflow.
+        make: Create the experiment and the model if they are missing.
+
+    Raises:
+        BundleError: The model is missing and ``make`` is `False`.
+        DriftloopError: MLflow does not answer.
+    """
 
     def __init__(self, settings: Settings, *, make: bool = True) -> None:
-        """``make`` has experiment and model made where they are missing.
-
-        Raises:
-            BundleError: not to be made, they are missing.
-            DriftloopError: MLflow does not answer.
-        """
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -79,8 +92,7 @@ class Registry:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self._failure: type[Exception] = MlflowException
         self._name = settings.model_name
-        self._encoders: dict[str, str] = {}
-        """The runs of encoders met so far, by their tag."""
+        self._encoder_runs: dict[str, str] = {}  # run id of each known encoder, by its tag
         self._uri = without_password(settings.mlflow)
         mlflow.set_tracking_uri(settings.mlflow)
         self.client = mlflow.MlflowClient(tracking_uri=settings.mlflow)
@@ -99,81 +111,85 @@ class Registry:
                 f"No MLflow answers at {self._uri} ({why}): start one, or set DRIFTLOOP_MLFLOW to its address."
             ) from error
 
-    def register(self, candidacy: CandidateRecord) -> str:
-        """Log a candidate as a run with its bundle, register it, and return the new version's number."""
+    def register(self, candidate: CandidateRecord) -> str:
+        """Log a candidate as a run with its bundle, register it, and return the number of the new version."""
         from mlflow.entities import Metric, Param
 
-        run = self.client.create_run(self._experiment, run_name=candidacy.name, tags=dict(candidacy.tags))
+        run = self.client.create_run(self._experiment, run_name=candidate.name, tags=dict(candidate.tags))
         run_id, now = run.info.run_id, int(time.time() * 1000)
         self.client.log_batch(
             run_id,
-            metrics=[Metric(key, float(number), now, 0) for key, number in candidacy.metrics.items()],
-            params=[Param(key, str(value)[:5000]) for key, value in candidacy.parameters.items()],
+            metrics=[Metric(key, float(number), now, 0) for key, number in candidate.metrics.items()],
+            params=[Param(key, str(value)[:5000]) for key, value in candidate.parameters.items()],
         )
         with tempfile.TemporaryDirectory() as scratch:
             mlflow_pyfunc.write_description(Path(scratch) / "MLmodel")
             shutil.copytree(
-                candidacy.bundle, Path(scratch) / mlflow_pyfunc.BUNDLE, ignore=lambda *_: [ENCODER], copy_function=link
+                candidate.bundle,
+                Path(scratch) / mlflow_pyfunc.BUNDLE,
+                ignore=lambda *_: [ENCODER],
+                copy_function=link_or_copy,
             )
-            mlflow_pyfunc.write_reference(Path(scratch), self._encoder_run(candidacy.bundle))
+            mlflow_pyfunc.write_reference(Path(scratch), self._encoder_run(candidate.bundle))
             self.client.log_artifacts(run_id, scratch, MODEL)
         self.client.set_terminated(run_id)
         version = self.client.create_model_version(
             self._name,
             source=f"runs:/{run_id}/{MODEL}",
             run_id=run_id,
-            tags={**candidacy.tags, "digest": manifest_digest(candidacy.bundle)},
-            description=candidacy.tags.get("reason", ""),
+            tags={**candidate.tags, "digest": manifest_digest(candidate.bundle)},
+            description=candidate.tags.get("reason", ""),
         )
         return str(version.version)
 
     def _encoder_run(self, bundle: Path) -> str:
-        """The run that holds the encoder of ``bundle``: most models of a stream share one, of 20 MB and more."""
+        """Return the run that holds the encoder of ``bundle``, and log the encoder if no run has it yet.
+
+        Most models of a stream share one encoder of 20 MB or more, so it is stored once.
+        """
         tag = f"encoder-{read_manifest(bundle).encoder_digest[:24]}"
-        if tag in self._encoders:
-            return self._encoders[tag]
+        if tag in self._encoder_runs:
+            return self._encoder_runs[tag]
         known = self.client.get_registered_model(self._name).tags.get(tag)
         if known is not None:
-            return self._encoders.setdefault(tag, str(known))
+            return self._encoder_runs.setdefault(tag, str(known))
         run = self.client.create_run(self._experiment, run_name="encoder", tags={"encoder": tag})
         self.client.log_artifacts(run.info.run_id, str(bundle / ENCODER), ENCODER)
         self.client.set_terminated(run.info.run_id)
         self.client.set_registered_model_tag(self._name, tag, run.info.run_id)
         return str(run.info.run_id)
 
-    def reject(self, version: str, reason: str) -> None:
-        """Mark a version as rejected; it is kept, with its reason."""
-        self.set_verdict(version, "rejected", reason)
-
-    def mark_pending(self, version: str, reason: str) -> None:
-        """Mark a version as one that waits for a person's word."""
-        self.set_verdict(version, "waiting", reason)
-
-    def promote(self, version: str) -> None:
-        """Point the alias `champion` at ``version``; servers with webhooks tell their subscribers."""
+    def set_champion(self, version: str) -> None:
+        """Point the alias `champion` at ``version``; a server with webhooks notifies its subscribers."""
         self.client.set_registered_model_alias(self._name, CHAMPION, version)
 
     def set_verdict(self, version: str, verdict: str, reason: str) -> None:
-        """Write on a version what became of it: promoted, rejected, waiting or rolled-back."""
+        """Tag a version with its verdict.
+
+        Args:
+            version: Registered version.
+            verdict: `promoted`, `rejected`, `waiting` or `rolled-back`.
+            reason: Sentence for the description; it is cut to 5,000 characters.
+        """
         self.client.set_model_version_tag(self._name, version, "verdict", verdict)
         self.client.set_model_version_tag(self._name, version, "reason", reason[:5000])
         self.client.update_model_version(self._name, version, description=reason[:5000])
 
     def champion(self) -> str | None:
-        """The version that the alias points at, None before the first promotion."""
+        """Return the version that the alias points at; `None` before the first promotion."""
         model = self.client.get_registered_model(self._name)
         found = model.aliases.get(CHAMPION)
         return None if found is None else str(found)
 
     def tags(self, version: str) -> dict[str, str]:
-        """What is written on a version: digest, candidate, trigger, offsets, parent, verdict, reason."""
+        """Return the tags of a version: digest, candidate, trigger, offsets, parent, verdict, reason."""
         return dict(self.client.get_model_version(self._name, version).tags)
 
     def describe(self, version: str) -> dict[str, str]:
-        """All that is written on a version, and the parameters and metrics of the run that made it, by their names.
+        """Return the tags of a version, and the parameters and metrics of its run, by name.
 
         Raises:
-            BundleError: the registry has no such version.
+            BundleError: The registry has no such version.
         """
         try:
             found = self.client.get_model_version(self._name, version)
@@ -186,12 +202,12 @@ class Registry:
         return {name: str(value) for name, value in sorted(known.items())}
 
     def versions(self) -> list[Any]:
-        """Every registered version as MLflow describes it, oldest first."""
+        """Return every registered version as MLflow describes it, oldest first."""
         found = self.client.search_model_versions(f"name='{self._name}'", max_results=1000)
         return sorted(found, key=lambda version: int(version.version))
 
     def models(self) -> list[Model]:
-        """Every registered version as people want to see it, oldest first."""
+        """Return every registered version as the user interfaces show it, oldest first."""
         champion = self.champion()
         return [self._model(one, champion) for one in self.versions()]
 
@@ -210,16 +226,24 @@ class Registry:
         )
 
     def download(self, version: str, into: Path, name: str = "") -> Path:
-        """Fetch the bundle of ``version`` into the folder ``into`` and return the bundle's folder, there as ``name``.
+        """Fetch the bundle of a version.
 
-        A bundle or an encoder that is there already is not fetched again; a download cut short leaves nothing behind.
+        A bundle or an encoder that exists in ``into`` is not fetched again. An interrupted download leaves no files.
+
+        Args:
+            version: Registered version.
+            into: Folder for bundles and encoders; it is created if missing.
+            name: Name of the bundle's folder; empty for `v` and the version.
+
+        Returns:
+            The bundle's folder.
 
         Raises:
-            BundleError: the registry has no such version.
-            DriftloopError: it cannot be fetched now.
+            BundleError: The registry has no such version.
+            DriftloopError: The bundle cannot be fetched now.
         """
         if not (version.isascii() and version.isdigit()):  # it becomes a part of a path
-            raise BundleError(f"There is no version {version[:40]!r} of {self._name}: versions are numbers.")
+            raise BundleError(f"There is no version {version[:40]!r} of {self._name}: a version is a number.")
         target = into / (name or f"v{version}")
         if target.is_dir():
             return target
@@ -228,9 +252,9 @@ class Registry:
             run_id = self.client.get_model_version(self._name, version).run_id
             with tempfile.TemporaryDirectory(dir=into) as scratch:
                 model = Path(self.client.download_artifacts(run_id, MODEL, scratch))
-                encoder = self._encoder(mlflow_pyfunc.read_reference(model), into)
-                shutil.copytree(encoder, model / mlflow_pyfunc.BUNDLE / ENCODER, copy_function=link)
-                _settle(model / mlflow_pyfunc.BUNDLE, target)
+                encoder = self._download_encoder(mlflow_pyfunc.read_reference(model), into)
+                shutil.copytree(encoder, model / mlflow_pyfunc.BUNDLE / ENCODER, copy_function=link_or_copy)
+                _move_unless_present(model / mlflow_pyfunc.BUNDLE, target)
         except self._failure as error:
             if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
                 raise BundleError(
@@ -242,17 +266,17 @@ class Registry:
             ) from error
         return target
 
-    def _encoder(self, run_id: str, into: Path) -> Path:
-        """The encoder that a run holds, fetched once into ``into``."""
+    def _download_encoder(self, run_id: str, into: Path) -> Path:
+        """Return the folder of the encoder that a run holds, fetched once into ``into``."""
         target = into / f"encoder-{run_id}"
         if not target.is_dir():
             with tempfile.TemporaryDirectory(dir=into) as scratch:
-                _settle(Path(self.client.download_artifacts(run_id, ENCODER, scratch)), target)
+                _move_unless_present(Path(self.client.download_artifacts(run_id, ENCODER, scratch)), target)
         return target
 
 
-def _settle(fetched: Path, target: Path) -> None:
-    """Give a download its name, unless another process was quicker."""
+def _move_unless_present(fetched: Path, target: Path) -> None:
+    """Rename a download to ``target``, unless another process has created that folder."""
     try:
         fetched.rename(target)
     except OSError:

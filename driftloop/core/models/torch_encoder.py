@@ -14,12 +14,12 @@ from threading import Lock
 from typing import Any, Literal
 
 from driftloop.core.errors import DriftloopError
-from driftloop.core.models.encoder import Answers, Encoder, Ids, by_length, padded
-from driftloop.core.models.torch_network import answer, read_network
+from driftloop.core.models.encoder import Encoder, Ids, Outputs, pad, sort_by_length
+from driftloop.core.models.torch_network import read_network, run_network
 
-TOKENS = 16_384
+MAX_BATCH_TOKENS = 16_384
 """Most tokens of a batch, padding included: enough to keep a GPU busy, and little of its memory."""
-STEP = 8
+PADDING_STEP = 8
 """Texts are padded to a multiple of so many tokens: a few shapes, which suit the GPU's matrix units."""
 
 
@@ -60,10 +60,10 @@ class TorchEncoder(Encoder):
     threads = 2
     """While one takes the answers from the GPU, the other gives it the next texts."""
 
-    def __init__(self, folder: Path, max_tokens: int, device: str, remember: int = 0) -> None:
+    def __init__(self, folder: Path, max_tokens: int, device: str, cache_size: int = 0) -> None:
         import torch
 
-        super().__init__(folder, max_tokens, remember)
+        super().__init__(folder, max_tokens, cache_size)
         self._network, described = read_network(folder)
         self._vocabulary = int(described.config.get("vocab_size") or 0)
         self._device = torch.device("cpu")
@@ -72,7 +72,7 @@ class TorchEncoder(Encoder):
         self.dimension = int(self._launch([(self._vocabulary - 1,) * max_tokens])[0].shape[1])
         self._device = torch.device(device)
         self._network.to(self._device)
-        self._waiting: list[tuple[set[Ids], Future[Answers]]] = []
+        self._waiting: list[tuple[set[Ids], Future[Outputs]]] = []
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="encoder")
 
@@ -86,23 +86,23 @@ class TorchEncoder(Encoder):
         self.embed(texts)
         return {}
 
-    def _put(self, wanted: set[Ids]) -> list[Future[Answers]]:
+    def _submit(self, wanted: set[Ids]) -> list[Future[Outputs]]:
         if not wanted:
             return []
-        future: Future[Answers] = Future()
+        future: Future[Outputs] = Future()
         with self._lock:
             self._waiting.append((wanted, future))
-        self._pool.submit(self._work)
+        self._pool.submit(self._run_waiting)
         return [future]
 
-    def _work(self) -> None:
+    def _run_waiting(self) -> None:
         """Answer all that waits."""
         with self._lock:
             asked, self._waiting = self._waiting, []
         try:
-            batches = token_batches(by_length({ids for wanted, _ in asked for ids in wanted}))
+            batches = make_token_batches(sort_by_length({ids for wanted, _ in asked for ids in wanted}))
             launched = [(batch, self._launch(batch)) for batch in batches]  # the GPU works while the rest is made ready
-            answers: Answers = {}
+            answers: Outputs = {}
             for batch, outputs in launched:
                 rows = zip(*(output.cpu().numpy() for output in outputs), strict=True)
                 answers.update(zip(batch, rows, strict=True))
@@ -117,28 +117,28 @@ class TorchEncoder(Encoder):
         """The outputs for a batch, the longest text last; on a GPU they may still be under way."""
         import torch
 
-        ids, mask = padded(batch, min(width(batch[-1]), self.max_tokens))
+        ids, mask = pad(batch, min(padded_width(batch[-1]), self.max_tokens))
         if ids.max() >= self._vocabulary:
             raise ValueError(f"the tokeniser knows more than the {self._vocabulary} tokens of the network")
         with torch.inference_mode():
-            return answer(self._network, *(self._there(torch.from_numpy(each)) for each in (ids, mask)))
+            return run_network(self._network, *(self._to_device(torch.from_numpy(each)) for each in (ids, mask)))
 
-    def _there(self, tensor: Any) -> Any:
+    def _to_device(self, tensor: Any) -> Any:
         """The tensor on the device; to a GPU it is sent while this thread goes on."""
         return tensor if self._device.type == "cpu" else tensor.pin_memory().to(self._device, non_blocking=True)
 
 
-def token_batches(order: Sequence[Ids]) -> list[list[Ids]]:
+def make_token_batches(order: Sequence[Ids]) -> list[list[Ids]]:
     """Texts, the shortest first, in batches of at most `TOKENS` tokens with their padding, or of a single text."""
     batches: list[list[Ids]] = []
     for ids in order:
-        if batches and (len(batches[-1]) + 1) * width(ids) <= TOKENS:
+        if batches and (len(batches[-1]) + 1) * padded_width(ids) <= MAX_BATCH_TOKENS:
             batches[-1].append(ids)
         else:
             batches.append([ids])
     return batches
 
 
-def width(ids: Ids) -> int:
+def padded_width(ids: Ids) -> int:
     """Tokens that a text is padded to where it is the longest."""
-    return max(STEP, -(-len(ids) // STEP) * STEP)
+    return max(PADDING_STEP, -(-len(ids) // PADDING_STEP) * PADDING_STEP)

@@ -33,7 +33,7 @@ Key = Literal[
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
 Epsilon = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Name = Annotated[str, msgspec.Meta(max_length=40)]
-LAYERS = 200
+MAX_LAYERS = 200
 """Most that a network may have."""
 
 
@@ -49,7 +49,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     config: dict[Key, Size | Epsilon | Name | None]
 
 
-def pooled(hidden_states: Sequence[Any], attention_mask: Any) -> Any:
+def pool_embeddings(hidden_states: Sequence[Any], attention_mask: Any) -> Any:
     """Embeddings of shape (n, 2h) from a network's hidden states (n, tokens, h), its input's first.
 
     The last layer's and the middle one's means over the attention mask, each scaled to unit length. A sentence
@@ -65,7 +65,7 @@ def pooled(hidden_states: Sequence[Any], attention_mask: Any) -> Any:
     return torch.cat([torch.nn.functional.normalize((hidden * weight).sum(1) / total, dim=1) for hidden in layers], 1)
 
 
-def with_head(encoder: Any, classes: int) -> Any:
+def add_linear_head(encoder: Any, classes: int) -> Any:
     """``encoder``, a transformers model, with a linear layer over its embedding as `onnx.export` writes it."""
     import torch
     from transformers.modeling_outputs import SequenceClassifierOutput
@@ -92,17 +92,17 @@ def with_head(encoder: Any, classes: int) -> Any:
             if token_type_ids is not None:
                 feed["token_type_ids"] = token_type_ids
             hidden = self.encoder(**feed, output_hidden_states=True).hidden_states
-            logits = self.classifier(pooled(hidden, attention_mask))
+            logits = self.classifier(pool_embeddings(hidden, attention_mask))
             loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
             return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden)
 
     return PooledClassifier()
 
 
-def answer(network: Any, ids: Any, mask: Any) -> tuple[Any, ...]:
+def run_network(network: Any, ids: Any, mask: Any) -> tuple[Any, ...]:
     """Embeddings (n, 2h) in float32, and logits (n, k) where the network has a head, for tokens of (n, width)."""
     out = network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    embeddings = pooled([hidden.float() for hidden in out.hidden_states], mask)
+    embeddings = pool_embeddings([hidden.float() for hidden in out.hidden_states], mask)
     return (embeddings, out.logits.float()) if "logits" in out else (embeddings,)
 
 
@@ -123,7 +123,7 @@ def write_network(network: Any, folder: Path) -> bool:
         ids = torch.randint(network.config.vocab_size, (16, 8), generator=generator)
         mask = (torch.arange(8) < torch.arange(1, 17).clamp(max=8).unsqueeze(1)).long()
         with torch.inference_mode():
-            again, whole = (answer(one, ids, mask)[0] for one in (read_network(folder)[0], network))
+            again, whole = (run_network(one, ids, mask)[0] for one in (read_network(folder)[0], network))
         cosine = float((again * whole).sum(1).mean()) / 2  # of two layers, each of unit length
         if not cosine >= LEAST_COSINE:
             raise ValueError(f"in bf16 its embeddings have a cosine of {cosine:.3f} with those in full precision")
@@ -147,8 +147,8 @@ def read_network(folder: Path) -> tuple[Any, Network]:
     from safetensors.torch import load_file
 
     described = msgspec.json.decode((folder / NETWORK).read_bytes(), type=Network)
-    if any(int(described.config.get(key) or 0) > LAYERS for key in _LAYERS):
-        raise ValueError(f"{NETWORK} asks for more than {LAYERS} layers")
+    if any(int(described.config.get(key) or 0) > MAX_LAYERS for key in _LAYER_COUNT_KEYS):
+        raise ValueError(f"{NETWORK} asks for more than {MAX_LAYERS} layers")
     with safe_open(folder / WEIGHTS, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         found = {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
@@ -162,7 +162,7 @@ def read_network(folder: Path) -> tuple[Any, Network]:
     return network.eval().requires_grad_(False), described
 
 
-_LAYERS: tuple[Key, ...] = ("num_hidden_layers", "n_layers")
+_LAYER_COUNT_KEYS: tuple[Key, ...] = ("num_hidden_layers", "n_layers")
 
 
 def _describe(network: Any) -> Network:
@@ -185,4 +185,4 @@ def _build(described: Network) -> Any:
         config.num_labels = described.classes
         return transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     network = transformers.AutoModel.from_config(config, trust_remote_code=False)
-    return with_head(network, described.classes) if described.head == "linear" else network
+    return add_linear_head(network, described.classes) if described.head == "linear" else network

@@ -50,9 +50,9 @@ log = logging.getLogger(__name__)
 Headers = Sequence[tuple[str, bytes]]
 """Of a Kafka message."""
 TRACEPARENT = "traceparent"
-WIRE = TraceContextTextMapPropagator()
-LONGEST_KEY = 1024
-LAST = 3.0
+PROPAGATOR = TraceContextTextMapPropagator()
+MAX_KEY_LENGTH = 1024
+SHUTDOWN_SECONDS = 3.0
 """Most seconds that the end of a process waits until its last spans are taken."""
 
 _provider: TracerProvider | None = None
@@ -86,7 +86,7 @@ def close() -> None:
     handing_over = threading.Thread(target=_provider.shutdown, daemon=True, name="last spans")
     _provider, _tracer = None, None
     handing_over.start()
-    handing_over.join(LAST)
+    handing_over.join(SHUTDOWN_SECONDS)
 
 
 def enabled() -> bool:
@@ -112,7 +112,7 @@ def start(
     """
     if _tracer is None:
         return None
-    parent, other = _read(came_with), _read(linked)
+    parent, other = _extract(came_with), _extract(linked)
     return _tracer.start_span(
         name,
         Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context()),
@@ -121,7 +121,7 @@ def start(
         attributes={
             "messaging.system": "kafka",
             "messaging.destination.name": topic,
-            "messaging.kafka.message.key": key[:LONGEST_KEY],
+            "messaging.kafka.message.key": key[:MAX_KEY_LENGTH],
         },
         start_time=began,
     )
@@ -138,7 +138,7 @@ def finish(spans: Iterable[Span | None], error: str = "") -> None:
 
 def inject_headers(span: Span | None) -> Headers:
     """The headers of a message that is sent in this span; none where traces are off."""
-    return () if span is None else _written(span.get_span_context())
+    return () if span is None else _inject(span.get_span_context())
 
 
 @contextmanager
@@ -157,23 +157,23 @@ def error_span(name: str, topic: str, key: str, came_with: Headers, error: str) 
 
 def trace_headers(headers: Headers) -> Headers:
     """Of headers that a message came with, those that name its trace; none where they do not."""
-    named = _read(headers)
-    return () if named is None else _written(named)
+    named = _extract(headers)
+    return () if named is None else _inject(named)
 
 
-def _read(headers: Headers) -> SpanContext | None:
+def _extract(headers: Headers) -> SpanContext | None:
     """The span that headers name, None where they name none."""
     found = [value for key, value in headers if key == TRACEPARENT]
     if len(found) != 1:
         return None
     text = (found[0] or b"").decode("ascii", "replace")  # a header's value may be null
-    named = get_current_span(WIRE.extract({TRACEPARENT: text})).get_span_context()
+    named = get_current_span(PROPAGATOR.extract({TRACEPARENT: text})).get_span_context()
     return named if named.is_valid else None
 
 
-def _written(context: SpanContext) -> Headers:
+def _inject(context: SpanContext) -> Headers:
     carrier: dict[str, str] = {}
-    WIRE.inject(carrier, set_span_in_context(NonRecordingSpan(context)))
+    PROPAGATOR.inject(carrier, set_span_in_context(NonRecordingSpan(context)))
     return [(key, value.encode()) for key, value in carrier.items()]
 
 

@@ -22,7 +22,7 @@ class Usage:
         self._total = 0.0
         self._known: dict[tuple[str, int], float] = {}
 
-    def look(self, roles: Mapping[str, int]) -> None:
+    def measure(self, roles: Mapping[str, int]) -> None:
         """Measure; ``roles`` are the process ids of children by name, each of which stands for all below it."""
         me = psutil.Process()
         owners = {pid: name for name, pid in roles.items()}
@@ -51,7 +51,7 @@ class Usage:
         return {**found, rest: max(self._total - sum(found.values()), 0.0)}
 
 
-def started() -> float:
+def process_start_time() -> float:
     """Unix seconds at which this process was started, to some 10 ms.
 
     Linux counts a process's start from the boot and gives the time of the boot in whole seconds (proc(5)), so that

@@ -26,11 +26,11 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 FIRST_DELAY = 0.2
 """Seconds before the first restart; every further one waits twice as long."""
 LONGEST_DELAY = 10.0
-STEADY = 10.0
+STEADY_AFTER = 10.0
 """Seconds of life after which a child's earlier deaths no longer count: one that lives as long makes no haste."""
-SPARE_AFTER = 5.0
+STANDBY_AFTER = 5.0
 """Seconds of life after which a child's spare is started: its own start comes first."""
-NEXT_SPARE_AFTER = 2.0
+NEXT_STANDBY_AFTER = 2.0
 """The same for a child that was a spare itself, whose start is short."""
 
 
@@ -81,10 +81,10 @@ class ManagedProcess:
         """How it last ended: its exit status, negative for a signal; None before its first end."""
         self._launcher: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
-        self._spare: _WarmStandby | None = None
-        self._born = self._spare_at = 0.0
-        self._deaths = 0
-        self._again_at: float | None = None
+        self._standby: _WarmStandby | None = None
+        self._started_at = self._standby_at = 0.0
+        self._failures = 0
+        self._restart_at: float | None = None
 
     @property
     def pid(self) -> int | None:
@@ -94,7 +94,7 @@ class ManagedProcess:
     @property
     def steady(self) -> bool:
         """Whether it has lived long enough, since it was last started, for its earlier deaths not to count."""
-        return time.monotonic() - self._born > STEADY
+        return time.monotonic() - self._started_at > STEADY_AFTER
 
     def start(self) -> None:
         """Start the child.
@@ -104,15 +104,15 @@ class ManagedProcess:
         """
         if self._launcher is not None:
             raise DriftloopError(f"{self.name} is running already (process {self._pid}).")
-        spare, self._spare = self._spare, None
-        self._born = time.monotonic()
+        spare, self._standby = self._standby, None
+        self._started_at = time.monotonic()
         if spare is not None and spare.take_over():
             self._launcher, self._pid = spare.launcher, spare.pid
-            self._spare_at = self._born + NEXT_SPARE_AFTER
+            self._standby_at = self._started_at + NEXT_STANDBY_AFTER
         else:
             self._launcher, self._pid = self._launch(self.argv)
-            self._spare_at = self._born + SPARE_AFTER
-        self._again_at = None
+            self._standby_at = self._started_at + STANDBY_AFTER
+        self._restart_at = None
         self.exit_code = None
 
     def _launch(self, argv: Sequence[str], *keep: int) -> tuple[subprocess.Popen[bytes], int | None]:
@@ -146,22 +146,22 @@ class ManagedProcess:
         call this a few times a second.
         """
         if self._launcher is None:
-            if self._again_at is None:
+            if self._restart_at is None:
                 return self.exit_code
-            if time.monotonic() >= self._again_at:
+            if time.monotonic() >= self._restart_at:
                 self.restarts += 1
                 self.start()
             return None
         code = self._launcher.poll()
         if code is None:
-            if self.warm and self.restart and self._spare is None and time.monotonic() > self._spare_at:
-                self._spare = self._wait_in_line()
+            if self.warm and self.restart and self._standby is None and time.monotonic() > self._standby_at:
+                self._standby = self._start_standby()
             return None
         self._on_exit(code)
         if not self.restart:
             return self.exit_code
-        self._deaths = 1 if self.steady else self._deaths + 1
-        self._again_at = time.monotonic() + min(LONGEST_DELAY, FIRST_DELAY * 2 ** (self._deaths - 1))
+        self._failures = 1 if self.steady else self._failures + 1
+        self._restart_at = time.monotonic() + min(LONGEST_DELAY, FIRST_DELAY * 2 ** (self._failures - 1))
         return None
 
     def stop(self, timeout: float = 10.0) -> int | None:
@@ -169,10 +169,10 @@ class ManagedProcess:
 
         Returns its exit status; doing it twice does no harm.
         """
-        self._again_at = None
-        if self._spare is not None:
-            self._spare.dismiss()
-            self._spare = None
+        self._restart_at = None
+        if self._standby is not None:
+            self._standby.dismiss()
+            self._standby = None
         if self._launcher is None:
             return self.exit_code
         self._launcher.send_signal(signal.SIGTERM)
@@ -207,7 +207,7 @@ class ManagedProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def _wait_in_line(self) -> _WarmStandby:
+    def _start_standby(self) -> _WarmStandby:
         wait, go = os.pipe()
         try:
             program = self.argv.index("-m")

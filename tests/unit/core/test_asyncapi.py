@@ -17,7 +17,7 @@ from driftloop.core.topics import Topic
 from tests.unit.serving.test_views import made
 
 DOCS = Path(__file__).parents[3] / "docs" / "asyncapi.json"
-FOUND = asyncapi.document()
+FOUND = asyncapi.build_document()
 
 
 def test_what_is_committed_is_what_the_code_says() -> None:

@@ -16,12 +16,24 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from driftloop.core.models import bundle as bundles
-from driftloop.core.models.bundle import BundleError, Lineage, load_bundle, verify_bundle, write_bundle
-from driftloop.core.models.encoder import MODEL
+from driftloop.core.models import bundle_draft
+from driftloop.core.models.bundle import BundleDraft, BundleError, Lineage, load_bundle, verify_bundle, write_bundle
+from driftloop.core.models.encoder import MODEL, Quantisation
+from driftloop.core.models.first_stage import FirstStage
 from driftloop.core.models.head import Head, load_head
+from driftloop.core.models.manifest import CascadeCalibration, sign
 from tests import tiny
 
 LINEAGE = Lineage(candidate="linear", trigger="alert-1", first_offset=3, last_offset=9, rows=7, parent_version="2")
+QUANTISATION = Quantisation(int8=False, cosine=0.5, texts=40, agreement=0.75, rows=100)
+STAGE = FirstStage(
+    columns=np.array([1, 5], np.int32),
+    idf=np.ones(2, np.float32),
+    weights=np.zeros((3, 2), np.float32),
+    bias=np.zeros(3, np.float32),
+    threshold=0.9,
+)
+CALIBRATION = CascadeCalibration(share=0.5, loss=0.0, loss_high=0.01, disagreement=0.0, rows=200)
 
 
 class Foreign(ClassifierMixin, BaseEstimator):
@@ -53,7 +65,7 @@ def sign_again(folder: Path, change: Callable[[dict], None]) -> None:
     change(manifest)
     body = msgspec.json.encode(manifest)
     (folder / bundles.MANIFEST).write_bytes(body)
-    (folder / bundles.SIGNATURE).write_text(bundles._sign(body, tiny.KEY))
+    (folder / bundles.SIGNATURE).write_text(sign(body, tiny.KEY))
 
 
 def test_a_bundle_comes_back_as_it_was_written(bundle: Path) -> None:
@@ -163,3 +175,44 @@ def test_a_copy_is_as_good_as_the_original(bundle: Path, tmp_path: Path) -> None
         load_bundle(tmp_path / "copy", tiny.KEY).predict(texts).probabilities,
         load_bundle(bundle, tiny.KEY).predict(texts).probabilities,
     )
+
+
+def test_a_draft_signs_all_its_changes_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = verify_bundle(bundle, tiny.KEY)
+    written = []
+    write_manifest = bundle_draft.write_signed_manifest
+    monkeypatch.setattr(bundle_draft, "write_signed_manifest", lambda *given: written.append(write_manifest(*given)))
+    draft = BundleDraft.open(bundle)
+    draft.set_encoder(tiny.classifier())
+    with pytest.raises(BundleError, match="missing or was altered"):
+        verify_bundle(bundle, tiny.KEY)
+    draft.set_quantisation(QUANTISATION)
+    draft.set_first_stage(STAGE, CALIBRATION)
+    assert not written
+    signed = draft.sign(tiny.KEY)
+    assert len(written) == 1
+    after = verify_bundle(bundle, tiny.KEY)
+    assert after == signed == draft.manifest
+    assert (after.encoder_digest, after.quantisation) == (tiny.classifier().files_digest, QUANTISATION)
+    assert (after.lineage, after.labels, after.canary.texts) == (before.lineage, before.labels, before.canary.texts)
+    assert after.created_at > before.created_at and after.files["head.skops"] == before.files["head.skops"]
+    model = load_bundle(bundle, tiny.KEY)
+    assert model.cascade == CALIBRATION and model.first is not None
+
+
+def test_a_draft_without_a_change_is_not_written(bundle: Path) -> None:
+    pair = bundle / bundles.MANIFEST, bundle / bundles.SIGNATURE
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in pair]
+    draft = BundleDraft.open(bundle)
+    assert draft.sign("another key") == verify_bundle(bundle, tiny.KEY)
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in pair] == before
+
+
+def test_a_draft_does_not_sign_what_it_has_not_changed(bundle: Path) -> None:
+    """A file that was altered behind a draft's back keeps the digest of the manifest, and is refused."""
+    draft = BundleDraft.open(bundle)
+    draft.set_quantisation(QUANTISATION)
+    (bundle / "head.skops").write_bytes(b"another head")
+    draft.sign(tiny.KEY)
+    with pytest.raises(BundleError, match=r"head\.skops of the bundle .* is missing or was altered"):
+        verify_bundle(bundle, tiny.KEY)

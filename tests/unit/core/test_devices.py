@@ -22,7 +22,13 @@ NONE = "DRIFTLOOP_RETRAIN__DEVICE is cuda and torch finds no CUDA device: set it
 
 def task(folder: Path, device: str) -> Task:
     model = ModelSettings(encoder=str(tiny.encoder_folder()), max_tokens=tiny.MAX_TOKENS)
-    made = Task(Budget(120.0), model, Lineage(candidate="finetune"), tiny.KEY, folder / "scratch")
+    made = Task(
+        budget=Budget(120.0),
+        model=model,
+        lineage=Lineage(candidate="finetune"),
+        signing_key=tiny.KEY,
+        scratch=folder / "scratch",
+    )
     return replace(made, device=device)
 
 

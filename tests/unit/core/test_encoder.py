@@ -30,8 +30,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Any]]:
     return found
 
 
-def made(threads: int = 1, remember: int = 0) -> OnnxEncoder:
-    return OnnxEncoder(tiny.encoder().folder, tiny.MAX_TOKENS, threads, remember)
+def made(threads: int = 1, cache_size: int = 0) -> OnnxEncoder:
+    return OnnxEncoder(tiny.encoder().folder, tiny.MAX_TOKENS, threads, cache_size)
 
 
 def texts_in(runs: list[Sequence[Any]]) -> int:
@@ -51,7 +51,7 @@ def test_equal_texts_are_run_once_and_answered_each(runs: list[Sequence[Any]]) -
 
 
 def test_texts_that_come_again_are_remembered_up_to_a_bound(runs: list[Sequence[Any]]) -> None:
-    small = made(remember=20)
+    small = made(cache_size=20)
     first = small.embed(TEXTS[:20])
     np.testing.assert_array_equal(small.embed(TEXTS[:20]), first)
     assert texts_in(runs) == 20

@@ -71,12 +71,12 @@ def listening() -> set[int]:
 
 
 def test_a_pulse_is_well_for_as_long_as_its_patience_and_a_beat_renews_it(pulse: Heartbeat, clock: Clock) -> None:
-    assert (pulse.verdict().well, pulse.verdict().text) == (True, "starting")
+    assert (pulse.status().healthy, pulse.status().text) == (True, "starting")
     clock.now += PATIENCE
-    assert pulse.verdict().well
+    assert pulse.status().healthy
     pulse.beat("7 messages handled")
     clock.now += PATIENCE
-    assert (pulse.verdict().well, pulse.verdict().text) == (True, "7 messages handled")
+    assert (pulse.status().healthy, pulse.status().text) == (True, "7 messages handled")
 
 
 def test_a_pulse_without_a_beat_is_ill_and_says_for_how_long_and_what_it_did_last(
@@ -84,12 +84,12 @@ def test_a_pulse_without_a_beat_is_ill_and_says_for_how_long_and_what_it_did_las
 ) -> None:
     pulse.beat("7 messages handled")
     clock.now += PATIENCE + 0.6
-    verdict = pulse.verdict()
-    assert (verdict.well, verdict.status) == (False, 503)
+    verdict = pulse.status()
+    assert (verdict.healthy, verdict.http_status) == (False, 503)
     assert verdict.text == "no progress for 11 s; last seen 7 messages handled"
     assert json.loads(verdict.body()) == {"well": False, "doing": verdict.text}
     pulse.beat()
-    assert pulse.verdict().well and pulse.verdict().text == "7 messages handled", "an ill process may recover"
+    assert pulse.status().healthy and pulse.status().text == "7 messages handled", "an ill process may recover"
 
 
 def test_health_is_200_while_it_is_well_and_503_with_the_words_when_it_is_not(

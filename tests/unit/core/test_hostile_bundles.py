@@ -26,7 +26,8 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.models import bundle as bundles
 from driftloop.core.models.bundle import HEAD, MANIFEST, SIGNATURE, BundleError, load_bundle, manifest_digest
 from driftloop.core.models.encoder import MODEL
-from driftloop.core.models.head import UNPACKED, load_head
+from driftloop.core.models.head import MAX_UNPACKED_BYTES, load_head
+from driftloop.core.models.manifest import file_digest, sign
 from driftloop.core.models.onnx_export import exported_classifier
 from driftloop.core.models.onnx_validation import check_graph
 from driftloop.core.settings import ModelSettings
@@ -56,15 +57,15 @@ def marker(tmp_path: Path) -> Path:
     return tmp_path / "it ran"
 
 
-def sign(folder: Path, change: Callable[[dict], None] = lambda manifest: None) -> None:
+def sign_again(folder: Path, change: Callable[[dict], None] = lambda manifest: None) -> None:
     """Write a manifest of what lies in the folder now, as a trainer in strange hands would, and sign it."""
     manifest = json.loads((folder / MANIFEST).read_bytes())
     inside = [path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, SIGNATURE)]
-    manifest["files"] = {path.relative_to(folder).as_posix(): bundles._sha256(path) for path in inside}
+    manifest["files"] = {path.relative_to(folder).as_posix(): file_digest(path) for path in inside}
     change(manifest)
     body = msgspec.json.encode(manifest)
     (folder / MANIFEST).write_bytes(body)
-    (folder / SIGNATURE).write_text(bundles._sign(body, tiny.KEY))
+    (folder / SIGNATURE).write_text(sign(body, tiny.KEY))
 
 
 def refused(folder: Path, words: str) -> None:
@@ -113,11 +114,11 @@ def test_control_these_files_do_run_what_they_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("what", MAKERS)
 def test_code_is_refused_under_any_name(folder: Path, marker: Path, what: str, name: str) -> None:
-    sign(folder)
+    sign_again(folder)
     load_bundle(folder, tiny.KEY)
     (folder / name).unlink(missing_ok=True)
     MAKERS[what](folder / name, marker)
-    sign(folder)
+    sign_again(folder)
     refused(folder, "not safe to load" if name in (HEAD, GRAPH, TOKENS) else "made of nothing but")
     assert not marker.exists()
 
@@ -131,7 +132,7 @@ def test_a_head_with_a_function_that_runs_things_is_refused(folder: Path, functi
         fitted = LogisticRegression().fit(rows.embeddings, rows.labels)
         pipeline = Pipeline([("first", FunctionTransformer(chosen)), ("then", fitted)])
         skops.io.dump({"estimator": pipeline, "vectorizer": None, "words": ""}, folder / HEAD)
-        sign(folder)
+        sign_again(folder)
 
     put(function)
     refused(folder, "types that are not trusted")
@@ -144,7 +145,7 @@ def graph_with(folder: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     change(model)
     (folder / GRAPH).unlink()
     (folder / GRAPH).write_bytes(model.SerializeToString())
-    sign(folder)
+    sign_again(folder)
 
 
 @pytest.mark.parametrize("where", ["../../../../etc/passwd", "/etc/passwd", "weights.bin"])
@@ -201,7 +202,7 @@ def test_a_file_that_is_empty_or_cut_off_is_refused(folder: Path, name: str, sha
     body = (folder / name).read_bytes()
     (folder / name).unlink()
     (folder / name).write_bytes(body[: int(len(body) * share)])
-    sign(folder)
+    sign_again(folder)
     refused(folder, "not safe to load")
 
 
@@ -209,16 +210,16 @@ def test_a_file_that_is_empty_or_cut_off_is_refused(folder: Path, name: str, sha
 def test_a_tokenizer_that_is_none_is_refused(folder: Path, body: bytes) -> None:
     (folder / TOKENS).unlink()
     (folder / TOKENS).write_bytes(body)
-    sign(folder)
+    sign_again(folder)
     refused(folder, "not safe to load")
 
 
 def test_a_head_that_unpacks_without_end_is_refused_before_it_is_unpacked(folder: Path) -> None:
     with zipfile.ZipFile(folder / HEAD, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("bomb", "w") as bomb:
-        for _ in range(UNPACKED // (16 * 1024 * 1024) + 1):
+        for _ in range(MAX_UNPACKED_BYTES // (16 * 1024 * 1024) + 1):
             bomb.write(bytes(16 * 1024 * 1024))
     assert (folder / HEAD).stat().st_size < 2 * 1024 * 1024, "it is small as it lies there"
-    sign(folder)
+    sign_again(folder)
     refused(folder, "unpacks to more than")
 
 
@@ -226,7 +227,7 @@ def test_links_are_refused_also_to_what_the_manifest_names(folder: Path, tmp_pat
     elsewhere = tmp_path / "elsewhere.json"
     shutil.move(folder / TOKENS, elsewhere)
     (folder / TOKENS).symlink_to(elsewhere)
-    sign(folder)
+    sign_again(folder)
     refused(folder, "holds a symbolic link")
 
 
@@ -234,7 +235,7 @@ def test_links_are_refused_also_to_what_the_manifest_names(folder: Path, tmp_pat
     "name", ["../outside.json", "/etc/passwd", "encoder/../../x", "encoder/./model.onnx", "", "a\x1b[2J"]
 )
 def test_a_manifest_that_names_other_places_is_refused(folder: Path, name: str) -> None:
-    sign(folder, lambda manifest: manifest["files"].update({name: "0" * 64}))
+    sign_again(folder, lambda manifest: manifest["files"].update({name: "0" * 64}))
     refused(folder, "made of nothing but")
 
 
@@ -250,18 +251,18 @@ def test_a_manifest_that_names_other_places_is_refused(folder: Path, name: str) 
     ],
 )
 def test_a_manifest_of_a_strange_size_or_kind_is_refused(folder: Path, change: dict) -> None:
-    sign(folder, lambda manifest: manifest.update(change))
+    sign_again(folder, lambda manifest: manifest.update(change))
     refused(folder, "does not fit this version")
 
 
 def test_a_manifest_that_hides_a_file_is_refused(folder: Path) -> None:
     (folder / "more.txt").write_text("x")
-    sign(folder, lambda manifest: manifest["files"].pop("more.txt"))
+    sign_again(folder, lambda manifest: manifest["files"].pop("more.txt"))
     refused(folder, "its manifest does not name: more.txt")
     (folder / "more.txt").unlink()
-    sign(folder, lambda manifest: manifest["files"].pop(GRAPH))
+    sign_again(folder, lambda manifest: manifest["files"].pop(GRAPH))
     refused(folder, f"lacks {GRAPH}")
-    sign(folder)
+    sign_again(folder)
     assert load_bundle(folder, tiny.KEY).labels and manifest_digest(folder)
 
 

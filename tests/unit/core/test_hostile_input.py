@@ -20,6 +20,7 @@ from rich.console import Console
 from driftloop.core import messages, topics
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka.clients import MAX_MESSAGE
+from driftloop.core.kafka.topic_history import TopicHistory
 from driftloop.core.messages import (
     DeadLetter,
     DriftAlert,
@@ -40,7 +41,7 @@ from retrain.labels.active_learning import _moved
 from serving import topic_console
 from serving.audit.audit_db import AuditDatabase
 from serving.cases import html, terminal
-from serving.cases.builder import TopicHistory, cases
+from serving.cases.builder import cases
 from serving.live.loop_progress import LoopProgress
 from serving.live.loop_state import LoopState
 from serving.simulation.sparkline import draw_sparklines
@@ -97,8 +98,8 @@ def test_what_shows_a_message_shows_every_message() -> None:
             newest[topic.name] = found
             if isinstance(found, DriftAlert):
                 _moved(found)
-                told = [[newest[name]] if name in newest else [] for name in ("outcomes", "retraining")]
-                assert len(cases(TopicHistory([found], *told))) == 1
+                outcomes, steps = ([newest[name]] if name in newest else [] for name in ("outcomes", "retraining"))
+                assert len(cases(TopicHistory(alerts=[found], outcomes=outcomes, retrainings=steps))) == 1
         draw_sparklines(loop.accuracy, loop.status.total, 80)
 
     check()
@@ -381,7 +382,7 @@ def test_by_hand_evidence_of_any_shape_is_shown(evidence: dict[str, Any]) -> Non
     assert _moved(alert) == set()
     scores = {"rows": "x", "first_offset": [], "accuracy": {}, "checks": [7], "segments": [[]]}
     strange = made(Retraining, state="queued", trigger="a", reason="r", candidate="linear", scores=scores)
-    (case,) = cases(TopicHistory([alert], [], [strange]))
+    (case,) = cases(TopicHistory(alerts=[alert], retrainings=[strange]))
     console = Console(file=io.StringIO(), width=100)
     terminal.show(case, console)
     html.render(case)

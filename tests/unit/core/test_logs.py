@@ -92,7 +92,7 @@ def test_a_thread_knows_what_it_was_given_and_nothing_of_another(capsys: pytest.
     assert first["batch"] == "events-0@0-1" and "batch" not in second
 
 
-@pytest.mark.parametrize("library", logs.TALKATIVE)
+@pytest.mark.parametrize("library", logs.NOISY_LIBRARIES)
 def test_libraries_do_not_chat(library: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(level="debug"), "serve")
     inside = logging.getLogger(f"{library}.inside")

@@ -78,7 +78,7 @@ def test_how_int8_compares_is_measured_at_the_export_and_signed_with_the_model(
     found = small.quantisation
     assert found is not None and found.int8 and 0.95 <= found.cosine < 1 and found.texts > 64
     assert sorted(path.name for path in small.folder.iterdir()) == sorted(
-        [EXPORTED, onnx_export.FULL, MODEL, TOKENIZER]
+        [EXPORTED, onnx_export.FULL_PRECISION, MODEL, TOKENIZER]
     )
     rows = tiny.sentences(40)
     head = Head(LogisticRegression().fit(small.embed(rows[0]), rows[1]))

@@ -94,7 +94,10 @@ def test_a_resumed_run_adds_up_its_sessions(tmp_path: Path) -> None:
 
 
 def test_a_process_knows_when_it_was_started() -> None:
-    code = "import time; time.sleep(0.3); from driftloop.core.processes import resource_usage; print(resource_usage.started())"
+    code = (
+        "import time; time.sleep(0.3); from driftloop.core.processes import resource_usage; "
+        "print(resource_usage.process_start_time())"
+    )
     before = time.time()
     started = float(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
     assert before - 0.05 < started < before + 0.3  # by the boot's time in whole seconds it would be anywhere before

@@ -43,7 +43,7 @@ def test_the_environment_of_some_settings_gives_them_back() -> None:
         partitions=3,
         security=KafkaSecurity(protocol="SASL_SSL", username="user", password="p=w[1],2 "),
         model=settings.ModelSettings(quantise=False),
-        scorer=ScorerSettings(within=0.25),
+        scorer=ScorerSettings(max_wait=0.25),
         monitor=MonitorSettings(detectors=("error:adwin?delta=0.01,clock=8", "mix:kswin")),
         retrain=RetrainSettings(candidates=(), policy="never", confidence=0.95),
     )
@@ -60,8 +60,8 @@ def test_every_setting_has_a_variable() -> None:
 
 
 def test_two_underscores_go_into_a_part_of_the_tree() -> None:
-    chosen = settings.load({"DRIFTLOOP_SCORER__BATCH": "128", "DRIFTLOOP_SCORER__WITHIN": "0.5"})
-    assert (chosen.scorer.batch, chosen.scorer.within) == (128, 0.5)
+    chosen = settings.load({"DRIFTLOOP_SCORER__BATCH": "128", "DRIFTLOOP_SCORER__MAX_WAIT": "0.5"})
+    assert (chosen.scorer.batch, chosen.scorer.max_wait) == (128, 0.5)
     assert chosen.scorer.max_bytes == ScorerSettings().max_bytes
 
 

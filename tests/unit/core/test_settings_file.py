@@ -26,7 +26,7 @@ keep_hours = 12
 mask = ["email", "phone"]
 [scorer]
 batch = 128
-within = 0.5
+max_wait = 0.5
 [model]
 quantise = false
 [retrain]
@@ -53,7 +53,7 @@ def test_a_file_mirrors_the_tree(tmp_path: Path) -> None:
 def test_an_option_wins_over_the_environment_that_over_the_file_and_that_over_what_a_run_remembers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = 'kafka = "file:1"\nredis = "redis://file"\nmlflow = "http://file"\n[scorer]\nbatch = 7\nwithin = 0.7'
+    text = 'kafka = "file:1"\nredis = "redis://file"\nmlflow = "http://file"\n[scorer]\nbatch = 7\nmax_wait = 0.7'
     file = written(tmp_path, text)["DRIFTLOOP_SETTINGS"]
     monkeypatch.setenv("DRIFTLOOP_REDIS", "redis://environment")
     monkeypatch.setenv("DRIFTLOOP_KAFKA", "environment:1")

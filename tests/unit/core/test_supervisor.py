@@ -101,8 +101,8 @@ def test_restarts_with_back_off_until_stopped(make: Callable[..., ManagedProcess
     waits = []
     for _ in range(2):
         assert eventually(lambda: child.poll() is None and child.pid is None)
-        assert child._again_at is not None
-        waits.append(child._again_at - time.monotonic())
+        assert child._restart_at is not None
+        waits.append(child._restart_at - time.monotonic())
         before = child.restarts
         assert eventually(lambda: child.poll() is not None or child.restarts > before)  # noqa: B023
     assert waits[1] > waits[0] > 0.2, "every further death waits longer"
@@ -215,8 +215,8 @@ def spares(child: ManagedProcess) -> list[psutil.Process]:
 def test_a_spare_takes_the_place_of_a_child_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(supervisor, "SPARE_AFTER", 0.0)
-    monkeypatch.setattr(supervisor, "NEXT_SPARE_AFTER", 0.0)
+    monkeypatch.setattr(supervisor, "STANDBY_AFTER", 0.0)
+    monkeypatch.setattr(supervisor, "NEXT_STANDBY_AFTER", 0.0)
     child = counted(tmp_path, restart=True, warm=warm)
     child.start()
     try:
@@ -241,7 +241,7 @@ def test_a_spare_takes_the_place_of_a_child_that_was_killed(
 def test_a_spare_that_died_is_no_loss_and_none_outlives_its_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "SPARE_AFTER", 0.0)
+    monkeypatch.setattr(supervisor, "STANDBY_AFTER", 0.0)
     child = counted(tmp_path, restart=True, warm=("heavy",))
     child.start()
     try:

@@ -51,14 +51,14 @@ def folder(head: str = "none") -> Path:
         made = transformers.AutoModel.from_pretrained(tiny.encoder_folder())
     if head == "linear":
         torch.manual_seed(1)
-        made = torch_network.with_head(made, len(tiny.LABELS))
+        made = torch_network.add_linear_head(made, len(tiny.LABELS))
         made.classifier.weight.data *= 10  # one that tells texts apart
     onnx_export.export(made.eval(), tiny.tokenizer(), target, quantise=False, weights=True)
     return target
 
 
-def on(device: str, head: str = "none", remember: int = 0) -> TorchEncoder:
-    return TorchEncoder(folder(head), tiny.MAX_TOKENS, device, remember)
+def on(device: str, head: str = "none", cache_size: int = 0) -> TorchEncoder:
+    return TorchEncoder(folder(head), tiny.MAX_TOKENS, device, cache_size)
 
 
 def graph(head: str = "none") -> OnnxEncoder:
@@ -96,9 +96,9 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     def count(made: Any, ids: Any, mask: Any) -> Any:
         assert ids.shape == mask.shape
         found.append(tuple(ids.shape))
-        return torch_network.answer(made, ids, mask)
+        return torch_network.run_network(made, ids, mask)
 
-    monkeypatch.setattr(torch_encoder, "answer", count)
+    monkeypatch.setattr(torch_encoder, "run_network", count)
     return found
 
 
@@ -147,7 +147,7 @@ def test_equal_texts_are_run_once_and_all_come_back_in_order(launched: list[Sequ
 
 
 def test_texts_that_come_again_are_remembered(launched: list[Sequence[Ids]]) -> None:
-    made = on("cpu", remember=5)
+    made = on("cpu", cache_size=5)
     first = made.embed(TEXTS[:5])
     launched.clear()
     np.testing.assert_array_equal(made.embed(TEXTS[:5]), first)
@@ -169,13 +169,13 @@ def test_batches_are_limited_by_tokens_and_come_in_few_widths(
     whole = made.embed(TEXTS)
     assert shapes == [(len({*made.tokenise(TEXTS)}), tiny.MAX_TOKENS)], "they fit a single batch"
     shapes.clear()
-    monkeypatch.setattr(torch_encoder, "TOKENS", 100)
+    monkeypatch.setattr(torch_encoder, "MAX_BATCH_TOKENS", 100)
     np.testing.assert_allclose(made.embed(TEXTS), whole, atol=0.02)
     assert max(rows * width for rows, width in shapes) <= 100 and len(shapes) < 40
     assert {width for _, width in shapes} <= {8, 16, 24} and len({width for _, width in shapes}) > 1
     assert sum(rows for rows, _ in shapes) == len({*made.tokenise(TEXTS)})
     shapes.clear()
-    monkeypatch.setattr(torch_encoder, "TOKENS", 4)
+    monkeypatch.setattr(torch_encoder, "MAX_BATCH_TOKENS", 4)
     made.embed(TEXTS[:3])
     assert [rows for rows, _ in shapes] == [1, 1, 1], "one that is too long alone goes alone"
 
@@ -261,7 +261,7 @@ def test_every_architecture_comes_back(kind: str, tmp_path: Path) -> None:
     ids = torch.randint(5, 90, (6, 9))
     with torch.inference_mode():
         for found, expected in zip(
-            *(torch_network.answer(one, ids, torch.ones_like(ids)) for one in (again, made)), strict=True
+            *(torch_network.run_network(one, ids, torch.ones_like(ids)) for one in (again, made)), strict=True
         ):
             assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.99
 

@@ -268,7 +268,8 @@ def test_a_file_that_cannot_be_written_to_is_a_sentence(file: str, sentence: str
 def test_a_machine_without_the_exporter_is_told_what_to_install() -> None:
     program = (
         "import sys; sys.modules['opentelemetry.exporter'] = None\n"
-        "from driftloop.core.observability import tracing\nfrom driftloop.core.settings import Settings, TraceSettings\n"
+        "from driftloop.core.observability import tracing\n"
+        "from driftloop.core.settings import Settings, TraceSettings\n"
         "with tracing.tracing(Settings(trace=TraceSettings(exporter='otlp')), 'score'): pass\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)

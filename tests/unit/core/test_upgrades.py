@@ -52,7 +52,7 @@ def test_an_older_reader_reads_what_this_version_writes(folder: Path) -> None:
 
 @each_version
 def test_fields_have_only_been_added_with_a_default(folder: Path) -> None:
-    """The rule in `driftloop.core.messages`; whoever breaks it raises `SCHEMA`, and compares with records of that one."""
+    """The rule in `driftloop.core.messages`; a change that breaks it raises `SCHEMA` and is recorded anew."""
     then = reader(folder)
     if getattr(then, "SCHEMA", 1) != SCHEMA:
         pytest.skip("its schema is another")

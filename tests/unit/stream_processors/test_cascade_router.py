@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.harness.stub_model import Stub
-from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle, write_bundle
-from driftloop.core.models.first_stage import FIRST, SECOND
+from benchmarks.harness.stub_model import StubClassifier
+from driftloop.core.models.bundle import BundleClassifier, BundleDraft, Lineage, load_bundle, write_bundle
+from driftloop.core.models.first_stage import FIRST_ROUTE, SECOND_ROUTE
 from driftloop.core.models.head import Head
 from driftloop.core.settings import Settings
 from retrain.promotion.first_stage import MIN_ROWS, make_cascade
@@ -40,9 +40,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lineage = Lineage(candidate="linear")
     write_bundle(folder, encoder=tiny.encoder(), head=head, labels=head.classes, lineage=lineage, key=tiny.KEY)
     model, train, held = load_bundle(folder, tiny.KEY), rows.take(slice(None, -300)), rows.take(slice(-300, None))
-    assert make_cascade(
-        model, folder, train, held, lambda rows: model.predict(rows.texts), Settings(signing_key=tiny.KEY)
-    )
+    draft, settings = BundleDraft.open(folder), Settings(signing_key=tiny.KEY)
+    assert make_cascade(model, draft, train, held, lambda rows: model.predict(rows.texts), settings)
+    draft.sign(tiny.KEY)
     return folder
 
 
@@ -64,13 +64,13 @@ def test_what_the_first_stage_is_sure_of_is_not_put_to_the_encoder_but_for_a_sam
     assert model.first is not None
     found = answers(CascadeRouter("auto"), model)
     first = model.first.predict_proba(model.encoder.tokenise(TEXTS))
-    sure, second = model.first.sure(first), model.predict(TEXTS)
+    sure, second = model.first.is_sure(first), model.predict(TEXTS)
     by_route = {route: [row for row, answer in enumerate(found) if answer.route == route] for route in routes(found)}
-    assert by_route.keys() == {FIRST, SECOND, "encoder+head"}
-    assert all(sure[row] for row in by_route[FIRST]) and not any(sure[row] for row in by_route[SECOND])
-    assert 0.5 < len(by_route["encoder+head"]) * cascade_router.EVERY / len(TEXTS) < 2
+    assert by_route.keys() == {FIRST_ROUTE, SECOND_ROUTE, "encoder+head"}
+    assert all(sure[row] for row in by_route[FIRST_ROUTE]) and not any(sure[row] for row in by_route[SECOND_ROUTE])
+    assert 0.5 < len(by_route["encoder+head"]) * cascade_router.SAMPLE_EVERY / len(TEXTS) < 2
     for row, answer in enumerate(found):
-        asked = answer.route != FIRST
+        asked = answer.route != FIRST_ROUTE
         assert (answer.embedding is not None) == asked
         np.testing.assert_allclose(answer.probabilities, (second.probabilities if asked else first)[row], atol=1e-4)
         if answer.embedding is not None:
@@ -78,7 +78,7 @@ def test_what_the_first_stage_is_sure_of_is_not_put_to_the_encoder_but_for_a_sam
 
 
 def test_the_model_that_load_is_measured_with_is_one_for_the_stages() -> None:
-    model: Any = Stub("7")
+    model: Any = StubClassifier("7")
     found = answers(CascadeRouter("auto"), model, 5)
     assert [answer.route for answer in found] == ["stub"] * 5 and {len(one.probabilities) for one in found} == {2}
 
@@ -103,7 +103,7 @@ def test_the_sample_does_not_look_at_the_texts(model: BundleClassifier) -> None:
 )
 def test_when_the_first_stage_is_asked(model: BundleClassifier, mode: Any, how: dict[str, bool], used: bool) -> None:
     found = answers(CascadeRouter(mode), model, **how)
-    assert (FIRST in routes(found)) == used
+    assert (FIRST_ROUTE in routes(found)) == used
     assert used or routes(found) == {"encoder+head"}
     assert len(found) == len(TEXTS)
 
@@ -134,15 +134,15 @@ def test_one_that_comes_to_differ_is_silent_until_the_next_model(
     found, used = CascadeRouter("auto"), []
     with caplog.at_level(logging.WARNING):
         for _ in range(12):
-            used.append(FIRST in routes(answers(found, model)))
+            used.append(FIRST_ROUTE in routes(answers(found, model)))
     assert used[0] and used[-1] != differs
     assert ("has come to disagree with its encoder" in caplog.text) == differs
     if differs:
         after = used.index(False)
         sampled = sum(answer.route == "encoder+head" for answer in answers(CascadeRouter("auto"), model))
-        assert after * sampled >= cascade_router.LEAST, "it was silenced before it could be told"
+        assert after * sampled >= cascade_router.MIN_SAMPLE, "it was silenced before it could be told"
         model._version = "8"
-        assert FIRST in routes(answers(found, model))
+        assert FIRST_ROUTE in routes(answers(found, model))
 
 
 def test_the_load_is_the_share_of_its_time_that_the_encoder_would_need() -> None:
@@ -150,14 +150,14 @@ def test_the_load_is_the_share_of_its_time_that_the_encoder_would_need() -> None
     load = EncoderLoad(clock)
     assert load.share == 0.0
     for _ in range(100):
-        load.came(10)
+        load.add_arrivals(10)
         began = clock.now
         clock.now += 0.08
-        load.encoded(10, began)
+        load.add_encoded(10, began)
         clock.now += 0.02
     assert load.share == pytest.approx(0.8, abs=0.05), "100 events a second at 8 ms each"
-    clock.now += 3 * cascade_router.MEMORY
-    load.came(10)
+    clock.now += 3 * cascade_router.LOAD_SECONDS
+    load.add_arrivals(10)
     assert load.share < BUSY, "that was long ago"
 
 
@@ -165,10 +165,10 @@ def test_batches_that_wait_for_the_encoder_do_not_make_it_look_slow() -> None:
     clock = Clock()
     load, ends = EncoderLoad(clock), clock.now
     for _ in range(50):  # two are always under way, each begun long before the encoder comes to it
-        load.came(10)
+        load.add_arrivals(10)
         began, ends = clock.now - 0.1, ends + 0.1
         clock.now = ends
-        load.encoded(10, began)
+        load.add_encoded(10, began)
     assert load.share == pytest.approx(1.0, abs=0.1)
 
 
@@ -179,7 +179,7 @@ def test_under_load_the_first_stage_is_asked_though_no_batch_is_full(model: Bund
     for _ in range(60):
         asked = found.begin(model, IDS, TEXTS, full=False, drifting=False)
         clock.now += 0.09
-        used.append(FIRST in routes(found.finish(model, asked)))
+        used.append(FIRST_ROUTE in routes(found.finish(model, asked)))
         clock.now += 0.01
     assert not used[0] and all(used[5:])
     clock.now += 60

@@ -5,7 +5,7 @@ import pytest
 
 from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import DriftAlert, Label, Outcome, Prediction
-from driftloop.core.models.first_stage import FIRST, SECOND
+from driftloop.core.models.first_stage import FIRST_ROUTE, SECOND_ROUTE
 from stream_processors.drift.drift_monitor import DriftMonitor
 from stream_processors.drift.e_detector import ClassShareDetector, EDetector, tie_breaker
 from stream_processors.drift.explanation import ObservedEvent, change_interval, movements
@@ -90,7 +90,7 @@ def test_nothing_is_raised_where_nothing_drifts() -> None:
     assert Stream().play(4000) == []
 
 
-@pytest.mark.parametrize("route", [FIRST, SECOND, ""])
+@pytest.mark.parametrize("route", [FIRST_ROUTE, SECOND_ROUTE, ""])
 def test_a_stage_that_is_less_sure_is_no_drift(route: str) -> None:
     """The load decides how many answers are a stage's. The control: an encoder that is so all of a sudden is one."""
     stream = Stream()
