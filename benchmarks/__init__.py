@@ -1,1 +1,1 @@
-"""Benchmarks: each prints one table and writes one JSON."""
+"""Benchmarks: each prints its tables and can write its results as JSON."""

@@ -1,1 +1,1 @@
-"""Harness: streams, faults, stub models and measurements that the benchmarks share."""
+"""Harness: streams, faults, stub models and measurements that the benchmarks and tests share."""

@@ -1,7 +1,7 @@
-"""A whole loop that runs by itself under a steady load, so that one fault after the other can happen to it.
+"""Complete loop under a steady load, for faults that are injected one after the other.
 
-A replay sends made-up events with their labels behind them, a scorer, a monitor and a retrainer do their work, and a
-thread starts again what has ended, as a container engine does.
+A replay sends made-up events with late labels. A scorer, a monitor and a retrainer run beside it. A thread restarts
+processes that have ended, as a container engine does.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from driftloop.core.kafka import clients
 from driftloop.core.messages import Event, Prediction, decode
 from driftloop.core.processes.supervisor import ManagedProcess
 from driftloop.core.settings import Settings
-from driftloop.core.topics import EVENTS, LABELS, OUTCOMES, PREDICTIONS
+from driftloop.core.topics import EVENTS, PREDICTIONS
 from driftloop.devstack.stack import SERVICES, EmbeddedStack
 from serving.audit.audit import Audit, audit
 
 PARTITIONS = 4
 LABEL_DELAY = 40
 PATIENCE = 150.0
-"""Seconds after which something that was to happen is given up."""
+"""Seconds after which waiting for a condition fails."""
 SCENARIO = """
 rate = {rate}
 label_delay = {delay}
@@ -47,20 +47,20 @@ path = "data.csv"
 """
 
 
-class NotInTime(Exception):
-    """Something did not happen."""
+class WaitTimeout(Exception):
+    """A condition did not become true in time."""
 
 
-class Running:
-    """Use as a context manager: the loop runs while it is open.
+class LoopUnderLoad:
+    """Runs the loop while it is open. Use it as a context manager.
 
     Args:
-        stack: a started stack, whose services may be hurt as well.
-        settings: of a stream whose topics are not there yet.
-        folder: for logs, plans and bundles.
-        rate: events per second.
-        rows: events in all; the load ends with them.
-        changes: to the scorers; see `benchmarks.harness.fault_injection`.
+        stack: A started stack. Its services may be disturbed too.
+        settings: A stream whose topics do not exist yet.
+        folder: Folder for logs, plans and bundles.
+        rate: Events per second.
+        rows: Number of events. The load ends after them.
+        changes: Changes to the code of the scorers, from `benchmarks.harness.fault_injection.CHANGES`.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class Running:
         self.stack = stack
         self.settings = replace(settings, partitions=PARTITIONS)
         topics.create(self.settings)
-        self.world = StreamHarness(self.settings, folder)
+        self.harness = StreamHarness(self.settings, folder)
         self._folder = folder
         self._rate = rate
         self._rows = rows
         self._changes = changes
         self._reached = 0
         self._stop = threading.Event()
-        self._nurse = threading.Thread(target=self._look_after, daemon=True, name="nurse")
+        self._restarter = threading.Thread(target=self._restart_ended, daemon=True, name="restarter")
         self.children: dict[str, ManagedProcess] = {}
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> LoopUnderLoad:
         try:
             self._begin()
         except BaseException:
@@ -101,73 +101,103 @@ class Running:
             writer.writerows(text_and_label(i) for i in range(self._rows))
         scenario = self._folder / "load.toml"
         scenario.write_text(SCENARIO.format(rate=self._rate, delay=LABEL_DELAY))
-        self.world.promote()
-        self.start("scorer", "score", DRIFTLOOP_SCORER__MEMBER="scorer")
+        self.harness.promote()
+        self.start("scorer", "score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="scorer")
         self.start("monitor", "monitor")
         self.start("retrainer", "retrain", DRIFTLOOP_RETRAIN__CANDIDATES="linear", DRIFTLOOP_RETRAIN__COOLDOWN="0")
         self.start("producer", "replay", FAULTY_SCENARIO=str(scenario))
-        self._nurse.start()
-        self.until("the first prediction", lambda: self.world.count(PREDICTIONS) > 0)
+        self._restarter.start()
+        self.until("the first prediction", lambda: self.harness.count(PREDICTIONS) > 0)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
-        if self._nurse.is_alive():
-            self._nurse.join()
+        if self._restarter.is_alive():
+            self._restarter.join()
         for child in self.children.values():
-            self._wake(child.pid)
+            self._resume(child.pid)
             child.stop()
-        self.world.outbox.close()
+        self.harness.outbox.close()
 
     def start(self, name: str, role: str, **environ: str) -> ManagedProcess:
-        """A process of the loop that is started again whenever it ends."""
+        """Start a process of the loop that is restarted whenever it ends.
+
+        Args:
+            name: Name of the process and of its log.
+            role: `score`, `monitor`, `retrain` or `replay`.
+            **environ: Further environment variables.
+        """
         plan = self._plan(name)
         plan.unlink(missing_ok=True)
         changes = self._changes if role == "score" else ()
         warm = WARM.get(role, ())
-        self.children[name] = self.world.start(role, plan=plan, changes=changes, log=name, warm=warm, **environ)  # type: ignore[arg-type]
+        self.children[name] = self.harness.start(role, plan=plan, changes=changes, log=name, warm=warm, **environ)  # type: ignore[arg-type]
         return self.children[name]
 
     def stop(self, name: str) -> None:
-        """End a process of the loop for good."""
+        """Stop a process of the loop without a restart."""
         child = self.children.pop(name)
         child.restart = False
         child.stop()
 
     def pid(self, name: str) -> int:
-        """The process id of a process of the loop or a service of the stack, waited for where it is being restarted."""
+        """Return the id of a process of the loop or a service of the stack. Waits while it is being restarted.
+
+        Raises:
+            WaitTimeout: It was not restarted.
+        """
         deadline = time.monotonic() + PATIENCE
         while (found := self._child(name).pid) is None or not psutil.pid_exists(found):
             if time.monotonic() > deadline:
-                raise NotInTime(f"{name} was not started again")
+                raise WaitTimeout(f"{name} was not restarted within {PATIENCE:.0f} s")
             time.sleep(0.05)
         return found
 
-    def steady(self, name: str) -> bool:
-        """Whether a process of the loop or a service of the stack is over what happened to it last."""
+    def has_recovered(self, name: str) -> bool:
+        """Return True if a process of the loop or a service of the stack has recovered from its last fault."""
         child = self._child(name)
         return child.pid is not None and child.steady
 
     def signal(self, name: str, signum: signal.Signals) -> int:
-        """Send it to a process of the loop or a service of the stack, as soon as it runs; returns the process id."""
+        """Send a signal to a process of the loop or a service of the stack, as soon as it runs.
+
+        Args:
+            name: Name of the process or service.
+            signum: The signal.
+
+        Returns:
+            The process id.
+        """
         while True:
             pid = self.pid(name)
-            with suppress(ProcessLookupError):  # it ended a moment ago, and nobody has noticed yet
+            with suppress(ProcessLookupError):  # it has just ended and is not restarted yet
                 os.kill(pid, signum)
                 return pid
 
-    def plan(self, name: str, point: str, action: str, victim: str) -> None:
-        """Let ``action`` happen to ``victim`` when the process ``name`` comes to ``point``."""
+    def plan_fault(self, name: str, point: str, action: str, victim: str) -> None:
+        """Plan a fault for the next time that a process reaches a point of its work.
+
+        Args:
+            name: Process whose work has the point.
+            point: One of `benchmarks.harness.fault_injection.POINTS`.
+            action: One of `benchmarks.harness.fault_injection.ACTIONS`.
+            victim: Process or service that the action happens to.
+        """
         write_plan(self._plan(name), point, action, 0 if victim == name else self.pid(victim))
 
-    def has_happened(self, name: str) -> bool:
-        """Whether the plan of a process has been carried out."""
+    def fault_has_happened(self, name: str) -> bool:
+        """Return True if the planned fault of a process has happened."""
         return not self._plan(name).exists()
 
     def until(self, what: str, true: Callable[[], bool], seconds: float = PATIENCE) -> None:
-        """Wait until ``true``; brokers and stores may be away meanwhile.
+        """Wait until a condition is true. Brokers and stores may be unreachable meanwhile.
+
+        Args:
+            what: Name of the condition, for the message.
+            true: Called until it returns True.
+            seconds: Timeout.
 
         Raises:
-            NotInTime: it did not become true.
+            WaitTimeout: The condition is still false.
         """
         deadline, last = time.monotonic() + seconds, ""
         while True:
@@ -178,12 +208,12 @@ class Running:
             except Exception as error:
                 last = f" ({error})"
             if time.monotonic() > deadline:
-                words = "\n".join(f"{name}: {child.log_tail(6)}" for name, child in self.children.items())
-                raise NotInTime(f"{what} did not come within {seconds:.0f} s{last}\n{words}")
+                logs = "\n".join(f"{name}: {child.log_tail(6)}" for name, child in self.children.items())
+                raise WaitTimeout(f"{what} did not come within {seconds:.0f} s{last}\n{logs}")
             time.sleep(0.05)
 
     def predicted_after(self, moment: float) -> bool:
-        """Whether there is a prediction on the topic that was made after ``moment`` (Unix time)."""
+        """Return True if the topic has a prediction made after ``moment`` (Unix time)."""
         name = topics.name(self.settings, PREDICTIONS)
         with clients.assigned_consumer(self.settings, name) as client:
             for tp in client.assignment():
@@ -191,39 +221,40 @@ class Running:
             ends = client.end_offsets(list(client.assignment()))
             while any(client.position(tp) < end for tp, end in ends.items()):
                 for records in client.poll(timeout_ms=200).values():
-                    said = (decode(Prediction, record.value or b"") for record in records)
-                    if any(one.predicted_at > moment for one in said):
+                    predictions = (decode(Prediction, record.value or b"") for record in records)
+                    if any(one.predicted_at > moment for one in predictions):
                         return True
         return False
 
-    def settle(self) -> Audit:
-        """Pause the load, wait until all that was sent is through, and say what the ledger says."""
+    def pause_and_audit(self) -> Audit:
+        """Pause the load, wait up to a minute until every message is processed, and return the audit."""
         paused: set[int] = set()
         try:
             found: list[Audit] = []
 
-            def through() -> bool:
-                # Each time, for one that was told to end is replaced by another.
+            def all_processed() -> bool:
+                # Each time, because a producer that was told to end is replaced by another.
                 paused.add(self.signal("producer", signal.SIGSTOP))
                 found[:] = [audit(self.settings)]
                 counts = found[0].counts
                 return found[0].clean and counts["waiting"] == counts["labels_waiting"] == 0
 
             try:
-                self.until("all that was sent", through, 60)
-            except NotInTime:
-                self._say_where_they_are()
+                self.until("processing of all messages", all_processed, 60)
+            except WaitTimeout:
+                self._dump_stacks()
                 if not found:
                     raise
             return found[0]
         finally:
             for pid in paused:
-                self._wake(pid)
+                self._resume(pid)
 
-    def sent(self) -> tuple[int, int, int]:
-        """Events on the topic, positions missing among those before the last call's end, and repeated messages.
+    def count_sent(self) -> tuple[int, int, int]:
+        """Count the events on the topic, the missing positions, and the repeated messages.
 
-        What was sent since then may be under way still, for the producer may have been paused while it sent.
+        Only positions up to the end at the last call can be missing. Later ones may still be in flight, because the
+        producer may have been paused while it sent.
         """
         read = clients.read_all(self.settings, topics.name(self.settings, EVENTS), Event)
         positions = {event.position for event in read}
@@ -231,13 +262,8 @@ class Running:
         self._reached = max(positions, default=-1) + 1
         return len(positions), missing, len(read) - len(positions)
 
-    def lag(self) -> int:
-        """Events and labels that are not through yet, by the ends of the topics."""
-        events, labels, predictions, outcomes = (self.world.count(t) for t in (EVENTS, LABELS, PREDICTIONS, OUTCOMES))
-        return max(0, events - predictions) + max(0, labels - outcomes)
-
-    def _say_where_they_are(self) -> None:
-        """Let the processors write to their logs where each of their threads is, for whoever looks into a stall."""
+    def _dump_stacks(self) -> None:
+        """Have the processors write the stack of each thread to their logs."""
         for name in ("scorer", "monitor", "retrainer"):
             if (pid := self.children[name].pid) is not None:
                 os.kill(pid, signal.SIGQUIT)
@@ -248,15 +274,15 @@ class Running:
     def _plan(self, name: str) -> Path:
         return self._folder / f"{name.replace(' ', '-')}.plan"
 
-    def _look_after(self) -> None:
-        """Start again what has ended, and wake after the load's end nobody."""
+    def _restart_ended(self) -> None:
+        """Restart processes and services that have ended."""
         while not self._stop.wait(0.1):
             for child in list(self.children.values()):
                 child.poll()
             self.stack.poll()
 
     @staticmethod
-    def _wake(pid: int | None) -> None:
+    def _resume(pid: int | None) -> None:
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)

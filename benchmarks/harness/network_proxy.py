@@ -1,4 +1,4 @@
-"""A network between a client and a server on this machine that can be slow, silent or cut."""
+"""TCP proxy that simulates a slow, silent or broken network between a client and a server on this machine."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import threading
 from contextlib import suppress
 
 
-class Proxy:
-    """Use as a context manager: what connects to `port` reaches ``target`` on the loopback address.
+class NetworkProxy:
+    """Forwards connections on `port` to ``target`` on the loopback address. Use it as a context manager.
 
     Args:
-        target: port of the server behind it.
-        port: to listen on; 0 for any.
+        target: Port of the server.
+        port: Port to listen on. 0 for any free one.
     """
 
     def __init__(self, target: int, port: int = 0) -> None:
         self._target = target
         self.port = port
         self.delay = 0.0
-        """Seconds that everything is under way, in either direction."""
-        self._through = asyncio.Event()
+        """Seconds that data are delayed, in either direction."""
+        self._forwarding = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._refusing = False
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="proxy")
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> NetworkProxy:
         self._thread.start()
         self._ready.wait()
         return self
@@ -36,23 +36,23 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def silence(self) -> None:
-        """Nothing gets through any more, and nobody is told: packets are dropped."""
-        self._loop.call_soon_threadsafe(self._through.clear)
+    def drop_packets(self) -> None:
+        """Stop forwarding data, without closing any connection."""
+        self._loop.call_soon_threadsafe(self._forwarding.clear)
 
-    def cut(self) -> None:
-        """Every connection is reset, and new ones are."""
+    def reset_connections(self) -> None:
+        """Reset every connection, and reject new ones."""
         self._refusing = True
         self._loop.call_soon_threadsafe(self._reset)
 
-    def mend(self) -> None:
-        """Everything gets through again."""
+    def restore(self) -> None:
+        """Forward data and accept connections again."""
         self._refusing = False
-        self._loop.call_soon_threadsafe(self._through.set)
+        self._loop.call_soon_threadsafe(self._forwarding.set)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._through.set()
+        self._forwarding.set()
         server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
@@ -69,11 +69,11 @@ class Proxy:
         with suppress(OSError):
             if self._refusing:
                 raise ConnectionRefusedError
-            there, onward = await asyncio.open_connection("127.0.0.1", self._target)
-            self._writers.add(onward)
-            await asyncio.gather(self._pump(reader, onward), self._pump(there, writer))
-            self._writers.discard(onward)
-            onward.close()
+            from_target, to_target = await asyncio.open_connection("127.0.0.1", self._target)
+            self._writers.add(to_target)
+            await asyncio.gather(self._pump(reader, to_target), self._pump(from_target, writer))
+            self._writers.discard(to_target)
+            to_target.close()
         self._writers.discard(writer)
         writer.transport.abort()
 
@@ -82,7 +82,7 @@ class Proxy:
             while data := await source.read(65_536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                await self._through.wait()
+                await self._forwarding.wait()
                 sink.write(data)
                 await sink.drain()
         with suppress(OSError):

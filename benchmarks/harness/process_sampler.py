@@ -1,4 +1,4 @@
-"""Memory and open files of processes over time, and whether they grow."""
+"""Samples of the memory and open files of processes, and their growth per hour."""
 
 from __future__ import annotations
 
@@ -15,45 +15,48 @@ MIB = 2**20
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of a process and all below it that run."""
-    me = psutil.Process(pid)
-    return float(sum(sum(one.cpu_times()[:2]) for one in (me, *me.children(recursive=True))))
+    """Return the CPU seconds of a process and its running descendants."""
+    process = psutil.Process(pid)
+    return float(sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True))))
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One look at a process."""
+    """Memory and open files of a process at one moment."""
 
     at: float
     """Seconds since the sampler began."""
     age: float
     """Seconds since the process began."""
     mib: float
-    """Resident memory."""
+    """Resident memory in MiB."""
     files: int
-    """Open descriptors."""
+    """Number of open file descriptors."""
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """How one process grew."""
+    """Growth of one process."""
 
     name: str
     samples: int
     mib: float
-    """Resident memory, median of the last third of the samples."""
+    """Resident memory in MiB, median of the last third of the samples."""
     mib_per_hour: float
     """Slope of a straight line through the samples (least squares)."""
     later_mib_per_hour: float
-    """The same through the later half of the samples: what is filled once and then kept shows in the first alone."""
+    """Slope through the later half of the samples. Memory that is filled once does not count here."""
     files: int
+    """Open file descriptors, median of the last third of the samples."""
     files_per_hour: float
+    """Slope of a straight line through the samples."""
 
 
 class Sampler:
-    """Use as a context manager: looks at the processes every few seconds while it is open.
+    """Samples processes every few seconds. Use it as a context manager.
 
     Args:
-        pids: asked for the process ids by name at each look.
-        settled: seconds of a process's life that are left out: it is still loading then.
+        pids: Called for each sample, returns the process ids by name.
+        every: Seconds between two samples.
+        settled: Seconds after a process's start that are not sampled, because it is still loading.
     """
 
     def __init__(self, pids: Callable[[], Mapping[str, int]], every: float = 2.0, settled: float = 20.0) -> None:
@@ -74,7 +77,7 @@ class Sampler:
         self._thread.join()
 
     def growth(self) -> list[Growth]:
-        """A line for each process that was seen long enough."""
+        """Return the growth of each process with six samples or more."""
         rows = []
         for name, samples in self.samples.items():
             if len(samples) < 6:
@@ -100,22 +103,22 @@ class Sampler:
                     process = psutil.Process(pid)
                     age = time.time() - process.create_time()
                     if age > self._settled:
-                        seen = Sample(
+                        sample = Sample(
                             time.time() - self._began, age, process.memory_info().rss / MIB, process.num_fds()
                         )
-                        self.samples.setdefault(name, []).append(seen)
+                        self.samples.setdefault(name, []).append(sample)
 
 
-def show(rows: list[Growth]) -> None:
-    """A table."""
-    print(f"{'process':<14} {'looks':>5} {'MiB':>7} {'MiB/h':>9} {'later half':>11} {'files':>6} {'files/h':>9}")
+def print_growth(rows: list[Growth]) -> None:
+    """Print one line for each process."""
+    print(f"{'process':<14} {'samples':>7} {'MiB':>7} {'MiB/h':>9} {'later half':>11} {'files':>6} {'files/h':>9}")
     for row in sorted(rows, key=lambda row: row.name):
         print(
-            f"{row.name:<14} {row.samples:>5} {row.mib:>7.0f} {row.mib_per_hour:>9.1f} "
+            f"{row.name:<14} {row.samples:>7} {row.mib:>7.0f} {row.mib_per_hour:>9.1f} "
             f"{row.later_mib_per_hour:>11.1f} {row.files:>6} {row.files_per_hour:>9.1f}"
         )
 
 
 def _slope(samples: list[Sample], values: list[float]) -> float:
-    """Per hour."""
+    """Return the slope per hour."""
     return float(np.polyfit([one.at / 3600 for one in samples], values, 1)[0])

@@ -1,6 +1,6 @@
-"""A small world on a real stack: a stream of made-up texts, a champion, and the processes between; nothing is faked.
+"""Stream harness on a real stack: made-up texts, a champion and the processes of the loop. Nothing is mocked.
 
-Tests and benchmarks of faults put messages in, hurt the processes, and look at what comes out.
+Tests and benchmarks send messages, disturb the processes, and check the messages that come out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from kafka.errors import CoordinatorNotAvailableError
 
 from benchmarks.harness.fork_server import ForkedProcess, ForkServer
-from benchmarks.harness.train_champion import put_before
+from benchmarks.harness.train_champion import add_first_stage
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.kafka.clients import ConfirmedProducer
@@ -28,54 +28,60 @@ from driftloop.core.settings import Settings, environment
 from driftloop.core.topics import Topic
 from retrain.candidates.linear import learn
 from retrain.promotion.first_stage import MIN_ROWS
-from retrain.promotion.promoter import Promotions
+from retrain.promotion.promoter import Promoter
 from retrain.training_window import TrainingWindow
 from serving.audit.audit import Audit, audit
 
 WORDS = {"negative": ("awful", "late", "lost", "broken"), "positive": ("great", "thanks", "lovely", "best")}
-
-HELD = 300
+CALIBRATION_ROWS = 300
 """Rows that a cascade is calibrated on."""
 LINEAGE = {"candidate": "linear", "dataset_revision": "", "topic": "", "first_offset": "-1", "last_offset": "-1"}
-"""What stands on a version that no topic's messages went into."""
+"""Lineage of a registered version that was trained on no topic's messages."""
 
 
 def text_and_label(i: int) -> tuple[str, str]:
-    """The i-th made-up text and its label."""
+    """Return the i-th made-up text and its label."""
     rng = random.Random(i)
     label = rng.choice(sorted(WORDS))
     return f"{rng.choice(WORDS[label])} {rng.choice(WORDS[label])} flight number {i}", label
 
 
 def event(i: int) -> Event:
-    """The i-th event."""
+    """Return the i-th event."""
     return Event(event_id=f"e{i}", text=text_and_label(i)[0], segment="made-up", occurred_at=1000.0 + i, position=i)
 
 
 def label(i: int) -> Label:
-    """Its label."""
+    """Return the label of the i-th event."""
     return Label(event_id=f"e{i}", label=text_and_label(i)[1], labelled_at=2000.0 + i, position=i)
 
 
-def words(said: Audit) -> str:
-    """What the ledger complains of."""
-    return "; ".join(finding.what for finding in said.findings)
+def findings_text(report: Audit) -> str:
+    """Return the findings of an audit as one line."""
+    return "; ".join(finding.what for finding in report.findings)
 
 
 @dataclass
 class StreamHarness:
-    """One stream: what is put in, what comes out, and the processes between."""
+    """One stream: messages sent, messages read, and the processes between them."""
 
     settings: Settings
     folder: Path
+    """Folder for logs and bundles."""
     fork_server: ForkServer | None = None
+    """Server that the processes are forked from. None starts an interpreter for each."""
     children: list[ManagedProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.outbox = ConfirmedProducer(self.settings)
 
     def send(self, events: range = range(0), labels: range = range(0)) -> None:
-        """Put events and labels on their topics, and wait until the broker has them."""
+        """Send events and labels and wait until the broker has acknowledged them.
+
+        Args:
+            events: Numbers of the events.
+            labels: Numbers of the events whose labels are sent.
+        """
         for i in events:
             self.outbox.put("events", f"e{i}", event(i))
         for i in labels:
@@ -93,12 +99,21 @@ class StreamHarness:
         warm: Sequence[str] = (),
         **environ: str,
     ) -> ManagedProcess:
-        """A process of the loop: score, monitor, retrain, or replay the scenario that FAULTY_SCENARIO names.
+        """Start a process of the loop.
 
-        ``plan`` is the file in which it looks for faults, ``changes`` are made to it; see `benchmarks.harness.fault_injection`.
+        `benchmarks.harness.fault_injection` describes plans and changes.
+
+        Args:
+            role: `score`, `monitor`, `retrain`, or `replay` for the scenario in the variable FAULTY_SCENARIO.
+            restart: Start it again when it ends.
+            plan: File in which the process looks for faults.
+            changes: Changes made to the code of the process.
+            log: Name of the log file without its suffix. Default: the role.
+            warm: Modules that a warm standby imports.
+            **environ: Further environment variables.
         """
-        hurt = plan is not None or changes
-        module = ["benchmarks.harness.fault_injection", role, str(plan), *changes] if hurt else ["driftloop", role]
+        faulty = plan is not None or changes
+        module = ["benchmarks.harness.fault_injection", role, str(plan), *changes] if faulty else ["driftloop", role]
         argv = [sys.executable, "-m", *module]
         env, file = environment(self.settings) | environ, self.folder / f"{log or role}.log"
         child = ManagedProcess(role, argv, env=env, log=file, restart=restart, warm=warm)
@@ -110,55 +125,71 @@ class StreamHarness:
         return child
 
     def close(self) -> None:
-        """Stop the processes, and leave the broker."""
+        """Stop the processes and disconnect from the broker."""
         for child in self.children:
             child.stop()
         self.outbox.close()
 
     def read(self, topic: Topic) -> list[Message]:
-        """Every message on a topic."""
+        """Return every message on a topic."""
         return clients.read_all(self.settings, topics.name(self.settings, topic), topic.message)
 
     def count(self, topic: Topic) -> int:
-        """How many messages a topic has had."""
-        full = topics.name(self.settings, topic)
-        return clients.message_counts(self.settings, [full])[full]
+        """Return the number of messages that a topic has received."""
+        name = topics.name(self.settings, topic)
+        return clients.message_counts(self.settings, [name])[name]
 
     def members(self, role: str) -> set[str]:
-        """The names of the processes that are in a role's group, once it has settled."""
+        """Return the names of the processes in a role's consumer group. Empty while it rebalances."""
         client = clients.admin(self.settings)
         group = clients.group_id(role, self.settings)
         try:
             found = client.describe_groups([group])[group]
-        except CoordinatorNotAvailableError:  # nobody has asked for the group yet
+        except CoordinatorNotAvailableError:  # the group does not exist yet
             return set()
         finally:
             client.close()
         settled = found["group_state"] == "Stable"
         return {member["group_instance_id"] for member in found["members"]} if settled else set()
 
-    def through(self, complaint: str = "", seconds: float = 60) -> Audit:
-        """What the ledger says once all is through, or, where there is to be one, once it has that complaint."""
-        said: list[Audit] = []
+    def wait_for_audit(self, complaint: str = "", seconds: float = 60) -> Audit:
+        """Wait until every message is processed and return the audit.
+
+        Args:
+            complaint: Text of a finding to wait for. Default: wait for an audit without findings.
+            seconds: Timeout.
+
+        Raises:
+            AssertionError: No such audit within ``seconds``.
+        """
+        newest: list[Audit] = []
 
         def done() -> bool:
-            said[:] = [audit(self.settings)]
-            counts = said[0].counts
+            newest[:] = [audit(self.settings)]
+            counts = newest[0].counts
             if complaint:
-                return counts["waiting"] == 0 and complaint in words(said[0])
-            return said[0].clean and counts["waiting"] == 0 and counts["outcomes"] == counts["labels"]
+                return counts["waiting"] == 0 and complaint in findings_text(newest[0])
+            return newest[0].clean and counts["waiting"] == 0 and counts["outcomes"] == counts["labels"]
 
         self.until(done, seconds)
-        return said[0]
+        return newest[0]
 
     def until(self, true: Callable[[], bool], seconds: float = 60) -> None:
-        """Wait for a condition; the processes' last words are in the failure."""
+        """Wait until a condition is true.
+
+        Args:
+            true: Called until it returns True.
+            seconds: Timeout.
+
+        Raises:
+            AssertionError: The condition is still false. The text has the end of each process's log.
+        """
         deadline = time.monotonic() + seconds
         while not true():
             for child in self.children:
                 child.poll()
-            words = "\n".join(f"{child.name}: {child.log_tail()}" for child in self.children)
-            assert time.monotonic() < deadline, f"it did not happen within {seconds} s\n{words}"
+            logs = "\n".join(f"{child.name}: {child.log_tail()}" for child in self.children)
+            assert time.monotonic() < deadline, f"the condition is still false after {seconds} s\n{logs}"
             time.sleep(0.1)
 
     def promote(
@@ -172,12 +203,19 @@ class StreamHarness:
         until: float = 0.0,
         cascade: bool = False,
     ) -> str:
-        """Train, register and announce a champion; a flipped one says the opposite of the truth.
+        """Train, register and announce a champion, and return its version.
 
-        A tampered one is signed with a stranger's key, a truncated one has lost half of its head on the way. ``until``
-        is the time of the newest event that it says it was trained on. With ``cascade`` it has a first stage.
+        Args:
+            flipped: Train on swapped labels, so that its predictions are wrong.
+            tampered: Sign the bundle with a key that the processes do not trust.
+            truncated: Cut the file of the head in half.
+            announce: Publish the promotion on `model-updates`.
+            rows: Number of rows to learn from.
+            trigger: Trigger in the lineage.
+            until: Time of the newest event in the lineage.
+            cascade: Add a first stage, and the rows that it needs.
         """
-        rows = rows + MIN_ROWS + HELD if cascade else rows
+        rows = rows + MIN_ROWS + CALIBRATION_ROWS if cascade else rows
         encoder = exported_encoder(self.settings.model)
         pairs = [text_and_label(10_000 + i) for i in range(rows)]
         other = {"negative": "positive", "positive": "negative"}
@@ -198,21 +236,20 @@ class StreamHarness:
             head=head,
             labels=head.classes,
             lineage=Lineage(candidate="linear", trained_until=until),
-            key="a stranger's key" if tampered else self.settings.signing_key,
+            key="an untrusted key" if tampered else self.settings.signing_key,
         )
         if truncated:
             file = bundle / "head.skops"
             half = file.read_bytes()[: file.stat().st_size // 2]
             file.write_bytes(half)
         if cascade:
-            put_before(bundle, window.take(slice(None, -HELD)), window.take(slice(-HELD, None)), self.settings)
-        promotions = Promotions(self.settings, self.outbox)
-        version = promotions.registry.register(
-            CandidateRecord("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger})
-        )
+            train, held = window.take(slice(None, -CALIBRATION_ROWS)), window.take(slice(-CALIBRATION_ROWS, None))
+            add_first_stage(bundle, train, held, self.settings)
+        promoter = Promoter(self.settings, self.outbox)
+        version = promoter.registry.register(CandidateRecord("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger}))
         if announce:
-            promotions.promote(version, "test", trigger)
+            promoter.promote(version, "test", trigger)
         else:
-            promotions.registry.promote(version)
-            promotions.registry.set_verdict(version, "promoted", "test")
+            promoter.registry.set_champion(version)
+            promoter.registry.set_verdict(version, "promoted", "test")
         return version

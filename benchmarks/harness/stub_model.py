@@ -1,4 +1,4 @@
-"""A model that costs nothing, in place of the champion: for what the system around it can carry."""
+"""Stub model in place of the champion. It costs nothing, so that the system around it is measured."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ LABELS = ("negative", "positive")
 
 
 class StubEncoder:
-    """Reads no words."""
+    """Encoder that ignores the text."""
 
     digest = "stub" * 16
 
     def tokenise(self, texts: Sequence[str]) -> list[Ids]:
-        """One token for each text."""
+        """Return one token for each text."""
         return [(0,)] * len(texts)
 
     def begin(self, tokens: Sequence[Ids]) -> None:
-        """Nothing is to be waited for."""
+        """Do nothing: there are no embeddings to compute."""
 
 
-class Stub:
-    """Answers by the length of the text, at once; a `driftloop.core.models.classifier.Classifier` as the scorer uses it."""
+class StubClassifier:
+    """Classifier that uses the length of the text alone.
+
+    It has the attributes of a `driftloop.core.models.bundle.BundleClassifier` that the scorer uses.
+    """
 
     labels = LABELS
     head = None
@@ -42,7 +45,16 @@ class Stub:
         self.version = version
 
     def predict(self, texts: Sequence[str], embeddings: Matrix | None = None, encoding: Any = None) -> Predictions:
-        """Probabilities of shape (n, 2), embeddings of shape (n, 4)."""
+        """Predict texts.
+
+        Args:
+            texts: n texts.
+            embeddings: Ignored.
+            encoding: Ignored.
+
+        Returns:
+            Probabilities of shape (n, 2) and embeddings of shape (n, 4).
+        """
         share = np.fromiter((len(text) % 7 / 10 + 0.2 for text in texts), dtype=np.float32, count=len(texts))
         return Predictions(
             classes=LABELS,

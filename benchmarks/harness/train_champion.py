@@ -1,31 +1,40 @@
-"""A champion for benchmarks, trained as the loop's first model is, and announced."""
+"""Champion for benchmarks, trained like the loop's first model and announced."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from driftloop.core.kafka.clients import ConfirmedProducer
-from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle
+from driftloop.core.models.bundle import BundleClassifier, BundleDraft, Lineage, load_bundle
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings
 from producers.scenarios.scenarios import load_scenario
 from retrain.candidates.base import Budget, Candidate, Task
 from retrain.candidates.linear import LinearHead
 from retrain.promotion.first_stage import make_cascade
-from retrain.promotion.promoter import Promotions
+from retrain.promotion.promoter import Promoter
 from retrain.training_window import TrainingWindow
 
 TRAINED_ON = 500
-SECONDS = 60.0
-"""That a candidate may take."""
-HELD = 600
-"""Rows that a cascade is calibrated on, the last of those trained on."""
+"""Rows of the scenario that the model learns from."""
+FIT_SECONDS = 60.0
+"""Time limit of a candidate."""
+CALIBRATION_ROWS = 600
+"""Rows that a cascade is calibrated on: the last of those given to the training."""
 
 
 def promote(
     settings: Settings, folder: Path, scenario: str = "tweets-stationary", rows: int = TRAINED_ON, cascade: bool = False
 ) -> BundleClassifier:
-    """Fit a linear head on the first rows of a scenario, announce it, and load it; ``cascade``: with a first stage."""
+    """Fit a linear head on the first rows of a scenario, make it the champion, and load it.
+
+    Args:
+        settings: The stream.
+        folder: Folder for the bundle.
+        scenario: Name of a built-in scenario, or path of a TOML file.
+        rows: Number of rows to learn from.
+        cascade: Add a first stage.
+    """
     bundle = fit(settings, folder, scenario, rows, cascade)
     return load_bundle(bundle, settings.signing_key, version=announce(settings, bundle))
 
@@ -33,42 +42,77 @@ def promote(
 def fit(
     settings: Settings, folder: Path, scenario: str, rows: int, cascade: bool, candidate: Candidate | None = None
 ) -> Path:
-    """The bundle of `promote`, or of another ``candidate``, in a folder by its name."""
+    """Fit a candidate on the first rows of a scenario and write its bundle.
+
+    Args:
+        settings: The stream.
+        folder: Folder for the bundle.
+        scenario: Name of a built-in scenario, or path of a TOML file.
+        rows: Number of rows to learn from.
+        cascade: Add a first stage.
+        candidate: Candidate to fit. Default: the linear head.
+
+    Returns:
+        Folder of the bundle, inside ``folder``: `cascade`, or the candidate's name.
+    """
     candidate = candidate or LinearHead()
-    whole = load_scenario(scenario).sequence[:rows]
+    sequence = load_scenario(scenario).sequence[:rows]
     encoder = exported_encoder(settings.model)
-    texts = tuple(row.text for row in whole)
+    texts = tuple(row.text for row in sequence)
     window = TrainingWindow(
         event_ids=texts,
         texts=texts,
-        labels=tuple(row.label for row in whole),
+        labels=tuple(row.label for row in sequence),
         embeddings=encoder.embed(texts),
         encoder=encoder.folder,
         onset=0,
     )
     bundle = folder / ("cascade" if cascade else candidate.name)
-    train, held = (window.take(slice(None, -HELD)), window.take(slice(-HELD, None))) if cascade else (window, window)
+    train, held = window, window
+    if cascade:
+        train, held = window.take(slice(None, -CALIBRATION_ROWS)), window.take(slice(-CALIBRATION_ROWS, None))
     lineage = Lineage(candidate=candidate.name)
-    task = Task(Budget(SECONDS), settings.model, lineage, settings.signing_key, folder / f"scratch-{candidate.name}")
+    task = Task(
+        budget=Budget(FIT_SECONDS),
+        model=settings.model,
+        lineage=lineage,
+        signing_key=settings.signing_key,
+        scratch=folder / f"scratch-{candidate.name}",
+    )
     candidate.fit(train, task, bundle)
     if cascade:
-        put_before(bundle, train, held, settings)
+        add_first_stage(bundle, train, held, settings)
     return bundle
 
 
-def put_before(bundle: Path, train: TrainingWindow, held: TrainingWindow, settings: Settings) -> None:
-    """Give the model in ``bundle`` a first stage, or raise a `RuntimeError` where none keeps to the loss allowed."""
-    model = load_bundle(bundle, settings.signing_key)
-    if make_cascade(model, bundle, train, held, lambda rows: model.predict(rows.texts, rows.embeddings), settings):
-        return
-    raise RuntimeError(f"no first stage keeps to a loss of {settings.retrain.cascade_loss}")
+def add_first_stage(bundle: Path, train: TrainingWindow, held: TrainingWindow, settings: Settings) -> None:
+    """Add a first stage to a bundle.
+
+    Args:
+        bundle: Folder of the bundle.
+        train: Rows that the first stage learns from.
+        held: Rows that it is calibrated on.
+        settings: Loss allowed and signing key.
+
+    Raises:
+        RuntimeError: No first stage has a loss as low as allowed.
+    """
+    model, draft = load_bundle(bundle, settings.signing_key), BundleDraft.open(bundle)
+    if not make_cascade(model, draft, train, held, lambda rows: model.predict(rows.texts, rows.embeddings), settings):
+        raise RuntimeError(f"no first stage has a loss of at most {settings.retrain.cascade_loss}")
+    draft.sign(settings.signing_key)
 
 
 def announce(settings: Settings, bundle: Path) -> str:
-    """Register a bundle and make it the champion of the stream; its version."""
+    """Register a bundle, make it the champion of a stream, and return its version.
+
+    Args:
+        settings: The stream.
+        bundle: Folder of the bundle.
+    """
     outbox = ConfirmedProducer(settings)
-    promotions = Promotions(settings, outbox)
-    version = promotions.register("linear", bundle, Lineage(candidate="linear"), {}, {"reason": "benchmark"})
-    promotions.promote(version, "benchmark", "benchmark")
+    promoter = Promoter(settings, outbox)
+    version = promoter.register("linear", bundle, Lineage(candidate="linear"), {}, {"reason": "benchmark"})
+    promoter.promote(version, "benchmark", "benchmark")
     outbox.close()
     return version

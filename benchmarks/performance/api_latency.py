@@ -29,7 +29,7 @@ import numpy as np
 import psutil
 
 from benchmarks.harness.process_sampler import cpu_seconds
-from benchmarks.harness.results import save
+from benchmarks.harness.cli import save_json
 from benchmarks.harness.train_champion import promote
 from driftloop.core import topics
 from driftloop.core.processes.supervisor import ManagedProcess
@@ -79,7 +79,7 @@ def main() -> int:
     for row in rows:
         figures = f"{row.p50:>8.1f} {row.p99:>8.1f} {row.per_second:>11.1f} {row.cpu_seconds:>16.2f}"
         print(f"{row.server:<22} {row.clients:>7} {figures}")
-    save(options.out, rows)
+    save_json(options.out, rows)
     return 0
 
 

@@ -28,7 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.adaptation.plots import svg
 from benchmarks.harness import train_champion
 from benchmarks.harness.process_sampler import cpu_seconds
-from benchmarks.harness.results import save
+from benchmarks.harness.cli import save_json
 from benchmarks.harness.stream_harness import StreamHarness
 from driftloop.core import topics
 from driftloop.core.messages import Event, Label
@@ -292,7 +292,7 @@ def main() -> int:
     for point in growth.points:
         spread = f"{point.lowest:.3f} – {point.highest:.3f}"
         print(f"{point.what:<12} {point.value:>8,} {point.role:<8} {point.ms:>12.3f}  {spread}")
-    save(options.out, growth.points)
+    save_json(options.out, growth.points)
     if options.plot:
         draw(growth.points, options.plot)
     return 0

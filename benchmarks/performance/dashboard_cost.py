@@ -21,7 +21,7 @@ import msgspec
 import psutil
 from playwright.sync_api import Browser, sync_playwright
 
-from benchmarks.harness.results import save
+from benchmarks.harness.cli import save_json
 from driftloop.core.errors import DriftloopError
 from driftloop.core.processes.supervisor import LAUNCHER, ManagedProcess
 from serving.demo.browser import launch
@@ -122,7 +122,7 @@ def main() -> int:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="driftloop-live-page-") as folder:
         rows = measure(chosen.tabs, chosen.seconds, chosen.rounds, chosen.rate, Path(folder))
-    save(chosen.json, rows)
+    save_json(chosen.json, rows)
     print("| open tabs | share of a core | each round | MiB |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row.tabs} | {row.share:.1%} | {', '.join(f'{one:.1%}' for one in row.shares)} | {row.mib:.0f} |")

@@ -24,9 +24,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from benchmarks.harness import train_champion
-from benchmarks.harness.results import save
+from benchmarks.harness.cli import save_json
 from benchmarks.harness.stream_harness import StreamHarness
-from driftloop.cli.simulation import WARM
+from driftloop.cli.simulation.processes import WARM
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import Command, Event, Label, Retraining, encode
@@ -117,7 +117,7 @@ def main() -> int:
         print(f"{row.name:<12} {row.events:>7} {figures}  {row.cores:.2f}")
     before, during = (np.median([row.p99 for row in phases if row.name.startswith(w)]) for w in ("before", "during"))
     print(f"p99 during / before: {during / before:.2f}")
-    save(options.out, phases)
+    save_json(options.out, phases)
     return 0
 
 
@@ -152,7 +152,7 @@ def _retrain(world: StreamHarness) -> None:
 
     def over() -> bool:
         told = clients.read_all(world.settings, topics.name(world.settings, topics.RETRAINING), Retraining)
-        return any(one.run_id == asked and one.ends for one in told)
+        return any(one.run_id == asked and one.is_final for one in told)
 
     world.until(over, PATIENCE)
 
@@ -162,7 +162,7 @@ def _span(name: str, child: ManagedProcess, work: Callable[[], None]) -> tuple[s
     usage = Usage()
 
     def cpu() -> float:
-        usage.look({"retrain": child.pid or 0})
+        usage.measure({"retrain": child.pid or 0})
         return usage.cpu_seconds("rest")["retrain"]
 
     before, began = cpu(), time.time()

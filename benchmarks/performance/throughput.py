@@ -31,7 +31,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.harness import train_champion
 from benchmarks.harness.process_sampler import cpu_seconds
-from benchmarks.harness.results import save
+from benchmarks.harness.cli import save_json
 from benchmarks.performance.api_latency import mlflow_server
 from benchmarks.performance.upper_bounds import limits
 from driftloop.core import topics
@@ -298,7 +298,7 @@ def main() -> int:
         bench = Bench(settings, folder, rows[TRAINED_ON:], stack)
         measured = measure(bench, options, folder, settings)
     show(measured)
-    save(options.out, measured)
+    save_json(options.out, measured)
     return 0
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.loop_under_load import Running
-from benchmarks.resilience.fault_matrix import Fault, strike
+from benchmarks.harness.loop_under_load import LoopUnderLoad
+from benchmarks.resilience.fault_matrix import Fault, inject_fault
 from benchmarks.resilience.soak import KEEP_HOURS, soak
 from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
@@ -31,9 +31,9 @@ def fresh(stack: EmbeddedStack, **more: float) -> Settings:
 def test_nothing_is_lost_when_processes_and_services_die_at_the_worst_moments(
     private_stack: EmbeddedStack, tmp_path: Path
 ) -> None:
-    with Running(private_stack, fresh(private_stack), tmp_path, rate=40, rows=20_000) as running:
+    with LoopUnderLoad(private_stack, fresh(private_stack), tmp_path, rate=40, rows=20_000) as running:
         for fault in FAULTS:
-            row = strike(running, fault)
+            row = inject_fault(running, fault)
             assert not row.findings and row.recovery is not None, row
 
 

@@ -70,7 +70,7 @@ def test_half_a_batch_on_the_disk_of_a_broker_that_died_is_no_event(tmp_path: Pa
             world.send(events=range(300), labels=range(300))
             world.start("score")
             world.start("monitor")
-            world.through(seconds=120)
+            world.wait_for_audit(seconds=120)
             os.kill(stack.pids["kafka"], signal.SIGKILL)
             stack.child("kafka").stop()
             segment = tmp_path / "run" / "kafka" / "data" / "storage.events-0" / f"{0:020}.log"
@@ -84,11 +84,11 @@ def test_half_a_batch_on_the_disk_of_a_broker_that_died_is_no_event(tmp_path: Pa
             stack.child("kafka").start()
             stack.wait("kafka")
             if acknowledged:
-                said = world.through("the broker no longer has", 120)
+                said = world.wait_for_audit("the broker no longer has", 120)
                 assert said.verdict == "PROCESSED-LESS", said
                 return
             world.send(events=range(300, 400), labels=range(300, 400))
-            said = world.through(seconds=120)
+            said = world.wait_for_audit(seconds=120)
             assert said.verdict == "ALL-RECORDS-DELIVERED", said
             assert said.counts["events"] == said.counts["predictions"] == said.counts["outcomes"] == 400, said
         finally:
@@ -123,7 +123,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Pa
             producer.close(timeout=5)
             if changes:
                 scorer.kill()
-            said = world.through("neither a prediction nor a dead letter" if changes else "", 120)
+            said = world.wait_for_audit("neither a prediction nor a dead letter" if changes else "", 120)
             assert said.verdict == ("PROCESSED-LESS" if changes else "ALL-RECORDS-DELIVERED"), said
             if not changes:
                 assert said.counts["predictions"] == 5_000 and world.count(OUTCOMES) >= 200
