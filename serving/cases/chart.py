@@ -1,4 +1,4 @@
-"""The accuracy around a drift as a drawing: SVG for the page of a case, without a word from the stream in it."""
+"""Accuracy around a drift as an SVG drawing for the page of a case. It contains no text from the stream."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 900, 180, 40, 24
 
 
 def draw(case: Case) -> str:
-    """An `svg` element; empty where the positions are not known or there are fewer than two parts to connect.
+    """Return an `svg` element, or an empty text if fewer than two points have a position.
 
-    A line for the accuracy of each part of the course, a band for the likely onset, a line for the alert, and one for
-    each change of the champion. Colours come from the style sheet.
+    It has a line for the accuracy of each part of the course, a band for the likely onset, a line for the alert, and
+    a line for each change of the champion. The style sheet gives the colours.
     """
     course = [share for share in case.course if share.accuracy is not None and share.first_position >= 0]
     if len(course) < 2:

@@ -1,7 +1,7 @@
-"""A drift case: everything about one alert, from what moved to what came of it.
+"""Drift case: an alert with its evidence, the retrainings that it led to, and the outcome.
 
-`Case` is the JSON of `driftloop case ID --json`; its fields are only ever added to. `serving.cases.builder` puts cases
-together from the topics.
+`Case` is the JSON of `driftloop case ID --json`. Fields are only ever added. `serving.cases.builder` builds cases from
+the topics.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ Verdict = Literal["promoted", "rolled back", "waiting", "rejected", "failed", "u
 
 
 class Movement(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment, class or word whose share or error moved, as the alert said; ranked, the surest first."""
+    """Change of a segment, class or word, from the alert. The alert ranks them, the most certain first."""
 
     what: str
     """segment, class or word."""
     name: str
     measure: str
-    """share (of events), predicted (share of predictions), label (share of labels) or error (rate within it)."""
+    """Measured quantity: share (of events), predicted (share of predictions), label (share of labels) or error (error
+    rate)."""
     before: float | None
     after: float | None
-    """None where the alert did not measure it."""
+    """Values before and after the onset; `None` if the alert did not measure them."""
     z: float | None = None
     texts: list[str] = []
     """Up to three examples since the onset."""
@@ -35,73 +36,74 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccuracySpan(msgspec.Struct, frozen=True, kw_only=True):
-    """Right predictions among the labelled events of a stretch of the stream."""
+    """Accuracy of the predictions over a part of the stream."""
 
     labelled: int
     accuracy: float | None
-    """None without labelled events."""
+    """`None` without labelled events."""
     first_position: int = -1
     last_position: int = -1
 
 
 class SliceImpact(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment or a true class: its accuracy before the drift, from the onset until the first promotion, and since."""
+    """Accuracy of a segment or a true class before the drift, from the onset to the first promotion, and after it."""
 
     name: str
     before: AccuracySpan
     after: AccuracySpan
     lost: float
-    """Right answers lost: the fall of the accuracy times the events after; what is new is held against the whole."""
+    """Correct predictions lost: accuracy drop times events since the onset. A slice without history is compared with
+    the overall accuracy."""
     since: AccuracySpan = AccuracySpan(labelled=0, accuracy=None)
-    """From the first promotion on."""
+    """Accuracy from the first promotion on."""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate of one round and what the gate said of it."""
+    """Candidate of a retraining, with the gate's verdict."""
 
     name: str
     state: str
-    """The last that was said of it: searching, gated, shadow, waiting, promoted, rejected or failed."""
+    """Last reported state: searching, gated, shadow, waiting, promoted, rejected or failed."""
     version: str
     reason: str
-    """The verdict in words."""
+    """Reason for the state, in words."""
     seconds: float
     accuracy: float | None
     champion_accuracy: float | None
-    """Both on the same held-out events."""
+    """Accuracies on the same held-out events; `None` if the candidate was not compared."""
     checks: list[dict[str, Any]]
-    """The gate's guards: name, passed, words, numbers, excused."""
+    """Checks of the gate, each with name, passed, words, numbers and excused."""
     segments: list[dict[str, Any]]
     classes: list[dict[str, Any]]
-    """Both models' accuracy by segment and by class: name, rows, champion, challenger."""
+    """Accuracies of both models by segment and by class, each with name, rows, champion and challenger."""
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision of the policy and what it led to."""
+    """Retraining: a decision of the policy with its candidates."""
 
     run_id: str
     kind: Kind
     reason: str
-    """The policy's arithmetic."""
+    """Reason of the policy, with its figures."""
     position: int
     at: float
     state: str
-    """The last state: finished, failed, or where it is now."""
+    """Last reported state; finished or failed at the end."""
     seconds: float
     first_offset: int
     last_offset: int
-    """Offsets in `outcomes` of the training window, both inclusive; -1 where they were not said."""
+    """Offsets in `outcomes` of the training window, both inclusive; -1 if unknown."""
     labelled: int
-    """Labelled events of the stream at the time; -1 where it was not said."""
+    """Labelled events of the stream at that time; -1 if unknown."""
     rows: int
-    """Labelled events since the onset; -1 where it was not said."""
+    """Labelled events since the onset; -1 if unknown."""
     candidates: list[Candidate]
     trigger: str = ""
-    """Alert id, or the policy's own word."""
+    """Alert id, or another trigger that the policy names."""
 
 
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of the champion."""
+    """Change of the champion."""
 
     version: str
     action: Literal["promote", "rollback"]
@@ -109,71 +111,79 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     at: float
     position: int
-    """Stream position of the first labelled event that this version scored; -1 where there is none."""
+    """Stream position of the first labelled event that this version scored; -1 without one."""
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
+    """Outcome of a case, with the accuracy before and after."""
 
     verdict: Verdict
     words: str
+    """The outcome in sentences."""
     before: AccuracySpan
-    """From the promotion of the case before (or the beginning of the stream) to the onset."""
+    """From the previous case's promotion, or the start of the stream, to the onset."""
     until: AccuracySpan
-    """From the onset to the first promotion of this case, or to the next drift where there was none."""
+    """From the onset to the first promotion of this case, or to the next drift without a promotion."""
     since: AccuracySpan
-    """From the first promotion to the next drift, or to the end."""
+    """From the first promotion to the next drift, or to the end of the stream."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one alert. Positions count events of the stream, times are Unix seconds."""
+    """Drift case. Positions count events of the stream; times are Unix seconds."""
 
     case_id: str
-    """The alert's id, and the trigger of its retrainings."""
+    """Id of the alert, and trigger of its retrainings."""
     stream: str
     position: int
-    """Where the alarm was raised."""
+    """Position at which the alert was raised."""
     detected_at: float
     detector: str
     signal: str
     kind: str
-    """What likely changed: covariate (the texts), label (their mix), concept (what a text's label is), or unknown."""
+    """Likely kind of change: covariate (the texts), label (the mix of labels), concept (the meaning of labels) or
+    unknown."""
     severity: float
     window: int
-    """Observations between the onset and the alarm."""
+    """Observations between the onset and the alert."""
     model_version: str
-    """The champion at the time."""
+    """Version of the champion at that time."""
     fired: dict[str, float]
-    """The signals behind the alarm with the share of each in the evidence."""
+    """Signals behind the alert, each with its share of the evidence."""
     onset: int
     onset_low: int
     onset_high: int
-    """The likely beginning, and the positions between which it lies; -1 where the detector does not say."""
+    """Likely start of the drift, and the positions between which it lies; -1 if the detector does not report them."""
     onset_at: float
     moved: list[Movement]
     estimated_accuracy: list[dict[str, Any]]
-    """Of the blocks of predictions before the alarm, without labels: start, end, estimate, low, high."""
+    """Accuracy of blocks of predictions before the alert, estimated without labels: start, end, estimate, low, high."""
     segments: list[SliceImpact]
     classes: list[SliceImpact]
-    """Most right answers lost first."""
+    """Impact by segment and by class; the most correct predictions lost come first."""
     course: list[AccuracySpan]
-    """The accuracy over the three stretches of `came_of_it` in equal parts, for a picture."""
+    """Accuracy over the three spans of `came_of_it`, in parts of equal size, for a chart."""
     rounds: list[Round]
     swaps: list[Swap]
     came_of_it: Resolution
 
 
 def find(cases: Sequence[Case], wanted: str) -> Case:
-    """The case with this id, or whose id alone begins with it.
+    """Return the case with this id, or the only one whose id begins with it.
+
+    Args:
+        cases: The cases of the stream.
+        wanted: The id, or its beginning.
 
     Raises:
-        DriftloopError: there is none, or more than one.
+        DriftloopError: No case or more than one matches.
     """
     found = [case for case in cases if case.case_id == wanted]
     found = found or [case for case in cases if wanted and case.case_id.startswith(wanted)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise DriftloopError(f"{len(found)} cases begin with {wanted!r}: give more of the id.")
-    there = f"{len(cases)} cases: `driftloop case` lists them" if cases else "no case yet: no drift has been detected"
-    raise DriftloopError(f"There is no case {wanted!r}; the stream has {there}.")
+        raise DriftloopError(f"{len(found)} cases begin with {wanted!r}. Give more characters of the id.")
+    if not cases:
+        raise DriftloopError(f"There is no case {wanted!r}: no drift has been detected on this stream.")
+    number = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
+    raise DriftloopError(f"There is no case {wanted!r}; the stream has {number}. Run `driftloop case` to list the ids.")

@@ -1,14 +1,20 @@
-"""What came of a case: one word for tables, one sentence for people."""
+"""Outcome of a drift case: a verdict for tables, and a few sentences with the accuracy before and after it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from serving.cases.model import AccuracySpan, Round, Swap, Verdict
+from serving.cases.reasons import as_sentence, first_sentence
 
 
 def verdict_of(rounds: Sequence[Round], swaps: Sequence[Swap]) -> Verdict:
-    """What came of a case, in one word."""
+    """Return the outcome of a case in one or two words.
+
+    Args:
+        rounds: The retrainings of the case.
+        swaps: The changes of the champion that they led to.
+    """
     if swaps:
         return "promoted" if swaps[-1].action == "promote" else "rolled back"
     if not rounds:
@@ -20,7 +26,7 @@ def verdict_of(rounds: Sequence[Round], swaps: Sequence[Swap]) -> Verdict:
     return "failed" if all(one.state == "failed" for one in rounds) else "rejected"
 
 
-def words_of(
+def describe_outcome(
     verdict: Verdict,
     rounds: Sequence[Round],
     swaps: Sequence[Swap],
@@ -28,25 +34,38 @@ def words_of(
     until: AccuracySpan,
     since: AccuracySpan,
 ) -> str:
-    """The same in a sentence, with the accuracy before the drift, until the answer, and since."""
-    was, fell = f"accuracy {_number(before)} before the drift", f"{_number(until)} from the onset"
+    """Return the outcome in sentences.
+
+    Args:
+        verdict: The outcome, from `verdict_of`.
+        rounds: The retrainings of the case.
+        swaps: The changes of the champion that they led to.
+        before: Accuracy before the drift.
+        until: Accuracy from the onset to the first promotion of the case.
+        since: Accuracy from that promotion on.
+    """
+    was, fell = f"Accuracy was {_number(before)} before the drift", f"{_number(until)} from the onset"
     if not swaps:
-        times = f"{len(rounds)} retraining{'' if len(rounds) == 1 else 's'}"
-        told = {
-            "not retrained": "nothing was retrained",
-            "waiting": "a better model waits for a person's approval",
-            "under way": "the first retraining is under way",
-            "failed": f"{times} failed",
-            "rejected": f"{times} brought no better model",
-        }[verdict]
-        return f"{told}: {was}, {fell} on"
+        return f"{_without_promotion(verdict, len(rounds))} {was} and {fell} on."
     first = swaps[0]
     by = f" ({first.candidate})" if first.candidate else ""
-    took = f"version {first.version}{by} took over {until.labelled} labelled events after the onset"
     if first.position < 0:
-        took = f"version {first.version}{by} was promoted, and none of its predictions has a label yet"
-    back = f"; rolled back since: {swaps[-1].reason}" if verdict == "rolled back" else ""
-    return f"{took}: {was}, {fell} until then, {_number(since)} since{back}"
+        promoted = f"Version {first.version}{by} was promoted. None of its predictions has a label yet."
+    else:
+        promoted = f"Version {first.version}{by} became the champion {until.labelled} labelled events after the onset."
+    back = f" Rolled back later: {as_sentence(first_sentence(swaps[-1].reason))}" if verdict == "rolled back" else ""
+    return f"{promoted} {was}, {fell} until then, and {_number(since)} since then.{back}"
+
+
+def _without_promotion(verdict: Verdict, retrainings: int) -> str:
+    times = f"{retrainings} retraining{'' if retrainings == 1 else 's'}"
+    return {
+        "not retrained": "No retraining followed.",
+        "waiting": "A better model waits for manual approval.",
+        "under way": "The first retraining is running.",
+        "failed": f"{times} failed.",
+        "rejected": f"{times} produced no better model.",
+    }[verdict]
 
 
 def _number(share: AccuracySpan) -> str:

@@ -1,10 +1,9 @@
-"""Drift cases on a terminal or in a log: a table of all of them, and one in full."""
+"""Drift cases on a terminal or in a log: a table of all cases, and one case in full."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -12,19 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 from driftloop.core.terminal_text import escape_control_chars
-from serving.cases.model import AccuracySpan, Case, Movement, Round, SliceImpact
+from serving.cases.model import AccuracySpan, Candidate, Case, Movement, Round, SliceImpact
+from serving.cases.reasons import CHECK_COLUMNS, as_sentence, check_rows, first_sentence, has_more
 
 NAME, REASON, SHORT, EXAMPLE = 40, 400, 120, 100
 SLICES = 8
-"""Segments and classes shown, those that lost most first."""
+"""Segments and classes in a table; the most affected come first."""
 
 
 def show_all(cases: Sequence[Case], console: Console) -> None:
-    """Print one line for each case."""
+    """Print one line for each case.
+
+    Args:
+        cases: The cases of the stream.
+        console: Where they are printed.
+    """
     if not cases:
         console.print(Text("No drift has been detected on this stream."))
         return
-    table = _table("case", "position", "kind", "severity", "retrainings", "what came of it")
+    table = _table("case", "position", "kind", "severity", "retrainings", "outcome")
     for case in cases:
         verdict = case.came_of_it.verdict
         swap = f" v{case.swaps[-1].version}" if case.swaps else ""
@@ -36,101 +41,108 @@ def show_all(cases: Sequence[Case], console: Console) -> None:
             str(len(case.rounds)),
             f"{verdict}{swap}{_accuracies(case)}",
         )
-        table.add_row(*(Text(escape_control_chars(cell, 80)) for cell in cells))
+        table.add_row(*_cells(*cells, limit=80))
     console.print(table)
 
 
 def show(case: Case, console: Console) -> None:
-    """Print one case in full; whatever came from a topic is text in it."""
-    console.print(
-        Text(f"\ncase {escape_control_chars(case.case_id)}: {escape_control_chars(headline(case))}", style="bold"),
-        soft_wrap=True,
-    )
-    console.print(Text(escape_control_chars(case.came_of_it.words)), soft_wrap=True)
+    """Print one case in full. Control characters in text from a topic are escaped.
+
+    Args:
+        case: The case.
+        console: Where it is printed.
+    """
+    console.print()
+    _print(console, f"Case {case.case_id}: {headline(case)}", style="bold")
+    _print(console, case.came_of_it.words)
     facts = Table.grid(padding=(0, 2))
-    for name, value in facts_of(case):
+    for name, value in alert_facts(case):
         facts.add_row(Text(name, style="dim"), Text(escape_control_chars(value)))
     console.print(Padding(facts, (1, 0, 0, 0)))
-    _section(console, "What moved", _moved(case.moved) if case.moved else None)
-    _section(console, "Segments", _slices(case.segments) if case.segments else None)
-    _section(console, "Classes", _slices(case.classes) if case.classes else None)
+    _section(console, "Changed segments, classes and words", _movements(case.moved) if case.moved else None)
+    _section(console, "Accuracy by segment", _slices(case.segments) if case.segments else None)
+    _section(console, "Accuracy by class", _slices(case.classes) if case.classes else None)
     for number, one in enumerate(case.rounds, 1):
         _round(console, number, one)
-    swaps = _table("version", "action", "from position", "why")
+    swaps = _table("version", "action", "from position", "reason")
     for swap in case.swaps:
-        where = str(swap.position) if swap.position >= 0 else "-"
-        swaps.add_row(*_cells(swap.version, swap.action, where, swap.reason, limit=SHORT))
+        where = str(swap.position) if swap.position >= 0 else "–"
+        swaps.add_row(*_cells(swap.version, swap.action, where, first_sentence(swap.reason), limit=SHORT))
     _section(console, "Champions", swaps if case.swaps else None)
 
 
 def headline(case: Case) -> str:
-    """What was noticed, in one line."""
+    """Return the detected change in one line."""
     kinds = {
         "covariate": "the texts changed",
         "label": "the mix of labels changed",
-        "concept": "labels changed meaning",
+        "concept": "the meaning of labels changed",
     }
-    what = kinds.get(case.kind, "drift of an unknown kind")
-    return f"{what} about position {case.onset}, noticed at {case.position}"
+    change = kinds.get(case.kind, "drift of unknown kind")
+    return f"{change} near position {case.onset}, detected at position {case.position}"
 
 
-def facts_of(case: Case) -> list[tuple[str, str]]:
-    """The alert's facts as pairs of a name and a value, for every view of a case."""
+def alert_facts(case: Case) -> list[tuple[str, str]]:
+    """Return the alert's facts as pairs of a name and a value, for every view of a case."""
     onset = f"position {case.onset}"
     if case.onset_low >= 0:
         onset += f", between {case.onset_low} and {case.onset_high}"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in case.fired.items())
     rows = [
         ("detected", f"{_time(case.detected_at)} at position {case.position}, on version {case.model_version}"),
-        ("onset", onset),
+        ("likely onset", onset),
         ("detector", f"{case.detector}; {case.signal} moved by {case.severity:+.3f} over {case.window} observations"),
-        ("fired", shares),
-        ("kind", case.kind),
+        ("signals", shares),
+        ("kind of drift", case.kind),
     ]
     rows += [
         (name, f"{_share(share)} on {share.labelled} labelled events")
         for name, share in (
-            ("accuracy before", case.came_of_it.before),
-            ("from the onset", case.came_of_it.until),
-            ("after the answer", case.came_of_it.since),
+            ("accuracy before the drift", case.came_of_it.before),
+            ("accuracy from the onset", case.came_of_it.until),
+            ("accuracy after the promotion", case.came_of_it.since),
         )
     ]
     estimates = [one for one in case.estimated_accuracy if isinstance(one.get("estimate"), int | float)]
     if estimates:
         last = estimates[-1]
-        said = f"{last['estimate']:.3f} for positions {last.get('start')} to {last.get('end')}, before any label"
-        rows.append(("estimated", said))
+        positions = f"positions {last.get('start')} to {last.get('end')}"
+        rows.append(("estimated accuracy", f"{last['estimate']:.3f} for {positions}, computed without labels"))
     return rows
 
 
-def decision_of(one: Round) -> str:
-    """What a round rested on, in one line."""
-    parts = [one.reason]
-    if one.first_offset >= 0:
-        parts.append(f"trained on offsets {one.first_offset} to {one.last_offset} of outcomes")
-    return "; ".join(parts)
+def training_data(one: Round) -> str:
+    """Return the offsets that a round was trained on as a sentence; empty if the topic does not tell them."""
+    if one.first_offset < 0:
+        return ""
+    return f"Trained on offsets {one.first_offset} to {one.last_offset} of the topic outcomes."
 
 
 def _round(console: Console, number: int, one: Round) -> None:
-    title = f"Round {number}: {one.kind}, {one.state} ({escape_control_chars(one.run_id)})"
-    console.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
-    console.print(Text(escape_control_chars(decision_of(one), REASON)), soft_wrap=True)
+    console.print()
+    _print(console, f"Retraining {number}: {one.kind}, {one.state} ({one.run_id})", style="bold")
+    _print(console, f"Reason: {one.reason}", REASON)
+    if one.first_offset >= 0:
+        _print(console, training_data(one))
     for candidate in one.candidates:
-        version = f" v{candidate.version}" if candidate.version else ""
-        line = f"{candidate.name}{version} {candidate.state}: {candidate.reason}"
-        console.print(Text("  " + escape_control_chars(line, REASON)), soft_wrap=True)
-        for check in candidate.checks:
-            console.print(Text(f"    {escape_control_chars(words_of(check), REASON)}"), soft_wrap=True)
+        _candidate(console, candidate)
 
 
-def words_of(check: dict[str, Any]) -> str:
-    """One of the gate's checks in words."""
-    mark = "✓" if check.get("passed") else "✗"
-    return f"{mark} {check.get('name', '')}: {check.get('words', '')}"
+def _candidate(console: Console, one: Candidate) -> None:
+    version = f" v{one.version}" if one.version else ""
+    reason = f": {first_sentence(one.reason)}" if one.reason else ""
+    _print(console, f"  {one.name}{version} {one.state}{reason}", REASON)
+    if one.checks:
+        table = _table(*CHECK_COLUMNS)
+        for name, result, finding in check_rows(one.checks):
+            table.add_row(*_cells(name, result, finding, limit=REASON))
+        console.print(Padding(table, (0, 0, 0, 4)))
+    if has_more(one.reason):
+        _print(console, f"    Full reason: {as_sentence(one.reason)}", 2 * REASON, style="dim")
 
 
-def _moved(moved: Sequence[Movement]) -> Table:
-    table = _table("what", "name", "measure", "before", "after", "example")
+def _movements(moved: Sequence[Movement]) -> Table:
+    table = _table("type", "name", "measure", "before", "after", "example")
     for one in moved:
         example = escape_control_chars(one.texts[0], EXAMPLE) if one.texts else ""
         row = _cells(one.what, one.name, one.measure, _number(one.before), _number(one.after), limit=NAME)
@@ -139,12 +151,16 @@ def _moved(moved: Sequence[Movement]) -> Table:
 
 
 def _slices(slices: Sequence[SliceImpact]) -> Table:
-    table = _table("name", "before", "events", "from the onset", "events", "right answers lost")
+    table = _table("name", "before", "events", "from the onset", "events", "correct predictions lost")
     for one in slices[:SLICES]:
         before, after = one.before, one.after
         cells = (one.name, _share(before), str(before.labelled), _share(after), str(after.labelled), f"{one.lost:.0f}")
         table.add_row(*_cells(*cells, limit=NAME))
     return table
+
+
+def _print(console: Console, text: str, limit: int | None = None, style: str = "") -> None:
+    console.print(Text(escape_control_chars(text, limit), style=style), soft_wrap=True)
 
 
 def _section(console: Console, title: str, content: RenderableType | None) -> None:
@@ -162,8 +178,8 @@ def _cells(*values: str, limit: int) -> list[Text]:
 
 
 def _accuracies(case: Case) -> str:
-    came = case.came_of_it
-    known = [_share(share) for share in (came.before, came.until, came.since) if share.accuracy is not None]
+    outcome = case.came_of_it
+    known = [_share(share) for share in (outcome.before, outcome.until, outcome.since) if share.accuracy is not None]
     return f": {' → '.join(known)}" if known else ""
 
 

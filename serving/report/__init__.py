@@ -1,1 +1,1 @@
-"""The report of a run: one document from the run's facts, written as a web page and as a PDF."""
+"""Report of a run: one document built from the run's data, written as a web page and as a PDF."""

@@ -1,4 +1,4 @@
-"""Counts a report needs, from the messages of a run: pure functions over labelled events and predictions."""
+"""Aggregates for the report: pure functions over the labelled events and predictions of a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from driftloop.core.messages import Outcome, Prediction
 from serving.report.run_data import Bin, Confused, Durations, Mix, Second, Slice, Texts
 
 BINS, SMALLEST = 60, 50
-"""The course of the accuracy has so many bins at most, of a multiple of so many events."""
+"""Largest number of bins along the stream; the size of a bin is a multiple of the second number, in events."""
 BARS = 24
-"""Of a histogram."""
+"""Number of bars of a histogram."""
 STRETCHES = 80
-"""The course of the speed has so many parts at most, of one second at least."""
+"""Largest number of parts of the throughput over time; a part is at least one second long."""
 
 
 def bins(counted: Sequence[Outcome]) -> list[Bin]:
-    """Right answers along the stream; events without a position are left out."""
+    """Return the correct predictions along the stream. Events without a position are left out."""
     placed = [outcome for outcome in counted if outcome.position >= 0]
     if not placed:
         return []
@@ -35,7 +35,12 @@ def bins(counted: Sequence[Outcome]) -> list[Bin]:
 
 
 def slices(counted: Iterable[Outcome], key: Callable[[Outcome], str]) -> list[Slice]:
-    """Right answers by segment or class, in the order of their first appearance."""
+    """Return the correct predictions by group, in the order of their first appearance.
+
+    Args:
+        counted: The labelled events that count.
+        key: Function that returns the group of an event, its segment or its class.
+    """
     groups: dict[str, list[Outcome]] = {}
     for outcome in counted:
         groups.setdefault(key(outcome), []).append(outcome)
@@ -51,24 +56,30 @@ def slices(counted: Iterable[Outcome], key: Callable[[Outcome], str]) -> list[Sl
     ]
 
 
-def mixes(outcomes: Iterable[Outcome]) -> list[Mix]:
-    """The labels of each segment."""
+def label_mixes(outcomes: Iterable[Outcome]) -> list[Mix]:
+    """Return the labels of each segment."""
     found: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         found.setdefault(outcome.segment, Counter())[outcome.label] += 1
     return [Mix(segment=segment, labels=dict(sorted(labels.items()))) for segment, labels in found.items()]
 
 
-def confused(counted: Iterable[Outcome]) -> list[Confused]:
-    """How often each true label was answered by which."""
+def confusions(counted: Iterable[Outcome]) -> list[Confused]:
+    """Return the count of each pair of true and predicted label."""
     pairs = Counter((outcome.label, outcome.predicted) for outcome in counted)
-    return [Confused(label=label, predicted=said, count=count) for (label, said), count in sorted(pairs.items())]
+    return [
+        Confused(label=label, predicted=predicted, count=count) for (label, predicted), count in sorted(pairs.items())
+    ]
 
 
-def majority(outcomes: Sequence[Outcome], counted: Sequence[Outcome]) -> tuple[str, int]:
-    """The most frequent label of what does not count (the warm-up), and how often it is right in what does.
+def majority_label(outcomes: Sequence[Outcome], counted: Sequence[Outcome]) -> tuple[str, int]:
+    """Return the most frequent label of the warm-up, and how often it is correct after the warm-up.
 
-    Without a warm-up it is the most frequent of all, which nobody could have known beforehand.
+    Without a warm-up it is the most frequent label of all, which a real baseline could not know in advance.
+
+    Args:
+        outcomes: All labelled events.
+        counted: The labelled events that count, without those of the warm-up.
     """
     ids = {outcome.event_id for outcome in counted}
     warm = [outcome for outcome in outcomes if outcome.event_id not in ids]
@@ -79,8 +90,8 @@ def majority(outcomes: Sequence[Outcome], counted: Sequence[Outcome]) -> tuple[s
     return label, sum(outcome.label == label for outcome in counted)
 
 
-def texts(predictions: Sequence[Prediction]) -> Texts:
-    """Number and length of the texts that were scored."""
+def text_statistics(predictions: Sequence[Prediction]) -> Texts:
+    """Return number and lengths of the scored texts."""
     if not predictions:
         return Texts()
     lengths = [len(prediction.text) for prediction in predictions]
@@ -93,7 +104,7 @@ def texts(predictions: Sequence[Prediction]) -> Texts:
 
 
 def durations(values: Sequence[float]) -> Durations:
-    """Percentiles and a histogram of milliseconds, its edges evenly spaced on a logarithmic scale."""
+    """Return percentiles and a histogram of durations in milliseconds. Its edges are evenly spaced on a log scale."""
     if not values:
         return Durations()
     taken = np.maximum(np.asarray(values, dtype=float), 0.01)
@@ -114,9 +125,9 @@ def durations(values: Sequence[float]) -> Durations:
 
 
 def end_to_end(predictions: Sequence[Prediction]) -> tuple[list[float], int]:
-    """Milliseconds from each event to its prediction, for events that occurred once predictions were being made.
+    """Return the milliseconds from each event to its prediction, and the number of events before the first prediction.
 
-    The number beside them is that of the events before, which waited for the first model.
+    The events before the first prediction waited for the first model. They are not in the list.
     """
     up = min((prediction.predicted_at for prediction in predictions), default=0.0)
     live = [(one.predicted_at - one.occurred_at) * 1000 for one in predictions if one.occurred_at >= up]
@@ -124,7 +135,7 @@ def end_to_end(predictions: Sequence[Prediction]) -> tuple[list[float], int]:
 
 
 def speed(predictions: Sequence[Prediction]) -> list[Second]:
-    """Predictions along the clock, in parts of equal length."""
+    """Return the predictions over time, in parts of equal length."""
     if not predictions:
         return []
     times = np.sort(np.asarray([prediction.predicted_at for prediction in predictions]))

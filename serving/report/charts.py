@@ -1,4 +1,4 @@
-"""The report's pictures, drawn by matplotlib."""
+"""Charts of the report, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING
 
 from serving.report import formatting
 from serving.report.run_data import Bin, Durations, Mix, RunFacts, Second, Slice
-from serving.report.svg_cleanup import BLUE, DIM, GREEN, INK, LINE, ORANGE, PALE, RED, SERIES, VIOLET, drawn
+from serving.report.svg_cleanup import BLUE, DIM, GREEN, INK, LINE, ORANGE, PALE, RED, SERIES, VIOLET, draw_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NAME = 22
-"""Characters of a stranger's name beside an axis."""
+"""Largest number of characters of a name beside an axis."""
 VERDICTS = {"detection": GREEN, "repeat": DIM, "false alarm": RED, "unknown": ORANGE}
 
 
 def accuracy(bins: Sequence[Bin], facts: RunFacts) -> str:
-    """The accuracy along the stream with its 95% intervals, true drifts, alerts and changes of the champion."""
+    """Draw the accuracy over the stream with its 95% intervals, true drifts, alerts and changes of the champion.
+
+    Args:
+        bins: Correct predictions along the stream.
+        facts: The data of the run.
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -27,12 +32,12 @@ def accuracy(bins: Sequence[Bin], facts: RunFacts) -> str:
         bounds = [formatting.wilson(one.right, one.labelled) for one in bins]
         axes.fill_between(middle, [low for low, _ in bounds], [high for _, high in bounds], color=PALE, lw=0)
         axes.plot(middle, [one.right / one.labelled for one in bins], color=BLUE, lw=1.8, label="accuracy")
-        for number, drift in enumerate(facts.passed):
+        for number, drift in enumerate(facts.reached_drifts):
             axes.axvline(drift.true_position, color=INK, lw=1, ls="--", label="" if number else "true drift")
         for verdict, colour in VERDICTS.items():
             at = [alert.position for alert in facts.summary.alerts if alert.verdict == verdict]
             _marks(axes, at, 1.04, "v", colour, "alert" if verdict == "unknown" else f"alert: {verdict}")
-        models = [one for one in facts.evidence.models[1:] if one.first_position >= 0]
+        models = [one for one in facts.data.models[1:] if one.first_position >= 0]
         back = [one.first_position for one in models if one.kind == "rollback"]
         _marks(axes, [one.first_position for one in models if one.kind != "rollback"], 0.03, "o", VIOLET, "promotion")
         _marks(axes, back, 0.03, "s", RED, "rollback")
@@ -41,11 +46,16 @@ def accuracy(bins: Sequence[Bin], facts: RunFacts) -> str:
         _grid(axes)
         figure.legend(loc="outside lower center", ncols=4)
 
-    return drawn("accuracy", draw, height=3.3)
+    return draw_svg("accuracy", draw, height=3.3)
 
 
 def mix(mixes: Sequence[Mix], labels: Sequence[str]) -> str:
-    """The share of each label in each segment."""
+    """Draw the share of each label in each segment.
+
+    Args:
+        mixes: Labels by segment.
+        labels: Labels to draw.
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -53,17 +63,19 @@ def mix(mixes: Sequence[Mix], labels: Sequence[str]) -> str:
         left = [0.0] * len(rows)
         for label, colour in zip(labels, SERIES, strict=False):
             parts = [one.labels.get(label, 0) / sum(one.labels.values()) for one in rows]
-            axes.barh(range(len(rows)), parts, left=left, color=colour, label=formatting.shown(label, NAME), height=0.7)
+            axes.barh(
+                range(len(rows)), parts, left=left, color=colour, label=formatting.safe_text(label, NAME), height=0.7
+            )
             left = [a + b for a, b in zip(left, parts, strict=True)]
-        axes.set_yticks(range(len(rows)), [formatting.shown(one.segment, NAME) for one in rows])
+        axes.set_yticks(range(len(rows)), [formatting.safe_text(one.segment, NAME) for one in rows])
         axes.set(xlim=(0, 1), xlabel="share of the labels")
         figure.legend(loc="outside lower center", ncols=4)
 
-    return drawn("mix", draw, height=1.4 + 0.3 * len(mixes))
+    return draw_svg("mix", draw, height=1.4 + 0.3 * len(mixes))
 
 
 def segments(slices: Sequence[Slice]) -> str:
-    """The accuracy of each segment with its 95% interval."""
+    """Draw the accuracy of each segment with its 95% interval."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -72,15 +84,15 @@ def segments(slices: Sequence[Slice]) -> str:
             low, high = formatting.wilson(one.right, one.labelled)
             axes.plot([low, high], [at, at], color=PALE, lw=5, solid_capstyle="butt")
             axes.plot([one.right / one.labelled], [at], "o", color=BLUE, ms=5)
-        axes.set_yticks(range(len(rows)), [formatting.shown(one.name, NAME) for one in rows])
-        axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy, and the interval that it lies in")
+        axes.set_yticks(range(len(rows)), [formatting.safe_text(one.name, NAME) for one in rows])
+        axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy with its 95% interval")
         _grid(axes, "x")
 
-    return drawn("segments", draw, height=0.9 + 0.3 * len(slices))
+    return draw_svg("segments", draw, height=0.9 + 0.3 * len(slices))
 
 
 def candidates(rows: Sequence[tuple[str, str, float, float]]) -> str:
-    """Of each comparison its name, the candidate, and the accuracies of champion and candidate."""
+    """Draw comparisons, each with its name, the candidate, and the accuracies of champion and candidate."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -92,30 +104,30 @@ def candidates(rows: Sequence[tuple[str, str, float, float]]) -> str:
             axes.plot([challenger], [at], "o", color=colour, ms=6)
         axes.plot([], [], "o", color=DIM, ms=5, mfc="none", label="champion")
         for number, name in enumerate(names):
-            axes.plot([], [], "o", color=SERIES[number % len(SERIES)], ms=6, label=formatting.shown(name, NAME))
+            axes.plot([], [], "o", color=SERIES[number % len(SERIES)], ms=6, label=formatting.safe_text(name, NAME))
         axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
         axes.set(xlim=(0, 1.02), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy on the same held-out events")
         _grid(axes, "x")
         figure.legend(loc="outside lower center", ncols=5)
 
-    return drawn("candidates", draw, height=1.3 + 0.24 * len(rows))
+    return draw_svg("candidates", draw, height=1.3 + 0.24 * len(rows))
 
 
 def latency(measured: Durations) -> str:
-    """How many predictions took how long, on a logarithmic scale."""
+    """Draw a histogram of the time in the scorer on a logarithmic scale."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.stairs(measured.counts, measured.edges, fill=True, color=PALE)
         axes.set_xscale("log")
         top = max(measured.counts)
-        marks = ((measured.p50, "half"), (measured.p95, "95%"), (measured.p99, "99%"))
+        marks = ((measured.p50, "50%"), (measured.p95, "95%"), (measured.p99, "99%"))
         for height, (value, name) in zip((1.04, 1.13, 1.22), marks, strict=True):
             if value is not None:
                 axes.axvline(max(value, measured.edges[0]), ymax=height / 1.32, color=BLUE, lw=1)
-                said = f"{name} within {formatting.milliseconds(value)}"
+                text = f"{name} within {formatting.milliseconds(value)}"
                 at = (max(value, measured.edges[0]), top * height)
-                axes.annotate(said, at, ha="right", xytext=(-3, -2), textcoords="offset points")
+                axes.annotate(text, at, ha="right", xytext=(-3, -2), textcoords="offset points")
         axes.set(xlabel="milliseconds in the scorer", ylabel="predictions", ylim=(0, top * 1.32))
         ticks = _round_numbers(measured.edges[0], measured.edges[-1])
         axes.set_xlim(ticks[0], ticks[-1])
@@ -123,11 +135,11 @@ def latency(measured: Durations) -> str:
         axes.set_xticks([], minor=True)
         axes.xaxis.set_major_formatter("{x:g}")
 
-    return drawn("latency", draw, height=2.5)
+    return draw_svg("latency", draw, height=2.5)
 
 
 def speed(parts: Sequence[Second]) -> str:
-    """Predictions per second along the clock."""
+    """Draw the predictions per second over time."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -137,11 +149,11 @@ def speed(parts: Sequence[Second]) -> str:
         axes.set_ylim(bottom=0)
         _grid(axes)
 
-    return drawn("speed", draw, height=2.2)
+    return draw_svg("speed", draw, height=2.2)
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, from the last one below to the first one above."""
+    """Return 1, 2 and 5 times powers of ten, from the last one below ``low`` to the first one above ``high``."""
     known = [float(f"{digit}e{power}") for power in range(-3, 13) for digit in (1, 2, 5)]
     first = max(number for number in known if number <= max(low, known[0]))
     last = min(number for number in known if number >= min(high, known[-1]))

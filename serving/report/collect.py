@@ -1,4 +1,4 @@
-"""The facts of a run, taken from its topics and from MLflow while both still answer."""
+"""Data of a run for its report, read from the topics and from MLflow while both are running."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 
 from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka.topic_history import TopicHistory, first_messages
 from driftloop.core.messages import Outcome, Prediction, Retraining
 from driftloop.core.settings import Settings
 from serving.cases import builder
 from serving.cases.model import Round
 from serving.report import aggregates
 from serving.report.run_data import Chosen, Model, RunData, Source
-from serving.simulation.summary import BOOTSTRAP, NO_RETRAINING, Topics, counts, firsts
+from serving.simulation.summarise import BOOTSTRAP, NO_RETRAINING, counts
 
 PACKAGES = (
     "faust-streaming", "aiokafka", "kafka-python", "river", "scikit-learn", "tpot", "transformers", "torch",
@@ -25,32 +26,46 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def collect(settings: Settings, found: Topics, source: Source, stack: str) -> RunData:
-    """Everything that `report.json` holds. Where MLflow does not answer, its part is empty and says why."""
-    evidence = gather(settings, found, source, stack)
-    models, unread = _with_registry(settings, evidence.models)
-    return msgspec.structs.replace(evidence, models=models, unread=unread)
+def collect(settings: Settings, found: TopicHistory, source: Source, stack: str) -> RunData:
+    """Return the content of `report.json`. Without MLflow its part is empty and `unread` has the reason.
+
+    Args:
+        settings: Settings of the run.
+        found: Messages of the run's topics.
+        source: Scenario and data of the stream.
+        stack: Kind of the stack, embedded or own.
+    """
+    data = collect_from_topics(settings, found, source, stack)
+    models, unread = _with_registry(settings, data.models)
+    return msgspec.structs.replace(data, models=models, unread=unread)
 
 
-def gather(settings: Settings, found: Topics, source: Source, stack: str) -> RunData:
-    """What the topics say, without asking anybody."""
-    outcomes = firsts(found.outcomes)
+def collect_from_topics(settings: Settings, found: TopicHistory, source: Source, stack: str) -> RunData:
+    """Return the part of the data that comes from the topics, without a request to MLflow.
+
+    Args:
+        settings: Settings of the run.
+        found: Messages of the run's topics.
+        source: Scenario and data of the stream.
+        stack: Kind of the stack, embedded or own.
+    """
+    outcomes = first_messages(found.outcomes)
     counted = [outcome for outcome in outcomes if counts(outcome, source.warm_up)]
-    predictions = firsts(found.predictions)
-    diary = [line for line in found.retraining if line.stream == settings.stream]
-    alerts = [alert for alert in firsts(found.alerts, "alert_id") if alert.stream == settings.stream]
-    label, right = aggregates.majority(outcomes, counted)
+    predictions = first_messages(found.predictions)
+    history = found.of_stream(settings.stream)
+    diary = history.retrainings
+    label, right = aggregates.majority_label(outcomes, counted)
     live, backlog = aggregates.end_to_end(predictions)
     return RunData(
         written_at=time.time(),
         source=source,
         chosen=_chosen(settings, stack),
-        labels=aggregates.mixes(outcomes),
-        texts=aggregates.texts(predictions),
+        labels=aggregates.label_mixes(outcomes),
+        texts=aggregates.text_statistics(predictions),
         bins=aggregates.bins(counted),
         segments=aggregates.slices(counted, lambda outcome: outcome.segment),
         classes=aggregates.slices(counted, lambda outcome: outcome.label),
-        confused=aggregates.confused(counted),
+        confused=aggregates.confusions(counted),
         mean_confidence=sum(o.confidence for o in counted) / len(counted) if counted else None,
         majority=label,
         majority_right=right,
@@ -59,22 +74,30 @@ def gather(settings: Settings, found: Topics, source: Source, stack: str) -> Run
         backlog=backlog,
         speed=aggregates.speed(predictions),
         reached=max((prediction.position for prediction in predictions), default=-1),
-        cases=builder.cases(builder.TopicHistory(alerts, outcomes, diary)),
+        cases=builder.cases(history),
         rounds=rounds(diary),
-        models=promoted(diary, predictions, counted),
+        models=promoted_models(diary, predictions, counted),
         software=_software(),
     )
 
 
 def rounds(diary: Sequence[Retraining]) -> list[Round]:
-    """Every retraining but the first model's, in the order in which they were queued."""
+    """Return all retrainings except the one of the first model, in the order in which they were queued."""
     triggers = dict.fromkeys(line.trigger for line in diary if line.trigger != BOOTSTRAP)
     known = [one for trigger in triggers for one in builder.rounds(trigger, diary)]
     return sorted((one for one in known if not one.run_id.startswith(NO_RETRAINING)), key=lambda one: one.at)
 
 
-def promoted(diary: Sequence[Retraining], predictions: Sequence[Prediction], counted: Sequence[Outcome]) -> list[Model]:
-    """Every version that became the champion, in that order, as the topics tell of it."""
+def promoted_models(
+    diary: Sequence[Retraining], predictions: Sequence[Prediction], counted: Sequence[Outcome]
+) -> list[Model]:
+    """Return every version that became the champion, in the order of the promotions.
+
+    Args:
+        diary: Messages on `retraining`.
+        predictions: The first prediction of each event.
+        counted: The labelled events that count.
+    """
     scored: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         scored.setdefault(prediction.model_version, []).append(prediction)
@@ -110,7 +133,7 @@ def _kind(line: Retraining) -> str:
 
 
 def _with_registry(settings: Settings, models: list[Model]) -> tuple[list[Model], str]:
-    """The models with what MLflow knows of them, and why it could not be asked."""
+    """Return the models with their data from MLflow, and the error if MLflow does not answer."""
     from mlflow.exceptions import MlflowException
 
     from driftloop.core.models.registry import Registry
@@ -124,11 +147,11 @@ def _with_registry(settings: Settings, models: list[Model]) -> tuple[list[Model]
     except (DriftloopError, MlflowException) as error:
         return models, str(error)[:300]
     return [
-        _registered(one, known[one.version], runs[one.version]) if one.version in known else one for one in models
+        _with_tags(one, known[one.version], runs[one.version]) if one.version in known else one for one in models
     ], ""
 
 
-def _registered(model: Model, version: Any, run: Any) -> Model:
+def _with_tags(model: Model, version: Any, run: Any) -> Model:
     tags = version.tags
     return msgspec.structs.replace(
         model,
@@ -150,8 +173,8 @@ def _chosen(settings: Settings, stack: str) -> Chosen:
     return Chosen(
         stack=stack,
         secured=settings.secured,
-        encoder=_bare(settings.model.encoder),
-        classifier=_bare(settings.model.classifier),
+        encoder=_base_name(settings.model.encoder),
+        classifier=_base_name(settings.model.classifier),
         max_tokens=settings.model.max_tokens,
         quantised=settings.model.quantise,
         batch=settings.scorer.batch,
@@ -174,8 +197,8 @@ def _chosen(settings: Settings, stack: str) -> Chosen:
     )
 
 
-def _bare(model: str) -> str:
-    """A model's name; of a local folder the last part of its path."""
+def _base_name(model: str) -> str:
+    """Return the name of a model; for a local folder the last part of its path."""
     return Path(model).name if model.startswith(("/", ".", "~")) else model
 
 

@@ -1,6 +1,6 @@
-"""A report as plain data: chapters of paragraphs, lists, tables, figures and notes, which HTML and PDF are made of.
+"""Report as plain data: chapters of paragraphs, lists, tables, figures and notes. HTML and PDF are made from it.
 
-Every text in it is text: nothing is markup, whoever wrote it.
+Every string in it is text. No string is interpreted as markup, including text from the stream.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading inside a chapter."""
+    """Heading inside a chapter."""
 
     text: str
 
@@ -26,14 +26,14 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list; each item is what it is about, which may be empty, and what is said of it."""
+    """List of pairs: a lead, which may be empty, and the text after it."""
 
     items: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something that must not be overlooked."""
+    """Highlighted text."""
 
     title: str
     text: str
@@ -41,7 +41,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Names with their values."""
+    """Table of names with their values."""
 
     caption: str
     rows: Sequence[tuple[str, str]]
@@ -49,7 +49,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; ``weight`` is the share of the width that a column of text gets."""
+    """Column of a table; ``weight`` is the share of the width that a text column gets."""
 
     head: str
     kind: Literal["text", "number"] = "text"
@@ -58,7 +58,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with as many cells in each row as there are columns."""
+    """Table with one cell for each column in every row."""
 
     caption: str
     columns: Sequence[Column]
@@ -67,19 +67,27 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing: ``svg`` is an element of its own, ``alt`` says what is to be seen for those who cannot see it."""
+    """Drawing: ``svg`` is an `svg` element, ``alt`` describes it for readers who cannot see it."""
 
     caption: str
     alt: str
     svg: str
 
 
-Block = Heading | Paragraph | Bullets | Note | Pairs | Table | Figure
+@dataclass(frozen=True)
+class Details:
+    """Additional blocks: folded behind ``summary`` on the web page, in small type in the PDF."""
+
+    summary: str
+    blocks: Sequence[Block]
+
+
+Block = Heading | Paragraph | Bullets | Note | Pairs | Table | Figure | Details
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A part of the report."""
+    """Chapter of the report."""
 
     title: str
     blocks: Sequence[Block]
@@ -97,7 +105,7 @@ class Document:
 
 
 def texts(document: Document) -> Iterator[str]:
-    """Every text of the document in reading order, captions and cells included, drawings left out."""
+    """Return every text of the document in reading order, with captions and cells but without drawings."""
     yield from (document.title, document.subtitle, document.date)
     for chapter in document.chapters:
         yield chapter.title
@@ -125,3 +133,7 @@ def _texts(block: Block) -> Iterator[str]:
                 yield from row
         case Figure(caption, alt, _):
             yield from (caption, alt)
+        case Details(summary, blocks):
+            yield summary
+            for inner in blocks:
+                yield from _texts(inner)

@@ -1,4 +1,4 @@
-"""Numbers and strangers' text in words, in one way throughout a report."""
+"""Formatting of numbers, times and untrusted text, the same throughout the report."""
 
 from __future__ import annotations
 
@@ -10,27 +10,39 @@ from driftloop.core.terminal_text import escape_control_chars
 from serving.cases.model import AccuracySpan
 
 NONE = "–"
+"""Text for an unknown value."""
 Z = 1.96
-"""Of a two-sided interval of 95%."""
+"""Quantile of a two-sided interval of 95%."""
 
 
 def count(number: float) -> str:
-    """A whole number with its thousands set apart."""
+    """Return a whole number with separators of thousands."""
     return f"{number:,.0f}"
 
 
 def plural(number: int, word: str, words: str = "") -> str:
-    """A count with its noun."""
+    """Return a count with its noun.
+
+    Args:
+        number: The count.
+        word: The noun in the singular.
+        words: The noun in the plural; by default the singular with an s.
+    """
     return f"{count(number)} {word if number == 1 else words or word + 's'}"
 
 
 def share(value: float | None) -> str:
-    """An accuracy, three digits."""
+    """Return an accuracy with three decimal places."""
     return NONE if value is None else f"{value:.3f}"
 
 
 def percent(part: float, whole: float) -> str:
-    """A part of a whole in per cent; nothing where there is no whole."""
+    """Return a part of a whole in per cent.
+
+    Args:
+        part: The part.
+        whole: The whole; a dash is returned if it is 0.
+    """
     if not whole:
         return NONE
     value = 100 * part / whole
@@ -38,17 +50,27 @@ def percent(part: float, whole: float) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference."""
+    """Return a difference with its sign and three decimal places."""
     return NONE if value is None else f"{value:+.3f}"
 
 
 def ratio(right: int, labelled: int) -> float | None:
-    """The share of right answers; None without any answer."""
+    """Return the share of correct predictions.
+
+    Args:
+        right: Correct predictions.
+        labelled: Labelled events; `None` is returned if it is 0.
+    """
     return right / labelled if labelled else None
 
 
 def wilson(right: int, labelled: int) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson, 1927), which holds for few events and for shares near 0 and 1 too."""
+    """Return the 95% interval of a share (Wilson, 1927). It also holds for few events and for shares near 0 and 1.
+
+    Args:
+        right: Correct predictions.
+        labelled: Labelled events.
+    """
     if not labelled:
         return 0.0, 1.0
     p, n = right / labelled, labelled
@@ -58,7 +80,12 @@ def wilson(right: int, labelled: int) -> tuple[float, float]:
 
 
 def interval(right: int, labelled: int) -> str:
-    """That interval in words."""
+    """Return the Wilson interval as text.
+
+    Args:
+        right: Correct predictions.
+        labelled: Labelled events.
+    """
     if not labelled:
         return NONE
     low, high = wilson(right, labelled)
@@ -66,14 +93,14 @@ def interval(right: int, labelled: int) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A duration that is given in milliseconds."""
+    """Return a duration given in milliseconds, with its unit."""
     if value is None:
         return NONE
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms" if value < 10_000 else seconds(value / 1000)
 
 
 def seconds(value: float | None) -> str:
-    """A duration that is given in seconds."""
+    """Return a duration given in seconds, with its unit."""
     if value is None:
         return NONE
     if value < 120:
@@ -81,43 +108,53 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
-def figure(value: float) -> str:
-    """A number of any size, three digits that count."""
+def significant(value: float) -> str:
+    """Return a number of any size with three significant digits."""
     if not value:
         return "0"
     digits = max(2 - math.floor(math.log10(abs(value))), 0)
     return f"{value:,.{min(digits, 8)}f}"
 
 
-def of(measured: AccuracySpan) -> str:
-    """An accuracy with the number of labelled events behind it."""
+def accuracy_of(measured: AccuracySpan) -> str:
+    """Return an accuracy with the number of labelled events behind it."""
     return f"{share(measured.accuracy)} ({count(measured.labelled)})" if measured.labelled else NONE
 
 
-def known(value: object) -> float | None:
-    """A figure out of a message's free part; None where it is none."""
+def number_or_none(value: object) -> float | None:
+    """Return a number from a free-form field of a message; `None` if it is not a number below 10¹²."""
     return float(value) if isinstance(value, int | float) and abs(value) < 1e12 else None
 
 
 def position(value: int | None) -> str:
-    """A stream position; nothing where it is not known."""
+    """Return a stream position; a dash if it is unknown."""
     return NONE if value is None or value < 0 else count(value)
 
 
-def shown(text: str, limit: int = 60) -> str:
-    """A stranger's text on one line, cut; a dash where there is none."""
+def safe_text(text: str, limit: int = 60) -> str:
+    """Return untrusted text on one line with its control characters escaped; a dash if it is empty.
+
+    Args:
+        text: The text.
+        limit: Characters after which it is cut.
+    """
     return escape_control_chars(text, limit) or NONE
 
 
-def listed(items: Sequence[str], word: str = "and") -> str:
-    """Items in a row: a, b and c."""
+def join_words(items: Sequence[str], word: str = "and") -> str:
+    """Return items as an enumeration: a, b and c.
+
+    Args:
+        items: The items.
+        word: The conjunction before the last item.
+    """
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {word} {items[-1]}"
 
 
-def moment(at: float) -> str:
-    """A time for people, in UTC; a dash where it is not known."""
+def utc_time(at: float) -> str:
+    """Return a Unix time as date and time in UTC; a dash if it is unknown."""
     try:
         return datetime.fromtimestamp(at, UTC).strftime("%d %B %Y, %H:%M UTC") if at else NONE
     except (OverflowError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The document as one page: no script, nothing from elsewhere, light and dark, for narrow screens and for paper."""
+"""Report as one web page: no script, nothing loaded from elsewhere, light and dark, for narrow screens and paper."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from serving.report.document import (
     Block,
     Bullets,
     Chapter,
+    Details,
     Document,
     Figure,
     Heading,
@@ -26,7 +27,7 @@ DARK = {
     "ink": "#e4e7ee", "dim": "#a3acbd", "line": "#343a46", "paper": "#12151c", "blue": "#86b7ff", "red": "#ff8a80",
     "green": "#7fd89a", "orange": "#f2a65a", "violet": "#d0a6ee", "pale": "#2c4568",
 }  # fmt: skip
-"""The same colours on a dark page; a contrast of 4.5 or more for those that text is written in."""
+"""Colours of a dark page. Those of text have a contrast of 4.5 or more."""
 
 
 def _variables(colours: dict[str, str]) -> str:
@@ -34,7 +35,7 @@ def _variables(colours: dict[str, str]) -> str:
 
 
 def _recolour() -> str:
-    """Drawings name their colours as attributes, which a rule may replace."""
+    """Return rules that replace the colours of drawings, which stand in attributes."""
     return "\n".join(
         f'svg [{kind}="{value}"] {{ {kind}: var(--{name}); }}'
         for name, value in COLOURS.items()
@@ -68,6 +69,7 @@ td.text {{ min-width: 6rem; }}
 figure {{ margin: 1.4rem 0; }} figure svg {{ width: 100%; height: auto; display: block; }}
 figcaption, caption {{ font-size: 0.9rem; }}
 svg text {{ font-family: system-ui, "DejaVu Sans", sans-serif; }}
+details {{ margin: 0.6rem 0 1.2rem; }} summary {{ cursor: pointer; color: var(--blue); font-size: 0.95rem; }}
 aside {{ border-left: 4px solid var(--red); padding: 0.2rem 1rem; margin: 1.2rem 0; }}
 {_recolour()}
 @media (max-width: 40rem) {{ nav ol {{ columns: 1; }} h1 {{ font-size: 1.5rem; }}
@@ -75,7 +77,8 @@ aside {{ border-left: 4px solid var(--red); padding: 0.2rem 1rem; margin: 1.2rem
 @media print {{ :root {{ color-scheme: light; {_variables(COLOURS)} }}
   body {{ padding: 0; background: none; font-size: 10pt; }}
   .wide, .drawing {{ overflow: visible; }} figure, tr, aside {{ break-inside: avoid; }}
-  h2, h3, caption {{ break-after: avoid; }} }}
+  h2, h3, caption {{ break-after: avoid; }}
+  details::details-content {{ content-visibility: visible; block-size: auto; }} }}
 """
 PAGE = """<!doctype html>
 <html lang="en">
@@ -103,7 +106,7 @@ PAGE = """<!doctype html>
 
 
 def render(document: Document) -> str:
-    """The page; whatever came from the stream is text in it."""
+    """Return the page. All text is escaped, also text from the stream."""
     figures, tables = count(1), count(1)
     body = "\n".join(_chapter(number, one, figures, tables) for number, one in enumerate(document.chapters, 1))
     contents = "\n".join(
@@ -123,7 +126,7 @@ def render(document: Document) -> str:
 
 
 def content_security_policy() -> str:
-    """Nothing but this very style sheet."""
+    """Return the policy of the page: its own style sheet and nothing else."""
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
@@ -154,8 +157,11 @@ def _block(block: Block, figures: Iterator[int], tables: Iterator[int]) -> str:
             return _table(f"Table {next(tables)}. {block.caption}", block)
         case Figure(caption, alt, svg):
             drawing = svg.replace("<svg ", f'<svg role="img" aria-label="{_text(alt)}" ', 1)
-            said = f"<figcaption>{_text(f'Figure {next(figures)}. {caption}')}</figcaption>"
-            return f'<figure>\n<div class="drawing">{drawing}</div>\n{said}\n</figure>'
+            below = f"<figcaption>{_text(f'Figure {next(figures)}. {caption}')}</figcaption>"
+            return f'<figure>\n<div class="drawing">{drawing}</div>\n{below}\n</figure>'
+        case Details(summary, blocks):
+            inner = "\n".join(_block(one, figures, tables) for one in blocks)
+            return f"<details>\n<summary>{_text(summary)}</summary>\n{inner}\n</details>"
 
 
 def _item(lead: str, text: str) -> str:
@@ -174,7 +180,7 @@ def _cells(row: Sequence[str], kinds: Sequence[str]) -> str:
 
 
 def _wide(caption: str, inside: str) -> str:
-    """A table that scrolls by itself where the screen is narrow, with the keyboard too."""
+    """Return a table in a region that scrolls on a narrow screen, also with the keyboard."""
     label = _text(caption)
     return (
         f'<div class="wide" role="region" aria-label="{label}" tabindex="0">\n'

@@ -1,4 +1,4 @@
-"""The pipeline as it ran, drawn: what flowed from where to where, and how much of it."""
+"""Diagram of the pipeline with the number of messages on each topic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from serving.report import formatting
 from serving.report.run_data import RunFacts
-from serving.report.svg_cleanup import BLUE, DIM, INK, VIOLET, drawn
+from serving.report.svg_cleanup import BLUE, DIM, INK, VIOLET, draw_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def pipeline(facts: RunFacts) -> str:
-    """Five processes as boxes, topics as arrows with the messages that they carried."""
+    """Draw the processes as boxes and the topics as arrows with their message counts. Returns an `svg` element."""
     summary = facts.summary
     labelled = summary.accuracy.counted + summary.accuracy.warm_up
     rounds = len(summary.retrainings) + len(summary.refreshes)
@@ -23,24 +23,24 @@ def pipeline(facts: RunFacts) -> str:
         axes = figure.add_subplot()
         axes.set(xlim=(0, 100), ylim=(0, 50))
         axes.axis("off")
-        _box(axes, 0, 30, "replay", "the data as a stream,\nlabels come late")
-        _box(axes, 39, 30, "score", "encoder + head of\nthe champion")
-        _box(axes, 78, 30, "monitor", "joins labels,\nwatches for drift")
-        _box(axes, 39, 4, "MLflow", "registry of models,\nrejected ones too", colour=DIM)
+        _box(axes, 0, 30, "replay", "sends events,\nand labels later")
+        _box(axes, 39, 30, "score", "encoder and head\nof the champion")
+        _box(axes, 78, 30, "monitor", "joins labels,\ndetects drift")
+        _box(axes, 39, 4, "MLflow", "registry of promoted\nand rejected models", colour=DIM)
         _box(axes, 78, 4, "retrain", "fits, compares,\npromotes")
         _arrow(axes, (22, 38), (39, 38), f"events\n{formatting.count(summary.events)}", (30.5, 40))
         _arrow(axes, (61, 38), (78, 38), f"predictions\n{formatting.count(summary.predictions)}", (69.5, 40))
-        joined = f"labels that met their prediction: {formatting.count(labelled)}"
+        joined = f"labels joined with a prediction: {formatting.count(labelled)}"
         _arrow(axes, (11, 44), (89, 44), joined, (50, 48.2), bend=True)
         alerts = formatting.plural(len(summary.alerts), "alert")
         _arrow(axes, (89, 30), (89, 18), f"{alerts},\n{formatting.count(labelled)} outcomes", (88, 22.2), align="right")
-        came = f"{formatting.plural(rounds, 'round')},\n{summary.promotions} promoted"
-        _arrow(axes, (78, 11), (61, 11), came, (69.5, 13))
-        office = f"{formatting.plural(len(facts.evidence.models), 'model')} in office,\nswapped in live"
-        _arrow(axes, (50, 18), (50, 30), office, (49, 22.2), colour=VIOLET, align="right")
-        _box(axes, 0, 4, "serve", "API, live page, metrics:\nno part of this run", colour=DIM, line="--")
+        models = f"{formatting.plural(rounds, 'retraining')},\n{summary.promotions} promoted"
+        _arrow(axes, (78, 11), (61, 11), models, (69.5, 13))
+        champions = f"{formatting.plural(len(facts.data.models), 'champion')},\nloaded while running"
+        _arrow(axes, (50, 18), (50, 30), champions, (49, 22.2), colour=VIOLET, align="right")
+        _box(axes, 0, 4, "serve", "API, live page,\nmetrics (optional)", colour=DIM, line="--")
 
-    return drawn("pipeline", draw, height=3.6)
+    return draw_svg("pipeline", draw, height=3.6)
 
 
 def _box(axes: Axes, x: float, y: float, name: str, text: str, colour: str = BLUE, line: str = "-") -> None:

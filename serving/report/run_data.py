@@ -261,10 +261,10 @@ def write(data: RunData, folder: Path) -> Path:
     Raises:
         DriftloopError: The file cannot be written.
     """
-    return write_whole(folder / FACTS, msgspec.json.format(msgspec.json.encode(data), indent=1) + b"\n")
+    return write_file(folder / FACTS, msgspec.json.format(msgspec.json.encode(data), indent=1) + b"\n")
 
 
-def write_whole(path: Path, body: bytes) -> Path:
+def write_file(path: Path, body: bytes) -> Path:
     """Write a file atomically and return its path.
 
     Args:

@@ -1,7 +1,7 @@
-"""Matplotlib's SVG made fit for a page: no style attribute, no id twice, colours that a style sheet may change.
+"""Clean-up of Matplotlib's SVG for a web page: no style attribute, unique ids, colours that a style sheet can change.
 
-The page's content security policy lets no inline style through, and PDF wants none either: both understand an
-attribute for each property (SVG 2, chapter 6.6). A style sheet's own rules win over those attributes.
+The page's content security policy forbids inline styles, and typst does not need them. Both understand one attribute
+for each property (SVG 2, chapter 6.6). The rules of a style sheet override these attributes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLOURS = {
     "ink": INK, "dim": DIM, "line": LINE, "paper": PAPER, "blue": BLUE, "red": RED, "green": GREEN, "orange": ORANGE,
     "violet": VIOLET, "pale": PALE,
 }  # fmt: skip
-"""By the name under which a style sheet may give another shade, for a dark page."""
+"""Colours by name. The style sheet of the page replaces them by name on a dark page."""
 SERIES = (BLUE, ORANGE, GREEN, VIOLET, RED, DIM, PALE)
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _FONT = re.compile(r"(?:(?P<weight>bold|\d00)\s+)?(?P<size>[\d.]+)px\s+(?P<family>.+)")
@@ -35,8 +35,14 @@ ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", LINK)
 
 
-def drawn(name: str, draw: Callable[[Figure], None], width: float = 7.2, height: float = 3.0) -> str:
-    """The `svg` element of a figure of so many inches; the same name and figures give the same text.
+def draw_svg(name: str, draw: Callable[[Figure], None], width: float = 7.2, height: float = 3.0) -> str:
+    """Draw a figure and return it as an `svg` element. The same name and data give the same text.
+
+    Args:
+        name: Name of the drawing, unique in the report; it becomes a prefix of ids.
+        draw: Function that draws on the figure.
+        width: Width in inches.
+        height: Height in inches.
 
     Raises:
         DriftloopError: matplotlib is not installed.
@@ -45,7 +51,7 @@ def drawn(name: str, draw: Callable[[Figure], None], width: float = 7.2, height:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise missing("matplotlib") from error
+        raise missing_package("matplotlib") from error
     style: Any = {
         "svg.hashsalt": name, "svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans",
         "font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": DIM,
@@ -55,29 +61,29 @@ def drawn(name: str, draw: Callable[[Figure], None], width: float = 7.2, height:
     }  # fmt: skip
     buffer = io.BytesIO()
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a browser has fonts that matplotlib has not
+        warnings.filterwarnings("ignore", message="Glyph")  # a browser has more fonts than matplotlib
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _cleaned(buffer.getvalue(), name)
+    return _clean(buffer.getvalue(), name)
 
 
-def missing(package: str) -> DriftloopError:
-    """What is said where a package of the extra is not there."""
-    return DriftloopError(f"A report needs {package}, which is not installed: pip install 'driftloop[report]'.")
+def missing_package(package: str) -> DriftloopError:
+    """Return the error for a package of the extra `report` that is not installed."""
+    return DriftloopError(f"A report needs {package}, which is not installed. Run: pip install 'driftloop[report]'.")
 
 
-def _cleaned(source: bytes, name: str) -> str:
-    root = ElementTree.fromstring(source)  # noqa: S314 - matplotlib wrote it a moment ago
-    wanted = set(_REFERENCE.findall(source.decode()))
-    wanted |= {element.get(f"{{{LINK}}}href", "").lstrip("#") for element in root.iter()}
+def _clean(source: bytes, name: str) -> str:
+    root = ElementTree.fromstring(source)  # noqa: S314 - written by matplotlib above
+    referenced = set(_REFERENCE.findall(source.decode()))
+    referenced |= {element.get(f"{{{LINK}}}href", "").lstrip("#") for element in root.iter()}
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{{{SVG}}}style", f"{{{SVG}}}metadata"):
                 parent.remove(child)
     for element in root.iter():
-        _plain(element)
-        if element.get("id") is not None and element.get("id") not in wanted:
+        _split_style(element)
+        if element.get("id") is not None and element.get("id") not in referenced:
             del element.attrib["id"]
         for key, value in list(element.attrib.items()):
             if key == "id":
@@ -93,8 +99,8 @@ def _cleaned(source: bytes, name: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _plain(element: ElementTree.Element) -> None:
-    """An attribute for each property of the style attribute."""
+def _split_style(element: ElementTree.Element) -> None:
+    """Replace the style attribute by one attribute for each property."""
     for part in element.attrib.pop("style", "").split(";"):
         key, _, value = (piece.strip() for piece in part.partition(":"))
         font = _FONT.fullmatch(value) if key == "font" else None

@@ -1,172 +1,189 @@
-"""A model card for each version that took over; refreshes have a row each."""
+"""Chapter “Model cards”: a card for each promoted version, and a table of the promoted refreshes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serving.cases.reasons import as_sentence, count_passed
 from serving.report import display_names, formatting
 from serving.report.document import Block, Chapter, Column, Heading, Note, Pairs, Paragraph, Table
-from serving.report.run_data import Model, RunFacts
+from serving.report.reasons import gate_decision, short
+from serving.report.run_data import Model, RunFacts, Slice
 
-ROWS, CARDS, COMPARED = 30, 24, 20
-"""Retrainings and refreshes in a table, cards in full, and comparisons in a picture."""
+TITLE = "Model cards"
+CARDS, REFRESHES = 24, 60
+"""Largest numbers of cards, and of refreshes in the table."""
+GROUPS, PARAMETERS = 8, 8
+"""Largest numbers of segments or classes, and of parameters, on a card."""
+FEW = 200
+"""Labels below which a card warns that its live accuracy is uncertain."""
+KINDS = {
+    "bootstrap": "the first model",
+    "answer": "the first retraining after a drift alert",
+    "search": "the best candidate of a search",
+    "rollback": "a restored previous model",
+    "manual": "promoted manually by an operator",
+}
+"""Origin of a version, by its kind."""
 
 
-def cards(facts: RunFacts) -> Chapter:
-    """A model card for each version that took over; refreshes have a row each."""
-    evidence = facts.evidence
+def model_cards(facts: RunFacts) -> Chapter:
+    """Return the chapter."""
+    data = facts.data
     blocks: list[Block] = [
         Paragraph(
             "One card for each model that became the champion, after “Model Cards for Model Reporting” (Mitchell et "
-            "al., 2019). The intended use is the same for all of them: to sort short texts like those of this stream "
-            "for statistics and for routing, with a person behind every decision about a person. Out of scope: "
-            "judging single people, other languages and text types than those in the training window, and any use "
-            "after the stream has changed and before a label has come."
+            "al., 2019). The intended use is the same for all models: classify short texts like those of this stream "
+            "for statistics and routing. A human must be responsible for every decision about a person. Out of scope: "
+            "judging individual persons, other languages and text types than those of the training window, and any use "
+            "after a change of the stream from which no labels have arrived yet."
         )
     ]
-    if not evidence.models:
-        return Chapter("Model cards", [*blocks, Paragraph("No model was promoted in this run.")])
-    if evidence.unread:
-        blocks.append(
-            Note(
-                "Without the registry",
-                f"MLflow could not be asked, so parts are missing: {formatting.shown(evidence.unread, 200)}",
-            )
-        )
-    full = [model for model in evidence.models if model.kind != "refresh"]
+    if not data.models:
+        return Chapter(TITLE, [*blocks, Paragraph("No model was promoted in this run.")])
+    if data.unread:
+        error = as_sentence(formatting.safe_text(data.unread, 200))
+        blocks.append(Note("Registry data missing", f"MLflow did not answer, so parts of the cards are empty. {error}"))
+    full = [model for model in data.models if model.kind != "refresh"]
     for model in full[:CARDS]:
         blocks += _card(model, facts)
     if len(full) > CARDS:
-        blocks.append(
-            Paragraph(f"{formatting.plural(len(full) - CARDS, 'further card')} left out; “driftloop models” has all.")
-        )
-    fresh = [model for model in evidence.models if model.kind == "refresh"]
-    if fresh:
-        rows = [
-            [
-                formatting.shown(model.version, 12), formatting.shown(model.candidate, 16), formatting.position(model.first_position),
-                _trained(model), formatting.shown(model.parent, 12),
-                formatting.count(sum(one.labelled for one in model.segments)),
-                formatting.share(_accuracy(model)), _worst(model),
-            ]
-            for model in fresh[-ROWS * 2:]
-        ]  # fmt: skip
-        columns = [
-            Column("version", "number"), Column("candidate"), Column("from event", "number"),
-            Column("trained on", weight=1.6),
-            Column("follows", "number"), Column("labelled", "number"), Column("accuracy", "number"),
-            Column("weakest segment", weight=1.6),
-        ]  # fmt: skip
-        blocks += [
-            Heading("Refreshes"),
-            Paragraph(
-                "A refresh is the model before it, fitted on more labels of the same concept; what its card would say "
-                "beyond this row is on the card of the answer or search that it refreshes."
-            ),
-            Table("Promoted refreshes, a card in a row", columns, rows),
-        ]
-        if len(fresh) > ROWS * 2:
-            blocks.append(
-                Paragraph(
-                    f"{formatting.plural(len(fresh) - ROWS * 2, 'earlier refresh', 'earlier refreshes')} left out."
-                )
-            )
-    return Chapter("Model cards", blocks)
+        left = formatting.plural(len(full) - CARDS, "further card")
+        blocks.append(Paragraph(f"{left} not shown. “driftloop models” lists all versions."))
+    blocks += _refreshes([model for model in data.models if model.kind == "refresh"])
+    return Chapter(TITLE, blocks)
 
 
 def _card(model: Model, facts: RunFacts) -> list[Block]:
-    kinds = {
-        "bootstrap": "the first model",
-        "answer": "the first answer to a drift",
-        "search": "the winner of a search",
-        "rollback": "a predecessor brought back",
-        "manual": "promoted by a person",
-    }
+    version = formatting.safe_text(model.version, 20)
+    checks = _checks(model, facts)
     labelled = sum(one.labelled for one in model.segments)
-    gates = [
-        candidate
-        for one in facts.evidence.rounds
-        for candidate in one.candidates
-        if candidate.version and candidate.version == model.version
+    segments = [one for one in model.segments if one.name]
+    parameters = _parameters(model)
+    # Each row of the card: its name, its value, and the condition under which it is shown.
+    rows: list[tuple[str, str, object]] = [
+        ("Model", f"{_kind(model)}; {display_names.description(model.candidate)}", True),
+        ("Promoted", f"{formatting.utc_time(model.promoted_at)}, after {_trigger(model)}", True),
+        ("Training data", _training_data(model), True),
+        ("Reason for promotion", short(model.reason), True),
+        ("Gate checks", formatting.safe_text(count_passed(checks), 200), checks),
+        ("As champion", _service(model, labelled), True),
+        ("Accuracy by segment", _groups(segments), segments),
+        ("Recall by class", _groups(model.classes), model.classes),
+        ("Parameters", parameters, parameters),
+        ("Limitations", _limitations(labelled, facts), True),
+        ("Digest", formatting.safe_text(model.digest, 64), model.digest),
     ]
-    used = [one for one in model.segments if one.name]
-    served = (
-        f"{formatting.plural(model.predictions, 'event')} from event {formatting.position(model.first_position)} on; right for "
-        f"{formatting.share(_accuracy(model))} of {formatting.plural(labelled, 'label')} that came"
-        if model.predictions
-        else "no event: another model followed before one came, or the run ended"
-    )
-    rows = [
-        (
-            "What it is",
-            f"{kinds.get(model.kind, formatting.shown(model.kind, 20))}; {display_names.family(model.candidate)}",
-        ),
-        ("Promoted", f"{formatting.moment(model.promoted_at)}, for {_trigger(model)}"),
-        ("Trained on", _trained(model)),
-        ("Evidence", formatting.shown(model.reason, 420)),
-    ]
-    checks = [check for gate in gates[:1] for check in gate.checks]
-    if checks:
-        passed = sum(bool(check.get("passed")) for check in checks)
-        excused = [formatting.shown(str(check.get("name", "")), 30) for check in checks if check.get("excused")]
-        note = f"; excused: {formatting.listed(excused)}" if excused else ""
-        rows.append(("Guards", f"{passed} of {len(checks)} passed{note}"))
-    rows.append(("In office", served))
-    if used:
-        parts = [
-            f"{formatting.shown(one.name, 30)} {formatting.share(formatting.ratio(one.right, one.labelled))} of "
-            f"{formatting.count(one.labelled)}"
-            for one in used[:8]
-        ]
-        rows.append(("By segment", "; ".join(parts) + ("; …" if len(used) > 8 else "")))
-    if model.classes:
-        parts = [
-            f"{formatting.shown(one.name, 30)} {formatting.share(formatting.ratio(one.right, one.labelled))} of "
-            f"{formatting.count(one.labelled)}"
-            for one in model.classes[:8]
-        ]
-        rows.append(("Recall by class", "; ".join(parts) + ("; …" if len(model.classes) > 8 else "")))
-    hidden = {"candidate", "rows", "weights"}
-    settings = [
-        f"{formatting.shown(k, 30)} {formatting.shown(v, 60)}" for k, v in model.parameters.items() if k not in hidden
-    ]
-    if settings:
-        rows.append(("Parameters", "; ".join(settings[:8])))
-    rows.append(("Limits", _limits(labelled, facts)))
-    if model.digest:
-        rows.append(("Digest", formatting.shown(model.digest, 64)))
     return [
-        Heading(f"Version {formatting.shown(model.version, 20)}"),
-        Pairs(f"Model card of version {formatting.shown(model.version, 20)}", rows),
+        Heading(f"Version {version}"),
+        Pairs(f"Model card of version {version}", [(name, value) for name, value, shown in rows if shown]),
+        *gate_decision(version, model.reason, checks),
     ]
+
+
+def _kind(model: Model) -> str:
+    return KINDS.get(model.kind, formatting.safe_text(model.kind, 20))
 
 
 def _trigger(model: Model) -> str:
-    return "the first labels of the stream" if model.kind == "bootstrap" else formatting.shown(model.trigger, 40)
+    return "the first labels of the stream" if model.kind == "bootstrap" else formatting.safe_text(model.trigger, 40)
 
 
-def _trained(model: Model) -> str:
+def _training_data(model: Model) -> str:
     if not model.topic:
         return formatting.NONE
     rows = model.parameters.get("rows", "")
-    count = f"{formatting.shown(rows, 12)} rows, " if rows else ""
-    first, last = formatting.shown(model.first_offset, 12), formatting.shown(model.last_offset, 12)
-    return f"{count}offsets {first} to {last} of {formatting.shown(model.topic, 40)}"
+    count = f"{formatting.safe_text(rows, 12)} rows, " if rows else ""
+    first, last = formatting.safe_text(model.first_offset, 12), formatting.safe_text(model.last_offset, 12)
+    return f"{count}offsets {first} to {last} of {formatting.safe_text(model.topic, 40)}"
+
+
+def _checks(model: Model, facts: RunFacts) -> Sequence[Mapping[str, Any]]:
+    """Return the gate's checks of a version; empty if it never passed through the gate."""
+    for one in facts.data.rounds:
+        for candidate in one.candidates:
+            if candidate.version and candidate.version == model.version:
+                return candidate.checks
+    return []
+
+
+def _service(model: Model, labelled: int) -> str:
+    """Return the events that a version predicted as champion, with its accuracy."""
+    if not model.predictions:
+        return "no event: another model replaced it before the next event, or the run ended"
+    return (
+        f"{formatting.plural(model.predictions, 'event')} from event {formatting.position(model.first_position)} on; "
+        f"accuracy {formatting.share(_accuracy(model))} on {formatting.plural(labelled, 'label')} that arrived"
+    )
+
+
+def _groups(slices: Sequence[Slice]) -> str:
+    parts = [
+        f"{formatting.safe_text(one.name, 30)} {formatting.share(formatting.ratio(one.right, one.labelled))} of "
+        f"{formatting.count(one.labelled)}"
+        for one in slices[:GROUPS]
+    ]
+    return "; ".join(parts) + ("; …" if len(slices) > GROUPS else "")
+
+
+def _parameters(model: Model) -> str:
+    elsewhere = {"candidate", "rows", "weights"}
+    shown = [
+        f"{formatting.safe_text(name, 30)} {formatting.safe_text(value, 60)}"
+        for name, value in model.parameters.items()
+        if name not in elsewhere
+    ]
+    return "; ".join(shown[:PARAMETERS])
+
+
+def _limitations(labelled: int, facts: RunFacts) -> str:
+    few = (
+        f"only {formatting.plural(labelled, 'label')} arrived to measure its live accuracy; " if labelled < FEW else ""
+    )
+    masked = "masked" if facts.data.source.masked else "not masked"
+    return f"{few}it knows its training window and nothing later; texts were {masked} before training"
+
+
+def _refreshes(models: Sequence[Model]) -> list[Block]:
+    if not models:
+        return []
+    rows = [
+        [
+            formatting.safe_text(model.version, 12), formatting.safe_text(model.candidate, 16),
+            formatting.position(model.first_position), _training_data(model), formatting.safe_text(model.parent, 12),
+            formatting.count(sum(one.labelled for one in model.segments)), formatting.share(_accuracy(model)),
+            _weakest(model),
+        ]
+        for model in models[-REFRESHES:]
+    ]  # fmt: skip
+    columns = [
+        Column("version", "number"), Column("candidate"), Column("from event", "number"),
+        Column("training data", weight=1.6), Column("replaces", "number"), Column("labels", "number"),
+        Column("accuracy", "number"), Column("weakest segment", weight=1.6),
+    ]  # fmt: skip
+    blocks: list[Block] = [
+        Heading("Refreshes"),
+        Paragraph(
+            "A refresh is the same model as before, fitted on more labels of the same concept. The rest of its card is "
+            "the card of the version that it refreshes."
+        ),
+        Table("Promoted refreshes", columns, rows),
+    ]
+    if len(models) > REFRESHES:
+        earlier = formatting.plural(len(models) - REFRESHES, "earlier refresh", "earlier refreshes")
+        blocks.append(Paragraph(f"{earlier} not shown."))
+    return blocks
 
 
 def _accuracy(model: Model) -> float | None:
     return formatting.ratio(sum(one.right for one in model.segments), sum(one.labelled for one in model.segments))
 
 
-def _worst(model: Model) -> str:
-    used = [one for one in model.segments if one.name and one.labelled]
-    if not used:
+def _weakest(model: Model) -> str:
+    named = [one for one in model.segments if one.name and one.labelled]
+    if not named:
         return formatting.NONE
-    worst = min(used, key=lambda one: one.right / one.labelled)
-    return f"{formatting.shown(worst.name, 24)} {formatting.share(worst.right / worst.labelled)} of {formatting.count(worst.labelled)}"
-
-
-def _limits(labelled: int, facts: RunFacts) -> str:
-    few = f"only {formatting.plural(labelled, 'label')} speak of its accuracy live; " if labelled < 200 else ""
-    mask = (
-        "texts were masked before training" if facts.evidence.source.masked else "texts were not masked before training"
-    )
-    return f"{few}it knows what its window holds and nothing of what came later; {mask}"
+    weakest = min(named, key=lambda one: one.right / one.labelled)
+    accuracy = formatting.share(weakest.right / weakest.labelled)
+    return f"{formatting.safe_text(weakest.name, 24)} {accuracy} of {formatting.count(weakest.labelled)}"

@@ -1,63 +1,61 @@
-"""How the project is tested, delivered and watched, and whether it belongs in a cloud."""
+"""Chapters “Testing, delivery and monitoring” and “Cloud deployment” of the project."""
 
 from __future__ import annotations
 
 from serving.report import formatting
+from serving.report.chapters.cost import LOOP
 from serving.report.document import Block, Bullets, Chapter, Column, Paragraph, Table
 from serving.report.run_data import RunFacts
 
-FREE = 0.7
-"""Share of a core that is planned with, so that bursts and retrainings find room."""
-
-
-LOOP = ("score", "monitor")
-"""What every further event needs; the rest is there once, or works when there is something to learn."""
+PLANNED_LOAD = 0.7
+"""Planned load of a core. The rest is reserved for bursts and retrainings."""
+RATES = (100, 1000, 10_000)
+"""Events per second for which the number of cores is computed."""
 
 
 def operations() -> Chapter:
-    """Tests, CI and CD, and what is watched in production."""
+    """Return the chapter on tests, continuous integration, delivery and monitoring."""
     return Chapter(
-        "How it is tested, delivered and watched",
+        "Testing, delivery and monitoring",
         [
             Paragraph(
-                "This chapter describes the project rather than the run. The same commands work on a laptop and in "
-                "the hosted pipeline."
+                "This chapter describes the project, not the run. The same commands work on a laptop and in the hosted "
+                "pipeline."
             ),
             Bullets(
                 [
                     (
                         "Tests",
-                        "“make test” runs lint, strict types, architecture rules and four tiers: units and contracts "
-                        "(every detector, candidate, policy and classifier goes through the same checks), integration "
-                        "on a real Kafka, Redis and MLflow, injected faults, and the whole loop end to end. No "
-                        "service is mocked.",
+                        "the Makefile runs lint, strict type checks, architecture rules and tests in several tiers. "
+                        "Unit and contract tests apply the same checks to every detector, candidate, policy and "
+                        "classifier. Integration tests use a real Kafka, Redis and MLflow. Other tiers inject faults "
+                        "and run the whole loop end to end. No service is mocked.",
                     ),
                     (
                         "Continuous integration",
-                        "“.ci/run” is that command; “.github/workflows/ci.yml” runs its parts on each push and pull "
-                        "request.",
+                        "“.ci/run” runs the tests with one command. “.github/workflows/ci.yml” runs them on each push "
+                        "and pull request.",
                     ),
                     (
-                        "Delivery",
-                        "A tag builds wheel, container images and a list of all components (SBOM). “docker compose "
-                        "up” and the Kubernetes manifests in “deploy/” run the same images.",
+                        "Delivery of software",
+                        "a tag builds the wheel, the container images and a list of all components (SBOM). “docker "
+                        "compose up” and the Kubernetes manifests in “deploy/” use the same images.",
                     ),
                     (
                         "Delivery of models",
-                        "is the loop itself: candidate, gate, signed bundle, registry, hot swap, probation, rollback. "
-                        "A model whose signature or digest is wrong is not loaded.",
+                        "the loop delivers models: candidate, gate, signed bundle, registry, replacement without a "
+                        "restart, probation, rollback. A model with a wrong signature or digest is not loaded.",
                     ),
                     (
                         "Monitoring",
                         "“/metrics” (Prometheus) has messages by topic, lag, accuracy by version, the champion, drift "
-                        "alerts by signal, retrainings and their duration; “/health” says whether a process gets on. "
-                        "Drift alerts are messages of their own, so anything that reads Kafka can act on them.",
+                        "alerts by signal, and retrainings with their duration. “/health” reports if a process is "
+                        "healthy. Drift alerts are messages on Kafka, so any consumer can react to them.",
                     ),
                     (
-                        "Afterwards",
-                        "“driftloop audit” proves that each event was answered once; “driftloop case” shows and "
-                        "repeats each decision; the lineage of any prediction leads to offsets, alert and data "
-                        "revision.",
+                        "Audit",
+                        "“driftloop audit” verifies that each event was predicted once. “driftloop case” shows and "
+                        "repeats each decision. The lineage of a prediction leads to offsets, alert and data revision.",
                     ),
                 ]
             ),
@@ -66,93 +64,96 @@ def operations() -> Chapter:
 
 
 def cloud(facts: RunFacts) -> Chapter:
-    """What speaks for and against running it in a cloud, sized by this run."""
+    """Return the chapter on the advantages and disadvantages of a cloud, with cores computed from this run."""
     blocks: list[Block] = [
         Paragraph(
-            "Nothing in driftloop depends on a provider: any Kafka, any Redis and any MLflow will do, and the images "
-            "run wherever containers run. Whether they should run in a cloud depends on the load and on the texts."
+            "driftloop does not depend on a provider. It works with any Kafka, any Redis and any MLflow, and its "
+            "images run on any container platform. The load and the texts decide if a cloud is the right place."
         )
     ]
-    sized = _sized(facts)
-    if sized is not None:
-        blocks.append(sized)
+    cores = _cores_by_rate(facts)
+    if cores is not None:
+        blocks.append(cores)
     blocks += [
         Bullets(
             [
                 (
-                    "For: managed Kafka",
-                    "somebody else patches brokers, replaces disks and keeps three replicas in three zones. Of your "
-                    "own, that is a part of somebody's job; below some thousand events per second it is the larger "
-                    "part of the cost.",
+                    "Advantage: managed Kafka",
+                    "the provider updates brokers, replaces disks and keeps three replicas in three zones. Your own "
+                    "cluster needs part of an administrator's working time. Below some thousand events per second, "
+                    "this is the larger part of the cost.",
                 ),
                 (
-                    "For: autoscaling",
-                    "scorers share partitions, and their lag says how many are needed (the manifests scale by it). "
-                    "Load that comes and goes, and a search that needs many cores for a minute, are what rented cores "
-                    "are good for.",
+                    "Advantage: autoscaling",
+                    "scorers share the partitions, and their lag shows how many are needed (the manifests scale by "
+                    "it). Rented cores suit a load that varies, and a search that needs many cores for a minute.",
                 ),
                 (
-                    "For: accelerators by the minute",
-                    "fine-tuning on a GPU takes minutes a day; owning one for that does not pay.",
+                    "Advantage: accelerators by the minute",
+                    "fine-tuning needs a GPU for minutes a day. Buying one for that does not pay.",
                 ),
                 (
-                    "Against: steady load",
-                    "cores that are busy all day cost a multiple of the same cores bought, even with a discount for a "
+                    "Disadvantage: steady load",
+                    "cores that are busy all day cost several times as much as bought ones, even with a discount for a "
                     "year.",
                 ),
                 (
-                    "Against: traffic and retention",
-                    "each event is copied to replicas and to several readers. Between zones that is paid for, as are "
-                    "the gigabytes kept; at a thousand events per second both exceed the scoring.",
+                    "Disadvantage: traffic and retention",
+                    "each event is copied to replicas and to several readers. Traffic between zones costs money, and "
+                    "so does storage. At a thousand events per second, both cost more than the scoring.",
                 ),
                 (
-                    "Against: the texts",
-                    "predictions and outcomes carry the text. In a cloud they leave the house: a contract on "
-                    "processing, a region, encryption with keys of your own, and a short retention become necessary.",
+                    "Disadvantage: privacy",
+                    "predictions and outcomes contain the text. In a cloud, the texts leave your organisation. This "
+                    "requires a data processing agreement, a choice of region, encryption with your own keys, and a "
+                    "short retention.",
                 ),
                 (
-                    "Against: being tied",
-                    "managed model servers and registries of a provider would be quick to adopt and slow to leave. "
-                    "Here only open interfaces are used, so the decision can be taken back.",
+                    "Disadvantage: lock-in",
+                    "a provider's model server or registry is quick to adopt and slow to leave. driftloop uses only "
+                    "open interfaces, so the decision can be reversed.",
                 ),
             ]
         ),
         Paragraph(
-            "Up to some hundred events per second one machine of one's own is enough, and simplest. From there to "
-            "some thousand, containers with a managed Kafka cost least of anybody's time. Above that, or with texts "
-            "that must not leave, own brokers and own cores win. docs/scaling.md has the arithmetic for 1,000 to "
-            "100,000 events per second."
+            "Recommendation: up to some hundred events per second, your own single machine is sufficient and simplest. "
+            "Up to some thousand, containers with a managed Kafka need the least working time. Above that, or with "
+            "texts that must not leave the organisation, your own brokers and cores are better. docs/scaling.md has "
+            "the computation for 1,000 to 100,000 events per second."
         ),
     ]
-    return Chapter("For and against a cloud", blocks)
+    return Chapter("Cloud deployment: advantages and disadvantages", blocks)
 
 
-def _sized(facts: RunFacts) -> Table | None:
-    """Cores for higher rates, from the CPU time that this run's scorer and monitor took for each event."""
+def _cores_by_rate(facts: RunFacts) -> Table | None:
+    """Return the cores for higher rates, computed from the CPU time of scorer and monitor in this run."""
     predicted = facts.summary.predictions - facts.summary.duplicates
     used = facts.summary.cpu_seconds
     if not predicted or not used.get("score"):
         return None
-    rates = (100, 1000, 10_000)
     rows = [
         [
             name,
             f"{1000 * used.get(name, 0.0) / predicted:.2f}",
-            *(_cores(used.get(name, 0.0) / predicted * rate) for rate in rates),
+            *(_cores(used.get(name, 0.0) / predicted * rate) for rate in RATES),
         ]
         for name in LOOP
     ]
     columns = [
         Column("process", weight=2), Column("CPU ms for each event in this run", "number"),
-        *(Column(f"cores at {formatting.count(rate)}/s", "number") for rate in rates),
+        *(Column(f"cores at {formatting.count(rate)}/s", "number") for rate in RATES),
     ]  # fmt: skip
     return Table(
-        f"Cores by this run's CPU time (computed: rate × CPU seconds for each event ÷ {FREE:g}, a share of a core kept "
-        "free; start included, so a short run overstates)",
+        "Cores, computed from the CPU time of this run (rate × CPU seconds for each event ÷ planned load "
+        f"{PLANNED_LOAD:g} of a core; the start is included, so the numbers of a short run are too high)",
         columns,
         rows,
     )
 
 
 def _cores(busy: float) -> str:
-    return formatting.figure(busy / FREE) if busy / FREE < 10 else formatting.count(busy / FREE)
+    return (
+        formatting.significant(busy / PLANNED_LOAD)
+        if busy / PLANNED_LOAD < 10
+        else formatting.count(busy / PLANNED_LOAD)
+    )

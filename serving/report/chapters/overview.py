@@ -1,57 +1,79 @@
-"""The report's first page: what driftloop is, and what came of the run."""
+"""Chapter “Summary”: the purpose of driftloop, the outcome of the run, and its main figures."""
 
 from __future__ import annotations
 
+from serving.cases.reasons import as_sentence
 from serving.report import formatting
-from serving.report.costs import Rates
+from serving.report.chapters.cost import Rates
 from serving.report.document import Block, Chapter, Note, Pairs, Paragraph
 from serving.report.run_data import RunFacts
 from serving.simulation.drift_scoring import MAX_DELAY
 
+CASES = 3
+"""Alerts that the summary describes."""
 
-def in_short(facts: RunFacts, rates: Rates) -> Chapter:
-    """What driftloop is, and what happened, on one page."""
-    summary, evidence = facts.summary, facts.evidence
-    accuracy = summary.accuracy
-    right = sum(one.right for one in evidence.bins)
-    labelled = sum(one.labelled for one in evidence.bins)
+
+def overview(facts: RunFacts, rates: Rates) -> Chapter:
+    """Return the chapter.
+
+    Args:
+        facts: The data of the run.
+        rates: Watts and price of a core, for the estimate of the energy.
+    """
+    summary = facts.summary
     blocks: list[Block] = [
         Paragraph(
-            "A model that classifies texts is trained once, and the world goes on: people talk about other things, in "
-            "other words, and the model quietly becomes wrong. driftloop runs such a model on a live stream of "
-            "events, notices when the stream changes, trains candidates for a successor, lets one take over only "
-            "where it is shown to be better on events that it has not seen, and does so while events keep flowing. "
-            "This report says what one run of it did. Every figure about the run was computed from the messages of "
-            "that run."
+            "A text classifier is trained once, but its input keeps changing. New topics and new words appear, and the "
+            "accuracy falls without notice. driftloop runs a classifier on a live stream of events and detects such "
+            "changes. It trains candidates for a new model while events keep arriving. A candidate replaces the "
+            "current model only if it is better on events that it was not trained on. This report describes one run. "
+            "All figures about the run were computed from its messages."
         ),
-        Paragraph(_what_happened(facts)),
+        Paragraph(_outcome(facts)),
     ]
     if not summary.complete:
         blocks.append(
             Note(
                 "This run is incomplete",
-                f"When it ended, {formatting.shown(summary.missing, 200)}. The figures cover what was there; those for the "
-                "end of the stream may be missing.",
+                f"State at its end: {as_sentence(formatting.safe_text(summary.missing, 200))} The figures cover the "
+                "messages up to that point. Figures about the end of the stream may be missing.",
             )
         )
+    blocks += [
+        Pairs("Main figures of the run", _main_figures(facts, rates)),
+        Paragraph(
+            "Accuracy in this report is prequential. Each event is first predicted. When its label arrives later, the "
+            "prediction is judged and the event can be used for training. So no model had seen the label of an event "
+            "before it predicted the event. The glossary at the end explains the terms."
+        ),
+    ]
+    return Chapter("Summary", blocks)
+
+
+def _main_figures(facts: RunFacts, rates: Rates) -> list[tuple[str, str]]:
+    summary, data = facts.summary, facts.data
+    accuracy = summary.accuracy
+    right = sum(one.right for one in data.bins)
+    labelled = sum(one.labelled for one in data.bins)
     cpu = sum(summary.cpu_seconds.values())
-    rows = [
+    return [
         (
             "Events",
-            f"{formatting.count(summary.predictions - summary.duplicates)} of {formatting.count(summary.events)} predicted; "
-            f"{formatting.plural(summary.duplicates, 'duplicate')}, {formatting.plural(summary.dead_letters, 'dead letter')}",
+            f"{formatting.count(summary.predictions - summary.duplicates)} of {formatting.count(summary.events)} "
+            f"predicted; {formatting.plural(summary.duplicates, 'duplicate')}, "
+            f"{formatting.plural(summary.dead_letters, 'dead letter')}",
         ),
         (
             "Accuracy of the loop",
-            f"{formatting.share(accuracy.prequential)} over {formatting.plural(accuracy.counted, 'labelled event')} (95% "
-            f"interval {formatting.interval(right, labelled)})"
+            f"{formatting.share(accuracy.prequential)} over {formatting.plural(accuracy.counted, 'labelled event')} "
+            f"(95% interval {formatting.interval(right, labelled)})"
             if accuracy.counted
-            else "no labelled event counts yet",
+            else "no labelled events that count yet",
         ),
         (
-            "Always the commonest label",
-            f"{formatting.share(formatting.ratio(evidence.majority_right, accuracy.counted))}, always saying "
-            f"{formatting.shown(evidence.majority, 40)}"
+            "Baseline: most frequent label",
+            f"{formatting.share(formatting.ratio(data.majority_right, accuracy.counted))} if every prediction were "
+            f"{formatting.safe_text(data.majority, 40)}"
             if accuracy.counted
             else formatting.NONE,
         ),
@@ -59,75 +81,70 @@ def in_short(facts: RunFacts, rates: Rates) -> Chapter:
         (
             "Models",
             f"{formatting.plural(len(summary.retrainings), 'retraining')} and "
-            f"{formatting.plural(len(summary.refreshes), 'refresh', 'refreshes')}; {formatting.count(summary.promotions)} "
-            f"promoted, {formatting.count(summary.rollbacks)} rolled back",
+            f"{formatting.plural(len(summary.refreshes), 'refresh', 'refreshes')}; "
+            f"{formatting.count(summary.promotions)} promoted, {formatting.count(summary.rollbacks)} rolled back",
         ),
         (
             "Time in the scorer",
-            f"half of the events within {formatting.milliseconds(summary.latency.p50)}, 99% within "
+            f"50% of the events within {formatting.milliseconds(summary.latency.p50)}, 99% within "
             f"{formatting.milliseconds(summary.latency.p99)}"
             if summary.predictions
             else formatting.NONE,
         ),
-        ("Speed", f"{summary.events_per_second:.1f} events per second, {formatting.seconds(summary.seconds)} in all"),
+        (
+            "Throughput",
+            f"{summary.events_per_second:.1f} events per second; duration of the run "
+            f"{formatting.seconds(summary.seconds)}",
+        ),
         (
             "CPU time and energy",
-            f"{formatting.count(cpu)} CPU seconds measured, about {formatting.figure(rates.watt_hours(cpu))} Wh estimated from it"
+            f"{formatting.count(cpu)} CPU seconds measured; about {formatting.significant(rates.watt_hours(cpu))} Wh, "
+            "estimated from the CPU time"
             if cpu
             else "not measured",
         ),
     ]
-    blocks += [
-        Pairs("The run in figures", rows),
-        Paragraph(
-            "Accuracy here is prequential: each event is first predicted and only later, when its label has come, "
-            "used to judge that prediction and to learn. No prediction is judged by a model that had seen its answer. "
-            "The glossary at the end explains the terms."
-        ),
-    ]
-    return Chapter("In short", blocks)
 
 
 def _detected(facts: RunFacts) -> str:
-    summary, passed = facts.summary, facts.passed
+    summary, reached = facts.summary, facts.reached_drifts
     if not summary.drifts_known:
-        return f"{formatting.plural(len(summary.alerts), 'alert')}; where the stream truly changes is not known"
+        return f"{formatting.plural(len(summary.alerts), 'alert')}; the true drifts are not known"
     alarms = formatting.plural(summary.false_alarms, "false alarm")
-    if not passed:
-        return f"none to detect{' so far' if summary.drifts else ''}; {alarms}"
-    found = sum(drift.detected_position is not None for drift in passed)
-    repeats = formatting.plural(summary.repeat_alerts, "repeat")
-    return f"{found} of {len(passed)} within {formatting.count(MAX_DELAY)} labelled events; {alarms}, {repeats}"
+    if not reached:
+        return f"no drift{' so far' if summary.drifts else ' in the stream'}; {alarms}"
+    found = sum(drift.detected_position is not None for drift in reached)
+    repeats = formatting.plural(summary.repeat_alerts, "repeated alert")
+    return f"{found} of {len(reached)} within {formatting.count(MAX_DELAY)} labelled events; {alarms}, {repeats}"
 
 
-def _what_happened(facts: RunFacts) -> str:
-    """The story of the run in a few sentences."""
-    summary = facts.summary
-    name = formatting.shown(summary.scenario, 60)
-    said = [
-        f"In this run of the scenario {name}, {formatting.plural(summary.predictions - summary.duplicates, 'event')} "
-        f"{'was' if summary.predictions - summary.duplicates == 1 else 'were'} predicted in "
+def _outcome(facts: RunFacts) -> str:
+    summary, cases = facts.summary, facts.data.cases
+    predicted = summary.predictions - summary.duplicates
+    sentences = [
+        f"This run used the scenario {formatting.safe_text(summary.scenario, 60)}. "
+        f"{formatting.plural(predicted, 'event')} {'was' if predicted == 1 else 'were'} predicted in "
         f"{formatting.seconds(summary.seconds)}."
     ]
     if not summary.alerts:
-        said.append(
-            "No drift alert was raised"
-            + (
-                f", though the stream had changed at {formatting.plural(len(facts.passed), 'known position')}."
-                if facts.passed
-                else "; the run ended before the first known change."
-                if summary.drifts
-                else ", and none was due: the stream is known not to change."
-                if summary.drifts_known
-                else "; whether the stream changes is not known."
-            )
-        )
-    for case in facts.evidence.cases[:3]:
-        said.append(
-            f"At event {formatting.count(case.position)} an alert was raised: {formatting.shown(case.came_of_it.words, 400)}."
-        )
-    if len(facts.evidence.cases) > 3:
-        said.append(f"{formatting.plural(len(facts.evidence.cases) - 3, 'further alert')} followed.")
+        sentences.append(_no_alert(facts))
+    for case in cases[:CASES]:
+        outcome = as_sentence(formatting.safe_text(case.came_of_it.words, 400))
+        sentences.append(f"A drift alert was raised at event {formatting.count(case.position)}. {outcome}")
+    if len(cases) > CASES:
+        sentences.append(f"{formatting.plural(len(cases) - CASES, 'further alert')} followed.")
     if summary.alerts and not summary.retrainings:
-        said.append("No retraining followed.")
-    return " ".join(said)
+        sentences.append("No retraining followed.")
+    return " ".join(sentences)
+
+
+def _no_alert(facts: RunFacts) -> str:
+    summary = facts.summary
+    if facts.reached_drifts:
+        changes = formatting.plural(len(facts.reached_drifts), "known position")
+        return f"No drift alert was raised, although the stream had changed at {changes}."
+    if summary.drifts:
+        return "No drift alert was raised. The run ended before the first known change."
+    if summary.drifts_known:
+        return "No drift alert was raised. This is correct, because the stream is known not to change."
+    return "No drift alert was raised. It is not known if the stream changes."

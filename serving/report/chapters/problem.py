@@ -1,4 +1,4 @@
-"""The problem, the data, and which changes of the stream are known."""
+"""Chapter “Problem and data”: the task, the data of the stream, and the known changes of the stream."""
 
 from __future__ import annotations
 
@@ -7,120 +7,115 @@ from serving.report.document import Block, Bullets, Chapter, Column, Figure, Hea
 from serving.report.run_data import RunFacts, Source
 from serving.simulation.drift_scoring import MAX_DELAY
 
-FEW_SEGMENTS, FEW_LABELS = 12, 7
-"""Rows of a table or picture by segment, and labels told apart in a picture; the rest is summed up."""
+SEGMENTS, LABELS = 12, 7
+"""Largest numbers of segments and labels in tables and figures."""
+PARTS, LISTED = 20, 12
+"""Largest numbers of parts in a table, and of items in a list."""
 
 
 def problem(facts: RunFacts) -> Chapter:
-    """Why, with which data, and which changes of the stream are known."""
-    evidence, source = facts.evidence, facts.evidence.source
-    total = sum(sum(one.labels.values()) for one in evidence.labels)
+    """Return the chapter."""
+    data, source = facts.data, facts.data.source
+    total = sum(sum(one.labels.values()) for one in data.labels)
     blocks: list[Block] = [
         Paragraph(
-            "The task is to give each text one of a few labels at the moment it arrives, for as long as the stream "
-            "goes on. Three things make that hard in practice. The stream changes without notice. The true labels, "
-            "without which nobody can say whether the model is still right, come late. And a new model can be worse "
-            "than the old one, for everybody or for a few. Retraining on a calendar is either too late or mostly for "
-            "nothing; retraining by hand needs somebody who watches."
+            "The task: give each text one of a few labels when it arrives, for as long as the stream runs. Three facts "
+            "make this difficult in practice. First, the stream changes without notice. Second, the true labels arrive "
+            "late, and without them the accuracy is not known. Third, a new model can be worse than the old one, for "
+            "all events or for one group of events. Retraining at fixed intervals is too late after a change, and "
+            "wasted if nothing has changed. Manual retraining needs an operator who watches the stream all the time."
         ),
-        Heading("The data"),
-        Pairs("The stream and where it comes from", _data_rows(facts)),
+        Heading("Data"),
+        Pairs("Stream and data", _data_rows(facts)),
     ]
     if source.about:
-        blocks.append(Paragraph(f"The scenario says of itself: {formatting.shown(source.about, 300)}"))
-    blocks += [Heading("The labels"), *_labels(facts, total)] if total else [Paragraph("No label has arrived.")]
-    blocks += [Heading("What changes in the stream"), *_changes(facts)]
-    return Chapter("The problem and the data", blocks)
+        blocks.append(Paragraph(f"Description in the scenario: {formatting.safe_text(source.about, 300)}"))
+    blocks += [Heading("Labels"), *_labels(facts, total)] if total else [Paragraph("No label has arrived.")]
+    blocks += [Heading("Changes of the stream"), *_changes(facts)]
+    return Chapter("Problem and data", blocks)
 
 
 def _data_rows(facts: RunFacts) -> list[tuple[str, str]]:
-    evidence, source, texts = facts.evidence, facts.evidence.source, facts.evidence.texts
+    data, source, texts = facts.data, facts.data.source, facts.data.texts
     kinds = {
-        "packaged": "packaged with the project or another package",
+        "packaged": "packaged with the project or with another package",
         "file": "a file of the user",
         "hub": "a dataset of the Hugging Face Hub",
-        "synthetic": "texts made up from word distributions",
+        "synthetic": "synthetic texts from word distributions",
     }
-    labels = sorted({label for one in evidence.labels for label in one.labels})
-    named = formatting.listed([formatting.shown(one, 40) for one in labels[:FEW_LABELS]])
-    more = f" and {len(labels) - FEW_LABELS} more" if len(labels) > FEW_LABELS else ""
+    labels = sorted({label for one in data.labels for label in one.labels})
+    named = formatting.join_words([formatting.safe_text(one, 40) for one in labels[:LABELS]])
+    more = f" and {len(labels) - LABELS} more" if len(labels) > LABELS else ""
+    segments = len([one for one in data.labels if one.segment])
     return [
-        ("Data", f"{formatting.shown(source.origin, 60)}: {kinds.get(source.kind, 'of a kind that is not known')}"),
-        ("Revision", formatting.shown(source.revision, 64)),
+        ("Data", f"{formatting.safe_text(source.origin, 60)}: {kinds.get(source.kind, 'kind not known')}"),
+        ("Revision", formatting.safe_text(source.revision, 64)),
         (
             "Size",
-            f"{formatting.count(facts.summary.events)} of {formatting.count(source.planned)} planned events on the topic; "
-            f"{formatting.plural(texts.count, 'text')} scored, {formatting.count(texts.distinct)} of them different, "
-            f"{texts.median_characters:.0f} characters long in the middle, {formatting.count(texts.longest)} at most",
+            f"{formatting.count(facts.summary.events)} of {formatting.count(source.planned)} planned events on the "
+            f"topic; {formatting.plural(texts.count, 'text')} scored, {formatting.count(texts.distinct)} of them "
+            f"different; median length {texts.median_characters:.0f} characters, longest "
+            f"{formatting.count(texts.longest)}",
         ),
         ("Labels", f"{len(labels)}: {named}{more}" if labels else formatting.NONE),
-        (
-            "Segments",
-            formatting.count(len([one for one in evidence.labels if one.segment]))
-            if evidence.labels
-            else formatting.NONE,
-        ),
-        ("Speed of the replay", _rate(source)),
-        ("A label comes", f"{formatting.plural(source.label_delay, 'event')} after its event"),
+        ("Segments", formatting.count(segments) if data.labels else formatting.NONE),
+        ("Replay rate", _rate(source)),
+        ("Label delay", f"{formatting.plural(source.label_delay, 'event')} between an event and its label"),
         (
             "First model",
-            f"trained on {formatting.plural(source.warm_up, 'event')} whose labels come at once; they count nowhere",
+            f"trained on {formatting.plural(source.warm_up, 'event')} whose labels arrive immediately; these events "
+            "are not counted in any accuracy",
         ),
-        (
-            "Personal data masked",
-            display_names.masked(source.masked) or "nothing was masked",
-        ),
+        ("Personal data masked", display_names.masked_kinds(source.masked) or "none"),
         ("Seed", str(source.seed)),
     ]
 
 
 def _rate(source: Source) -> str:
-    return (
-        "as fast as the broker takes it"
-        if source.rate == "max"
-        else f"{formatting.shown(source.rate, 20)} events per second"
-    )
+    if source.rate == "max":
+        return "as fast as the broker accepts events"
+    return f"{formatting.safe_text(source.rate, 20)} events per second"
 
 
 def _labels(facts: RunFacts, total: int) -> list[Block]:
-    evidence = facts.evidence
+    data = facts.data
     counts: dict[str, int] = {}
-    for one in evidence.labels:
+    for one in data.labels:
         for label, number in one.labels.items():
             counts[label] = counts.get(label, 0) + number
-    top = sorted(counts, key=lambda label: -counts[label])[:FEW_LABELS]
-    mixes = sorted(evidence.labels, key=lambda one: -sum(one.labels.values()))[:FEW_SEGMENTS]
-    mixes = [one for one in evidence.labels if one in mixes]
+    top = sorted(counts, key=lambda label: -counts[label])[:LABELS]
+    mixes = sorted(data.labels, key=lambda one: -sum(one.labels.values()))[:SEGMENTS]
+    mixes = [one for one in data.labels if one in mixes]
     rows = [
         [display_names.segment(one.segment), formatting.count(sum(one.labels.values())), *_shares(one.labels, top)]
         for one in mixes
     ]
-    if len(evidence.labels) > 1:
+    if len(data.labels) > 1:
         rows.append(["all", formatting.count(total), *_shares(counts, top)])
     columns = [Column("segment", weight=2), Column("labels", "number")]
-    columns += [Column(formatting.shown(label, 20), "number") for label in top]
-    often = max(counts, key=lambda label: counts[label])
+    columns += [Column(formatting.safe_text(label, 20), "number") for label in top]
+    most = max(counts, key=lambda label: counts[label])
     blocks: list[Block] = [
         Paragraph(
-            f"{formatting.plural(total, 'label')} met a prediction. The commonest is {formatting.shown(often, 40)}, with "
-            f"{formatting.percent(counts[often], total)} of them: that is what a model would reach that has learnt nothing "
-            "else, and what accuracy has to be held against."
+            f"{formatting.plural(total, 'label')} arrived for a prediction. The most frequent label is "
+            f"{formatting.safe_text(most, 40)}, with {formatting.percent(counts[most], total)}. A model that always "
+            "predicts this label would be correct this often. Every accuracy must be compared with such a baseline."
         ),
         Table("Labels by segment, warm-up included", columns, rows),
     ]
-    if len(evidence.labels) > 1:
+    if len(data.labels) > 1:
         blocks.append(
             Figure(
-                "The mix of labels in each segment.",
-                "Bars that show the share of each label in each segment; the figures are in the table above.",
+                "Mix of labels in each segment.",
+                "Bars with the share of each label in each segment; the table above has the figures.",
                 charts.mix(mixes, top),
             )
         )
-    left = len(evidence.labels) - len(mixes)
+    left = len(data.labels) - len(mixes)
     if left or len(counts) > len(top):
         blocks.append(
             Paragraph(
-                f"Left out of table and picture: {formatting.plural(left, 'smaller segment')}, "
+                f"Not shown in table and figure: {formatting.plural(left, 'smaller segment')}, "
                 f"{formatting.plural(len(counts) - len(top), 'rarer label')}."
             )
         )
@@ -133,73 +128,68 @@ def _shares(labels: dict[str, int], top: list[str]) -> list[str]:
 
 
 def _changes(facts: RunFacts) -> list[Block]:
-    source, summary = facts.evidence.source, facts.summary
+    source, summary = facts.data.source, facts.summary
     if not summary.drifts_known:
         return [
             Paragraph(
-                "The scenario does not say where the stream changes, as with any data from real life. So no alert can "
-                "be called right or false here, and no delay can be given; what follows an alert is judged by the "
-                "accuracy before and after it alone."
+                "The scenario does not list the true changes of the stream, as with most real data. Therefore no alert "
+                "can be called correct or false, and no delay can be given. The effect of an alert is judged only by "
+                "the accuracy before and after it."
             )
         ]
-    blocks: list[Block] = []
-    if summary.drifts:
-        at = formatting.listed([formatting.count(drift.true_position) for drift in summary.drifts])
-        blocks.append(
-            Paragraph(
-                "The scenario was built so that the true drifts are known: "
-                f"{formatting.plural(len(summary.drifts), 'change')}, at event {at}. A drift counts as detected when an "
-                f"alert comes within {formatting.count(MAX_DELAY)} labelled events after it and before the next one."
-            )
-        )
-    else:
-        blocks.append(
-            Paragraph("The stream is known not to change. This is the control: every alert would be a false alarm.")
-        )
+    blocks = [_true_drifts(facts)]
     if len(source.parts) > 1:
         rows = [
-            [formatting.shown(one.name, 40), formatting.count(one.start), formatting.count(one.end)]
-            for one in source.parts[:20]
+            [formatting.safe_text(one.name, 40), formatting.count(one.start), formatting.count(one.end)]
+            for one in source.parts[:PARTS]
         ]
-        columns = [Column("part", weight=2), Column("from event", "number"), Column("to", "number")]
-        blocks.append(Table("The parts of the stream, as the scenario plans them", columns, rows))
-    told = [one for one in source.injected if one.kind != "order"]
-    if told:
-        blocks.append(
-            Bullets(
-                [
-                    (
-                        f"Event {formatting.count(one.onset)}",
-                        (display_names.INJECTED.get(one.kind) or formatting.shown(one.kind, 30))
-                        + (f", over {formatting.plural(one.width, 'event')}" if one.width else "")
-                        + (f", until event {formatting.count(one.end)}" if one.end else "")
-                        + _touched(one.classes, one.segments)
-                        + ".",
-                    )
-                    for one in told[:12]
-                ]
+        columns = [Column("part", weight=2), Column("from event", "number"), Column("to event", "number")]
+        blocks.append(Table("Parts of the stream in the scenario", columns, rows))
+    injected = [one for one in source.injected if one.kind != "order"]
+    if injected:
+        items = [
+            (
+                f"Event {formatting.count(one.onset)}",
+                (display_names.INJECTED.get(one.kind) or formatting.safe_text(one.kind, 30))
+                + (f", over {formatting.plural(one.width, 'event')}" if one.width else "")
+                + (f", until event {formatting.count(one.end)}" if one.end else "")
+                + _affected(one.classes, one.segments)
+                + ".",
             )
-        )
+            for one in injected[:LISTED]
+        ]
+        blocks += [Paragraph("Changes that the scenario injects:"), Bullets(items)]
     if source.annotators:
-        blocks.append(
-            Bullets(
-                [
-                    (
-                        formatting.shown(one.name, 40),
-                        f"gives {one.share:.0%} of the labels; {one.flipped:.0%} of them are wrong, {one.missing:.0%} "
-                        "never come.",
-                    )
-                    for one in source.annotators[:12]
-                ]
+        items = [
+            (
+                formatting.safe_text(one.name, 40),
+                f"gives {one.share:.0%} of the labels; {one.flipped:.0%} of them are wrong, {one.missing:.0%} are "
+                "missing.",
             )
-        )
+            for one in source.annotators[:LISTED]
+        ]
+        blocks += [Paragraph("Simulated annotators of the scenario:"), Bullets(items)]
     return blocks
 
 
-def _touched(classes: list[str], segments: list[str]) -> str:
+def _true_drifts(facts: RunFacts) -> Block:
+    drifts = facts.summary.drifts
+    if not drifts:
+        return Paragraph(
+            "The stream is known not to change. It is the control experiment: every alert would be a false alarm."
+        )
+    at = formatting.join_words([formatting.count(drift.true_position) for drift in drifts])
+    return Paragraph(
+        f"The scenario contains {formatting.plural(len(drifts), 'known drift')}, at event {at}. A drift counts as "
+        f"detected if an alert is raised within {formatting.count(MAX_DELAY)} labelled events after it and before the "
+        "next drift."
+    )
+
+
+def _affected(classes: list[str], segments: list[str]) -> str:
     parts = []
     if classes:
-        parts.append(f"labels {formatting.listed([formatting.shown(one, 30) for one in classes[:6]])}")
+        parts.append(f"labels {formatting.join_words([formatting.safe_text(one, 30) for one in classes[:6]])}")
     if segments:
-        parts.append(f"segments {formatting.listed([formatting.shown(one, 30) for one in segments[:6]])}")
+        parts.append(f"segments {formatting.join_words([formatting.safe_text(one, 30) for one in segments[:6]])}")
     return f" ({'; '.join(parts)})" if parts else ""

@@ -1,81 +1,85 @@
-"""Every decision to retrain, with its reason and how it ended."""
+"""Chapter “Retrainings”: every retraining of the run with its reason and its result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from serving.cases.reasons import as_sentence
 from serving.report import display_names, formatting
 from serving.report.document import Block, Chapter, Column, Note, Paragraph, Table
+from serving.report.reasons import full_reasons, short
 from serving.report.run_data import RunFacts
 
-ROWS, CARDS, COMPARED = 30, 24, 20
-"""Retrainings and refreshes in a table, cards in full, and comparisons in a picture."""
+ROWS = 30
+"""Largest number of retrainings in the table."""
 
 
 def retrainings(facts: RunFacts) -> Chapter:
-    """Every decision to retrain, with its reason and how it ended."""
+    """Return the chapter."""
     summary = facts.summary
-    blocks: list[Block] = []
-    first = summary.bootstrap
-    if first is not None:
-        version = f" as version {formatting.shown(first.version, 20)}" if first.version else ""
-        blocks.append(
-            Paragraph(
-                f"The first model: {formatting.shown(first.reason, 200)}; {first.verdict}{version} after "
-                f"{formatting.seconds(first.seconds)}."
-            )
-        )
+    blocks: list[Block] = [Paragraph(_first_model(facts))]
+    if summary.retrainings:
+        blocks += _table(facts)
     else:
-        blocks.append(Paragraph("No first model was made in this run."))
-    if not summary.retrainings:
-        why = {
-            "never": "The policy of this run never retrains: the loop was left open on purpose, to compare with.",
-        }.get(facts.evidence.chosen.policy, "Nothing called for one.")
-        blocks.append(Paragraph(f"There was no retraining. {why}"))
-    else:
-        blocks.append(
-            Paragraph(
-                "An answer is the first model after an alert, from what little there is by then. A search, later, "
-                "lets all candidates compete, the slow ones included. The reason is given in the retrainer's own "
-                "words."
-            )
-        )
-        blocks.append(_runs("Retrainings", facts, [run.run_id for run in summary.retrainings]))
+        never = "The policy of this run never retrains. It serves as a comparison with runs that retrain."
+        reason = never if facts.data.chosen.policy == "never" else "No event of the run required one."
+        blocks.append(Paragraph(f"No retraining took place. {reason}"))
     if summary.refreshes:
         promoted = sum(run.verdict == "promoted" for run in summary.refreshes)
         blocks.append(
             Paragraph(
-                f"{formatting.plural(len(summary.refreshes), 'refresh', 'refreshes')}: the champion's own recipe fitted "
-                f"again each time there were a quarter more labels of the new concept; {formatting.count(promoted)} "
-                "promoted, since a refresh takes over unless it is worse beyond chance."
+                f"{formatting.plural(len(summary.refreshes), 'refresh', 'refreshes')} took place, "
+                f"{formatting.count(promoted)} of them promoted. A refresh fits the champion's configuration again "
+                "when the number of labels of the new concept has grown by a quarter. It is promoted unless it is "
+                "significantly worse."
             )
         )
     if summary.rollbacks:
-        back = [model for model in facts.evidence.models if model.kind == "rollback"]
+        back = [model for model in facts.data.models if model.kind == "rollback"]
+        reasons = " ".join(as_sentence(short(model.reason)) for model in back)
         blocks.append(
-            Note(
-                f"{formatting.plural(summary.rollbacks, 'rollback')}",
-                "; ".join(formatting.shown(model.reason, 160) for model in back) or "A predecessor was brought back.",
-            )
+            Note(formatting.plural(summary.rollbacks, "rollback"), reasons or "A previous model was restored.")
         )
-    return Chapter("Retrainings and their reasons", blocks)
+        full = [(f"version {formatting.safe_text(one.version, 12)}", one.reason) for one in back]
+        blocks += full_reasons("Full reasons of the rollbacks", "restored as", full)
+    return Chapter("Retrainings", blocks)
 
 
-def _runs(caption: str, facts: RunFacts, ids: Sequence[str]) -> Table:
-    runs = {run.run_id: run for run in facts.summary.retrainings}
+def _first_model(facts: RunFacts) -> str:
+    first = facts.summary.bootstrap
+    if first is None:
+        return "No first model was trained in this run."
+    version = f" as version {formatting.safe_text(first.version, 20)}" if first.version else ""
+    return (
+        f"First model: {as_sentence(formatting.safe_text(first.reason, 200))} It was {first.verdict}{version} after "
+        f"{formatting.seconds(first.seconds)}."
+    )
+
+
+def _table(facts: RunFacts) -> list[Block]:
+    runs = facts.summary.retrainings
     rows = [
         [
-            formatting.position(run.position), run.kind, formatting.shown(run.reason, 130),
-            formatting.listed([display_names.called(name) for name in run.candidates]) or formatting.NONE,
-            f"{run.verdict} "
-            f"{f'v{formatting.shown(run.version, 12)}' if run.version else ''}".strip(), formatting.seconds(run.seconds),
+            formatting.position(run.position), run.kind, short(run.reason),
+            formatting.join_words([display_names.short_name(name) for name in run.candidates]) or formatting.NONE,
+            f"{run.verdict} {f'v{formatting.safe_text(run.version, 12)}' if run.version else ''}".strip(),
+            formatting.seconds(run.seconds),
         ]
-        for run in (runs[one] for one in ids[-ROWS:])
+        for run in runs[-ROWS:]
     ]  # fmt: skip
     columns = [
-        Column("at event", "number"), Column("kind", weight=0.8), Column("why", weight=3),
-        Column("candidates", weight=1.4),
-        Column("verdict", weight=1.1), Column("took", "number"),
+        Column("at event", "number"), Column("kind", weight=0.8), Column("reason", weight=3),
+        Column("candidates", weight=1.4), Column("result", weight=1.1), Column("duration", "number"),
     ]  # fmt: skip
-    shown = f" (the newest {ROWS} of {len(ids)})" if len(ids) > ROWS else ""
-    return Table(caption + shown, columns, rows)
+    newest = f" (the newest {ROWS} of {len(runs)})" if len(runs) > ROWS else ""
+    return [
+        Paragraph(
+            "The kind “answer” is the first retraining after an alert, with the few labels that have arrived by then. "
+            "The kind “search” follows later and compares all candidates, including the slow ones. The reason is the "
+            "policy's own text."
+        ),
+        Table(f"Retrainings{newest}", columns, rows),
+        *full_reasons(
+            "Full reasons of the retrainings",
+            "retraining at event",
+            [(formatting.position(run.position), run.reason) for run in runs],
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""A drift case from made-up topics: what belongs to it, what came of it, and that strangers' text stays text."""
+"""Drift cases from made-up topics: their content, their outcome, and untrusted text that stays text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,11 +15,12 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from driftloop.cli.commands import case
+from driftloop.cli import output
 from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka.topic_history import TopicHistory
 from driftloop.core.messages import DriftAlert, Outcome, Retraining
 from serving.cases import chart, html, terminal
-from serving.cases.builder import TopicHistory, cases
+from serving.cases.builder import cases
 from serving.cases.model import Case, find
 from tests.unit.serving.test_views import HOSTILE, STEERING, made
 
@@ -62,13 +64,19 @@ def stream(end: int = 300, **fields: Any) -> list[Outcome]:
     return found
 
 
+def history(
+    alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome], retrainings: Sequence[Retraining]
+) -> TopicHistory:
+    return TopicHistory(alerts=alerts, outcomes=outcomes, retrainings=retrainings)
+
+
 def only(told: TopicHistory) -> Case:
     (found,) = cases(told)
     return found
 
 
 def test_what_came_of_a_promotion_is_counted_before_until_and_since() -> None:
-    found = only(TopicHistory([alert()], stream(), ANSWER))
+    found = only(history([alert()], stream(), ANSWER))
     came = found.came_of_it
     assert [(share.labelled, share.accuracy) for share in (came.before, came.until, came.since)] == [
         (100, 0.9), (60, 0.4), (140, 0.8),
@@ -76,15 +84,15 @@ def test_what_came_of_a_promotion_is_counted_before_until_and_since() -> None:
     assert (came.until.first_position, came.until.last_position) == (ONSET, ANSWERED - 1)
     assert came.verdict == "promoted"
     assert came.words == (
-        "version 2 (linear) took over 60 labelled events after the onset: "
-        "accuracy 0.900 before the drift, 0.400 from the onset until then, 0.800 since"
+        "Version 2 (linear) became the champion 60 labelled events after the onset. "
+        "Accuracy was 0.900 before the drift, 0.400 from the onset until then, and 0.800 since then."
     )
     (swap,) = found.swaps
     assert (swap.version, swap.action, swap.position) == ("2", "promote", ANSWERED)
 
 
 def test_a_round_holds_the_policys_arithmetic_its_offsets_and_the_gates_checks() -> None:
-    (one,) = only(TopicHistory([alert()], stream(), ANSWER)).rounds
+    (one,) = only(history([alert()], stream(), ANSWER)).rounds
     assert (one.kind, one.reason, one.state, one.seconds) == ("answer", "because of queued", "finished", 3.0)
     assert (one.first_offset, one.last_offset, one.labelled, one.rows) == (5, 139, 140, 40)
     (candidate,) = one.candidates
@@ -95,12 +103,12 @@ def test_a_round_holds_the_policys_arithmetic_its_offsets_and_the_gates_checks()
 
 def test_events_of_the_training_set_count_nowhere() -> None:
     trained = [replace(one, in_sample=one.position < 50) for one in stream()]
-    assert only(TopicHistory([alert()], trained, ANSWER)).came_of_it.before.labelled == 50
+    assert only(history([alert()], trained, ANSWER)).came_of_it.before.labelled == 50
 
 
 def test_an_alert_before_the_answer_is_of_the_same_drift_and_one_after_it_is_the_next() -> None:
     repeat, following = alert("repeat", 110), alert("next", 250)
-    first, again, other = cases(TopicHistory([alert(), repeat, following], stream(), ANSWER))
+    first, again, other = cases(history([alert(), repeat, following], stream(), ANSWER))
     assert first.came_of_it.since.labelled == 250 - ANSWERED
     assert again.came_of_it.verdict == "not retrained" and again.swaps == []
     # The stretch before a drift begins where the drift before was answered.
@@ -109,10 +117,10 @@ def test_an_alert_before_the_answer_is_of_the_same_drift_and_one_after_it_is_the
 
 def test_a_rollback_belongs_to_the_case_whose_promotion_it_takes_back() -> None:
     back = line("rolled-back", trigger="probation", run_id="probation-1", version="3")
-    first, other = cases(TopicHistory([alert("earlier", 30), alert()], stream(), [*ANSWER, back]))
+    first, other = cases(history([alert("earlier", 30), alert()], stream(), [*ANSWER, back]))
     assert [swap.action for swap in other.swaps] == ["promote", "rollback"] and first.swaps == []
     assert other.came_of_it.verdict == "rolled back"
-    assert other.came_of_it.words.endswith("0.800 since; rolled back since: because of rolled-back")
+    assert other.came_of_it.words.endswith("0.800 since then. Rolled back later: Because of rolled-back.")
 
 
 WAITING = [*ANSWER[:3], line("waiting", candidate="linear", version="2"), line("finished")]
@@ -122,35 +130,35 @@ REJECTED = [*ANSWER[:3], line("rejected", candidate="linear", version="2"), line
 @pytest.mark.parametrize(
     ("diary", "verdict", "words"),
     [
-        ([], "not retrained", "nothing was retrained: accuracy 0.900 before the drift, "),
-        (ANSWER[:3], "under way", "the first retraining is under way: "),
-        (REJECTED, "rejected", "1 retraining brought no better model: "),
-        ([ANSWER[0], line("failed")], "failed", "1 retraining failed: "),
-        (WAITING, "waiting", "a better model waits for a person's approval: "),
+        ([], "not retrained", "No retraining followed. Accuracy was 0.900 before the drift and "),
+        (ANSWER[:3], "under way", "The first retraining is running. "),
+        (REJECTED, "rejected", "1 retraining produced no better model. "),
+        ([ANSWER[0], line("failed")], "failed", "1 retraining failed. "),
+        (WAITING, "waiting", "A better model waits for manual approval. "),
         ([*WAITING, line("rejected", run_id="manual-1", candidate="linear", version="2")], "rejected", "1 retraining"),
-        ([*WAITING, line("promoted", run_id="manual-1", candidate="linear", version="2")], "promoted", "version 2"),
+        ([*WAITING, line("promoted", run_id="manual-1", candidate="linear", version="2")], "promoted", "Version 2"),
     ],
 )
 def test_every_end_has_its_word(diary: list[Retraining], verdict: str, words: str) -> None:
-    came = only(TopicHistory([alert()], stream(), diary)).came_of_it
+    came = only(history([alert()], stream(), diary)).came_of_it
     assert came.verdict == verdict and came.words.startswith(words)
 
 
 def test_without_a_promotion_the_fall_lasts_to_the_next_drift() -> None:
-    first, _ = cases(TopicHistory([alert(), alert("next", 250)], stream(), []))
+    first, _ = cases(history([alert(), alert("next", 250)], stream(), []))
     assert (first.came_of_it.until.labelled, first.came_of_it.since.labelled) == (150, 0)
 
 
 def test_a_promoted_version_without_a_labelled_event_is_said() -> None:
-    came = only(TopicHistory([alert()], stream(ANSWERED), ANSWER)).came_of_it
-    assert "version 2 (linear) was promoted, and none of its predictions has a label yet" in came.words
-    assert came.since.accuracy is None and "unknown since" in came.words
+    came = only(history([alert()], stream(ANSWERED), ANSWER)).came_of_it
+    assert "Version 2 (linear) was promoted. None of its predictions has a label yet." in came.words
+    assert came.since.accuracy is None and "unknown since then" in came.words
 
 
 def test_the_slices_that_lost_most_come_first_and_a_new_one_is_held_against_the_whole() -> None:
     rows = [outcome(i, True, "1", segment="steady" if i % 2 else "old", label="a") for i in range(100)]
     rows += [outcome(i, i % 2 == 1, "1", segment="steady" if i % 2 else "new", label="a") for i in range(100, 140)]
-    found = only(TopicHistory([alert()], rows, []))
+    found = only(history([alert()], rows, []))
     new, old, steady = found.segments
     assert (new.name, new.before.accuracy, new.after.accuracy, new.lost) == ("new", None, 0.0, 20.0)
     assert {old.name, steady.name} == {"old", "steady"} and old.lost == steady.lost == 0.0
@@ -165,7 +173,7 @@ MOVED = {
 
 def test_what_moved_is_as_the_alert_ranked_it_and_what_is_malformed_is_left_out() -> None:
     evidence = {"moved": [MOVED, {"name": 7}, "nonsense", {**MOVED, "what": "word", "name": "strike"}]}
-    found = only(TopicHistory([alert(evidence=evidence)], [], [])).moved
+    found = only(history([alert(evidence=evidence)], [], [])).moved
     assert [(one.what, one.name, one.texts) for one in found] == [
         ("segment", "delta", ["an example"]), ("word", "strike", ["an example"]),
     ]  # fmt: skip
@@ -177,21 +185,21 @@ def test_the_plainer_evidence_of_a_single_detector_is_ranked_by_its_change() -> 
         "label_mix": [{"a": 0.5, "b": 0.5}, {"a": 0.1, "b": 0.5, "c": 0.4}],
         "words": ["strike"],
     }
-    found = only(TopicHistory([alert(evidence=evidence)], [], [])).moved
+    found = only(history([alert(evidence=evidence)], [], [])).moved
     assert [(one.name, one.measure) for one in found] == [
         ("a", "label"), ("c", "label"), ("b", "predicted"), ("strike", "share"),
     ]  # fmt: skip
 
 
 def test_a_case_is_found_by_its_id_or_the_beginning_of_it() -> None:
-    known = cases(TopicHistory([alert("abc1"), alert("abc2"), alert("abc")], [], []))
+    known = cases(history([alert("abc1"), alert("abc2"), alert("abc")], [], []))
     assert find(known, "abc2").case_id == find(known, "abc2"[:4]).case_id == "abc2"
     assert find(known, "abc").case_id == "abc", "the whole id wins over a beginning"
     with pytest.raises(DriftloopError, match="3 cases begin with 'ab'"):
         find(known, "ab")
-    with pytest.raises(DriftloopError, match="no case 'x'; the stream has 3 cases: `driftloop case` lists them"):
+    with pytest.raises(DriftloopError, match=r"no case 'x'; the stream has 3 cases\. Run `driftloop case` to list"):
         find(known, "x")
-    with pytest.raises(DriftloopError, match="no case yet"):
+    with pytest.raises(DriftloopError, match="no case '': no drift has been detected"):
         find([], "")
 
 
@@ -211,7 +219,7 @@ def eventful(text: str) -> Case:
     diary[0] = replace(diary[0], scores=INPUTS)
     raised = alert(text, detector=text, evidence=evidence, fired={text: 0.7, "loss": 0.3}, onset_low=90, onset_high=110)
     diary = [replace(one, trigger=text, run_id=text, version=one.version and text) for one in diary]
-    return only(TopicHistory([raised], stream(segment=text, label=text), diary))
+    return only(history([raised], stream(segment=text, label=text), diary))
 
 
 def test_the_json_of_a_case_reads_back_as_the_same_case() -> None:
@@ -221,7 +229,7 @@ def test_the_json_of_a_case_reads_back_as_the_same_case() -> None:
 
 def test_the_json_on_a_terminal_is_ascii_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     found = eventful(HOSTILE + "\x7f é")
-    case.write_json(found)
+    output.write_json(found)
     out = capsys.readouterr().out
     assert out.isascii() and out.replace("\n", "").isprintable()
     assert msgspec.json.decode(out, type=Case) == found
@@ -240,21 +248,22 @@ def shown(case: Case | list[Case]) -> str:
 def test_the_text_of_a_case_tells_all_of_it() -> None:
     evidence = {"moved": [MOVED]}
     raised = alert(kind="covariate", evidence=evidence, fired={"mix": 0.7, "loss": 0.3}, onset_low=90, onset_high=110)
-    text = shown(only(TopicHistory([raised], stream(segment="delta"), ANSWER)))
+    text = shown(only(history([raised], stream(segment="delta"), ANSWER)))
     for part in (
-        "case first: the texts changed about position 100, noticed at 120",
-        "version 2 (linear) took over 60 labelled events after the onset",
+        "Case first: the texts changed near position 100, detected at position 120",
+        "Version 2 (linear) became the champion 60 labelled events after the onset.",
         "position 100, between 90 and 110",
         "mix 70%, loss 30%",
         "an example",
-        "Round 1: answer, finished (run)",
-        "because of queued; trained on offsets 5 to 139 of outcomes",
+        "Retraining 1: answer, finished (run)",
+        "Reason: because of queued",
+        "Trained on offsets 5 to 139 of the topic outcomes.",
         "linear v2 promoted: because of promoted",
-        "✓ minimum gain: a gain of +0.200 reaches the minimum",
     ):
         assert part in text
+    assert re.search(r"minimum gain +passed +a gain of \+0\.200 reaches the minimum", text), "the gate's check"
     assert re.search(r"delta +0\.900 +100 +0\.400 +60 +30", text), "the segment's fall"
-    table = shown([only(TopicHistory([raised], stream(), ANSWER))])
+    table = shown([only(history([raised], stream(), ANSWER))])
     assert re.search(r"first +120 +covariate +\+0\.250 +1 +promoted v2: 0\.900 → 0\.400 → 0\.800", table)
     assert "No drift has been detected" in shown([])
 
@@ -322,7 +331,7 @@ def test_the_page_may_use_its_own_style_sheet_and_nothing_else() -> None:
 
 def test_the_chart_shows_the_fall_the_onset_and_the_swap_where_they_were() -> None:
     raised = alert(onset_low=90, onset_high=110)
-    drawn = chart.draw(only(TopicHistory([raised], stream(), ANSWER)))
+    drawn = chart.draw(only(history([raised], stream(), ANSWER)))
     (points,) = re.findall(r'<polyline points="([^"]+)">', drawn)
     heights = [float(point.split(",")[1]) for point in points.split()]
     assert len(heights) == 30, "ten labelled events in each part"
@@ -335,9 +344,10 @@ def test_the_chart_shows_the_fall_the_onset_and_the_swap_where_they_were() -> No
 
     assert f'class="onset" x={x(90)}' in drawn
     assert f'class="alert" x1={x(120)}' in drawn and f'class="promote" x1={x(ANSWERED)}' in drawn
-    assert chart.draw(only(TopicHistory([raised], [], []))) == ""
+    assert chart.draw(only(history([raised], [], []))) == ""
 
 
 def test_an_alert_of_which_nothing_is_known_is_a_page_and_a_text_too() -> None:
-    bare = only(TopicHistory([alert(position=-1, onset=-1)], [], []))
-    assert "nothing was retrained" in Page(html.render(bare)).text["p"] and "nothing was retrained" in shown(bare)
+    bare = only(history([alert(position=-1, onset=-1)], [], []))
+    said = "No retraining followed."
+    assert said in Page(html.render(bare)).text["p"] and said in shown(bare)

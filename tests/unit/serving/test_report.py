@@ -19,19 +19,21 @@ from msgspec.structs import replace
 from scipy.stats import binomtest
 
 from driftloop.cli import run_directory
-from driftloop.cli.commands import report
 from driftloop.cli.main import main
+from driftloop.cli.simulation.prepare import PreparedRun
+from driftloop.cli.simulation.run_report import write_report
 from driftloop.core.errors import DriftloopError
+from driftloop.core.kafka.topic_history import TopicHistory
 from driftloop.core.messages import DriftAlert, Outcome, Prediction, Retraining
 from driftloop.core.settings import Settings
 from producers.scenarios.scenarios import load_scenario
-from serving.report import aggregates, collect, compose, document, formatting, html, pdf, run_data, writing
+from serving.report import aggregates, build, collect, document, formatting, html, pdf, run_data
 from serving.report.chapters import candidates
-from serving.report.costs import OVERHEAD, Rates
+from serving.report.chapters.cost import OVERHEAD, Rates
 from serving.report.document import Document
 from serving.report.run_data import Injected, RunFacts, Source
 from serving.simulation.drift_scoring import Truth
-from serving.simulation.summary import Clock, Topics, counts, summarise
+from serving.simulation.summarise import Clock, counts, summarise
 from tests.unit.serving.test_case import Page
 from tests.unit.serving.test_views import STEERING, made
 
@@ -142,25 +144,25 @@ def facts_of(
     """The facts of a made-up run with one drift that is answered."""
     predictions, outcomes = stream(end, drift)
     known: dict[str, Any] = {
-        "predictions": predictions, "outcomes": outcomes, "alerts": [alert(drift)], "updates": [],
-        "retraining": diary(drift), "dead_letters": [], "events": end,
+        "predictions": predictions, "outcomes": outcomes, "alerts": [alert(drift)], "model_updates": [],
+        "retrainings": diary(drift), "dead_letters": [], "events": end,
     }  # fmt: skip
-    topics = Topics(**{**known, **found})
+    topics = TopicHistory(**{**known, **found})
     settings = Settings(stream="s")
     about = about or source(warm_up)
-    evidence = collect.gather(settings, topics, about, "embedded")
+    evidence = collect.collect_from_topics(settings, topics, about, "embedded")
     measured = clock or Clock(seconds=91.5, cpu_seconds=CPU, peak_memory_mb=2304.0, restarts={"score": 0})
     summary = summarise(topics, truth or Truth("made-up", (drift,), True, about.warm_up), measured)
     return RunFacts(summary, evidence)
 
 
 def nothing(**options: Any) -> RunFacts:
-    empty: dict[str, Any] = {"predictions": [], "outcomes": [], "alerts": [], "retraining": []}
+    empty: dict[str, Any] = {"predictions": [], "outcomes": [], "alerts": [], "retrainings": []}
     return facts_of(**{"events": 0, "clock": Clock(seconds=1.0), **empty, **options})
 
 
 def composed(found: RunFacts, rates: Rates | None = None) -> Document:
-    return compose.compose(found, rates or Rates())
+    return build.build_document(found, rates or Rates())
 
 
 def chapter(found: RunFacts, title: str, rates: Rates | None = None) -> str:
@@ -176,19 +178,19 @@ def printed(found: RunFacts) -> str:
 
 
 def counted(found: RunFacts, end: int = 730, drift: int = 410) -> list[Outcome]:
-    return [one for one in stream(end, drift)[1] if counts(one, found.evidence.source.warm_up)]
+    return [one for one in stream(end, drift)[1] if counts(one, found.data.source.warm_up)]
 
 
 def test_the_first_page_has_the_figures_of_the_run() -> None:
     found = facts_of()
     rows = counted(found)
     right = sum(one.correct for one in rows)
-    said = chapter(found, "In short")
+    said = chapter(found, "Summary")
     assert f"{right / len(rows):.3f} over 630 labelled events" in said
     low, high = binomtest(right, len(rows)).proportion_ci(method="wilson")
     assert f"95% interval {low:.3f} to {high:.3f}" in said
     assert "730 of 730 predicted; 0 duplicates, 0 dead letters" in said
-    assert "1 of 1 within 2,000 labelled events; 0 false alarms, 0 repeats" in said
+    assert "1 of 1 within 2,000 labelled events; 0 false alarms, 0 repeated alerts" in said
     assert "2 retrainings and 0 refreshes; 1 promoted, 0 rolled back" in said
     assert f"{sum(CPU.values()):.0f} CPU seconds" in said
 
@@ -218,9 +220,9 @@ def test_recall_precision_and_f1_of_each_class_are_counted_from_the_outcomes() -
 def test_the_course_of_the_accuracy_has_every_labelled_event_once() -> None:
     found = facts_of()
     rows = counted(found)
-    assert sum(one.labelled for one in found.evidence.bins) == len(rows)
-    assert sum(one.right for one in found.evidence.bins) == sum(one.correct for one in rows)
-    for one in found.evidence.bins:
+    assert sum(one.labelled for one in found.data.bins) == len(rows)
+    assert sum(one.right for one in found.data.bins) == sum(one.correct for one in rows)
+    for one in found.data.bins:
         inside = [row for row in rows if one.start <= row.position < one.end]
         assert (one.labelled, one.right) == (len(inside), sum(row.correct for row in inside))
     long = aggregates.bins([replace(rows[0], position=position) for position in range(0, 100_000, 7)])
@@ -236,7 +238,7 @@ def test_each_segment_has_its_accuracy_and_the_gap_says_that_they_came_one_after
         own = [one for one in rows if one.segment == name]
         shares[name] = sum(one.correct for one in own) / len(own)
         assert f"{name}\n{len(own)}\n{shares[name]:.3f}\n" in said
-    assert f"30 labelled events or more is {shares['cars'] - shares['planes']:.3f}: cars against planes" in said
+    assert f"30 labelled events or more is {shares['cars'] - shares['planes']:.3f}: cars compared with planes" in said
     assert "Their intervals do not overlap" in said and "one after the other" in said
 
 
@@ -246,7 +248,7 @@ def test_segments_that_come_mixed_are_not_called_one_after_the_other_and_few_eve
     assert "one after the other" not in chapter(facts_of(outcomes=mixed), "Segments")
     few = [replace(one, segment="rare" if one.position in (200, 201) else "cars") for one in outcomes]
     said = chapter(facts_of(outcomes=few), "Segments")
-    assert "too few to tell" in said and "no gap between segments can be given" in said
+    assert "too few events" in said and "no gap between segments is given" in said
     none = [replace(one, segment="") for one in outcomes]
     assert "The events carry no segment" in chapter(facts_of(outcomes=none, predictions=predictions), "Segments")
 
@@ -261,19 +263,19 @@ def test_alerts_have_their_verdict_their_delay_and_what_moved() -> None:
     assert "410\n431\n21\nerror" in said and "detection of a true drift" in said
     assert "word\ndelayed\nshare\n0.062\n0.438\nlate" in said
     unknown = chapter(facts_of(truth=Truth("s", (), False, 100)), "Drift")
-    assert "unknown" in unknown and "does not say where the stream truly changes" in unknown
+    assert "unknown" in unknown and "does not list the true changes of the stream" in unknown
     false = facts_of(truth=Truth("s", (), True, 100))
-    assert "false alarm" in chapter(false, "Drift") and "False alarms: 1 alert" not in chapter(false, "Limits")
-    assert "1 alert with nothing behind it" in chapter(false, "Limits")
-    missed = facts_of(alerts=[], retraining=diary(410)[:3])
+    assert "false alarm" in chapter(false, "Drift") and "False alarms: 1 alert" not in chapter(false, "Limitations")
+    assert "1 alert without a drift" in chapter(false, "Limitations")
+    missed = facts_of(alerts=[], retrainings=diary(410)[:3])
     assert "1 drift not detected" in chapter(missed, "Drift")
-    assert "had changed at 1 known position" in chapter(missed, "In short")
+    assert "had changed at 1 known position" in chapter(missed, "Summary")
 
 
 def test_a_drift_that_the_run_did_not_reach_is_not_held_against_it() -> None:
-    early = facts_of(end=300, truth=Truth("s", (410,), True, 100), alerts=[], retraining=diary(410)[:3])
+    early = facts_of(end=300, truth=Truth("s", (410,), True, 100), alerts=[], retrainings=diary(410)[:3])
     assert "not reached by this run" in chapter(early, "Drift") and "not detected" not in chapter(early, "Drift")
-    assert "none to detect so far" in chapter(early, "In short")
+    assert "no drift so far" in chapter(early, "Summary")
 
 
 def test_every_retraining_stands_with_its_reason_and_every_candidate_with_its_comparison() -> None:
@@ -281,23 +283,25 @@ def test_every_retraining_stands_with_its_reason_and_every_candidate_with_its_co
     said = chapter(found, "Retrainings")
     assert "455\nanswer\nbecause of queued\nlinear\npromoted v2\n4.2 s" in said
     assert "485\nsearch\nbecause of queued\nlinear, TPOT and fine-tuning\nrejected\n66 s" in said
-    said = chapter(found, "Choices")
+    said = chapter(found, "Model candidates")
     assert "455\nanswer\nlinear\n48\n0.312\n0.812\n+0.250 to +0.750\n2.8 s\npromoted" in said
     assert "485\nsearch\nTPOT\n48\n0.812\n0.781\n" in said
-    assert "fine-tuning\nbecause of rejected (1 time)." in said
+    assert "fine-tuning\nBecause of rejected. (1 time)" in said
     tried = [(one.candidate.name, one.challenger - one.champion) for one in candidates.comparisons(found)]
     assert tried == [("linear", 0.5), ("linear", pytest.approx(-0.0156)), ("tpot", pytest.approx(-0.0313))]
-    assert "compared 2 times, ahead of the champion 1 time, promoted 1 time; +0.242 accuracy" in said
-    assert "In 1 case a slow candidate" in said and "reached the higher figure in 0" in said
+    linear = "compared 2 times, better than the champion 1 time, promoted 1 time; mean accuracy gain +0.242;"
+    assert linear in said
+    assert "were both measured in 1 case." in said and "slow candidate had the higher accuracy in 0." in said
     better = [replace(one, scores=scores(0.8, 0.9)) if one.candidate == "tpot" else one for one in diary(410)]
-    assert "reached the higher figure in 1" in chapter(facts_of(retraining=better), "Choices")
+    assert "slow candidate had the higher accuracy in 1." in chapter(facts_of(retrainings=better), "Model candidates")
     alone = [one for one in diary(410) if one.candidate != "tpot"]
-    assert "No search of this run measured a slow candidate" in chapter(facts_of(retraining=alone), "Choices")
+    said = chapter(facts_of(retrainings=alone), "Model candidates")
+    assert "No search of this run measured both a slow candidate" in said
 
 
 def test_a_refresh_is_no_comparison_and_has_a_row_in_place_of_a_card() -> None:
     fresh = [replace(line, kind="refresh") if line.run_id == "run" else line for line in diary(410)]
-    found = facts_of(retraining=fresh)
+    found = facts_of(retrainings=fresh)
     assert [one.candidate.name for one in candidates.comparisons(found)] == ["linear", "tpot"]
     said = chapter(found, "Model cards")
     assert "Model card of version 1" in said and "Model card of version 2" not in said and "Refreshes" in said
@@ -308,20 +312,44 @@ def test_a_card_says_how_its_version_did_while_it_was_champion() -> None:
     rows = [one for one in counted(found) if one.model_version == "2"]
     said = chapter(found, "Model cards")
     right = sum(one.correct for one in rows) / len(rows)
-    assert f"{len(rows)} events from event 470 on; right for {right:.3f} of {len(rows)} labels that came" in said
-    assert "Evidence\nbecause of promoted" in said and "1 of 1 passed" in said
+    assert f"{len(rows)} events from event 470 on; accuracy {right:.3f} on {len(rows)} labels that arrived" in said
+    assert "Reason for promotion\nbecause of promoted" in said and "Gate checks\n1 of 1 passed" in said
+    checks = "check\nresult\nfinding\nsegment accuracy\npassed\nno accuracy harmed"
+    assert f"Gate checks of version 2\n{checks}" in said
     assert "planes 0.800 of 260" in said
-    assert "No model was promoted" in chapter(facts_of(retraining=[]), "Model cards")
+    assert "No model was promoted" in chapter(facts_of(retrainings=[]), "Model cards")
+
+
+LONG = (
+    "better: 0.633 against 0.233 on the newest 30 events, accuracy +0.400 [+0.133, +0.633], Brier score -0.920 "
+    "[-1.264, -0.542]; forgetting: 0.055 against 0.885: excused, since what the champion knew no longer holds"
+)
+
+
+def test_a_long_reason_is_folded_on_the_page_and_whole_in_the_pdf() -> None:
+    lines = [replace(one, reason=LONG) if one.run_id == "run" else one for one in diary(410)]
+    found = facts_of(retrainings=lines)
+    page = html.render(build.build_document(found, Rates()))
+    folded = "".join(re.findall(r"<details>.*?</details>", page, re.DOTALL))
+    assert page.count("no longer holds") == folded.count("no longer holds") == 2, "of the retraining, and on the card"
+    assert "<summary>Gate decision on version 2</summary>" in folded and "<details open" not in page
+    said = chapter(found, "Model cards")
+    assert "Reason for promotion\nbetter: 0.633 against 0.233 on the newest 30 events, accuracy +0.400" in said
+    assert "since what the champion knew no longer holds" in printed(found)
+    plain = html.render(build.build_document(facts_of(), Rates()))
+    assert "Full reason" not in plain and plain.count("<details>") == 1, "the gate's checks of version 2 alone"
 
 
 def test_latency_is_that_of_the_predictions_and_the_end_to_end_time_that_of_a_loop_that_was_up() -> None:
     found = facts_of()
     latencies = sorted(5.0 + i % 37 for i in range(730))
-    assert found.evidence.latency.p50 == latencies[365] and sum(found.evidence.latency.counts) == 730
-    assert found.evidence.backlog == 30 and found.evidence.end_to_end.count == 700
-    assert found.evidence.end_to_end.p50 == pytest.approx(3000, abs=1)
+    assert found.data.latency.p50 == latencies[365] and sum(found.data.latency.counts) == 730
+    assert found.data.backlog == 30 and found.data.end_to_end.count == 700
+    assert found.data.end_to_end.p50 == pytest.approx(3000, abs=1)
     said = chapter(found, "Latency")
-    assert "10.0 events per second were predicted on average" in said and "none is lost" in said
+    assert (
+        "10.0 events per second were predicted on average" in said and "No event was lost: each of 730 events" in said
+    )
     lost = facts_of(events=733, clock=Clock(seconds=2.0, restarts={"score": 2}))
     assert "3 events had neither a prediction nor a dead letter" in chapter(lost, "Latency")
     assert "score 2 times" in chapter(lost, "Latency")
@@ -333,14 +361,14 @@ def test_energy_and_cost_follow_from_cpu_seconds_and_the_given_rates() -> None:
     rates = Rates(watts=7.2, price=0.36, currency="EUR")
     said = chapter(found, "Cost and energy", rates)
     assert f"= {total * 7.2 / 3600:.3f} Wh for the cores alone" in said
-    assert f"{total * 7.2 / 3600 * OVERHEAD:.3f} Wh with the 1.56 times" in said
+    assert f"{total * 7.2 / 3600 * OVERHEAD:.3f} Wh with the overhead factor 1.56" in said
     assert f"= {total * 0.36 / 3600:.4f} EUR for the run" in said
     loop = CPU["score"] + CPU["monitor"]
     assert f"scoring and monitoring\n{1000 * loop / 730:.1f}\n" in said
     assert "estimate" in said and "no measurement" in said
     unmeasured = facts_of(clock=Clock(seconds=1.0))
     assert "was not measured" in chapter(unmeasured, "Cost and energy")
-    assert "computed" in chapter(found, "For and against") and "CPU ms" not in chapter(unmeasured, "For and against")
+    assert "computed" in chapter(found, "Cloud deployment") and "CPU ms" not in chapter(unmeasured, "Cloud deployment")
 
 
 @pytest.mark.parametrize(
@@ -352,7 +380,7 @@ def test_energy_and_cost_follow_from_cpu_seconds_and_the_given_rates() -> None:
         pytest.param(lambda: facts_of(outcomes=[]), id="no label"),
         pytest.param(lambda: facts_of(outcomes=stream(730, 410)[1][:40]), id="warm-up only"),
         pytest.param(lambda: facts_of(end=101, drift=410, truth=Truth("s", (410,), True, 100)), id="one event counts"),
-        pytest.param(lambda: facts_of(retraining=[], alerts=[]), id="no model known"),
+        pytest.param(lambda: facts_of(retrainings=[], alerts=[]), id="no model known"),
     ],
 )
 def test_a_run_of_which_little_is_there_has_a_whole_report(found: Any) -> None:
@@ -364,8 +392,8 @@ def test_a_run_of_which_little_is_there_has_a_whole_report(found: Any) -> None:
 
 def test_what_is_missing_is_said_first() -> None:
     found = facts_of(clock=Clock(seconds=1.0, missing="3 of 9 labels have no outcome"))
-    assert "This run is incomplete\nWhen it ended, 3 of 9 labels have no outcome." in chapter(found, "In short")
-    assert "incomplete" not in chapter(facts_of(), "In short")
+    assert "This run is incomplete\nState at its end: 3 of 9 labels have no outcome." in chapter(found, "Summary")
+    assert "incomplete" not in chapter(facts_of(), "Summary")
 
 
 NUMBER = re.compile(r"\d[\d,.]+\d")
@@ -407,7 +435,7 @@ def other_run(drift: int, pace: float, factor: float) -> RunFacts:
             for one in outcomes
             if one.position % 7
         ],
-        retraining=lines,
+        retrainings=lines,
         events=end,
         alerts=[raised],
         truth=Truth("other", (drift,), True, 217),
@@ -422,8 +450,8 @@ def other_run(drift: int, pace: float, factor: float) -> RunFacts:
 
 def numbers(found: RunFacts) -> set[str]:
     """All that stand in the report with three characters or more, versions of packages and dates left out."""
-    undated = [replace(one, promoted_at=0.0) for one in found.evidence.models]
-    told = replace(found.evidence, software={}, written_at=0.0, models=undated)
+    undated = [replace(one, promoted_at=0.0) for one in found.data.models]
+    told = replace(found.data, software={}, written_at=0.0, models=undated)
     made_up = composed(RunFacts(found.summary, told))
     return {one for text in document.texts(made_up) for one in NUMBER.findall(text)}
 
@@ -464,16 +492,16 @@ def hostile() -> RunFacts:
         software={EVIL: EVIL, "platform": EVIL},
     )  # fmt: skip
     found = facts_of(
-        predictions=predictions, outcomes=outcomes, retraining=lines, about=about,
+        predictions=predictions, outcomes=outcomes, retrainings=lines, about=about,
         alerts=[alert(410, detector=EVIL, evidence=evidence, fired={EVIL: 1.0})],
         truth=Truth(EVIL, (410,), True, 100), clock=clock,
     )  # fmt: skip
-    chosen = replace(found.evidence.chosen, encoder=EVIL, policy=EVIL, detectors=[EVIL], candidates=[EVIL])
+    chosen = replace(found.data.chosen, encoder=EVIL, policy=EVIL, detectors=[EVIL], candidates=[EVIL])
     models = [
         replace(one, kind=EVIL, digest=EVIL, topic=EVIL, first_offset=EVIL, parameters={EVIL: EVIL, "rows": EVIL})
-        for one in found.evidence.models
+        for one in found.data.models
     ]
-    told = replace(found.evidence, chosen=chosen, models=models, unread=EVIL, software={EVIL: EVIL})
+    told = replace(found.data, chosen=chosen, models=models, unread=EVIL, software={EVIL: EVIL})
     return RunFacts(found.summary, told)
 
 
@@ -548,7 +576,7 @@ def test_the_pdf_has_title_author_contents_and_numbered_pages() -> None:
     total = len(reader.pages)
     assert f"3 / {total}" in reader.pages[2].extract_text()
     first = " ".join(reader.pages[0].extract_text().split())
-    assert "Segments and fairness" in first and "In short" in first
+    assert "Segments and fairness" in first and "Summary" in first
 
 
 def test_page_and_pdf_say_the_same() -> None:
@@ -562,7 +590,7 @@ def test_page_and_pdf_say_the_same() -> None:
 
 def test_the_same_facts_make_the_same_report_and_survive_the_file(tmp_path: Path) -> None:
     found = facts_of()
-    run_data.write(found.evidence, tmp_path)
+    run_data.write(found.data, tmp_path)
     (tmp_path / "summary.json").write_bytes(msgspec.json.encode(found.summary))
     again = run_data.read(tmp_path)
     assert again == found
@@ -572,7 +600,7 @@ def test_the_same_facts_make_the_same_report_and_survive_the_file(tmp_path: Path
 def run_of(folder: Path, found: RunFacts | None = None) -> Path:
     found = found or facts_of()
     folder.mkdir()
-    run_data.write(found.evidence, folder)
+    run_data.write(found.data, folder)
     (folder / "summary.json").write_bytes(msgspec.json.encode(found.summary))
     return folder
 
@@ -646,19 +674,19 @@ def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
 
 def conclude(root: Path, settings: Settings) -> None:
     predictions, outcomes = stream(730, 410)
-    found = Topics(
+    found = TopicHistory(
         predictions=predictions,
         outcomes=outcomes,
         alerts=[],
-        updates=[],
-        retraining=diary(410),
+        model_updates=[],
+        retrainings=diary(410),
         dead_letters=[],
         events=730,
     )
     scenario = load_scenario("tweets-short")
     record = run_directory.Record(scenario="tweets-short", limit=730)
     summary = summarise(found, Truth("tweets-short", (), True, 100), Clock(seconds=1.0))
-    report.conclude(root, record, scenario, 730, 100, settings, found, summary)
+    write_report(PreparedRun(root, record, settings, scenario, 730, 100), found, summary)
 
 
 def test_a_registry_that_does_not_answer_costs_its_part_of_the_report_only(
@@ -667,11 +695,11 @@ def test_a_registry_that_does_not_answer_costs_its_part_of_the_report_only(
     conclude(tmp_path, no_mlflow)
     assert "report.pdf" in capsys.readouterr().out
     (tmp_path / "summary.json").write_bytes(msgspec.json.encode(facts_of().summary))
-    evidence = run_data.read(tmp_path).evidence
+    evidence = run_data.read(tmp_path).data
     assert "No MLflow answers" in evidence.unread and [one.version for one in evidence.models] == ["1", "2"]
     assert evidence.source.command == "driftloop simulate tweets-short --limit 730"
     assert evidence.source.masked == ["handle", "email", "phone", "link"]
-    assert "MLflow could not be asked" in (tmp_path / "report.html").read_text()
+    assert "MLflow did not answer" in (tmp_path / "report.html").read_text()
 
 
 def test_a_report_that_cannot_be_written_leaves_the_run_alone(
@@ -687,14 +715,14 @@ def test_a_report_that_cannot_be_written_leaves_the_run_alone(
 def test_a_mistake_in_the_report_leaves_the_run_alone(
     tmp_path: Path, no_mlflow: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "write", lambda *_: 1 // 0)
+    monkeypatch.setattr(build, "write_report", lambda *_: 1 // 0)
     conclude(tmp_path, no_mlflow)
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(DriftloopError, match="cannot be written"):
-        run_data.write_whole(tmp_path / "nowhere" / "file", b"x")
+        run_data.write_file(tmp_path / "nowhere" / "file", b"x")
     (tmp_path / "file").write_bytes(b"before")
-    assert run_data.write_whole(tmp_path / "file", b"after").read_bytes() == b"after"
+    assert run_data.write_file(tmp_path / "file", b"after").read_bytes() == b"after"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
