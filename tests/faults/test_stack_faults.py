@@ -23,7 +23,7 @@ from driftloop.devstack import console_consumer, stack, valkey_process
 from driftloop.devstack import kafka_broker as broker
 from driftloop.devstack.java import find_java, java_version
 from driftloop.devstack.kafka_download import VERSION, kafka_classpath, read_pins
-from driftloop.devstack.ports import choose, free_port
+from driftloop.devstack.ports import choose_ports, free_port
 from driftloop.devstack.stack import EmbeddedStack
 
 NOWHERE = {"nowhere": "http://127.0.0.1:9/maven2"}
@@ -76,20 +76,20 @@ def test_a_requested_port_that_is_taken(tmp_path: Path, taken: int) -> None:
     before = children()
     with pytest.raises(DriftloopError) as error:
         EmbeddedStack(tmp_path / "run", ports={"kafka": taken}).start()
-    assert f"Port {taken}, asked for kafka, is in use" in sentence(error)
+    assert f"Port {taken}, requested for kafka, is in use" in sentence(error)
     assert children() == before
 
 
 def test_a_recorded_port_that_is_taken_is_replaced_and_said(taken: int) -> None:
     recorded = {"kafka": taken, "valkey": free_port()}
-    chosen, moved = choose(("kafka", "valkey"), {}, recorded)
+    chosen, moved = choose_ports(("kafka", "valkey"), {}, recorded)
     assert moved == ["kafka"]
     assert chosen["valkey"] == recorded["valkey"] and chosen["kafka"] not in recorded.values()
 
 
 def test_a_port_lost_between_choice_and_start(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"controller": free_port(), "valkey": free_port(), "mlflow": free_port()}
-    monkeypatch.setattr(stack, "choose", lambda *_: ({"kafka": taken, **free}, []))
+    monkeypatch.setattr(stack, "choose_ports", lambda *_: ({"kafka": taken, **free}, []))
     monkeypatch.setattr(broker, "ready", lambda _port, _settings: False)  # what listens there is no broker
     before = children()
     with pytest.raises(DriftloopError) as error:
@@ -185,7 +185,7 @@ def test_a_mirror_that_alters_a_jar_is_refused(jars: Path) -> None:
     (jars / f"kafka-raft-{VERSION}.jar").unlink()
     address, server = _maven_layout(jars.parent / "repository", cache_dir() / f"kafka-{VERSION}", spoil=True)
     try:
-        with pytest.raises(DriftloopError, match=r"does not have the committed SHA-256 .*nothing of it was kept"):
+        with pytest.raises(DriftloopError, match=r"does not have the committed SHA-256 .*The file was deleted"):
             kafka_classpath(folder=jars, repositories={"mirror": address})
     finally:
         server.terminate()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from driftloop.core.health import Heartbeat
 
 DESCRIPTION = """\
-Sends the events of a scenario at their rate. Each label follows some events later, on a topic of its own. Event ids
+Sends the events of a scenario at their rate. Each label follows some events later, on the topic labels. Event ids
 are derived from the data, so the same scenario always sends the same ids. A replay that was interrupted continues after
 the last message on the topics. The first events train the first model: they are sent at full speed with their labels.
 

@@ -44,7 +44,7 @@ class DemoStage:
         """Start the narration and both recordings.
 
         Args:
-            console: Not used: the narration has a console of its own, which is recorded.
+            console: Not used, because the narration has another console, which is recorded.
             run: Run that starts.
             loop: State of the loop, updated by the simulation.
         """

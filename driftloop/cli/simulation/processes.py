@@ -82,7 +82,7 @@ class LoopProcesses:
         """Start the stack and the processes that the first prediction needs.
 
         Raises:
-            DriftloopError: something could not be started. Whatever was started keeps running until it is stopped.
+            DriftloopError: a process could not be started. The others keep running until they are stopped.
         """
         if self._stack is not None:
             self._note("Starting Kafka, Valkey and MLflow.")

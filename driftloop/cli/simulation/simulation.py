@@ -101,7 +101,7 @@ class Simulation:
         """Start the stack and the processes, and announce the simulation to other terminals.
 
         Raises:
-            DriftloopError: something could not be started. `stop` stops whatever was started.
+            DriftloopError: a process could not be started. `stop` stops the ones that were.
         """
         self._processes.start()
         self._announced = run_directory.announce(self._root, self.settings, self._processes.reader_variables)

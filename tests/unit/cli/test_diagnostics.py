@@ -127,7 +127,7 @@ def test_jars_that_are_absent_or_altered_are_counted(tmp_path: Path, cache: Path
 
 def test_an_encoder_that_is_nowhere_is_missing_and_one_of_the_hub_is_a_note(tmp_path: Path) -> None:
     nowhere = found(tmp_path, {**NOBODY, "DRIFTLOOP_MODEL__ENCODER": str(tmp_path / "nowhere")})["encoder"]
-    assert (nowhere.status, nowhere.remedy) == ("missing", "set DRIFTLOOP_MODEL__ENCODER to one that there is")
+    assert (nowhere.status, nowhere.remedy) == ("missing", "set DRIFTLOOP_MODEL__ENCODER to an encoder that exists")
     assert found(tmp_path, {**NOBODY, "DRIFTLOOP_MODEL__ENCODER": "somebody/encoder"})["encoder"].status == "note"
 
 
