@@ -1,101 +1,82 @@
-"""Whether a model that is to be promoted bears the eight bits of its encoder, on rows of the stream.
+"""Comparison of a model's encoder in int8 with the one in full precision, on rows of the stream.
 
-The encoder was compared with itself when it was exported, on made-up texts, and by its embeddings. What counts are the
-model's answers to the stream: they are compared at each promotion.
+The export compares both encoders by their embeddings of made-up texts. The model's labels on the stream count more, so
+they are compared at each promotion.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
 
-from driftloop.core.models.bundle import HEAD, BundleClassifier, read_manifest, record_quantisation, write_bundle
+from driftloop.core.models.bundle import BundleClassifier, BundleDraft
 from driftloop.core.models.classifier import Predictions
 from driftloop.core.models.encoder import OnnxEncoder
-from driftloop.core.models.head import load_head
-from driftloop.core.models.onnx_export import FULL
+from driftloop.core.models.onnx_export import FULL_PRECISION
 from driftloop.core.settings import Settings
 from retrain.training_window import TrainingWindow
 
 ROWS = 100
-"""Newest of the held-out rows: in full precision a text takes some 10 ms."""
+"""Number of held-out rows compared, the newest: in full precision a text takes some 10 ms."""
 MIN_ROWS = 50
-"""Fewer say nothing."""
+"""Minimum number of rows for a comparison."""
 LOSS = 0.01
-"""Accuracy that eight bits may cost; what is beyond that and beyond chance is too much."""
+"""Accuracy that int8 may cost. A loss above it that is also beyond chance is too much."""
 
 
-class Compared(NamedTuple):
-    """What came of it."""
+class QuantisationResult(NamedTuple):
+    """Outcome of the comparison."""
 
     agreement: float
-    """Share of the rows to which both give the same label."""
+    """Share of the rows that get the same label from both."""
     loss: float
     """Accuracy in full precision minus that in int8."""
     rows: int
     int8: bool
-    """Whether the model stays in int8."""
-
-    def words(self) -> str:
-        """For the gate's note."""
-        becomes = "" if self.int8 else ", so it is promoted in full precision"
-        return (
-            f"in eight bits it gives {self.agreement:.1%} of {self.rows} held-out events the label that it gives them "
-            f"in full precision, accuracy {-self.loss:+.3f}{becomes}"
-        )
+    """`True` if the model stays in int8."""
 
 
-def compare_precision(
+def check_quantisation(
     model: BundleClassifier,
-    bundle: Path,
+    draft: BundleDraft,
     held: TrainingWindow,
-    answers: Callable[[TrainingWindow], Predictions],
+    predict: Callable[[TrainingWindow], Predictions],
     settings: Settings,
-) -> Compared | None:
-    """Compare, and write it into the manifest in ``bundle``; a model that loses gets the graph in full precision.
+) -> QuantisationResult | None:
+    """Compare int8 with full precision, and record the outcome in the draft.
+
+    A model that loses too much accuracy gets the encoder in full precision.
 
     Args:
-        model: as it was before it learnt ``held``.
-        bundle: of that model, or of the same one fitted on ``held`` too; it is signed anew.
-        held: rows that it has not learnt.
-        answers: what ``model`` says to rows.
+        model: The model before it learnt ``held``.
+        draft: Bundle of that model, or of the same model refitted with ``held``. It is not signed here.
+        held: Rows that it has not learnt.
+        predict: Returns the predictions of ``model``.
+        settings: Settings with the confidence level.
 
     Returns:
-        None where the model is not in int8, or its graph in full precision is not on this machine, or there are fewer
-        rows than `MIN_ROWS`. A fine-tuned model was compared when it was made.
+        The outcome. `None` if the model is not in int8, if its encoder in full precision is not on this machine, or if
+        there are fewer than `MIN_ROWS` rows. A fine-tuned model was compared when it was made.
     """
-    whole, found = model.encoder.folder / FULL, read_manifest(bundle)
-    if found.quantisation is None or not found.quantisation.int8 or model.head is None or not whole.is_dir():
+    full_folder, quantisation = model.encoder.folder / FULL_PRECISION, draft.manifest.quantisation
+    if quantisation is None or not quantisation.int8 or model.head is None or not full_folder.is_dir():
         return None
     rows = held.take(slice(-ROWS, None))
     if len(rows) < MIN_ROWS:
         return None
-    full = OnnxEncoder(whole, found.max_tokens, threads=1)
-    small, large = (
-        np.asarray(said.labels) for said in (answers(rows), model.predict(rows.texts, full.embed(rows.texts)))
-    )
+    full = OnnxEncoder(full_folder, draft.manifest.max_tokens, threads=1)
+    small = np.asarray(predict(rows).labels)
+    large = np.asarray(model.predict(rows.texts, full.embed(rows.texts)).labels)
     truth = np.asarray(rows.labels)
     lost = (large == truth).astype(float) - (small == truth)
     agreement, loss = float((small == large).mean()), float(lost.mean())
     chance = NormalDist().inv_cdf(settings.retrain.confidence) * float(lost.std()) / len(rows) ** 0.5
-    stays = not (loss > LOSS and loss > chance)
-    if not stays:
-        _put(full, bundle, settings.signing_key)
-    noted = replace(found.quantisation, int8=stays, agreement=round(agreement, 4), rows=len(rows))
-    record_quantisation(bundle, noted, settings.signing_key)
-    return Compared(agreement, loss, len(rows), stays)
-
-
-def _put(encoder: OnnxEncoder, bundle: Path, key: str) -> None:
-    """Make the bundle anew with another encoder."""
-    found, fresh = read_manifest(bundle), bundle.with_name(f"{bundle.name}-full")
-    head = load_head(bundle / HEAD)
-    write_bundle(fresh, encoder=encoder, head=head, labels=found.labels, lineage=found.lineage, key=key)
-    shutil.rmtree(bundle)
-    fresh.rename(bundle)
+    int8 = not (loss > LOSS and loss > chance)
+    if not int8:
+        draft.set_encoder(full)
+    draft.set_quantisation(replace(quantisation, int8=int8, agreement=round(agreement, 4), rows=len(rows)))
+    return QuantisationResult(agreement, loss, len(rows), int8)

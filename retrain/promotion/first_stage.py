@@ -1,60 +1,64 @@
-"""Fits the first stage of a cascade, and chooses how sure it has to be so that little is lost by it.
+"""Fitting of a cascade's first stage, and calibration of its threshold on held-out rows.
 
-The gate looks at it at each promotion: a model that goes through gets a first stage where one keeps to the loss that
-the settings allow on the held-out rows, and goes without where none does.
+A model gets a first stage when it is promoted, if the loss of accuracy on the held-out rows stays within the settings.
+Otherwise it is promoted without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from driftloop.core.models.bundle import BundleClassifier, Cascaded, add_first_stage
+from driftloop.core.models.bundle import BundleClassifier, BundleDraft
 from driftloop.core.models.classifier import Predictions
-from driftloop.core.models.first_stage import FirstStage, count, unit
+from driftloop.core.models.first_stage import FirstStage, count_tokens, normalise_rows
+from driftloop.core.models.manifest import CascadeCalibration
 from driftloop.core.settings import Settings
-from retrain.candidates.training_rows import fit_roughly
+from retrain.candidates.training_rows import fit_unconverged
 from retrain.training_window import TrainingWindow
 
 MIN_ROWS = 1000
-"""Rows of the present concept below which no first stage is fitted: what little there is, the encoder needs."""
+"""Minimum rows of the current concept. With fewer, the encoder needs all of them."""
 MIN_HELD = 150
-"""Held-out rows below which nobody could say what it loses."""
+"""Minimum held-out rows. With fewer, the loss cannot be estimated."""
 OCCURS = 2
-"""Texts that a token or a pair has to occur in to get a weight."""
+"""Minimum number of texts that hold a token or a pair of tokens that gets a weight."""
 INVERSE_PENALTY = 3.0
 """scikit-learn's C."""
-FLATTERY = 4.0
-"""Times the loss allowed that the first stage may disagree with the encoder, in parts of all rows: few rows can flatter
-it by chance, and where the two disagree the encoder is right more often."""
+MAX_DISAGREEMENT = 4.0
+"""Maximum share of rows on which the stages may disagree, in multiples of the allowed loss. Few rows can flatter the
+first stage by chance, and where the stages disagree the encoder is right more often."""
 NEVER = -30.0
 """Score of a class that the first stage has not seen."""
 SHARES = np.arange(0.95, 0.15, -0.05)
-"""Of the held-out rows, that the first stage may be tried to answer."""
+"""Shares of the held-out rows that are tried for the first stage, largest first."""
 
 
 def make_cascade(
     model: BundleClassifier,
-    bundle: Path,
+    draft: BundleDraft,
     train: TrainingWindow,
     held: TrainingWindow,
-    answers: Callable[[TrainingWindow], Predictions],
+    predict: Callable[[TrainingWindow], Predictions],
     settings: Settings,
-) -> Cascaded | None:
-    """Give the model in ``bundle`` a first stage, where that is worth it.
+) -> CascadeCalibration | None:
+    """Give a model a first stage, if the loss of accuracy is small enough.
 
     Args:
-        model: as it was before it learnt ``held``; its tokens are the bundle's.
-        bundle: of that model, or of the same one fitted on ``held`` too; it is signed anew.
-        train: what the first stage learns from: its rows of the present concept.
-        held: rows that neither has learnt.
-        answers: what ``model`` says to rows; asked only where there are rows enough.
+        model: The model before it learnt ``held``. Its tokens are the draft's.
+        draft: Bundle of that model, or of the same model refitted with ``held``. It is not signed here.
+        train: Rows that the first stage learns from. Only those of the current concept are used.
+        held: Rows that neither stage has learnt.
+        predict: Returns the predictions of ``model``. It is called only if there are enough rows.
+        settings: Settings with the allowed loss; a loss of `0` disables cascades.
+
+    Returns:
+        The calibration; `None` if the model stays without a first stage.
     """
     chosen = settings.retrain
     rows = train.take(slice(train.onset, None), 0)
@@ -62,44 +66,63 @@ def make_cascade(
         return None
     ids = model.encoder.tokenise([*rows.texts, *held.texts])
     stage = fit_first_stage(ids[: len(rows)], rows.labels, model.labels, rows.weights)
-    found = calibrate(stage, ids[len(rows) :], held.labels, answers(held), chosen.cascade_loss, chosen.confidence)
-    if found is not None:
-        add_first_stage(bundle, *found, settings.signing_key)
-    return found and found[1]
+    found = calibrate(stage, ids[len(rows) :], held.labels, predict(held), chosen.cascade_loss, chosen.confidence)
+    if found is None:
+        return None
+    draft.set_first_stage(*found)
+    return found[1]
 
 
 def fit_first_stage(
     tokens: Sequence[Sequence[int]], labels: Sequence[str], classes: Sequence[str], weights: Sequence[float] = ()
 ) -> FirstStage:
-    """Logistic regression on the tokens of n texts, with a threshold that nothing reaches.
+    """Fit a logistic regression on the tokens of n texts.
 
-    ``labels`` hold two of the k ``classes`` or more; one that they lack is never the answer.
+    Args:
+        tokens: Tokens of each text.
+        labels: Label of each text, of two or more classes.
+        classes: The k classes of the model. A class without a label here is never predicted.
+        weights: Weight of each text; empty for ones.
+
+    Returns:
+        The first stage, with a threshold that no probability reaches.
     """
-    counts = count(tokens)
+    counts = count_tokens(tokens)
     occurs = np.asarray((counts > 0).sum(axis=0)).ravel()
     columns = np.flatnonzero(occurs >= OCCURS).astype(np.int32)
     idf = (np.log((1 + len(labels)) / (1 + occurs[columns])) + 1).astype(np.float32)
-    features = unit(counts[:, columns].multiply(idf).tocsr())
+    features = normalise_rows(counts[:, columns].multiply(idf).tocsr())
     model = LogisticRegression(C=INVERSE_PENALTY, max_iter=100, tol=1e-3)
-    fit_roughly(model, features, np.asarray(labels), np.asarray(weights) if len(weights) else None)
+    fit_unconverged(model, features, np.asarray(labels), np.asarray(weights) if len(weights) else None)
     coefficients, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         coefficients, bias = np.vstack([-coefficients, coefficients]) / 2, np.concatenate([-bias, bias]) / 2
-    whole = np.zeros((len(classes), len(columns)), dtype=np.float32), np.full(len(classes), NEVER, dtype=np.float32)
-    places = [list(classes).index(name) for name in model.classes_]
-    whole[0][places], whole[1][places] = coefficients, bias
-    return FirstStage(columns, idf, *whole, threshold=2.0)
+    all_weights = np.zeros((len(classes), len(columns)), dtype=np.float32)
+    all_biases = np.full(len(classes), NEVER, dtype=np.float32)
+    seen = [list(classes).index(name) for name in model.classes_]
+    all_weights[seen], all_biases[seen] = coefficients, bias
+    return FirstStage(columns, idf, all_weights, all_biases, threshold=2.0)
 
 
 def calibrate(
     stage: FirstStage, tokens: Sequence[Sequence[int]], truth: Sequence[str], encoder: Predictions,
     max_loss: float, confidence: float,
-) -> tuple[FirstStage, Cascaded] | None:  # fmt: skip
-    """The largest share of the rows that the first stage may answer, for a loss of accuracy below ``max_loss``.
+) -> tuple[FirstStage, CascadeCalibration] | None:  # fmt: skip
+    """Find the largest share of the rows that the first stage may answer.
 
-    ``encoder`` are the other stage's answers to the n rows, which neither has learnt from. The loss is the mean of the
-    rows' differences, and its upper bound a normal one of the level ``confidence`` (one-sided) with Laplace's one more
-    row against the cascade. None where no share keeps to it.
+    The loss is the mean of the rows' differences in accuracy. Its upper bound is a normal one, after Laplace's rule:
+    one more row counts against the cascade.
+
+    Args:
+        stage: First stage.
+        tokens: Tokens of n rows that neither stage has learnt.
+        truth: Their labels.
+        encoder: The second stage's predictions for them.
+        max_loss: Accuracy that the upper bound of the loss must not exceed.
+        confidence: One-sided level of that bound.
+
+    Returns:
+        The first stage with its threshold, and its calibration; `None` if no share keeps to ``max_loss``.
     """
     probabilities = stage.predict_proba(tokens)
     first = probabilities.argmax(axis=1)
@@ -108,18 +131,23 @@ def calibrate(
     lost = (second == right).astype(float) - (first == right)
     for share in SHARES:
         threshold = float(np.quantile(probabilities.max(axis=1), 1 - share))
-        found = replace(stage, threshold=threshold)
-        sure = found.sure(probabilities)
-        loss, high = _bound(np.where(sure, lost, 0.0), confidence)
-        apart = (first != second) & sure
-        if high <= max_loss and sure.any() and apart.mean() <= FLATTERY * max_loss:
-            figures = {"share": sure.mean(), "loss": loss, "loss_high": high, "disagreement": apart.sum() / sure.sum()}
-            return found, Cascaded(**{key: round(float(value), 4) for key, value in figures.items()}, rows=len(truth))
+        calibrated = replace(stage, threshold=threshold)
+        sure = calibrated.is_sure(probabilities)
+        loss, high = _mean_and_upper_bound(np.where(sure, lost, 0.0), confidence)
+        disagree = (first != second) & sure
+        if high <= max_loss and sure.any() and disagree.mean() <= MAX_DISAGREEMENT * max_loss:
+            calibration = CascadeCalibration(
+                share=round(float(sure.mean()), 4),
+                loss=round(loss, 4),
+                loss_high=round(high, 4),
+                disagreement=round(float(disagree.sum() / sure.sum()), 4),
+                rows=len(truth),
+            )
+            return calibrated, calibration
     return None
 
 
-def _bound(lost: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """Mean and upper bound."""
+def _mean_and_upper_bound(lost: NDArray[np.float64], confidence: float) -> tuple[float, float]:
     padded = np.append(lost, 1.0)
     spread = float(padded.std(ddof=1)) / len(padded) ** 0.5
     return float(lost.mean()), float(padded.mean()) + NormalDist().inv_cdf(confidence) * spread

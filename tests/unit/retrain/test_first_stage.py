@@ -12,9 +12,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
-from driftloop.core.models.bundle import FIRST, BundleError, Lineage, load_bundle, verify_bundle, write_bundle
+from driftloop.core.models.bundle import (
+    FIRST,
+    BundleDraft,
+    BundleError,
+    Lineage,
+    load_bundle,
+    verify_bundle,
+    write_bundle,
+)
 from driftloop.core.models.classifier import Predictions
-from driftloop.core.models.first_stage import COLUMNS, FirstStage, count, load_first_stage
+from driftloop.core.models.first_stage import COLUMNS, FirstStage, count_tokens, load_first_stage
 from driftloop.core.models.head import Head
 from driftloop.core.settings import RetrainSettings, Settings
 from retrain.promotion.first_stage import MIN_HELD, MIN_ROWS, calibrate, fit_first_stage, make_cascade
@@ -43,16 +51,19 @@ def made(folder: Path, settings: Settings = SETTINGS, rows: int = ROWS, held: in
     model = load_bundle(folder, tiny.KEY)
     whole = tiny.window(rows + held)
     train, kept = whole.take(slice(None, rows)), whole.take(slice(rows, None))
-    return make_cascade(model, folder, train, kept, lambda rows: model.predict(rows.texts), settings)
+    draft = BundleDraft.open(folder)
+    calibration = make_cascade(model, draft, train, kept, lambda rows: model.predict(rows.texts), settings)
+    draft.sign(tiny.KEY)
+    return calibration
 
 
 def test_a_token_and_a_pair_have_the_same_numbers_wherever_they_occur() -> None:
-    one, two = count([(5, 6, 7), (1, 6, 7, 6, 7)]).toarray()
+    one, two = count_tokens([(5, 6, 7), (1, 6, 7, 6, 7)]).toarray()
     assert one.sum() == 5 and set(one) == {0.0, 1.0}
     # 1, 6 and 7 with the pairs 1-6, 6-7 and 7-6: what comes twice counts once.
     assert two.sum() == 6
     assert (one * two).sum() == 3, "6, 7, and the pair of them"
-    assert count([]).shape == (0, COLUMNS) and count([()]).sum() == 0
+    assert count_tokens([]).shape == (0, COLUMNS) and count_tokens([()]).sum() == 0
 
 
 def test_what_is_saved_comes_back(stage: FirstStage, tmp_path: Path) -> None:
@@ -68,7 +79,7 @@ def test_it_tells_easy_texts_apart_and_is_nowhere_sure_before_it_is_calibrated(s
     said = stage.predict_proba(tiny.encoder().tokenise(texts))
     assert np.allclose(said.sum(axis=1), 1, atol=1e-5)
     assert np.mean([tiny.LABELS[row] == label for row, label in zip(said.argmax(axis=1), labels, strict=True)]) > 0.95
-    assert not stage.sure(said).any()
+    assert not stage.is_sure(said).any()
 
 
 def test_two_classes_are_told_apart_and_one_that_was_not_seen_is_never_the_answer() -> None:
@@ -191,7 +202,7 @@ def test_a_bundle_gets_a_first_stage_and_is_signed_with_it(tmp_path: Path) -> No
     assert worth.share > 0.3 and worth.loss_high <= 0.02  # type: ignore[attr-defined]
     assert model.made_at > 1.7e9
     texts = tiny.sentences(100, seed=8)[0]
-    sure = model.first.sure(model.first.predict_proba(model.encoder.tokenise(texts)))
+    sure = model.first.is_sure(model.first.predict_proba(model.encoder.tokenise(texts)))
     assert sure.any() and not sure.all()
 
 

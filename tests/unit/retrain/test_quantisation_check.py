@@ -12,11 +12,19 @@ from onnx import load, numpy_helper, save
 from sklearn.linear_model import LogisticRegression
 
 from driftloop.core.models import onnx_export
-from driftloop.core.models.bundle import MANIFEST, BundleClassifier, Lineage, load_bundle, verify_bundle, write_bundle
+from driftloop.core.models.bundle import (
+    MANIFEST,
+    BundleClassifier,
+    BundleDraft,
+    Lineage,
+    load_bundle,
+    verify_bundle,
+    write_bundle,
+)
 from driftloop.core.models.encoder import OnnxEncoder
 from driftloop.core.models.head import Head
 from driftloop.core.settings import Settings
-from retrain.evaluation.quantisation_check import MIN_ROWS, ROWS, Compared, compare_precision
+from retrain.evaluation.quantisation_check import MIN_ROWS, ROWS, QuantisationResult, check_quantisation
 from tests import tiny
 
 SETTINGS = Settings(signing_key=tiny.KEY)
@@ -37,23 +45,26 @@ def exported(folder: Path) -> OnnxEncoder:
 def bundled(encoder: OnnxEncoder, folder: Path) -> tuple[BundleClassifier, Path]:
     """A model whose head was fitted in full precision, as it is when it is judged, and its bundle."""
     texts, labels = tiny.sentences(400, seed=3)
-    full = OnnxEncoder(encoder.folder / onnx_export.FULL, tiny.MAX_TOKENS, threads=1)
+    full = OnnxEncoder(encoder.folder / onnx_export.FULL_PRECISION, tiny.MAX_TOKENS, threads=1)
     head = Head(LogisticRegression(C=10).fit(full.embed(texts), labels))
     lineage = Lineage(candidate="test", topic="outcomes", rows=400)
     write_bundle(folder, encoder=encoder, head=head, labels=head.classes, lineage=lineage, key=tiny.KEY)
     return load_bundle(folder, tiny.KEY, encoder=encoder), folder
 
 
-def compare(model: BundleClassifier, bundle: Path, **changes: Any) -> Compared | None:
+def compare(model: BundleClassifier, bundle: Path, **changes: Any) -> QuantisationResult | None:
     held = changes.get("held", HELD)
-    return compare_precision(model, bundle, held, lambda rows: model.predict(rows.texts), SETTINGS)
+    draft = BundleDraft.open(bundle)
+    found = check_quantisation(model, draft, held, lambda rows: model.predict(rows.texts), SETTINGS)
+    draft.sign(tiny.KEY)
+    return found
 
 
 def test_how_often_both_say_the_same_is_signed_with_the_model(tmp_path: Path) -> None:
     encoder = exported(tmp_path / "encoder")
     model, bundle = bundled(encoder, tmp_path / "bundle")
     texts = HELD.texts[-ROWS:]
-    full = OnnxEncoder(encoder.folder / onnx_export.FULL, tiny.MAX_TOKENS, threads=1)
+    full = OnnxEncoder(encoder.folder / onnx_export.FULL_PRECISION, tiny.MAX_TOKENS, threads=1)
     same = np.mean(np.asarray(model.predict(texts).labels) == model.predict(texts, full.embed(texts)).labels)
     found = compare(model, bundle)
     assert found is not None and found.int8 and found.rows == ROWS and found.agreement == pytest.approx(same)
@@ -86,7 +97,7 @@ def test_a_model_that_does_not_bear_eight_bits_is_put_into_full_precision(
     assert after.lineage == before.lineage and after.labels == before.labels
     assert after.quantisation is not None and before.quantisation is not None
     assert not after.quantisation.int8 and after.quantisation.agreement == pytest.approx(found.agreement, abs=1e-4)
-    full = OnnxEncoder(encoder.folder / onnx_export.FULL, tiny.MAX_TOKENS, threads=1)
+    full = OnnxEncoder(encoder.folder / onnx_export.FULL_PRECISION, tiny.MAX_TOKENS, threads=1)
     assert after.encoder_digest == full.digest != before.encoder_digest
     promoted = load_bundle(bundle, tiny.KEY).predict(HELD.texts)
     assert np.mean(np.asarray(promoted.labels) == HELD.labels) > np.mean(
@@ -100,6 +111,6 @@ def test_without_full_precision_or_rows_nothing_is_said_or_written(tmp_path: Pat
     model, bundle = bundled(encoder, tmp_path / "bundle")
     written = (bundle / MANIFEST).read_bytes()
     assert compare(model, bundle, held=HELD.take(slice(0, MIN_ROWS - 1))) is None
-    shutil.rmtree(encoder.folder / onnx_export.FULL)
+    shutil.rmtree(encoder.folder / onnx_export.FULL_PRECISION)
     assert compare(model, bundle) is None
     assert (bundle / MANIFEST).read_bytes() == written

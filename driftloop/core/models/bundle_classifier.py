@@ -1,0 +1,87 @@
+"""Classifier that a bundle holds: an encoder, a head and, for a cascade, a first stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from driftloop.core.models.classifier import Matrix, Predictions, softmax
+from driftloop.core.models.encoder import Encoder, PendingEmbeddings
+from driftloop.core.models.first_stage import FirstStage
+from driftloop.core.models.head import Head
+from driftloop.core.models.manifest import CascadeCalibration
+
+
+class BundleClassifier:
+    """The `Classifier` that a bundle holds.
+
+    Args:
+        encoder: Encoder of the texts.
+        head: Head on the embeddings; `None` if the encoder's graph has logits.
+        labels: The k classes, in the order of the columns of the probabilities.
+        version: Registered version; empty before registration.
+    """
+
+    def __init__(self, encoder: Encoder, head: Head | None, labels: Sequence[str], version: str = "") -> None:
+        self.encoder = encoder
+        self.head = head
+        self._labels = tuple(labels)
+        self._version = version
+        self.trained_until = 0.0
+        """`occurred_at` of the newest event that the model was trained on."""
+        self.made_at = 0.0
+        """Time at which its bundle was written, in Unix seconds."""
+        self.first: FirstStage | None = None
+        """First stage of a cascade; `None` if the model is not one."""
+        self.cascade: CascadeCalibration | None = None
+        """Calibration of the first stage; `None` without one."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The k classes, in the order of the columns of the probabilities."""
+        return self._labels
+
+    @property
+    def version(self) -> str:
+        """Registered version; empty before registration."""
+        return self._version
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """Return embeddings of shape (n, d)."""
+        return self.encoder.embed(texts)
+
+    def predict(
+        self, texts: Sequence[str], embeddings: Matrix | None = None, encoding: PendingEmbeddings | None = None
+    ) -> Predictions:
+        """Classify n texts.
+
+        Args:
+            texts: The texts.
+            embeddings: Their embeddings of shape (n, d), if known. They spare the encoder unless the graph has logits.
+            encoding: Result of `Encoder.begin` for their tokens, if it was started before.
+
+        Raises:
+            ValueError: ``embeddings`` has another number of rows than ``texts``.
+        """
+        started = time.perf_counter()
+        if embeddings is not None and len(embeddings) != len(texts):
+            raise ValueError(f"{len(embeddings)} embeddings for {len(texts)} texts")
+        if self.head is None:
+            embeddings, logits = encoding.result() if encoding else self.encoder.run(texts)
+            probabilities = self._zeros(len(texts)) if logits is None else softmax(logits)
+        else:
+            if embeddings is None:
+                embeddings = encoding.result()[0] if encoding else self.encoder.embed(texts)
+            probabilities = self.head.predict_proba(texts, embeddings) if texts else self._zeros(0)
+        return Predictions(
+            classes=self._labels,
+            probabilities=probabilities,
+            embeddings=embeddings,
+            route="encoder+head" if self.head else "encoder",
+            cost_ms=(time.perf_counter() - started) * 1000,
+        )
+
+    def _zeros(self, rows: int) -> Matrix:
+        return np.zeros((rows, len(self._labels)), dtype=np.float32)
