@@ -1,327 +1,250 @@
-"""One retraining: quick candidates first, then the slow ones in shadow; each is promoted where it proves better."""
+"""One retraining: quick candidates first, then slow ones in shadow; each is promoted if it proves better."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from driftloop.core.messages import Outcome
-from driftloop.core.models.bundle import BundleClassifier, Lineage, verify_bundle
-from driftloop.core.settings import Settings
+from driftloop.core.models.bundle import BundleClassifier, Lineage
 from driftloop.core.topics import OUTCOMES, name
 from retrain.candidates import catalogue
 from retrain.candidates.base import Budget, Task
-from retrain.evaluation.evaluator import Evaluator
-from retrain.evaluation.gate import Verdict
-from retrain.evaluation.quantisation_check import compare_precision
-from retrain.evaluation.shadow import Answer, Shadow
+from retrain.evaluation.shadow import Shadow
 from retrain.fitting import sandbox
 from retrain.fitting.fit_pool import FitPool
-from retrain.fitting.warm_start import WarmStartStore
-from retrain.policies.policies import ALWAYS, CompletedRetraining
-from retrain.promotion.champions import Champions
-from retrain.promotion.first_stage import make_cascade
-from retrain.promotion.promoter import RetrainingLog
+from retrain.fitting.sandbox import FitResult
+from retrain.policies.base import ALWAYS, CompletedRetraining
+from retrain.promotion.candidate_promotion import CandidatePromotion, FittedCandidate
+from retrain.retraining_log import RetrainingLog
+from retrain.retraining_tools import RetrainingTools
 from retrain.training_window import MIN_HOLDOUT, TrainingWindow
 
 IDLE = 10.0
-"""Seconds without a new labelled event after which a shadow is decided on with what it has."""
-UNDECIDED = "undecided"
+"""Seconds without a new labelled event after which a shadow is judged on the events so far."""
 
-Ended = Callable[[], str | None]
-"""Asked often, always in the worker's thread: the reason to end what is under way, None while there is none."""
+Cancelled = Callable[[], str | None]
+"""Called often, always in the worker's thread. Returns the reason to cancel the fit, or `None` to continue."""
 
 
 @dataclass
 class ShadowCandidate:
-    """A slow candidate that is fitted and answers live events in shadow."""
+    """A slow candidate whose model predicts live events in shadow of the champion."""
 
-    candidate: str
-    fitted: sandbox.FitResult
-    bundle: Path
-    model: BundleClassifier
+    candidate: FittedCandidate
     shadow: Shadow
-    heard: float = field(default_factory=time.monotonic)
-    """When it was last given an event."""
+    last_event: float = field(default_factory=time.monotonic)
+    """Time of its newest labelled event, on the monotonic clock."""
 
 
 class RetrainingRun:
-    """The candidates of one retraining against the champion of the moment.
+    """The candidates of one retraining against the current champion.
 
-    No candidate sees a slice that it is judged on. A quick winner is fitted once more with the held-out slices
-    included, under the settings it won with; a slow one is judged on the held-out slice and on all that came after it.
+    No candidate learns a slice that it is judged on. A quick winner is refitted with the held-out slices included,
+    under the settings that it won with. A slow candidate is judged on the held-out slice and on all later events.
+
+    Args:
+        tools: Parts of the worker.
+        window: Labelled events that the candidates learn from.
+        past: Record of this retraining for the policy.
+        log: Log of its state changes.
+        scratch: Folder for its files.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        tools: RetrainingTools,
         window: TrainingWindow,
         past: CompletedRetraining,
-        *,
-        evaluation: Evaluator,
-        champions: Champions,
-        diary: RetrainingLog,
+        log: RetrainingLog,
         scratch: Path,
-        earlier: WarmStartStore,
     ) -> None:
-        self._settings = settings
-        self._earlier = earlier
-        self._evaluation = evaluation
-        self._whole = window
-        self._train, self._held, self._before = window.hold_out(settings.retrain.holdout)
+        self._tools = tools
+        self._chosen = tools.settings.retrain
+        self._window = window
+        self._train, self._held, self._before = window.hold_out(self._chosen.holdout)
         self.past = past
-        self._champions = champions
-        self.diary = diary
+        self.log = log
         self.scratch = scratch
-        self._search: FitPool | None = None
-        self._contenders: list[ShadowCandidate] = []
-        self.promoted = False
-        """Whether a candidate has been promoted so far."""
+        self._promotion = CandidatePromotion(tools, past.trigger, self._train, self._held, log)
+        self._fits: FitPool | None = None
+        self._shadows: list[ShadowCandidate] = []
 
     @property
     def running(self) -> bool:
-        """Whether a slow candidate is still being fitted, or in shadow."""
-        return self._search is not None or bool(self._contenders)
+        """Return True if a slow candidate is being fitted, or is in shadow."""
+        return self._fits is not None or bool(self._shadows)
 
-    def answer(self, ended: Ended) -> None:
-        """What can be said within seconds: a model of the memory, then the quick candidates."""
-        champion = self._champions.current()
-        known = self._champions.known(champion.version)
-        first = known.trigger != self.past.trigger
-        if first and self.past.onset_at > ALWAYS:
+    @property
+    def promoted(self) -> bool:
+        """Return True if a model was promoted so far."""
+        return self._promotion.promoted
+
+    def run_quick(self, cancelled: Cancelled) -> None:
+        """Judge the archived models and then the quick candidates; this takes seconds."""
+        models = self._tools.models
+        new_concept = models.origin(models.champion().version).trigger != self.past.trigger
+        if new_concept and self.past.onset_at > ALWAYS:
             self._try_archived_models()
-        for candidate in filter(catalogue.is_quick, self._settings.retrain.candidates):
-            reason = ended()
+        for candidate in filter(catalogue.is_quick, self._chosen.candidates):
+            reason = cancelled()
             if reason is not None:
-                self.diary.write("rejected", reason, candidate=candidate)
+                self.log.write("rejected", reason, candidate=candidate)
                 continue
-            self.diary.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
-            task = self._task(candidate)
-            fitted = sandbox.run(candidate, self._train, task, self.scratch / candidate, cancel=ended)
-            if fitted.bundle is None:
-                self.diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
-                continue
-            champion = self._champions.current()
-            known = self._champions.known(champion.version)
-            model = self._champions.load(fitted.bundle)
-            verdict = self._evaluation.verdict(
-                self._held,
-                champion,
-                model,
-                before=self._before if known.trigger != self.past.trigger else None,
-                refresh=(known.trigger, known.candidate) == (self.past.trigger, candidate),
-            )
-            bundle = self._refitted(candidate, fitted.bundle) if verdict.better else fitted.bundle
-            self._register_and_promote(candidate, bundle, verdict, fitted, model)
+            self._run_quick_candidate(candidate, cancelled)
 
-    def search(self) -> None:
-        """Start the slow candidates, each in a process of its own; `follow` goes on with them."""
-        names = [one for one in self._settings.retrain.candidates if not catalogue.is_quick(one)]
+    def start_slow(self) -> None:
+        """Start the slow candidates, each in a process of its own; `advance` continues with them."""
+        names = [one for one in self._chosen.candidates if not catalogue.is_quick(one)]
         for candidate in names:
-            self.diary.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
+            self.log.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
         if names:
-            self._search = FitPool(names, self._train, self._task, self.scratch, self._settings.retrain.at_once)
+            self._fits = FitPool(names, self._train, self._task, self.scratch, self._chosen.parallel_fits)
 
-    def follow(self, fresh: Sequence[Outcome], known: Sequence[Outcome], answer: Answer) -> None:
-        """Take what has come since the last call: fits that have ended, and labelled events for those in shadow.
+    def advance(self, fresh: Sequence[Outcome], known: Sequence[Outcome]) -> None:
+        """Collect finished fits, and give new labelled events to the models in shadow.
 
-        ``known`` are all labelled events that are kept, for a candidate that begins.
+        Args:
+            fresh: Labelled events since the previous call.
+            known: All labelled events that are kept, for a candidate that begins its shadow.
         """
-        for contender in self._contenders:
-            contender.shadow.offer(fresh)
+        for shadowed in self._shadows:
+            shadowed.shadow.offer(fresh)
             if fresh:
-                contender.heard = time.monotonic()
-        if self._search is not None:
-            for candidate, fitted in self._search.collect():
+                shadowed.last_event = time.monotonic()
+        if self._fits is not None:
+            for candidate, fitted in self._fits.collect():
                 self._start_shadow(candidate, fitted, known)
-            if not self._search.running:
-                self._search.close()
-                self._search = None
-        for contender in list(self._contenders):
-            self._advance_shadow(contender, known, answer)
+            if not self._fits.running:
+                self._fits.close()
+                self._fits = None
+        for shadowed in list(self._shadows):
+            self._advance_shadow(shadowed, known)
 
     def cancel(self, reason: str) -> None:
-        """End the fits and the shadows: each is rejected with this reason."""
-        for contender in self._contenders:
-            self.diary.write("rejected", reason, candidate=contender.candidate)
-        self._contenders.clear()
-        if self._search is not None:
-            self._search.cancel(reason)
-            self._search.close()
-            for candidate, fitted in self._search.collect():
-                self.diary.write("rejected", fitted.reason or reason, candidate=candidate)
-            self._search = None
+        """End the fits and the shadows, each rejected with this reason."""
+        for shadowed in self._shadows:
+            self.log.write("rejected", reason, candidate=shadowed.candidate.name)
+        self._shadows.clear()
+        if self._fits is not None:
+            self._fits.cancel(reason)
+            self._fits.close()
+            for candidate, fitted in self._fits.collect():
+                self.log.write("rejected", fitted.reason or reason, candidate=candidate)
+            self._fits = None
 
     def _try_archived_models(self) -> None:
-        """Try the champions of concepts seen before on the rows since the onset, which none of them has seen."""
-        since = self._whole.take(slice(self._whole.onset, None), 0)
-        found = self._evaluation.recall(since, self._champions.current(), self._champions.archived())
-        if found is None:
-            return
-        version, verdict = found
-        scores = scores_of(verdict)
-        said = f"version {version} of an earlier concept: {verdict.reason}"
-        self.diary.write("gated", said, candidate="archive", scores=scores)
-        if verdict.better:
-            restored = self._champions.restore(version, said, "promote", self.past.trigger)
-            self.promoted = True
-            self.diary.write("promoted", said, candidate="archive", version=restored, scores=scores)
-        else:
-            self.diary.write("rejected", said, candidate="archive", scores=scores)
+        """Judge the champions of earlier concepts on the rows since the onset, which none of them has learnt."""
+        models = self._tools.models
+        since = self._window.take(slice(self._window.onset, None), 0)
+        found = self._tools.evaluator.recall(since, models.champion(), models.archived())
+        if found is not None:
+            self._promotion.restore_archived(*found)
 
-    def _start_shadow(self, candidate: str, fitted: sandbox.FitResult, known: Sequence[Outcome]) -> None:
-        """A fit has ended: put its model in shadow of the champion."""
-        if fitted.bundle is None:
-            self.diary.write("rejected", fitted.reason, candidate=candidate, seconds=round(fitted.seconds, 2))
+    def _run_quick_candidate(self, candidate: str, cancelled: Cancelled) -> None:
+        """Fit a quick candidate, judge it on the held-out slices, and register it."""
+        self.log.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
+        task, folder = self._task(candidate), self.scratch / candidate
+        fitted = self._load(candidate, sandbox.run(candidate, self._train, task, folder, cancel=cancelled))
+        if fitted is None:
             return
-        self._earlier.keep(candidate, fitted.bundle)
-        model = self._champions.load(fitted.bundle)
-        self.diary.write("shadow", "answers live events beside the champion", candidate=candidate)
-        self._contenders.append(ShadowCandidate(candidate, fitted, fitted.bundle, model, self._shadow(model, known)))
+        champion = self._tools.models.champion()
+        origin = self._tools.models.origin(champion.version)
+        verdict = self._tools.evaluator.verdict(
+            self._held,
+            champion,
+            fitted.model,
+            before=self._before if origin.trigger != self.past.trigger else None,
+            refresh=(origin.trigger, origin.candidate) == (self.past.trigger, candidate),
+        )
+        if verdict.better:
+            fitted = replace(fitted, bundle=self._refitted(candidate, fitted.bundle))
+        self._promotion.register_and_promote(fitted, verdict)
+
+    def _start_shadow(self, candidate: str, result: FitResult, known: Sequence[Outcome]) -> None:
+        """Put the model of a finished fit in shadow of the champion."""
+        if result.bundle is not None:
+            self._tools.warm_starts.keep(candidate, result.bundle)
+        fitted = self._load(candidate, result)
+        if fitted is None:
+            return
+        self.log.write("shadow", "predicts live events beside the champion", candidate=candidate)
+        self._shadows.append(ShadowCandidate(fitted, self._shadow(fitted.model, known)))
+
+    def _advance_shadow(self, shadowed: ShadowCandidate, known: Sequence[Outcome]) -> None:
+        """Compare a model in shadow on the next events, and judge it when the comparison ends."""
+        champion, evaluator = self._tools.models.champion(), self._tools.evaluator
+        candidate = shadowed.candidate
+        if shadowed.shadow.champion != champion.version:  # another opponent: begin anew
+            shadowed.shadow = self._shadow(candidate.model, known)
+        shadow = shadowed.shadow
+        decision = shadow.advance(evaluator.predict_outcomes)
+        if decision == "undecided" and (shadow.waiting or time.monotonic() - shadowed.last_event < IDLE):
+            return
+        self._shadows.remove(shadowed)
+        compared = shadow.test.as_json()
+        if decision == "champion":
+            self._promotion.reject(candidate, f"in shadow, {shadow.test.summary()}", {"shadow": compared})
+            return
+        if len(shadow.rows) >= MIN_HOLDOUT:
+            predictions = shadow.predictions()
+            rows = evaluator.window(shadow.rows)
+            verdict = evaluator.verdict(rows, champion, candidate.model, predictions=predictions)
+        elif champion.trained_until < self.past.until_at:  # the champion has not learnt the held-out slice
+            verdict = evaluator.verdict(self._held, champion, candidate.model)
+        else:
+            few = f"the champion has learnt the held-out events, and only {len(shadow.rows)} have come since"
+            self._promotion.reject(candidate, few, {"shadow": compared})
+            return
+        self._promotion.register_and_promote(candidate, verdict, compared)
 
     def _shadow(self, model: BundleClassifier, known: Sequence[Outcome]) -> Shadow:
-        champion = self._champions.current()
-        chosen = self._settings.retrain
+        champion = self._tools.models.champion()
         since = max(champion.trained_until, self.past.until_at)
-        shadow = Shadow(model, champion.version, since, chosen.shadow, 1 - chosen.confidence)
+        shadow = Shadow(model, champion.version, since, self._chosen.shadow, 1 - self._chosen.confidence)
         shadow.offer(known)
         return shadow
 
-    def _advance_shadow(self, contender: ShadowCandidate, known: Sequence[Outcome], answer: Answer) -> None:
-        """Go on with one in shadow, and decide on it where that can be done."""
-        champion = self._champions.current()
-        if contender.shadow.champion != champion.version:  # another opponent: from the beginning
-            contender.shadow = self._shadow(contender.model, known)
-        shadow = contender.shadow
-        found = shadow.work(answer)
-        if found == UNDECIDED and (shadow.waiting or time.monotonic() - contender.heard < IDLE):
-            return
-        self._contenders.remove(contender)
-        words = shadow.test.words()
-        if found == "champion":
-            self._reject(contender.candidate, contender.bundle, f"in shadow, {words}", {}, contender.fitted)
-            return
-        if len(shadow.rows) >= MIN_HOLDOUT:
-            said = shadow.answers()
-            rows = self._champions.window(shadow.rows)
-            verdict = self._evaluation.verdict(rows, champion, contender.model, said=said)
-        elif champion.trained_until < self.past.until_at:  # the slice that was kept aside decides
-            verdict = self._evaluation.verdict(self._held, champion, contender.model)
-        else:
-            few = f"the champion has learnt the held-out events, and only {len(shadow.rows)} have come since"
-            self._reject(contender.candidate, contender.bundle, few, {}, contender.fitted)
-            return
-        model, shadowed = contender.model, f"in shadow, {words}"
-        self._register_and_promote(contender.candidate, contender.bundle, verdict, contender.fitted, model, shadowed)
-
-    def _register_and_promote(
-        self,
-        candidate: str,
-        bundle: Path,
-        verdict: Verdict,
-        fitted: sandbox.FitResult,
-        model: BundleClassifier,
-        before: str = "",
-    ) -> None:
-        """Register, and promote where better; ``model`` is what was judged, ``bundle`` what is to be promoted."""
-        scores = scores_of(verdict)
-        seconds = round(fitted.seconds, 2)
-        made = self._make_ready(model, bundle) if verdict.better else []
-        note = "; ".join(part for part in (verdict.reason, before, fitted.reason, *made) if part)
-        self.diary.write("gated", note, candidate=candidate, seconds=seconds, scores=scores)
-        if not verdict.better:
-            self._reject(candidate, bundle, note, scores, fitted)
-            return
-        version = self._register(candidate, bundle, note, scores, fitted)
-        details = {"candidate": candidate, "version": version, "scores": scores, "seconds": seconds}
-        if self._settings.retrain.approval == "manual":
-            self._champions.wait(version, note)
-            self.diary.write("waiting", f"waits for `driftloop approve {version}`: {note}", **details)
-            return
-        self._champions.promote(version, note, self.past.trigger)
-        self.promoted = True
-        self.diary.write("promoted", note, **details)
-
-    def _make_ready(self, model: BundleClassifier, bundle: Path) -> list[str]:
-        """Compare a model that is to be promoted with itself in full precision, give it a first stage, and say so."""
-        answers = partial(self._evaluation.answers, model)
-        with threadpool_limits(1):
-            compared = compare_precision(model, bundle, self._held, answers, self._settings)
-            worth = make_cascade(model, bundle, self._train, self._held, answers, self._settings)
-        said = [] if compared is None else [compared.words()]
-        if worth is not None:
-            said.append(
-                f"its first stage may answer {worth.share:.0%} of the events: accuracy {-worth.loss:+.3f} on "
-                f"{worth.rows} held-out ones, no less than {-worth.loss_high:+.3f} beyond chance"
-            )
-        return said
-
-    def _reject(
-        self, candidate: str, bundle: Path, note: str, scores: dict[str, Any], fitted: sandbox.FitResult
-    ) -> None:
-        version = self._register(candidate, bundle, note, scores, fitted)
-        self._champions.reject(version, note)
-        seconds = round(fitted.seconds, 2)
-        self.diary.write("rejected", note, candidate=candidate, version=version, scores=scores, seconds=seconds)
-
-    def _register(
-        self, candidate: str, bundle: Path, note: str, scores: dict[str, Any], fitted: sandbox.FitResult
-    ) -> str:
-        lineage = verify_bundle(bundle, self._settings.signing_key).lineage
-        numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
-        return self._champions.register(
-            candidate, bundle, lineage, {**numbers, "seconds": fitted.seconds}, {"reason": note}
-        )
+    def _load(self, candidate: str, result: FitResult) -> FittedCandidate | None:
+        """Return the loaded model of a fit; log a rejection and return `None` if the fit has failed."""
+        if result.bundle is None:
+            self.log.write("rejected", result.reason, candidate=candidate, seconds=round(result.seconds, 2))
+            return None
+        model = self._tools.models.load(result.bundle)
+        return FittedCandidate(candidate, result.bundle, model, note=result.reason, seconds=result.seconds)
 
     def _refitted(self, candidate: str, bundle: Path) -> Path:
-        """The winner with the held-out slices included, or as it is where that would take long."""
+        """Refit the winner with the held-out slices; return its own bundle if a refit would take long."""
         out = self.scratch / f"{candidate}-refitted"
-        task = self._task(candidate, rows=len(self._whole))
+        task = self._task(candidate, rows=len(self._window))
         with threadpool_limits(1):  # threads of a BLAS spin, and cost more than they give
-            return out if catalogue.find(candidate).refit(self._whole, bundle, task, out) else bundle
+            return out if catalogue.find(candidate).refit(self._window, bundle, task, out) else bundle
 
     def _task(self, candidate: str, rows: int | None = None) -> Task:
-        chosen = self._settings.retrain
+        settings, chosen = self._tools.settings, self._chosen
         seconds = {"linear": chosen.linear_seconds, "tpot": chosen.tpot_seconds, "finetune": chosen.finetune_seconds}
         lineage = Lineage(
             candidate=candidate,
             trigger=self.past.trigger,
-            dataset_revision=self._settings.dataset,
-            topic=name(self._settings, OUTCOMES),
-            first_offset=self._whole.first_offset,
-            last_offset=self._whole.last_offset,
+            dataset_revision=settings.dataset,
+            topic=name(settings, OUTCOMES),
+            first_offset=self._window.first_offset,
+            last_offset=self._window.last_offset,
             rows=len(self._train) if rows is None else rows,
             trained_until=self.past.until_at,
-            parent_version=self._champions.current().version,
+            parent_version=self._tools.models.champion().version,
         )
-        budget = Budget(seconds.get(candidate, chosen.finetune_seconds), seed=chosen.seed)
         return Task(
-            budget,
-            self._settings.model,
-            lineage,
-            self._settings.signing_key,
-            self.scratch / candidate / "scratch",
-            chosen.device,
-            chosen.dask,
-            self._earlier.of(candidate),
+            budget=Budget(seconds.get(candidate, chosen.finetune_seconds), seed=chosen.seed),
+            model=settings.model,
+            lineage=lineage,
+            signing_key=settings.signing_key,
+            scratch=self.scratch / candidate / "scratch",
+            device=chosen.device,
+            dask=chosen.dask,
+            warm_start=self._tools.warm_starts.of(candidate),
         )
-
-
-def scores_of(verdict: Verdict) -> dict[str, Any]:
-    """The verdict under the names that MLflow and the topic `retraining` use, its checks and groups included."""
-    return {
-        "champion_accuracy": round(verdict.champion_accuracy, 4),
-        "accuracy": round(verdict.challenger_accuracy, 4),
-        "difference_low": round(verdict.low, 4),
-        "difference_high": round(verdict.high, 4),
-        "brier_gain_low": round(verdict.brier_low, 4),
-        "brier_gain_high": round(verdict.brier_high, 4),
-        "held_out": float(verdict.rows),
-        **{key: part for key, part in verdict.as_json().items() if key in ("checks", "segments", "classes")},
-    }

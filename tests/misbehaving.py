@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,4 +154,4 @@ class Forges(Quick):
     """Writes a bundle with another key."""
 
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
-        Quick.fit(self, window, Task(task.budget, task.model, task.lineage, "another key", task.scratch), out)
+        Quick.fit(self, window, replace(task, signing_key="another key"), out)

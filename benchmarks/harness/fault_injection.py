@@ -260,8 +260,8 @@ def no_split() -> None:
     """Do not search a failed batch for the one event that the model fails on."""
     scorer: Any = import_module("stream_processors.scoring.scorer").Scorer
 
-    def score(self: Any, batch: Any, events: Any, asked: Any = None) -> Any:
-        said = self._stages.finish(batch.model, asked or self._ask(batch, events))
+    def score(self: Any, batch: Any, events: Any, pending: Any = None) -> Any:
+        said = self._router.finish(batch.model, pending or self._ask(batch, events))
         return [(event, answer) for (_, event), answer in zip(events.values(), said, strict=True)]
 
     patch(scorer, "_score", score)

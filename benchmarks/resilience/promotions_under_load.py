@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.harness.loop_under_load import LoopUnderLoad
 from benchmarks.harness.cli import save_json
+from benchmarks.harness.loop_under_load import LoopUnderLoad
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import ModelUpdate, Outcome, Prediction

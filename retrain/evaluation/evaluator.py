@@ -1,43 +1,76 @@
-"""What two models say to the same events, and the gate's verdict on it: the one way in which models are compared."""
+"""Predictions of models for the same events, and the gate's verdict on them."""
 
 from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from driftloop.core.errors import DriftloopError
+from driftloop.core.messages import Outcome
 from driftloop.core.models.bundle import BundleClassifier
 from driftloop.core.models.classifier import Predictions
 from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import Settings
 from retrain.evaluation.gate import Verdict, judge
 from retrain.evaluation.guards import Latency
 from retrain.evaluation.paired_slice import slice_of
 from retrain.promotion.concept_memory import recall
-from retrain.training_window import TrainingWindow
+from retrain.training_window import TrainingWindow, build_window
 
 TIMED = 16
-"""Texts on which a model's speed is measured."""
+"""Texts on which a model's latency is measured."""
 
 
 class Evaluator:
-    """Compares models under the gate's settings."""
+    """Compares models under the gate's settings.
 
-    def __init__(self, settings: Settings, encoder: OnnxEncoder) -> None:
+    Args:
+        settings: Settings with the gate's limits.
+        encoder: Loaded encoder, whose embeddings are stored.
+        store: Store of the embeddings.
+    """
+
+    def __init__(self, settings: Settings, encoder: OnnxEncoder, store: OnlineStore) -> None:
         self._chosen = settings.retrain
         self._encoder = encoder
+        self._store = store
         self._judging: dict[str, Any] = {
             "limits": self._chosen.gate,
             "confidence": self._chosen.confidence,
             "seed": self._chosen.seed,
         }
 
-    def answers(self, model: BundleClassifier, rows: TrainingWindow) -> Predictions:
-        """The model's answers to the rows, from their embeddings where they are of its own encoder."""
+    def predict(self, model: BundleClassifier, rows: TrainingWindow) -> Predictions:
+        """Return a model's predictions, from the rows' embeddings if the model shares the encoder.
+
+        Args:
+            model: The model.
+            rows: The rows.
+        """
         return model.predict(rows.texts, rows.embeddings if self._shares_encoder(model) else None)
+
+    def predict_outcomes(self, model: BundleClassifier, outcomes: Sequence[Outcome]) -> Predictions:
+        """Return a model's predictions for labelled events, in their order.
+
+        Args:
+            model: The model.
+            outcomes: The labelled events. Their stored embeddings are used if the model shares the encoder.
+        """
+        texts = [outcome.text for outcome in outcomes]
+        if not self._shares_encoder(model):
+            return model.predict(texts)
+        window = self.window(outcomes)
+        row_of = {event_id: row for row, event_id in enumerate(window.event_ids)}
+        return model.predict(texts, window.embeddings[[row_of[outcome.event_id] for outcome in outcomes]])
+
+    def window(self, outcomes: Sequence[Outcome]) -> TrainingWindow:
+        """Return labelled events as rows, in the order in which they occurred."""
+        return build_window(outcomes, (-1, -1), 0.0, self._store, self._encoder)
 
     def verdict(
         self,
@@ -47,13 +80,19 @@ class Evaluator:
         *,
         before: TrainingWindow | None = None,
         refresh: bool = False,
-        said: tuple[Predictions, Predictions] | None = None,
+        predictions: tuple[Predictions, Predictions] | None = None,
     ) -> Verdict:
-        """The gate's word on ``rows``, which neither has learnt; ``before`` are such rows from before the drift.
+        """Return the gate's verdict on a challenger.
 
-        ``said`` are the answers of both, where they are known already.
+        Args:
+            rows: Rows that neither model has learnt.
+            champion: The champion.
+            challenger: The challenger.
+            before: Such rows from before the drift; `None` if none were held out.
+            refresh: `True` if the champion is an earlier model of the same candidate and drift.
+            predictions: Predictions of champion and challenger for ``rows``, if known.
         """
-        old, new = said or (self.answers(champion, rows), self.answers(challenger, rows))
+        old, new = predictions or (self.predict(champion, rows), self.predict(challenger, rows))
         return judge(
             slice_of(rows, old, new),
             before=self._slice(before, champion, challenger),
@@ -66,9 +105,15 @@ class Evaluator:
     def recall(
         self, rows: TrainingWindow, champion: BundleClassifier, archived: dict[str, BundleClassifier]
     ) -> tuple[str, Verdict] | None:
-        """The archived model that fits the rows best; see `retrain.promotion.concept_memory.recall`."""
-        answers = {name: self.answers(model, rows) for name, model in archived.items()}
-        return recall(rows, self.answers(champion, rows), answers, **self._judging)
+        """Find the archived model that fits the rows best; see `retrain.promotion.concept_memory.recall`.
+
+        Args:
+            rows: Rows since the drift.
+            champion: The champion.
+            archived: Archived models, by version.
+        """
+        predictions = {name: self.predict(model, rows) for name, model in archived.items()}
+        return recall(rows, self.predict(champion, rows), predictions, **self._judging)
 
     def _shares_encoder(self, model: BundleClassifier) -> bool:
         return model.head is not None and model.encoder.digest == self._encoder.digest
@@ -76,16 +121,16 @@ class Evaluator:
     def _slice(self, rows: TrainingWindow | None, champion: BundleClassifier, challenger: BundleClassifier) -> Any:
         if rows is None or not len(rows):
             return None
-        return slice_of(rows, self.answers(champion, rows), self.answers(challenger, rows))
+        return slice_of(rows, self.predict(champion, rows), self.predict(challenger, rows))
 
     def _latency(self, rows: TrainingWindow, champion: BundleClassifier, challenger: BundleClassifier) -> Latency:
-        some = rows.take(slice(0, TIMED))
-        embeddings = some.embeddings if all(map(self._shares_encoder, (champion, challenger))) else None
+        timed = rows.take(slice(0, TIMED))
+        embeddings = timed.embeddings if all(map(self._shares_encoder, (champion, challenger))) else None
 
         def milliseconds(model: BundleClassifier) -> float:
             began = time.perf_counter()
-            model.predict(some.texts, embeddings)
-            return (time.perf_counter() - began) * 1000 / len(some)
+            model.predict(timed.texts, embeddings)
+            return (time.perf_counter() - began) * 1000 / len(timed)
 
         # The better of two: the first may find a cold cache.
         return Latency(*(min(milliseconds(model), milliseconds(model)) for model in (champion, challenger)))
@@ -104,7 +149,9 @@ class Evaluator:
                 "in DRIFTLOOP_RETRAIN__REGRESSION."
             ) from error
         if not rows:
-            raise DriftloopError(f"The regression set {path} is empty: give at least one row, or none at all.")
+            raise DriftloopError(
+                f"The regression set {path} is empty: give at least one row, or unset DRIFTLOOP_RETRAIN__REGRESSION."
+            )
         texts, labels = zip(*rows, strict=True)
         ids = tuple(map(str, range(len(rows))))
         return TrainingWindow(ids, texts, labels, self._encoder.embed(texts), self._encoder.folder, 0)

@@ -1,7 +1,7 @@
-"""Models in shadow: they answer the live events beside the champion until the difference is beyond chance.
+"""Shadow of a champion: a second model predicts the live events, until the difference is beyond chance.
 
-A challenger whose fit took long is tried on the events that came meanwhile and on the next ones; a predecessor is kept
-for a while after it was replaced, and comes back where it turns out to be better.
+A challenger whose fit took long is compared on the events since then. A replaced champion stays in shadow of its
+successor for a while, and is restored if it is better.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from driftloop.core.models.bundle import BundleClassifier
 from driftloop.core.models.classifier import Predictions
 from retrain.evaluation.sequential_test import ShadowTest
 
-AT_ONCE = 64
-"""Events answered in one go: a model with an encoder of its own takes some 10 ms for each."""
+BATCH = 64
+"""Events per call of `Shadow.advance`: a model with another encoder takes some 10 ms for each."""
 
-Answer = Callable[[BundleClassifier, Sequence[Outcome]], Predictions]
+Predict = Callable[[BundleClassifier, Sequence[Outcome]], Predictions]
 
 
 @dataclass
@@ -30,50 +30,62 @@ class Shadow:
 
     model: BundleClassifier
     champion: str
-    """The champion's version: only what it said live is compared."""
+    """The champion's version. Only its own live predictions are compared."""
     since: float
-    """`occurred_at` of the newest event that either has learnt; older events are passed over."""
+    """`occurred_at` of the newest event that either model has learnt; older events are skipped."""
     most: int
-    """Labelled events after which it is over, decided or not."""
+    """Labelled events after which the shadow ends undecided."""
     alpha: float
+    """Error rate of the sequential test."""
     waiting: deque[Outcome] = field(default_factory=deque)
+    """Labelled events that are not compared yet."""
     rows: list[Outcome] = field(default_factory=list)
-    """The events compared on so far."""
-    said: list[dict[str, float]] = field(default_factory=list)
-    """What the model in shadow said to them."""
+    """Labelled events compared so far."""
+    probabilities: list[dict[str, float]] = field(default_factory=list)
+    """Probabilities by class that the model in shadow gave each of them."""
 
     def __post_init__(self) -> None:
         self.test = ShadowTest(self.alpha)
 
     def offer(self, outcomes: Iterable[Outcome]) -> None:
-        """Take labelled events; those that do not count are passed over."""
+        """Queue the labelled events that count for the comparison."""
         for outcome in outcomes:
             counts = outcome.model_version == self.champion and not outcome.in_sample and outcome.probabilities
             if counts and outcome.occurred_at > self.since:
                 self.waiting.append(outcome)
 
-    def work(self, answer: Answer) -> Literal["challenger", "champion", "undecided", "over"]:
-        """Answer the next few events, and say who is better: `over` where nobody is after the most events."""
-        batch = [self.waiting.popleft() for _ in range(min(AT_ONCE, len(self.waiting), self.most - len(self.rows)))]
+    def advance(self, predict: Predict) -> Literal["challenger", "champion", "undecided", "over"]:
+        """Predict the next events, and return the better model.
+
+        Returns:
+            `challenger` or `champion`; `undecided` so far; `over` if it is undecided after ``most`` events.
+        """
+        batch = [self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting), self.most - len(self.rows)))]
         if batch:
-            answers = answer(self.model, batch)
-            for outcome, row in zip(batch, answers.probabilities, strict=True):
-                said = {name: float(p) for name, p in zip(answers.classes, row, strict=True)}
+            predictions = predict(self.model, batch)
+            for outcome, row in zip(batch, predictions.probabilities, strict=True):
+                by_class = {name: float(p) for name, p in zip(predictions.classes, row, strict=True)}
                 self.rows.append(outcome)
-                self.said.append(said)
-                self.test.update(outcome.label, outcome.probabilities, said)
+                self.probabilities.append(by_class)
+                self.test.update(outcome.label, outcome.probabilities, by_class)
         if self.test.verdict != "undecided":
             return self.test.verdict
         return "over" if len(self.rows) >= self.most else "undecided"
 
-    def answers(self) -> tuple[Predictions, Predictions]:
-        """What the champion and the model in shadow said to `rows`, all of them put in the order of the events."""
+    def predictions(self) -> tuple[Predictions, Predictions]:
+        """Return the predictions of the champion and of the model in shadow for `rows`.
+
+        This sorts `rows` by the time at which the events occurred.
+        """
         order = sorted(range(len(self.rows)), key=lambda row: self.rows[row].occurred_at)
-        self.rows, self.said = [self.rows[row] for row in order], [self.said[row] for row in order]
-        return _predictions([row.probabilities for row in self.rows]), _predictions(self.said)
+        self.rows, self.probabilities = (
+            [self.rows[row] for row in order],
+            [self.probabilities[row] for row in order],
+        )
+        return _predictions([row.probabilities for row in self.rows]), _predictions(self.probabilities)
 
 
-def _predictions(said: Sequence[dict[str, float]]) -> Predictions:
-    classes = tuple(sorted({name for row in said for name in row}))
-    table = np.array([[row.get(name, 0.0) for name in classes] for row in said], dtype=np.float32)
-    return Predictions(classes, table, np.zeros((len(said), 0), dtype=np.float32), "", 0.0)
+def _predictions(probabilities: Sequence[dict[str, float]]) -> Predictions:
+    classes = tuple(sorted({name for row in probabilities for name in row}))
+    table = np.array([[row.get(name, 0.0) for name in classes] for row in probabilities], dtype=np.float32)
+    return Predictions(classes, table, np.zeros((len(probabilities), 0), dtype=np.float32), "", 0.0)

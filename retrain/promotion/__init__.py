@@ -1,1 +1,1 @@
-"""Promotion: registration, promotion, rollback and the first champion."""
+"""Promotion: registration, promotion, restoration, and the first champion."""

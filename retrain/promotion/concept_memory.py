@@ -1,4 +1,4 @@
-"""Concept memory: champions of concepts seen before, tried on a new drift before anything is trained."""
+"""Concept memory: champions of earlier concepts, compared on a new drift before anything is trained."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from retrain.training_window import TrainingWindow
 
 
 def last_of_each(promoted: Sequence[tuple[str, str]], most: int) -> list[str]:
-    """The models worth keeping of ``promoted``, pairs of (model, what it was trained for), oldest first.
+    """Return the last model of each concept, oldest first.
 
-    The last model of each concept, the newest ``most`` of them; the last pair, which is the champion's, is left out.
+    Args:
+        promoted: Pairs of (model, trigger that it was trained for), oldest first. The last pair is the champion's, and
+            its concept is left out.
+        most: Maximum number of models; the newest are kept.
     """
     newest = {trigger: model for model, trigger in promoted}
     if promoted:
@@ -27,9 +30,16 @@ def last_of_each(promoted: Sequence[tuple[str, str]], most: int) -> list[str]:
 def recall(
     rows: TrainingWindow, champion: Predictions, archived: Mapping[str, Predictions], **judging: Any
 ) -> tuple[str, Verdict] | None:
-    """Which archived model fits the ``rows`` since the drift best (by Brier score), and what the gate says of it.
+    """Find the archived model that fits the rows since the drift best, by Brier score, and judge it.
 
-    None of the models has seen the rows. ``judging`` goes to `retrain.evaluation.gate.judge`. None without any model.
+    Args:
+        rows: Rows that none of the models has learnt.
+        champion: The champion's predictions for them.
+        archived: Predictions of each archived model for them, by its name.
+        judging: Keyword arguments of `retrain.evaluation.gate.judge`.
+
+    Returns:
+        Name and verdict of that model; `None` without an archived model.
     """
     if not archived:
         return None

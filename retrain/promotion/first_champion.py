@@ -1,4 +1,4 @@
-"""The first champion: trained on the first labelled slice of the stream, or taken from the Hub."""
+"""First champion: trained on the first labelled slice of the stream, or taken from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -20,46 +20,57 @@ from retrain.candidates.base import Budget, CannotFit, Task
 from retrain.candidates.linear import LinearHead
 from retrain.training_window import TrainingWindow
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 M = TypeVar("M", Event, Label)
 
 
-def first_champion(settings: Settings, folder: Path, stopped: Callable[[], bool], say: Say) -> Path | None:
-    """Write the first champion's bundle under ``folder``; None when ``stopped`` became true before that.
+def first_champion(settings: Settings, folder: Path, stopped: Callable[[], bool], report: Report) -> Path | None:
+    """Write the bundle of the first champion.
 
-    Waits for as many labelled events as it takes to have `retrain.promotion.first_champion` of them with two classes.
+    Waits until `retrain.bootstrap` events of two or more classes are labelled.
+
+    Args:
+        settings: Settings of the stream.
+        folder: Folder for the bundle and its scratch files.
+        stopped: Returns `True` to end the wait.
+        report: Called with a line for each step of the progress.
+
+    Returns:
+        The bundle's folder; `None` if ``stopped`` ended the wait.
 
     Raises:
-        DriftloopError: the configured encoder or classifier cannot be loaded.
+        DriftloopError: The configured encoder or classifier cannot be loaded.
     """
     if settings.model.classifier:
-        say(f"exporting {settings.model.classifier}")
+        report(f"exporting {settings.model.classifier}")
         return _from_hub(settings, folder)
     encoder = exported_encoder(settings.model)
-    slice_ = _Slice(settings)
+    labelled = _FirstSlice(settings)
     wanted = settings.retrain.bootstrap
+    progress = ""
     try:
         while not stopped():
-            slice_.poll()
-            say(f"{len(slice_)} of {wanted} labelled events are there for the first model")
-            if len(slice_) < wanted:
+            labelled.poll()
+            before, progress = progress, f"{len(labelled)} of {wanted} labelled events for the first model have arrived"
+            if progress != before:
+                report(progress)
+            if len(labelled) < wanted:
                 continue
-            window, newest = slice_.window(encoder, wanted)
-            task = _task(settings, folder, window, newest)
+            window, newest = labelled.window(encoder, wanted)
             try:
-                LinearHead().fit(window, task, folder / "bundle")
+                LinearHead().fit(window, _task(settings, folder, window, newest), folder / "bundle")
             except CannotFit as error:
-                wanted = len(slice_) + settings.retrain.bootstrap
-                say(f"no first model yet: {error}; waiting for {wanted} labelled events")
+                wanted = len(labelled) + settings.retrain.bootstrap
+                report(f"no first model yet: {error}; waiting for {wanted} labelled events")
                 continue
             return folder / "bundle"
     finally:
-        slice_.close()
+        labelled.close()
     return None
 
 
-class _Slice:
-    """The labelled events from the beginning of the stream, joined as they come."""
+class _FirstSlice:
+    """Labelled events from the beginning of the stream, joined as they arrive."""
 
     def __init__(self, settings: Settings) -> None:
         self._events: dict[str, Event] = {}
@@ -71,11 +82,11 @@ class _Slice:
         return len(self._events.keys() & self._labels.keys())
 
     def poll(self) -> None:
-        self._take(self._events_reader, Event, self._events)
-        self._take(self._labels_reader, Label, self._labels)
+        self._collect(self._events_reader, Event, self._events)
+        self._collect(self._labels_reader, Label, self._labels)
 
     @staticmethod
-    def _take(reader: Any, kind: type[M], found: dict[str, M]) -> None:
+    def _collect(reader: Any, kind: type[M], found: dict[str, M]) -> None:
         for records in reader.poll(timeout_ms=100, max_records=2000).values():
             for record in records:
                 with contextlib.suppress(ValueError):
@@ -83,7 +94,7 @@ class _Slice:
                     found.setdefault(message.event_id, message)
 
     def window(self, encoder: OnnxEncoder, rows: int) -> tuple[TrainingWindow, float]:
-        """The first ``rows`` labelled events, and `occurred_at` of the newest of them."""
+        """Return the first ``rows`` labelled events, and `occurred_at` of the newest of them."""
         ids = [event_id for event_id in self._events if event_id in self._labels][:rows]
         texts = tuple(self._events[event_id].text for event_id in ids)
         newest = max(self._events[event_id].occurred_at for event_id in ids)
@@ -115,8 +126,15 @@ def _task(settings: Settings, folder: Path, window: TrainingWindow, newest: floa
         trained_until=newest,
     )
     chosen = settings.retrain
-    budget = Budget(chosen.linear_seconds, seed=chosen.seed)
-    return Task(budget, settings.model, lineage, settings.signing_key, folder / "scratch", chosen.device, chosen.dask)
+    return Task(
+        budget=Budget(chosen.linear_seconds, seed=chosen.seed),
+        model=settings.model,
+        lineage=lineage,
+        signing_key=settings.signing_key,
+        scratch=folder / "scratch",
+        device=chosen.device,
+        dask=chosen.dask,
+    )
 
 
 def _from_hub(settings: Settings, folder: Path) -> Path:

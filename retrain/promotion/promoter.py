@@ -1,43 +1,61 @@
-"""Where a model is promoted: MLflow's alias first, then the word on `model-updates` that the scorer follows."""
+"""Promotion of a model: first MLflow's alias `champion`, then a message on `model-updates` that the scorer follows."""
 
 from __future__ import annotations
 
-import logging
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from prometheus_client import Counter, Gauge, Histogram
-
 from driftloop.core.coordination.fencing import FencingFilter
 from driftloop.core.coordination.leader_lease import LeaderLease
+from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka import clients
 from driftloop.core.kafka.clients import ConfirmedProducer
-from driftloop.core.messages import Kind, ModelUpdate, Retraining
-from driftloop.core.models.bundle import Lineage
+from driftloop.core.messages import ModelUpdate
+from driftloop.core.models.bundle import Lineage, verify_bundle
 from driftloop.core.models.registry import CandidateRecord, Registry
-from driftloop.core.observability import logs
 from driftloop.core.settings import Settings
-from driftloop.core.topics import MODEL_UPDATES, RETRAINING, name
+from driftloop.core.topics import MODEL_UPDATES, name
 
-log = logging.getLogger(__name__)
+Action = Literal["promote", "rollback"]
+LONGEST = 5000
+"""Characters of a tag that every MLflow store accepts."""
 
 
-class Promotions:
-    """Registers candidates and announces the ones that win."""
+class Promoter:
+    """Registers, promotes, rejects and restores the models of one stream.
 
-    def __init__(self, settings: Settings, outbox: ConfirmedProducer, office: LeaderLease | None = None) -> None:
+    Args:
+        settings: Settings with the stream and the addresses of Kafka and MLflow.
+        outbox: Producer for `model-updates`.
+        lease: Leader lease of the retrainer, which is checked before each promotion. `None` for a manual action: it
+            uses the fencing token of the newest update.
+    """
+
+    def __init__(self, settings: Settings, outbox: ConfirmedProducer, lease: LeaderLease | None = None) -> None:
         self.settings = settings
-        self._office = office
-        self._outbox = outbox
         self.registry = Registry(settings)
+        self._outbox = outbox
+        self._lease = lease
 
     def register(
         self, name: str, bundle: Path, lineage: Lineage, metrics: Mapping[str, float], tags: Mapping[str, str]
     ) -> str:
-        """Register a bundle with all that is known about it, and return its version."""
-        everything = {
+        """Register a bundle with its lineage.
+
+        Args:
+            name: Name of the candidate that made the model.
+            bundle: Folder of the signed bundle.
+            lineage: Lineage in its manifest.
+            metrics: Metrics of the MLflow run, by name.
+            tags: Further tags of the version; they override those from the lineage.
+
+        Returns:
+            The number of the new version.
+        """
+        lineage_tags = {
             "candidate": name,
             "stream": self.settings.stream,
             "trigger": lineage.trigger,
@@ -46,44 +64,112 @@ class Promotions:
             "first_offset": str(lineage.first_offset),
             "last_offset": str(lineage.last_offset),
             "parent_version": lineage.parent_version,
-            **tags,
         }
         parameters: dict[str, Any] = {"candidate": name, "rows": lineage.rows, **lineage.parameters}
-        return self.registry.register(CandidateRecord(name, bundle, metrics, parameters, everything))
+        return self.registry.register(CandidateRecord(name, bundle, metrics, parameters, {**lineage_tags, **tags}))
 
-    def promote(
-        self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"
-    ) -> None:
-        """Make ``version`` the champion, for MLflow, for the stream, and in words on the version."""
-        if self._office is not None:
-            self._office.check()
-        self.registry.promote(version)
+    def promote(self, version: str, reason: str, trigger: str, action: Action = "promote") -> None:
+        """Make a version the champion: move MLflow's alias, announce it on `model-updates`, tag the version.
+
+        Args:
+            version: Registered version.
+            reason: Reason, one sentence.
+            trigger: Alert id, or `bootstrap` or `manual`.
+            action: Action of the message on `model-updates`.
+
+        Raises:
+            DriftloopError: The lease may be lost, so another retrainer may be at work.
+        """
+        if self._lease is not None:
+            self._lease.check()
+        self.registry.set_champion(version)
         self._announce(version, reason, trigger, action)
         self.registry.set_verdict(version, "promoted", reason)
 
-    def finish_promotion(self) -> None:
-        """Do what is left to do for MLflow's champion where a worker ended in the middle of promoting it."""
+    def reject(self, version: str, reason: str) -> None:
+        """Mark a version as rejected.
+
+        Args:
+            version: Registered version; it stays in the registry.
+            reason: Reason, one sentence.
+        """
+        self.registry.set_verdict(version, "rejected", reason)
+
+    def mark_pending(self, version: str, reason: str) -> None:
+        """Mark a version as waiting for a manual approval.
+
+        Args:
+            version: Registered version.
+            reason: Reason of the gate, one sentence.
+        """
+        self.registry.set_verdict(version, "waiting", reason)
+
+    def restore(self, version: str, reason: str, action: Action, trigger: str) -> str:
+        """Make the model of an earlier version the champion again, under a new version number.
+
+        The number must be new: the monitor takes a number smaller than the champion's for a late message of a replaced
+        model. The bundle is the same, byte for byte. The new version keeps lineage and metrics, and its tag `restores`
+        names the version that the bundle was first registered as.
+
+        Args:
+            version: Version to restore.
+            reason: Reason, one sentence.
+            action: `rollback` also gives the replaced champion the verdict `rolled-back`.
+            trigger: Trigger of the new version.
+
+        Returns:
+            The number of the new version.
+
+        Raises:
+            DriftloopError: There is no such version, it cannot be fetched, or its model is the champion.
+            BundleError: The bundle was altered, or is not signed with this stream's key.
+        """
+        versions = {str(one.version): one for one in self.registry.versions()}
+        old, champion = find_version(versions, version), versions.get(self.registry.champion() or "")
+        if champion is not None and champion.tags.get("digest") == old.tags.get("digest"):
+            raise DriftloopError(
+                f"Version {version} holds the same model as the champion, version {champion.version}: "
+                "nothing was changed."
+            )
+        original = old.tags.get("restores", version)
+        with tempfile.TemporaryDirectory(prefix="driftloop-restore-", dir=self.settings.scratch_dir or None) as folder:
+            bundle = self.registry.download(version, Path(folder))
+            lineage = verify_bundle(bundle, self.settings.signing_key).lineage
+            metrics = self.registry.client.get_run(old.run_id).data.metrics
+            kept = {key: text for key, text in old.tags.items() if key not in ("digest", "verdict")}
+            tags = {**kept, "trigger": trigger, "restores": original, "reason": reason[:LONGEST]}
+            restored = self.register(lineage.candidate, bundle, lineage, metrics, tags)
+        if action == "rollback" and champion is not None:
+            self.registry.set_verdict(str(champion.version), "rolled-back", reason)
+        self.promote(restored, f"version {restored} is version {original} again: {reason}", trigger, action)
+        return restored
+
+    def finish_interrupted_promotion(self) -> None:
+        """Announce and tag MLflow's champion if a worker ended in the middle of its promotion."""
         version = self.registry.champion()
         if version is None:
             return
         tags = self.registry.tags(version)
         reason = tags.get("reason", "")
-        last = self.announced()
+        last = self.newest_update()
         if last is None or last.version != version:
             self._announce(version, reason, tags.get("trigger", ""))
         if tags.get("verdict") != "promoted":
             self.registry.set_verdict(version, "promoted", reason)
 
-    def announced(self) -> ModelUpdate | None:
-        """The update that counts: the last of the last retrainer that took office."""
-        found = clients.read_all(self.settings, name(self.settings, MODEL_UPDATES), ModelUpdate)
+    def newest_update(self) -> ModelUpdate | None:
+        """Return the update that is in force: the last one of the newest leader. `None` before the first."""
+        updates = clients.read_all(self.settings, name(self.settings, MODEL_UPDATES), ModelUpdate)
         fence = FencingFilter()
-        mine = [update for update in found if update.stream == self.settings.stream and fence.admits(update)]
-        return mine[-1] if mine else None
+        admitted = [update for update in updates if update.stream == self.settings.stream and fence.admits(update)]
+        return admitted[-1] if admitted else None
 
-    def _announce(
-        self, version: str, reason: str, trigger: str, action: Literal["promote", "rollback"] = "promote"
-    ) -> None:
+    def newest_fence(self) -> int:
+        """Return the fencing token of the update that is in force; `0` before the first."""
+        last = self.newest_update()
+        return 0 if last is None else last.fence
+
+    def _announce(self, version: str, reason: str, trigger: str, action: Action = "promote") -> None:
         update = ModelUpdate(
             stream=self.settings.stream,
             version=version,
@@ -92,91 +178,25 @@ class Promotions:
             reason=reason,
             trigger=trigger,
             published_at=time.time(),
-            fence=self.newest_fence() if self._office is None else self._office.fence,
+            fence=self.newest_fence() if self._lease is None else self._lease.fence,
         )
-        # The topic keeps the last message under each key: one of a predecessor must not take the place of ours.
+        # Compaction keeps the last message under each key: with the token in the key, a late update of a former
+        # leader does not replace this one.
         self._outbox.put(MODEL_UPDATES.name, f"{self.settings.stream}/{update.fence}", update)
         self._outbox.flush()
 
-    def newest_fence(self) -> int:
-        """The token of the update that counts, 0 where there is none."""
-        last = self.announced()
-        return 0 if last is None else last.fence
 
+def find_version(versions: Mapping[str, Any], version: str) -> Any:
+    """Return the version as MLflow describes it.
 
-STEPS = Counter("driftloop_retraining_steps", "State changes of retrainings.", ["state", "candidate"])
-STEPS.labels("queued", "")  # what begins at zero is seen to rise from it
-SECONDS = Histogram(
-    "driftloop_retraining_seconds",
-    "Time that a retraining takes, from its queueing to its end; the end is promoted, kept (the champion) or failed.",
-    ["kind", "end"],
-    buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
-)
-OLDEST = Gauge(
-    "driftloop_oldest_retraining_timestamp_seconds",
-    "When the oldest retraining under way began; 0: none is.",
-)
-_under_way: dict[str, float] = {}
-"""By run id, when each retraining under way was queued, in Unix seconds."""
+    Args:
+        versions: All versions of the stream's model, by number.
+        version: Number of the wanted version.
 
-
-class RetrainingLog:
-    """The state changes of one retraining on the topic `retraining`."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        outbox: ConfirmedProducer,
-        run_id: str,
-        trigger: str,
-        position: int,
-        kind: Kind = "search",
-    ) -> None:
-        self._settings = settings
-        self._outbox = outbox
-        self._run_id = run_id
-        self._trigger = trigger
-        self._position = position
-        self._kind = kind
-        self._started = time.time()
-        self._promoted = False
-
-    def write(self, state: Any, reason: str, **details: Any) -> None:
-        """Publish a state change; ``details`` are fields of `driftloop.core.messages.Retraining`."""
-        details.setdefault("seconds", round(time.time() - self._started, 3))
-        message = Retraining(
-            run_id=self._run_id,
-            stream=self._settings.stream,
-            state=state,
-            trigger=self._trigger,
-            reason=reason,
-            at=time.time(),
-            position=self._position,
-            kind=self._kind,
-            **details,
-        )
-        self._outbox.put(RETRAINING.name, self._settings.stream, message)
-        self._outbox.flush()
-        with logs.log_context(run=self._run_id):
-            log.info("%s: %s", state, reason)
-        self._count(message)
-
-    def _count(self, message: Retraining) -> None:
-        """A state change, as metrics."""
-        STEPS.labels(message.state, message.candidate).inc()
-        self._promoted |= message.state == "promoted"
-        if message.ends:
-            end = "promoted" if self._promoted else "kept" if message.state == "finished" else "failed"
-            SECONDS.labels(self._kind, end).observe(message.seconds)
-            _under_way.pop(self._run_id, None)
-        else:
-            _under_way.setdefault(self._run_id, self._started)
-        OLDEST.set(min(_under_way.values(), default=0))
-
-    def fail(self, error: Exception) -> str:
-        """Write that the retraining has failed; returns the words."""
-        with logs.log_context(run=self._run_id):
-            log.error("the retraining failed", exc_info=error)
-        words = str(error)[:500]
-        self.write("failed", words)
-        return words
+    Raises:
+        DriftloopError: There is no such version.
+    """
+    if version not in versions:
+        known = f"there is {', '.join(versions)}" if versions else "none is registered yet"
+        raise DriftloopError(f"There is no version {version!r} of this stream's model: {known}.")
+    return versions[version]

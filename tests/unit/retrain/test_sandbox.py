@@ -43,7 +43,13 @@ REASONS = {
 
 def task(folder: Path, seconds: float = 60.0, seed: int = 7) -> Task:
     model = ModelSettings(max_tokens=tiny.MAX_TOKENS)
-    return Task(Budget(seconds, 1, seed), model, LINEAGE, tiny.KEY, folder / "scratch")
+    return Task(
+        budget=Budget(seconds, 1, seed),
+        model=model,
+        lineage=LINEAGE,
+        signing_key=tiny.KEY,
+        scratch=folder / "scratch",
+    )
 
 
 @pytest.fixture(scope="module")

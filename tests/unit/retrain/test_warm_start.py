@@ -25,7 +25,14 @@ WINDOW = tiny.window(160)
 
 def task(folder: Path, *earlier: Path) -> Task:
     model, lineage = ModelSettings(max_tokens=tiny.MAX_TOKENS), Lineage(candidate="tpot")
-    return Task(Budget(60.0, seed=3), model, lineage, tiny.KEY, folder, earlier=earlier)
+    return Task(
+        budget=Budget(60.0, seed=3),
+        model=model,
+        lineage=lineage,
+        signing_key=tiny.KEY,
+        scratch=folder,
+        warm_start=earlier,
+    )
 
 
 def head(folder: Path, classifier: object) -> Path:
@@ -37,7 +44,7 @@ def head(folder: Path, classifier: object) -> Path:
 
 
 def search(folder: Path) -> Search:
-    return Search.over(WINDOW, task(folder), float("inf"), lambda text: None)
+    return Search.prepare(WINDOW, task(folder), float("inf"), lambda text: None)
 
 
 def test_the_newest_heads_of_each_candidate_are_kept(tmp_path: Path) -> None:
@@ -63,11 +70,11 @@ def test_the_best_of_them_is_the_best_so_far(tmp_path: Path) -> None:
     good = head(tmp_path / "good", LogisticRegression(C=7.0))
     bad = head(tmp_path / "bad", DummyClassifier())
     found = search(tmp_path)
-    found.begin_with([bad, good])
-    assert found.earlier == found.evaluated == 2
+    found.warm_start([bad, good])
+    assert found.warm_started == found.evaluated == 2
     assert found.best.named_steps["only"].C == 7.0
     alone = search(tmp_path)
-    alone.begin_with([bad])
+    alone.warm_start([bad])
     assert found.best_loss < alone.best_loss
 
 
@@ -76,8 +83,8 @@ def test_one_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.L
     broken.write_bytes(b"no zip")
     found = search(tmp_path)
     with caplog.at_level(logging.WARNING):
-        found.begin_with([broken, good, tmp_path / "missing.skops"])
-    assert found.earlier == 1 and found.best is not None
+        found.warm_start([broken, good, tmp_path / "missing.skops"])
+    assert found.warm_started == 1 and found.best is not None
     assert caplog.text.count("cannot be used") == 2
 
 

@@ -1,0 +1,31 @@
+"""Parts of the worker that every retraining uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from driftloop.core.kafka.clients import ConfirmedProducer
+from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.online_store import OnlineStore
+from driftloop.core.settings import Settings
+from retrain.evaluation.evaluator import Evaluator
+from retrain.fitting.warm_start import WarmStartStore
+from retrain.promotion.model_loader import ModelLoader
+from retrain.promotion.probation import Probation
+from retrain.promotion.promoter import Promoter
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainingTools:
+    """Parts of the worker that every retraining uses."""
+
+    settings: Settings
+    outbox: ConfirmedProducer
+    store: OnlineStore
+    encoder: OnnxEncoder
+    """Encoder of the stream, whose embeddings are stored."""
+    models: ModelLoader
+    evaluator: Evaluator
+    promoter: Promoter
+    probation: Probation
+    warm_starts: WarmStartStore
