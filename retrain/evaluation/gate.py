@@ -1,4 +1,4 @@
-"""The gate: a challenger replaces the champion only where it is better beyond chance, on events neither has seen."""
+"""Gate of a promotion: the challenger must be better beyond chance on events that neither model learnt."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from retrain.evaluation.paired_slice import Slice, Values, bootstrap_interval, b
 
 @dataclass(frozen=True)
 class Verdict:
-    """The comparison of a challenger with the champion on n held-out events."""
+    """Comparison of a challenger with the champion on n held-out events."""
 
     better: bool
-    """Better beyond chance, and no guard against it."""
+    """True if the challenger is better beyond chance and no guard refuses it."""
     reason: str
-    """One line for people, the decision first."""
+    """The decision as one short sentence; the other fields have the figures."""
     champion_accuracy: float
     challenger_accuracy: float
     low: float
@@ -31,72 +31,23 @@ class Verdict:
     """Bounds of the bootstrap interval of the difference in accuracy, challenger minus champion."""
     brier_low: float
     brier_high: float
-    """Bounds of the bootstrap interval of how much lower the challenger's Brier score is."""
+    """Bounds of the bootstrap interval of the gain in Brier score, champion minus challenger."""
     rows: int
     checks: tuple[Check, ...] = ()
-    """What each guard found; none where the two models were only compared."""
+    """Findings of the guards; empty if the two models were only compared."""
     segments: tuple[GroupAccuracy, ...] = ()
-    """Both models' accuracy by segment: the fairness report."""
+    """Accuracy of both models by segment: the fairness report."""
     classes: tuple[GroupAccuracy, ...] = ()
-    """Both models' recall by true class."""
+    """Recall of both models by true class."""
+    brier_gain: float = 0.0
+    """Brier score of the champion minus that of the challenger."""
+    refresh: bool = False
+    """True if the challenger was judged as a refresh, which must only not be worse."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data for MLflow and the topic `retraining`, figures rounded to four places."""
+        """Return plain data for MLflow and the topic `retraining`, with figures rounded to four places."""
         plain: dict[str, Any] = _rounded(msgspec.to_builtins(self))
         return plain
-
-
-def compare(
-    truth: Sequence[str],
-    champion: Predictions,
-    challenger: Predictions,
-    *,
-    confidence: float = 0.9,
-    seed: int = 7,
-    weights: Values | None = None,
-    refresh: bool = False,
-) -> Verdict:
-    """Compare two models' answers to the same n events by a paired bootstrap (Efron and Tibshirani, 1993).
-
-    The challenger wins when the interval of its gain in accuracy lies above zero, or when it is at least as accurate
-    and the interval of its gain in Brier score (Brier, 1950) does: on the few dozen events after a drift, right and
-    wrong alone seldom tell two models apart. ``confidence`` is the two-sided level of both percentile intervals.
-    ``weights`` of shape (n,) say how much each label counts, all alike by default.
-
-    A ``refresh`` is the champion's own recipe fitted on more of the same concept. More data is expected to help by a
-    little each time, too little to be shown on the rows there are, so the burden of proof is the champion's: it is
-    replaced unless the refresh is worse beyond chance, by its accuracy or its Brier score.
-
-    Raises:
-        ValueError: the truth is empty, the answers or weights are not as many, or a weight is negative or all are zero.
-    """
-    rows = Slice(truth, champion, challenger, weights=weights)
-    old, new = correct(truth, champion), correct(truth, challenger)
-    low, high = bootstrap_interval(new - old, confidence, seed, weights)
-    gained = brier(truth, champion) - brier(truth, challenger)
-    brier_low, brier_high = bootstrap_interval(gained, confidence, seed, weights)
-    was, now, brier_gain = (float(np.average(values, weights=rows.row_weights)) for values in (old, new, gained))
-    difference = float(np.average(new - old, weights=rows.row_weights))
-    better = low > 0 or (difference >= 0 and brier_low > 0)
-    said = "better" if better else "not better beyond chance"
-    if refresh and not better:
-        better = high >= 0 and brier_high >= 0
-        said = "a refresh, and not worse beyond chance" if better else "a refresh, and worse beyond chance"
-    return Verdict(
-        better=better,
-        reason=(
-            f"{said}: {now:.3f} against {was:.3f} on the newest {len(truth)} events, "
-            f"accuracy {difference:+.3f} [{low:+.3f}, {high:+.3f}], "
-            f"Brier score {-brier_gain:+.3f} [{-brier_high:+.3f}, {-brier_low:+.3f}]"
-        ),
-        champion_accuracy=was,
-        challenger_accuracy=now,
-        low=low,
-        high=high,
-        brier_low=brier_low,
-        brier_high=brier_high,
-        rows=len(truth),
-    )
 
 
 def judge(
@@ -110,11 +61,20 @@ def judge(
     seed: int = 7,
     refresh: bool = False,
 ) -> Verdict:
-    """Decide on a promotion: `compare` on the newest slice, then every guard of `retrain.evaluation.guards` that has its rows.
+    """Decide on a promotion: `compare` on the newest events, then every guard whose rows are given.
 
-    ``before`` is a slice from before the drift, ``regression`` the user's frozen rows; what is not given is not
-    checked. Every guard that speaks of chance refuses an equal challenger in at most (1 - ``confidence``) / 2 of all
-    cases, the chance that `compare` has of letting one through by its accuracy.
+    Every guard that tests for chance refuses an equal challenger in at most (1 - ``confidence``) / 2 of all cases.
+    `compare` accepts an equal challenger by its accuracy equally often.
+
+    Args:
+        newest: Newest labelled events, which neither model learnt.
+        limits: Limits of the guards.
+        before: Events from before the drift. `None` leaves out the guard against forgetting.
+        regression: The user's frozen rows. `None` leaves out the regression set.
+        latency: Latency of both models. `None` leaves out the guard on latency.
+        confidence: Two-sided level of the bootstrap intervals.
+        seed: Seed of the resampling.
+        refresh: True if the challenger is the champion's recipe on more of the same concept.
     """
     limits = limits or GateLimits()
     verdict = compare(
@@ -154,14 +114,82 @@ def judge(
     )
 
 
+def compare(
+    truth: Sequence[str],
+    champion: Predictions,
+    challenger: Predictions,
+    *,
+    confidence: float = 0.9,
+    seed: int = 7,
+    weights: Values | None = None,
+    refresh: bool = False,
+) -> Verdict:
+    """Compare two models' predictions of the same n events by a paired bootstrap (Efron and Tibshirani, 1993).
+
+    The challenger wins if the interval of its gain in accuracy lies above zero. It also wins if it is at least as
+    accurate and the interval of its gain in Brier score (Brier, 1950) lies above zero. On the few dozen events after a
+    drift, the accuracy alone seldom separates two models.
+
+    A refresh is the champion's own recipe fitted on more of the same concept. More data is expected to help by a little
+    each time, too little to be shown on the rows available. So the burden of proof is reversed: a refresh wins unless
+    it is worse beyond chance, by its accuracy or its Brier score.
+
+    Args:
+        truth: True labels, shape (n,).
+        champion: Predictions of the champion.
+        challenger: Predictions of the challenger.
+        confidence: Two-sided level of both percentile intervals.
+        seed: Seed of the resampling.
+        weights: Weight of each label, shape (n,). `None` weighs all labels alike.
+        refresh: True if the challenger is a refresh.
+
+    Raises:
+        ValueError: There are no events, the parts differ in length, or a weight is negative or all are zero.
+    """
+    rows = Slice(truth, champion, challenger, weights=weights)
+    old, new = correct(truth, champion), correct(truth, challenger)
+    low, high = bootstrap_interval(new - old, confidence, seed, weights)
+    gained = brier(truth, champion) - brier(truth, challenger)
+    brier_low, brier_high = bootstrap_interval(gained, confidence, seed, weights)
+    was, now, brier_gain = (float(np.average(values, weights=rows.row_weights)) for values in (old, new, gained))
+    difference = float(np.average(new - old, weights=rows.row_weights))
+    better = low > 0 or (difference >= 0 and brier_low > 0)
+    decision = "better" if better else "not better beyond chance"
+    if better and not low > 0:
+        decision = f"better by a Brier score of {-brier_gain:+.3f}"
+    if refresh and not better:
+        better = high >= 0 and brier_high >= 0
+        decision = "a refresh, not worse beyond chance" if better else "a refresh, worse beyond chance"
+    return Verdict(
+        better=better,
+        reason=f"{decision}: accuracy {now:.3f} against {was:.3f} on the newest {len(truth)} events",
+        champion_accuracy=was,
+        challenger_accuracy=now,
+        low=low,
+        high=high,
+        brier_low=brier_low,
+        brier_high=brier_high,
+        rows=len(truth),
+        brier_gain=brier_gain,
+        refresh=refresh,
+    )
+
+
 def _reason(verdict: Verdict, checks: Sequence[Check]) -> str:
-    against = "; ".join(f"{check.name}: {check.words}" for check in checks if not check.passed)
-    if not against:
-        excused = "".join(f"; {check.name}: {check.words}" for check in checks if check.excused)
-        return verdict.reason + excused
-    if not verdict.better:
-        return f"{verdict.reason}; besides, {against}"
-    return f"refused by a guard: {against}; though {verdict.reason}"
+    """Return the decision as one sentence; the checks themselves have the details."""
+    failed = [check for check in checks if not check.passed]
+    excused = [check.name for check in checks if check.excused]
+    if failed and not verdict.better:
+        return f"{verdict.reason}, and {_count(len(failed), 'guard')} failed"
+    if len(failed) > 1:
+        return f"refused by {len(failed)} guards: {', '.join(check.name for check in failed)}"
+    if failed:
+        return f"refused by a guard: {failed[0].name}, {failed[0].words}"
+    return f"{verdict.reason}, {' and '.join(excused)} excused" if excused else verdict.reason
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _rounded(value: Any) -> Any:

@@ -68,7 +68,9 @@ def test_a_slow_candidate_is_decided_on_by_the_live_events_that_it_answers_in_sh
         assert registry.champion() == "1" and registry.tags("2")["verdict"] == "rejected"
         return
     promoted = last(world, "promoted")
-    assert "in shadow, the challenger is better after" in promoted.reason
+    assert promoted.scores["shadow"]["verdict"] == "challenger" and promoted.scores["shadow"]["events"] > 0
+    metrics = registry.client.get_run(registry.versions()[-1].run_id).data.metrics
+    assert metrics["shadow_accuracy_gain"] == promoted.scores["shadow"]["accuracy_gain"] > 0
     assert registry.champion() == promoted.version == "2" == world.read(MODEL_UPDATES)[-1].version
     assert registry.tags("2")["last_offset"] == "199", "the events in shadow are no part of what it learnt"
 
@@ -90,7 +92,7 @@ def test_a_promotion_that_turns_out_worse_is_rolled_back(world: StreamHarness, l
         return
     world.until(lambda: any(message.state == "rolled-back" for message in diary(world)), 90)
     told = last(world, "rolled-back")
-    assert "its predecessor 1 is better after" in told.reason
+    assert "its predecessor 1 is better after" in told.reason and told.scores["shadow"]["verdict"] == "challenger"
     update = world.read(MODEL_UPDATES)[-1]
     assert (update.action, update.version) == ("rollback", told.version) and registry.champion() == told.version
     assert registry.tags(told.version)["restores"] == "1" and registry.tags("2")["verdict"] == "rolled-back"

@@ -175,15 +175,49 @@ def test_every_guard_can_refuse(limits: GateLimits, more: dict[str, object], nam
     assert judge(newest, limits=limits).better is (name != "minimum gain")
 
 
-def test_wanted_forgetting_is_told_in_the_reason() -> None:
+def test_wanted_forgetting_is_told_in_the_reason_and_explained_by_its_check() -> None:
     newest = rows(mostly(1, 200, 0.3), mostly(2, 200, 0.85))
     verdict = judge(newest, before=rows(mostly(8, 200, 0.8), mostly(9, 200, 0.4)))
-    assert verdict.better and verdict.reason.startswith("better") and "no longer holds" in verdict.reason
+    assert verdict.better and verdict.reason.startswith("better") and verdict.reason.endswith(", forgetting excused")
+    assert ["no longer holds" in check.words for check in verdict.checks if check.excused] == [True]
 
 
 def test_what_is_not_better_stays_so_whatever_the_guards_say() -> None:
     verdict = judge(rows(mostly(1, 60, 0.7), mostly(2, 60, 0.7)))
     assert not verdict.better and verdict.reason.startswith("not better beyond chance")
+
+
+def test_reasons_are_short_and_their_figures_are_fields() -> None:
+    truth = ["right"] * 100
+    old, worse = said(["right"] * 60 + ["wrong"] * 40), said(["wrong"] * 30 + ["right"] * 70, 0.99)
+    modest, surer = (said(["right"] * 80 + ["wrong"] * 20, sure) for sure in (0.55, 0.7))
+    bold = said(["right"] * 30 + ["wrong"] * 20 + ["right"] * 45 + ["wrong"] * 5, 0.99)
+    uneven = said(["right"] * 50 + ["wrong"] * 40 + ["right"] * 10)
+    harmed = rows(mostly(1, 200, 0.6), ["right"] * 200, segments=["x", "y"] * 100)
+    verdicts = {
+        "better: ": compare(truth, old, said(["right"] * 90 + ["wrong"] * 10)),
+        "better by a Brier score of -0.": compare(truth, modest, surer),
+        "not better beyond chance: ": compare(truth, old, old),
+        "a refresh, not worse beyond chance: ": compare(truth, old, old, refresh=True),
+        "a refresh, worse beyond chance: ": compare(truth, worse, said(["wrong"] * 100), refresh=True),
+        "refused by 2 guards: calibration, segment accuracy": judge(
+            Slice(truth, uneven, bold, segments=["x"] * 50 + ["y"] * 50)
+        ),
+        "refused by a guard: latency, 900.00 ms per event": judge(
+            rows(mostly(1, 200, 0.6), mostly(2, 200, 0.85)), latency=Latency(5.0, 900.0)
+        ),
+    }
+    for beginning, verdict in verdicts.items():
+        assert verdict.reason.startswith(beginning), verdict.reason
+        assert len(verdict.reason.split()) <= 20 and ";" not in verdict.reason
+    for check in (check for verdict in (*verdicts.values(), judge(harmed)) for check in verdict.checks):
+        assert len(check.words.split()) <= 20, check.words
+        assert check.limit is not None or check.name == "annotators"
+    better = verdicts["better: "]
+    assert "accuracy 0.900 against 0.600 on the newest 100 events" in better.reason
+    assert (better.challenger_accuracy, better.champion_accuracy, better.rows) == pytest.approx((0.9, 0.6, 100))
+    assert better.brier_low < better.brier_gain < better.brier_high and not better.refresh
+    assert verdicts["a refresh, not worse beyond chance: "].refresh
 
 
 def test_the_same_seed_gives_the_same_verdict_as_plain_data() -> None:

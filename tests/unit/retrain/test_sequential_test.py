@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -88,7 +89,7 @@ def test_a_gain_below_the_minimum_is_no_reason_to_promote() -> None:
 def test_a_decision_stands() -> None:
     test = PairedTest(0.05)
     play(test, [1.0] * 30)
-    assert test.verdict == "challenger" and "the challenger is better" in test.summary()
+    assert test.verdict == "challenger"
     for _ in range(200):
         test.update(1.0, 0.0)
     assert test.verdict == "challenger" and test.gain < 0
@@ -97,7 +98,7 @@ def test_a_decision_stands() -> None:
 def test_no_evidence_from_models_that_always_agree() -> None:
     test = PairedTest(0.05)
     assert play(test, [0.0] * 500) is None
-    assert test.evidence == pytest.approx((1.0, 1.0)) and "undecided" in test.summary()
+    assert test.evidence == pytest.approx((1.0, 1.0)) and test.verdict == "undecided"
 
 
 @pytest.mark.parametrize(("alpha", "gain"), [(0.0, 0.0), (1.0, 0.0), (0.05, 1.0)])
@@ -122,10 +123,29 @@ def test_probabilities_decide_where_right_and_wrong_cannot() -> None:
     for _ in range(150):
         test.update("a", mass(0.55), mass(0.9))
     assert test.verdict == "challenger" and test.accuracy.verdict == "undecided"
+    assert (
+        test.summary()
+        == "the challenger is better after 150 events: accuracy of the challenger +0.000, Brier score -0.385"
+    )
     back = ShadowTest(0.05)
     for _ in range(150):
         back.update("a", mass(0.9), mass(0.55))
-    assert back.verdict == "champion" and "Brier score +0.3" in back.summary("the predecessor")
+    assert back.verdict == "champion" and back.summary("the predecessor").startswith("the predecessor is better after")
+    assert "Brier score +0.3" in back.summary("the predecessor")
+
+
+def test_the_result_is_plain_data_with_the_intervals_of_both_tests() -> None:
+    test = ShadowTest(0.05)
+    assert test.summary().startswith("undecided after 0 events")
+    for number in range(40):
+        test.update("a", mass(0.4), mass(0.9 if number % 4 else 0.3))
+    plain = test.as_json()
+    assert plain == msgspec.json.decode(msgspec.json.encode(plain))
+    assert (plain["verdict"], plain["events"]) == ("challenger", 40)
+    for name, paired in (("accuracy", test.accuracy), ("brier", test.brier)):
+        assert plain[f"{name}_gain"] == pytest.approx(paired.gain, abs=1e-4)
+        assert (plain[f"{name}_low"], plain[f"{name}_high"]) == pytest.approx(paired.interval, abs=1e-4)
+        assert plain[f"{name}_low"] < plain[f"{name}_gain"] < plain[f"{name}_high"]
 
 
 def test_better_probabilities_do_not_excuse_a_lower_accuracy() -> None:
