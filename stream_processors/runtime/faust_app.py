@@ -29,7 +29,7 @@ IDLE_FETCH = (1, 1500)
 """`(fetch.min.bytes, fetch.max.wait.ms)` while the topics are idle: Faust's defaults."""
 
 
-def make_app(role: str, settings: Settings, member: str, batch: int, within: float) -> faust.App:
+def make_app(role: str, settings: Settings, member: str, batch: int, max_wait: float) -> faust.App:
     """Return an app in the consumer group of a role.
 
     Args:
@@ -37,11 +37,11 @@ def make_app(role: str, settings: Settings, member: str, batch: int, within: flo
         settings: Settings of the process.
         member: Name of the static group member.
         batch: Number of messages that the broker gathers for an answer while messages come.
-        within: Maximum seconds that it gathers them.
+        max_wait: Maximum seconds that it gathers them.
     """
     return _App(
         settings,
-        (batch * MESSAGE_BYTES, round(1000 * within)),
+        (batch * MESSAGE_BYTES, round(1000 * max_wait)),
         clients.group_id(role, settings),
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
         broker_credentials=_credentials(settings.security),

@@ -76,7 +76,7 @@ def run(
     *,
     member: str,
     batch: int,
-    within: float,
+    max_wait: float,
 ) -> None:
     """Read the topics in the consumer group of a role until SIGTERM or SIGINT, then leave the group and return.
 
@@ -90,13 +90,13 @@ def run(
         handler: Work to do with each batch.
         member: Name of the static group member; ``{host}`` stands for the machine's name.
         batch: Maximum number of messages in a batch.
-        within: Maximum seconds that the broker gathers messages while they come.
+        max_wait: Maximum seconds that the broker gathers messages while they come.
 
     Raises:
         DriftloopError: Faust ended with an error.
     """
     member = member.replace("{host}", socket.gethostname())
-    app = make_app(role, settings, member, batch, within)
+    app = make_app(role, settings, member, batch, max_wait)
     with LivenessMonitor(role, settings, app.conf.id, _exit_stalled) as liveness:
         names = [name(settings, topic) for topic in topics]
         processor = BatchProcessor(app, settings, handler, OffsetTracker(settings, role, names), liveness, batch)

@@ -1,7 +1,7 @@
-"""The first answer to each event, kept in the store: a redelivered event is answered with what was said before.
+"""First prediction of each event, kept in the online store: a redelivered event gets the same answer again.
 
-A store that was emptied, or came back without its newest writes, has another generation or none. What it should hold
-is then told to it again from the topic, before anything new is answered.
+A store that was flushed, or that came back without its newest writes, has another generation or none. Its content is
+then rebuilt from the topic before any new event is answered.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from driftloop.core.topics import PREDICTIONS, name
 
 log = logging.getLogger(__name__)
 
-LOCK = 60
-"""Seconds after which another process may tell the store what it forgot; renewed while one does."""
+LOCK_SECONDS = 60
+"""Seconds after which another process may rebuild the store; the process that rebuilds it renews the lock."""
 
 
 class PredictionStore:
-    """The predictions in the store of one stream."""
+    """Predictions of one stream in its online store."""
 
     def __init__(self, settings: Settings, store: OnlineStore) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class PredictionStore:
         self._generation = ""
 
     def detect_flush(self) -> bool:
-        """Whether the store has forgotten since this was asked last; it knows its predictions again afterwards."""
+        """Return True if the store was flushed since the previous call; its predictions are then rebuilt."""
         now = self._store.generation() or self._rebuild()
         changed, self._generation = now != self._generation, now
         return changed
@@ -44,46 +44,52 @@ class PredictionStore:
         encoder: str,
         traces: Mapping[str, bytes] = NO_TRACES,
     ) -> dict[str, bytes]:
-        """Store encoded predictions by event id; those that count: the first for each event, be it this one or not.
+        """Store predictions if absent; return the stored prediction of each event, which is the first.
 
-        ``embeddings``, each of shape (d,) where there is one, are those of the texts by the encoder of that digest;
-        ``traces`` are kept with the predictions, as in `driftloop.core.online_store.OnlineStore.put_predictions`.
+        Args:
+            bodies: Encoded predictions by event id.
+            embeddings: Embeddings of the texts by event id, each of shape (d,) or `None`.
+            encoder: Digest of the encoder that made the embeddings.
+            traces: Trace contexts by event id, kept with the predictions; see `OnlineStore.put_predictions`.
         """
         while True:
             first = self._store.put_predictions(bodies, embeddings, encoder, traces)
-            fresh = [event_id for event_id, new in zip(bodies, first, strict=True) if new]
+            added = [event_id for event_id, new in zip(bodies, first, strict=True) if new]
             if self._store.generation() == self._generation:
                 break
-            self._store.drop_predictions(fresh)  # they may not be the first: the store had forgotten those
+            self._store.drop_predictions(added)  # the flushed store may have held earlier ones
             self.detect_flush()
-        repeated = [event_id for event_id in bodies if event_id not in set(fresh)]
-        said = dict(zip(repeated, self._store.predictions(repeated), strict=True))
-        return {event_id: said.get(event_id) or body for event_id, body in bodies.items()}
+        repeated = [event_id for event_id in bodies if event_id not in set(added)]
+        stored = dict(zip(repeated, self._store.predictions(repeated), strict=True))
+        return {event_id: stored.get(event_id) or body for event_id, body in bodies.items()}
 
     def confirm(self, bodies: Mapping[str, bytes]) -> None:
-        """The broker has them: where the store forgot meanwhile, whoever told it again may not have seen them yet."""
+        """Store predictions again if the store was flushed before the broker acknowledged them.
+
+        The process that rebuilt the store may not have found them on the topic.
+        """
         if self.detect_flush():
             self._store.put_predictions(bodies)
 
     def _rebuild(self) -> str:
-        """Store what lies on the topic; the generation of the store that begins with it."""
+        """Store the predictions that are on the topic; return the store's new generation."""
         store, topic = self._store, name(self._settings, PREDICTIONS)
-        with store.client.lock(store.key("lock", "answers"), timeout=LOCK) as lock:
-            there = store.generation()
-            if there is not None:
-                return there
+        with store.client.lock(store.key("lock", "answers"), timeout=LOCK_SECONDS) as lock:
+            existing = store.generation()
+            if existing is not None:
+                return existing
             start = clients.offsets_since(self._settings, topic, time.time() - self._settings.keep_hours * 3600)
-            told = 0
-            for part in clients.records(self._settings, topic, start):
+            rebuilt = 0
+            for records in clients.records(self._settings, topic, start):
                 bodies: dict[str, bytes] = {}
-                for record in part:
+                for record in records:
                     try:
                         bodies.setdefault(decode(Prediction, record.value or b"").event_id, record.value)
                     except ValueError:
                         continue
                 store.put_predictions(bodies)
-                told += len(bodies)
-                lock.extend(LOCK, replace_ttl=True)
-            if told:
-                log.warning("the store had forgotten this stream: %d predictions were told to it again", told)
-            return store.begin_generation()
+                rebuilt += len(bodies)
+                lock.extend(LOCK_SECONDS, replace_ttl=True)
+            if rebuilt:
+                log.warning("the store had lost this stream: %d predictions were rebuilt from the topic", rebuilt)
+            return store.new_generation()
