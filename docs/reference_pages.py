@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from driftloop.cli import parser
+from driftloop.cli import arguments, parser
 from driftloop.cli.diagnostics import list_settings
 from driftloop.core import field_docs, topics
 from driftloop.core.kafka import asyncapi
@@ -86,22 +85,13 @@ def pages() -> dict[str, str]:
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
-    yield "What `driftloop VERB --help` says of each verb. All of them share what stands at the end.\n"
-    for name, verb in verbs().items():
-        shared = (parser.SETTINGS, parser.EXIT_CODES)
+    yield "The help page of each verb, as `driftloop VERB --help` prints it. All verbs share the last section.\n"
+    for name, verb in parser.verbs().items():
         text = verb.format_help()
-        for part in shared:
-            text = text.replace(part.strip("\n"), "")
+        for shared in (arguments.SETTINGS, arguments.EXIT_CODES):
+            text = text.replace(shared.strip("\n"), "")
         yield f"## {name}\n\n````text\n{text.strip()}\n````\n"
-    yield f"## All of them\n\n````text\n{parser.SETTINGS.strip()}\n\n{parser.EXIT_CODES.strip()}\n````\n"
-
-
-def verbs() -> Mapping[str, argparse.ArgumentParser]:
-    """The parser of each verb."""
-    for action in parser.build()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return action.choices
-    raise LookupError("the command line has no verbs")
+    yield f"## All verbs\n\n````text\n{arguments.SETTINGS.strip()}\n\n{arguments.EXIT_CODES.strip()}\n````\n"
 
 
 def _settings() -> Iterator[str]:

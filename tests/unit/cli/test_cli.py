@@ -286,7 +286,7 @@ def test_the_settings_are_listed_with_their_meaning_and_without_secrets(
     code, out, err = said(capsys, "doctor", "--settings")
     assert (code, err) == (0, "") and "tiger" not in out
     assert all(f"{name}=" in out for name in settings.environment(Settings()))
-    assert "DRIFTLOOP_SCORER__BATCH=64\n    Most events scored together.\n" in out
+    assert "DRIFTLOOP_SCORER__BATCH=64\n    Maximum number of events in a batch.\n" in out
 
 
 def test_the_doctor_ends_with_1_where_something_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,7 +162,7 @@ def test_the_list_of_settings_has_every_variable_with_its_value_default_and_mean
     assert (stream.value, stream.default) == ("tweets", "default")
     assert stream.about.startswith("Stream id: the key of alerts")
     assert shown["DRIFTLOOP_RETRAIN__CANDIDATES"].value == '["linear"]'
-    assert shown["DRIFTLOOP_SCORER__BATCH"].about == "Most events scored together."
+    assert shown["DRIFTLOOP_SCORER__BATCH"].about == "Maximum number of events in a batch."
     assert shown["DRIFTLOOP_MODEL__MAX_TOKENS"].about == "", "it has no docstring, and must not get another's"
 
 
