@@ -30,7 +30,7 @@ from driftloop.core.topics import (
 )
 from serving.audit.audit import audit
 from serving.live.loop_follower import LoopFollower
-from stream_processors.scoring.scorer import AHEAD
+from stream_processors.scoring.scorer import MAX_CLOCK_LEAD
 from tests.hostile import FULL, bodies, collected, count
 from tests.integration.conftest import StreamHarness
 from tests.unit.serving.test_views import made
@@ -87,7 +87,7 @@ def by_hand() -> list[bytes | None]:
         {"event_id": "t4", "text": "😀" * 5_000}, {"event_id": "t5", "text": "\u202e\u2066" * 99},
         {"event_id": "t6", "text": "\x00" * 5000}, {"event_id": "t7", "text": "\u0301" * 9_000},
         {"event_id": "o1", "occurred_at": 1e308}, {"event_id": "o2", "occurred_at": -1e308},
-        {"event_id": "o3", "occurred_at": time.time() + 2 * AHEAD}, {"event_id": "o4", "occurred_at": -62e9},
+        {"event_id": "o3", "occurred_at": time.time() + 2 * MAX_CLOCK_LEAD}, {"event_id": "o4", "occurred_at": -62e9},
         {"event_id": "p1", "position": 2**53 - 1}, {"event_id": "p2", "position": 2**53},
         {"event_id": "twice"}, {"event_id": "twice"}, {"event_id": "twice", "text": "awful"},
     ]  # fmt: skip
@@ -163,7 +163,7 @@ def scored(world: StreamHarness, body: bytes | None) -> bool:
     return (
         event is not None
         and len(body or b"") <= world.settings.scorer.max_bytes
-        and event.occurred_at < time.time() + AHEAD
+        and event.occurred_at < time.time() + MAX_CLOCK_LEAD
     )
 
 
