@@ -153,8 +153,8 @@ def no_recall() -> None:
     answers: Any = import_module("stream_processors.scoring.prediction_store").PredictionStore
     monitor: Any = import_module("stream_processors.monitoring.monitor")
     patch(answers, "_rebuild", lambda self: self._store.new_generation())
-    patch(monitor, "find_joins", lambda *arguments: 0)
-    patch(monitor, "learn_again", lambda *arguments: None)
+    patch(monitor, "rebuild_joins", lambda *arguments: 0)
+    patch(monitor, "rebuild_detectors", lambda *arguments: None)
 
 
 def stalls() -> None:

@@ -1,4 +1,4 @@
-"""Predictions meet their labels, whichever comes first."""
+"""Join of predictions with their labels, in any order of arrival."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ M = TypeVar("M", bound=Message)
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """What a batch of predictions and labels amounts to."""
+    """Result of joining a batch of predictions and labels."""
 
     outcomes: list[Outcome]
     parked: dict[str, bytes]
-    """Labels whose prediction is not there yet."""
+    """Encoded labels by event id, whose prediction has not come yet."""
     unparked: list[str]
-    """Event ids whose parked label has been used."""
+    """Ids of events whose parked label has been used."""
 
 
 def join(store: OnlineStore, predictions: dict[str, Prediction], labels: dict[str, Label]) -> Joined:
-    """Join a batch with itself and with what the store holds; an event that is joined already is not joined again.
+    """Join a batch with itself and with the content of the store. An event is joined only once.
 
-    The scorer stores a prediction before it publishes it, so a label that finds none in the store can be parked:
-    the prediction's message is still to come.
+    The scorer stores a prediction before it publishes it. A label without a prediction in the store can therefore be
+    parked: the prediction's message is still to come.
+
+    Args:
+        store: Online store of the stream.
+        predictions: Predictions of the batch, by event id.
+        labels: Labels of the batch, by event id.
     """
     done = store.joined([*labels, *predictions])
     wanted = [event_id for event_id in labels if event_id not in done and event_id not in predictions]
@@ -50,7 +55,7 @@ def join(store: OnlineStore, predictions: dict[str, Prediction], labels: dict[st
 
 
 def _read(kind: type[M], event_ids: Sequence[str], bodies: Sequence[bytes | None]) -> dict[str, M]:
-    """What the store holds, by event id. What this version cannot read is as if it were not there."""
+    """Decode messages from the store, by event id; leave out those that this version cannot read."""
     found = {}
     for event_id, body in zip(event_ids, bodies, strict=True):
         with suppress(ValueError):
@@ -60,7 +65,7 @@ def _read(kind: type[M], event_ids: Sequence[str], bodies: Sequence[bytes | None
 
 
 def outcome(prediction: Prediction, label: Label) -> Outcome:
-    """A prediction and its label as one line of the training log."""
+    """Return a prediction and its label as one line of the training log."""
     return Outcome(
         event_id=prediction.event_id,
         text=prediction.text,

@@ -1,7 +1,8 @@
-"""What a monitor knows, found again on the topics where the store has forgotten it.
+"""Recovery of the monitor's state from the topics, for a store that has lost it.
 
-Outcomes say which events are joined, labels without an outcome still wait for their prediction, and detectors learn
-what is usual from the newest of both. Nothing is published: what was said before lies on the topics.
+Outcomes show which events are joined. Labels without an outcome still wait for their prediction. The detectors learn
+their references from the newest predictions and outcomes. No message is published, because the earlier ones are still
+on the topics.
 """
 
 from __future__ import annotations
@@ -22,29 +23,42 @@ from stream_processors.drift.drift_monitor import DriftMonitor
 log = logging.getLogger(__name__)
 
 NEWEST = 20_000
-"""Outcomes, and predictions, that the detectors learn from again: several times what they keep."""
+"""Number of outcomes, and of predictions, that the detectors learn from: several times the number that they keep."""
 
 Offsets = Mapping[TopicPartition, int]
 
 
-def find_joins(settings: Settings, store: OnlineStore, seen: Offsets) -> int:
-    """Tell the store again which events are joined, and which labels of those ``seen`` wait; the number of outcomes."""
+def rebuild_joins(settings: Settings, store: OnlineStore, seen: Offsets) -> int:
+    """Store which events are joined, and which labels wait for a prediction; return the number of joined events.
+
+    Args:
+        settings: Settings of the stream.
+        store: Store to write to.
+        seen: Next offset by partition that the monitor has not seen; labels from there on are left out.
+    """
     joined = 0
-    for part in clients.records(settings, name(settings, OUTCOMES)):
-        joined += store.mark_joined({one.event_id for one, _ in _decoded(Outcome, part)})
-    for part in clients.records(settings, name(settings, LABELS), ends=seen):
+    for records in clients.records(settings, name(settings, OUTCOMES)):
+        joined += store.mark_joined({outcome.event_id for outcome, _ in _decoded(Outcome, records)})
+    for records in clients.records(settings, name(settings, LABELS), ends=seen):
         labels: dict[str, bytes] = {}
-        for one, record in _decoded(Label, part):
-            labels.setdefault(one.event_id, record.value)
+        for label, record in _decoded(Label, records):
+            labels.setdefault(label.event_id, record.value)
         done = store.joined(list(labels))
         store.park_labels({event_id: body for event_id, body in labels.items() if event_id not in done})
     return joined
 
 
-def learn_again(settings: Settings, watch: DriftMonitor, seen: Offsets, joined: int) -> None:
-    """Give a new watch the newest predictions of those ``seen``, and the newest outcomes, in the order of their time.
+def rebuild_detectors(settings: Settings, detection: DriftMonitor, seen: Offsets, joined: int) -> None:
+    """Give new detectors the newest predictions and outcomes, in the order of their time.
 
-    What it would declare has been declared. Embeddings are not to be had again: their signal begins anew.
+    Their alerts are dropped, because they were published before. Embeddings cannot be recovered, so their signal begins
+    anew.
+
+    Args:
+        settings: Settings of the stream.
+        detection: Detectors without a state.
+        seen: Next offset by partition that the monitor has not seen; predictions from there on are left out.
+        joined: Number of joined events.
     """
     moments: list[tuple[float, int, Message, int]] = []
     for outcome, record in _newest(settings, OUTCOMES, None):
@@ -53,30 +67,31 @@ def learn_again(settings: Settings, watch: DriftMonitor, seen: Offsets, joined: 
         moments.append((prediction.predicted_at, 0, prediction, record.offset))
     for _, _, message, offset in sorted(moments, key=lambda moment: (moment[0], moment[1])):
         if isinstance(message, Outcome):
-            watch.labelled(message, offset)
+            detection.labelled(message, offset)
         elif isinstance(message, Prediction):
-            watch.predicted(message)
-    watch.outcomes = joined
+            detection.predicted(message)
+    detection.outcomes = joined
     if joined:
-        log.warning("the monitor's state was not in the store: learnt again from %d messages", len(moments))
+        log.warning("the monitor's state was not in the store: it was rebuilt from %d messages", len(moments))
 
 
 def _newest(settings: Settings, topic: Topic, seen: Offsets | None) -> list[tuple[Any, Any]]:
+    """Return the newest messages of a topic with their records, the first for each event."""
     full = name(settings, topic)
-    ends = clients.ends(settings, full) if seen is None else seen
-    mine = {tp.partition: end for tp, end in ends.items() if tp.topic == full}
-    start = {partition: max(0, end - NEWEST // len(mine)) for partition, end in mine.items()}
+    ends = clients.partition_ends(settings, full) if seen is None else seen
+    partition_ends = {tp.partition: end for tp, end in ends.items() if tp.topic == full}
+    start = {partition: max(0, end - NEWEST // len(partition_ends)) for partition, end in partition_ends.items()}
     first: dict[str, tuple[Any, Any]] = {}
-    for part in clients.records(settings, full, start, ends):
-        for one, record in _decoded(topic.message, part):
-            first.setdefault(one.event_id, (one, record))
+    for records in clients.records(settings, full, start, ends):
+        for message, record in _decoded(topic.message, records):
+            first.setdefault(message.event_id, (message, record))
     return list(first.values())
 
 
-def _decoded(kind: type[Message], part: list[Any]) -> list[tuple[Any, Any]]:
-    """The messages among the records, each with its own."""
+def _decoded(kind: type[Message], records: list[Any]) -> list[tuple[Any, Any]]:
+    """Return the messages that can be decoded, each with its record."""
     found = []
-    for record in part:
+    for record in records:
         try:
             found.append((decode(kind, record.value or b""), record))
         except ValueError:

@@ -9,7 +9,7 @@ import pytest
 
 from driftloop.core.settings import Settings
 from stream_processors.drift.row_buffer import BufferDelta, RowBuffer
-from stream_processors.monitoring.monitor import PARTS, Monitor
+from stream_processors.monitoring.monitor import MAX_DELTAS, Monitor
 from tests.unit.stream_processors.test_fused_detector import Stream
 
 
@@ -53,7 +53,7 @@ def monitor(store: Stored) -> Monitor:
 def fed(store: Stored, batches: int) -> tuple[Monitor, Stream]:
     """A monitor that has seen a stream, and stored its state after each ten events."""
     made, stream = monitor(store), Stream()
-    stream.watch = made._watch
+    stream.watch = made._detection
     for _ in range(batches):
         stream.play(10)
         made._save()
@@ -62,11 +62,11 @@ def fed(store: Stored, batches: int) -> tuple[Monitor, Stream]:
 
 def test_the_state_and_the_parts_beside_it_are_taken_over() -> None:
     store = Stored()
-    made, _ = fed(store, PARTS + 10)
+    made, _ = fed(store, MAX_DELTAS + 10)
     assert store.anew == 2 and len(store.rows) == 10, "from time to time all is stored anew"
     other = monitor(store)
-    assert store.saved is not None and other._take_over(store.saved, store.rows)
-    assert other._watch.rows() == made._watch.rows() and other._watch.levels == made._watch.levels
+    assert store.saved is not None and other._restore(store.saved, store.rows)
+    assert other._detection.rows() == made._detection.rows() and other._detection.levels == made._detection.levels
     other._save()
     assert store.anew == 3 and len(store.rows) == 1, "a process stores all at its beginning"
 
@@ -87,6 +87,6 @@ def test_observations_that_are_not_its_own_are_not_taken_over(harm: str, caplog:
             rows[3] = rows[3].replace(b"word", b"w0rd", 1)
     assert rows != store.rows
     other = monitor(store)
-    assert store.saved is not None and not other._take_over(store.saved, rows)
+    assert store.saved is not None and not other._restore(store.saved, rows)
     assert "its observations are not those that it has seen" in caplog.text
-    assert other._watch.outcomes == 0, "it begins anew"
+    assert other._detection.outcomes == 0, "it begins anew"
