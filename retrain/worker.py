@@ -100,7 +100,7 @@ class Worker:
             self._train_first_champion(folder / "first")
             self._fork_server_due = time.monotonic() + SCORER_FIRST
         else:
-            sandbox.prepare()
+            sandbox.start_fork_server()
         if self._stopped():
             return not once
         tools = self._make_tools(folder)
@@ -169,7 +169,7 @@ class Worker:
     def _prepare_fork_server(self) -> None:
         """Let the fork server load its libraries once the scorer has had time to load the first model."""
         if time.monotonic() >= self._fork_server_due:
-            sandbox.prepare()
+            sandbox.start_fork_server()
             self._fork_server_due = math.inf
 
     def _fail_interrupted_retrainings(self) -> None:

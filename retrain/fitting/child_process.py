@@ -1,4 +1,4 @@
-"""The child's side of the sandbox: fits or rescues as ordered, and answers through a pipe."""
+"""Child process of the sandbox: fits or rescues a candidate, and answers through a pipe."""
 
 from __future__ import annotations
 
@@ -20,63 +20,70 @@ from retrain.candidates.base import Task
 from retrain.training_window import TrainingWindow
 
 NICENESS = 10
-"""Of every child: events come first."""
+"""Niceness of every child; the scorer has priority."""
 
 Progress = Callable[[str], None]
+"""Called with each progress message of a candidate."""
 
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What a child is to do."""
+    """Request to a child process."""
 
     verb: Literal["fit", "rescue"]
     name: str
     folder: Path
-    """Has `window`; gets `bundle`, whole or not at all, and a log."""
+    """Folder with `window`. The child adds `bundle`, complete or absent, and a log."""
     task: Task
 
 
-def main(order: FitRequest, pipe: Connection) -> NoReturn:
-    """Do as ordered, tell the progress and then the answer through ``pipe`` as JSON objects, and end this process."""
+def main(request: FitRequest, pipe: Connection) -> NoReturn:
+    """Execute a request, and end this process.
+
+    Args:
+        request: The request.
+        pipe: Connection for JSON objects: progress messages, and at last the answer.
+    """
     if hasattr(os, "setsid"):
         os.setsid()
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICENESS)
     _die_with_parent(pipe)
-    if order.task.device == "cpu":  # torch's optimizers take hold of a GPU that they see, also for weights on the CPU
+    if request.task.device == "cpu":  # torch's optimizers use a visible GPU also for weights on the CPU
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    log = os.open(order.folder / f"{order.verb}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(request.folder / f"{request.verb}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     os.dup2(log, 1)
 
-    def say(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         pipe.send_bytes(json.dumps(message).encode())
 
-    answer = _work(order, lambda text: say({"progress": text}))
-    say(answer)
+    answer = _execute(request, lambda text: send({"progress": text}))
+    send(answer)
     sys.stderr.flush()
     os._exit(0 if answer["ok"] else 1)  # thread pools of the libraries can take seconds to end
 
 
-def _work(order: FitRequest, progress: Progress) -> dict[str, Any]:
+def _execute(request: FitRequest, progress: Progress) -> dict[str, Any]:
+    """Fit or rescue, and return the answer: `ok`, and for a failure `reason` and `refused`."""
     from driftloop.core.errors import DriftloopError
     from retrain.candidates import catalogue
     from retrain.candidates.base import CannotFit, Interrupted
 
-    unfinished = order.folder / "unfinished"
+    unfinished = request.folder / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        candidate = catalogue.find(order.name)
-        if not candidate.quick:  # nobody waits for it, and a quick one of another retraining is waited for
+        candidate = catalogue.find(request.name)
+        if not candidate.quick:  # the worker waits for quick candidates only
             _lower_priority()
         if hasattr(candidate, "progress"):
             candidate.progress = progress
-        window = TrainingWindow.load(order.folder / "window")
-        if order.verb == "fit":
-            candidate.fit(window, order.task, unfinished)
-        elif not candidate.rescue(window, order.task, unfinished):
+        window = TrainingWindow.load(request.folder / "window")
+        if request.verb == "fit":
+            candidate.fit(window, request.task, unfinished)
+        elif not candidate.rescue(window, request.task, unfinished):
             return {"ok": False, "reason": "there was nothing to rescue", "refused": True}
-        unfinished.rename(order.folder / "bundle")  # a bundle is whole or not there
+        unfinished.rename(request.folder / "bundle")  # a bundle is complete or absent
     except (CannotFit, DriftloopError) as error:
         return {"ok": False, "reason": str(error), "refused": True}
     except Interrupted as error:
@@ -85,7 +92,7 @@ def _work(order: FitRequest, progress: Progress) -> dict[str, Any]:
         return {"ok": False, "reason": "it ran out of memory"}
     except OSError as error:
         return {"ok": False, "reason": f"it could not read or write a file: {error}"}
-    except Exception as error:  # a candidate's own fault is its reason, and the worker's log has the rest
+    except Exception as error:  # any error of a candidate is its reason; the log has the traceback
         import traceback
 
         traceback.print_exc()
@@ -94,10 +101,10 @@ def _work(order: FitRequest, progress: Progress) -> dict[str, Any]:
 
 
 def _lower_priority() -> None:
-    """Take only the processor time that nobody else wants, this process's session as a whole included.
+    """Lower this process and its session to idle CPU priority.
 
-    Where Linux shares out the processor by sessions, the niceness of a process counts only within its own one; see
-    "The autogroup feature" in sched(7). The kernel takes one such wish in a tenth of a second and refuses others.
+    Where Linux schedules by sessions, the niceness of a process counts only within its own session; see "The autogroup
+    feature" in sched(7). The kernel accepts one change of a session's niceness in a tenth of a second.
     """
     with contextlib.suppress(OSError, AttributeError):
         os.nice(19)
@@ -112,7 +119,7 @@ def _lower_priority() -> None:
 
 
 def _die_with_parent(pipe: Connection) -> None:
-    """End this process's whole group when the other end of ``pipe`` is closed, however the parent ends."""
+    """End this process's whole group when the parent ends, which closes the other end of ``pipe``."""
 
     def end(*_: object) -> None:
         if hasattr(os, "killpg"):

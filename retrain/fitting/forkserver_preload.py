@@ -1,8 +1,11 @@
-"""What the server has loaded that children are forked from, frozen: a collection in a child would copy its pages."""
+"""Modules that the fork server preloads.
+
+The heap is frozen, so that a garbage collection in a child does not copy shared pages.
+"""
 
 import gc
 
 import retrain.candidates.catalogue
-import retrain.candidates.linear  # noqa: F401 - the quick candidate is what is waited for
+import retrain.candidates.linear  # noqa: F401 - the worker waits for this candidate
 
 gc.freeze()

@@ -1,9 +1,9 @@
-"""One fit in a process of its own: whatever it does, the worker goes on and nothing is left running.
+"""Sandbox of a fit: a child process that cannot block or crash the worker, and leaves no process behind.
 
-The child is a session of its own, so that the whole group can be killed when the time is up, and runs niced, so
-that the scorer keeps its cores. It dies with its parent: the end of the pipe between them ends its group. Its order
-travels through a pipe too, so the signing key is never on disk or in argv. Children are forked from a server that has
-the libraries loaded, so that neither the answer to a drift nor the processor is held up by them each time.
+The child leads a session, so that its whole group can be killed when its time is up. It runs niced, so that the scorer
+keeps its cores. It dies with its parent: the end of the pipe between them ends its group. Its request travels through
+the pipe too, so the signing key is never on disk or in argv. Children are forked from a server that has the libraries
+loaded, since loading them takes seconds.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ from retrain.fitting.child_process import FitRequest, Progress, main
 from retrain.training_window import TrainingWindow
 
 GRACE = 10.0
-"""Seconds past its budget that a fit may take before it is killed; a process needs a few to start."""
+"""Seconds beyond its budget after which a fit is killed; a process needs a few to start."""
 RESCUE = 60.0
-"""Seconds that making a bundle of the best so far may take."""
+"""Maximum seconds for a bundle of the best model so far."""
 
 Cancel = Callable[[], str | None]
+"""Returns the reason to cancel a fit, or `None` to continue."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What came of a fit."""
+    """Outcome of a fit."""
 
     bundle: Path | None
-    """A verified bundle, or None."""
+    """Folder of a verified bundle; `None` if the fit has failed."""
     seconds: float
     """Wall-clock seconds of the whole child process."""
     reason: str
-    """Why there is no bundle, or what is special about it; empty when all went well."""
+    """Reason of the failure, or a remark about the bundle; empty if the fit ended as planned."""
     overran: bool
-    """The fit was killed at its hard limit."""
+    """`True` if the fit was killed at its time limit."""
 
 
 def run(
@@ -63,11 +64,22 @@ def run(
     cancel: Cancel | None = None,
     grace: float = GRACE,
 ) -> FitResult:
-    """Fit ``candidate_name`` on ``window`` in a child process, with ``folder`` as its workplace.
+    """Fit a candidate in a child process.
 
-    After ``task.budget.seconds + grace`` seconds the process group is killed, and the candidate may make a bundle
-    of its best so far. ``cancel`` is asked a few times a second; its reason ends the fit, with nothing rescued, or
-    the rescue. Nothing that the child does raises here; `KeyboardInterrupt` ends the child and goes on.
+    After ``task.budget.seconds + grace`` seconds the process group is killed, and the candidate may write a bundle of
+    its best model so far. No error of the child raises here. `KeyboardInterrupt` ends the child and propagates.
+
+    Args:
+        candidate_name: Name of the candidate.
+        window: Labelled events to learn from.
+        task: Budget, lineage and the other inputs of the fit.
+        folder: Folder for the files of the fit.
+        progress: Called with each progress message of the candidate.
+        cancel: Called a few times a second. A reason ends the fit without a bundle, and also ends a rescue.
+        grace: Seconds beyond the budget after which the fit is killed.
+
+    Returns:
+        The outcome, with a verified bundle or the reason of the failure.
     """
     started = time.monotonic()
     try:
@@ -94,15 +106,15 @@ def run(
 
 @dataclass(frozen=True)
 class _ChildExit:
-    """How a child ended."""
+    """Exit of a child process."""
 
     ok: bool
     reason: str = ""
     overran: bool = False
     refused: bool = False
-    """The candidate itself said no: there is nothing to rescue."""
+    """The candidate refused the window, so there is no model to rescue."""
     cancelled: bool = False
-    """Nobody wants it any more."""
+    """The fit was cancelled by the caller."""
 
 
 def _child(
@@ -148,10 +160,10 @@ def _child(
     return _ChildExit(False, _describe(status or 0, folder / f"{verb}.log"))
 
 
-def _start(order: FitRequest, pipe: Connection, retries: int = 2) -> ForkServerProcess:
-    """A child that carries out ``order``; a server that dies at this moment is started again."""
-    prepare()
-    process = _context.Process(target=main, args=(order, pipe))
+def _start(request: FitRequest, pipe: Connection, retries: int = 2) -> ForkServerProcess:
+    """Start a child for ``request``; a fork server that dies at this moment is started again."""
+    start_fork_server()
+    process = _context.Process(target=main, args=(request, pipe))
     try:
         with _lock:
             process.start()
@@ -159,17 +171,17 @@ def _start(order: FitRequest, pipe: Connection, retries: int = 2) -> ForkServerP
         if not retries:
             raise
         time.sleep(0.5)
-        return _start(order, pipe, retries - 1)
+        return _start(request, pipe, retries - 1)
     return process
 
 
-def prepare() -> None:
-    """Start the server that children are forked from: its libraries take it seconds to load."""
+def start_fork_server() -> None:
+    """Start the server that children are forked from, unless it runs; it loads its libraries for some seconds."""
     root = Path(__file__).resolve().parents[2]
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     # Threads of a BLAS spin: beside a busy scorer, four of them fit a pipeline forty times slower than one. A
-    # candidate that gains from threads (torch) asks for its ``budget.cores`` itself, and has them wait without
-    # spinning: on a busy machine that is 1.5 s instead of 11 for one step of fine-tuning.
+    # candidate that gains from threads (torch) asks for its ``budget.cores`` itself, and its threads wait without
+    # spinning. On a busy machine one step of fine-tuning then takes 1.5 s instead of 11 s.
     changed = {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONWARNINGS": "ignore",
@@ -192,15 +204,15 @@ def prepare() -> None:
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["retrain.fitting.forkserver_preload"])
+# Held while a process is started or its exit status is read: multiprocessing reads that of other processes as well.
 _lock = threading.Lock()
-"""Held while a process is started or its exit status is fetched: multiprocessing fetches that of others as well."""
 
 
 def _wait(process: ForkServerProcess, limit: float, cancel: Cancel | None) -> str | None:
-    """Wait for the end of the child; the reason of ``cancel`` where that came first.
+    """Wait for the end of the child; return the reason of ``cancel`` if that came first.
 
     Raises:
-        TimeoutError: neither came within ``limit`` seconds.
+        TimeoutError: Neither came within ``limit`` seconds.
     """
     deadline = time.monotonic() + limit
     while True:
@@ -215,7 +227,7 @@ def _wait(process: ForkServerProcess, limit: float, cancel: Cancel | None) -> st
 
 
 def _listen(pipe: Connection, answers: list[dict[str, Any]], progress: Progress | None) -> None:
-    """Collect the child's answer, and pass its progress on."""
+    """Collect the child's answer, and pass on its progress."""
     with contextlib.suppress(OSError, EOFError, ValueError):
         while True:
             message = json.loads(pipe.recv_bytes())
@@ -227,7 +239,7 @@ def _listen(pipe: Connection, answers: list[dict[str, Any]], progress: Progress 
 
 
 def _end_group(process: ForkServerProcess) -> None:
-    """Kill what is left of the child's group, and its descendants that have left the group."""
+    """Kill the rest of the child's process group, and its descendants that have left the group."""
     assert process.pid is not None  # noqa: S101 - for the type checker
     family: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
@@ -244,10 +256,10 @@ def _end_group(process: ForkServerProcess) -> None:
 
 
 def _describe(status: int, log: Path) -> str:
-    """A sentence for a child that ended without an answer."""
+    """Return a sentence about a child that ended without an answer."""
     if status == -signal.SIGKILL:
         return "its process was killed by the system, most likely for want of memory"
     if status < 0:
         return f"its process crashed with {signal.Signals(-status).name}"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"its process ended with status {status}: {lines[-1][:300] if lines else 'it said nothing'}"
+    return f"its process ended with status {status}: {lines[-1][:300] if lines else 'it printed nothing'}"

@@ -1,4 +1,4 @@
-"""What searches have ended with, so that the next one of the same candidate begins with it."""
+"""Warm starts: heads of earlier fits, from which the next fit of the same candidate begins."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from driftloop.core.models.bundle import HEAD
 
 KEPT = 3
-"""The newest heads of a candidate that are kept."""
+"""Number of newest heads kept for each candidate."""
 
 
 class WarmStartStore:
-    """The heads of the newest bundles of each slow candidate, whether they were promoted or not.
+    """Heads of the newest bundles of each slow candidate, promoted or not.
 
     Args:
-        folder: where they are kept; it is made when the first comes.
+        folder: Folder of the heads; it is created with the first.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -23,18 +23,23 @@ class WarmStartStore:
         self._kept: dict[str, list[Path]] = {}
 
     def keep(self, candidate: str, bundle: Path) -> None:
-        """Take the head of a bundle, where it has one."""
+        """Copy the head of a bundle, if it has one.
+
+        Args:
+            candidate: Name of the candidate.
+            bundle: Folder of its bundle.
+        """
         if not (bundle / HEAD).is_file():
             return
-        mine = self._kept.setdefault(candidate, [])
-        number = int(mine[-1].stem) + 1 if mine else 0
+        heads = self._kept.setdefault(candidate, [])
+        number = int(heads[-1].stem) + 1 if heads else 0
         target = self._folder / candidate.replace(":", "-") / f"{number}.skops"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle / HEAD, target)
-        mine.append(target)
-        while len(mine) > KEPT:
-            mine.pop(0).unlink()
+        heads.append(target)
+        while len(heads) > KEPT:
+            heads.pop(0).unlink()
 
     def of(self, candidate: str) -> tuple[Path, ...]:
-        """The heads of a candidate, the newest last."""
+        """Return the heads of a candidate, the newest last."""
         return tuple(self._kept.get(candidate, ()))

@@ -94,7 +94,12 @@ class _FirstSlice:
                     found.setdefault(message.event_id, message)
 
     def window(self, encoder: OnnxEncoder, rows: int) -> tuple[TrainingWindow, float]:
-        """Return the first ``rows`` labelled events, and `occurred_at` of the newest of them."""
+        """Return the first labelled events, and `occurred_at` of the newest of them.
+
+        Args:
+            encoder: Encoder of their texts.
+            rows: Number of events.
+        """
         ids = [event_id for event_id in self._events if event_id in self._labels][:rows]
         texts = tuple(self._events[event_id].text for event_id in ids)
         newest = max(self._events[event_id].occurred_at for event_id in ids)

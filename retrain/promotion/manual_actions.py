@@ -170,7 +170,15 @@ class _ManualAction:
         return parent
 
     def write(self, state: str, note: str, trigger: str, version: str, candidate: str) -> None:
-        """Write the two messages on `retraining`: the action, and the end of the run."""
+        """Write the two messages on `retraining`: the action, and the end of the run.
+
+        Args:
+            state: State that the action leads to.
+            note: Sentence about the action, the user and the reason.
+            trigger: Trigger of the version; empty for `manual`.
+            version: Version that was promoted, rejected or restored.
+            candidate: Candidate that made it.
+        """
         run_log = RetrainingLog(self._settings, self._outbox, self._run_id, trigger or MANUAL, -1)
         run_log.write(state, note, version=version, candidate=candidate)
         run_log.write("finished", note, version=version)

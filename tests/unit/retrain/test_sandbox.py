@@ -169,8 +169,8 @@ def test_a_rescue_is_ended_too_when_its_fit_has_become_pointless(tmp_path: Path)
 def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> None:
     code = (
         "import os\nfrom multiprocessing import forkserver\nfrom retrain.fitting import sandbox\n"
-        "sandbox.prepare(); first = forkserver._forkserver._forkserver_pid\n"
-        "sandbox.prepare(); print(first, forkserver._forkserver._forkserver_pid, flush=True); os._exit(1)"
+        "sandbox.start_fork_server(); first = forkserver._forkserver._forkserver_pid\n"
+        "sandbox.start_fork_server(); print(first, forkserver._forkserver._forkserver_pid, flush=True); os._exit(1)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
@@ -182,7 +182,7 @@ def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> Non
 
 def test_a_server_that_dies_while_a_child_is_asked_of_it_is_started_again(tmp_path: Path) -> None:
     window = tiny.window(30)
-    sandbox.prepare()
+    sandbox.start_fork_server()
     server = forkserver._forkserver._forkserver_pid
     os.kill(server, signal.SIGSTOP)
     threading.Timer(3.0, os.kill, (server, signal.SIGKILL)).start()
@@ -191,7 +191,7 @@ def test_a_server_that_dies_while_a_child_is_asked_of_it_is_started_again(tmp_pa
 
 def test_the_environment_of_this_process_stays_as_it_is() -> None:
     before = dict(os.environ)
-    sandbox.prepare()
+    sandbox.start_fork_server()
     assert os.environ == before
 
 
@@ -201,7 +201,8 @@ def test_the_child_dies_with_its_parent(tmp_path: Path, number: signal.Signals) 
         # A shell that starts the tests in the background has them, and all below them, ignore SIGINT.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); folder = Path(sys.argv[1])\n"
-        "from retrain.fitting import sandbox; from retrain.training_window import TrainingWindow; from test_sandbox import task\n"
+        "from retrain.fitting import sandbox; from retrain.training_window import TrainingWindow\n"
+        "from test_sandbox import task\n"
         "sandbox.run('tests.misbehaving:Sleeper', TrainingWindow.load(folder / 'in'), task(folder, 600), folder)"
     )
     tiny.window(30).save(tmp_path / "in")
