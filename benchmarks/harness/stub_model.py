@@ -38,7 +38,7 @@ class StubClassifier:
     encoder = StubEncoder()
     trained_until = float("-inf")
     made_at = 0.0
-    first = None
+    first_stage = None
     cascade = None
 
     def __init__(self, version: str) -> None:

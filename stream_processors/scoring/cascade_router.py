@@ -110,9 +110,9 @@ class CascadeRouter:
         first, sure, rows = None, set[int](), list(range(len(texts)))
         sample = set(rows)
         wanted = self._mode == "always" or (self._mode == "auto" and (full or self._load.share > BUSY))
-        if wanted and not drifting and not self._first_stage_off and model.first is not None:
-            first = model.first.predict_proba(tokens)
-            sure = set(np.flatnonzero(model.first.is_sure(first)).tolist())
+        if wanted and not drifting and not self._first_stage_off and model.first_stage is not None:
+            first = model.first_stage.predict_proba(tokens)
+            sure = set(np.flatnonzero(model.first_stage.is_sure(first)).tolist())
             sample = {row for row, one in enumerate(event_ids) if zlib.crc32(one.encode()) % SAMPLE_EVERY == 0}
             rows = [row for row in rows if row in sample or row not in sure]
         encoding = model.encoder.begin([tokens[row] for row in rows])

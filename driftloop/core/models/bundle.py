@@ -154,7 +154,7 @@ def load_bundle(
         model = BundleClassifier(encoder, head, manifest.labels, version)
         model.trained_until, model.made_at = manifest.lineage.trained_until, manifest.created_at
         if manifest.cascade is not None:
-            model.first = load_first_stage(folder / FIRST, len(manifest.labels))
+            model.first_stage = load_first_stage(folder / FIRST, len(manifest.labels))
             model.cascade = manifest.cascade
         probabilities = model.predict(manifest.canary.texts).probabilities
         expected = np.asarray(manifest.canary.probabilities, dtype=np.float32)

@@ -33,7 +33,7 @@ class BundleClassifier:
         """`occurred_at` of the newest event that the model was trained on."""
         self.made_at = 0.0
         """Time at which its bundle was written, in Unix seconds."""
-        self.first: FirstStage | None = None
+        self.first_stage: FirstStage | None = None
         """First stage of a cascade; `None` if the model is not one."""
         self.cascade: CascadeCalibration | None = None
         """Calibration of the first stage; `None` without one."""

@@ -197,7 +197,7 @@ def test_a_draft_signs_all_its_changes_once(bundle: Path, monkeypatch: pytest.Mo
     assert (after.lineage, after.labels, after.canary.texts) == (before.lineage, before.labels, before.canary.texts)
     assert after.created_at > before.created_at and after.files["head.skops"] == before.files["head.skops"]
     model = load_bundle(bundle, tiny.KEY)
-    assert model.cascade == CALIBRATION and model.first is not None
+    assert model.cascade == CALIBRATION and model.first_stage is not None
 
 
 def test_a_draft_without_a_change_is_not_written(bundle: Path) -> None:

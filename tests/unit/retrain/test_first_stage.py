@@ -197,12 +197,12 @@ def test_a_bundle_gets_a_first_stage_and_is_signed_with_it(tmp_path: Path) -> No
     before = load_bundle(folder, tiny.KEY)
     worth = made(folder)
     model = load_bundle(folder, tiny.KEY)
-    assert before.first is None and before.cascade is None
-    assert model.first is not None and model.cascade == worth == verify_bundle(folder, tiny.KEY).cascade
+    assert before.first_stage is None and before.cascade is None
+    assert model.first_stage is not None and model.cascade == worth == verify_bundle(folder, tiny.KEY).cascade
     assert worth.share > 0.3 and worth.loss_high <= 0.02  # type: ignore[attr-defined]
     assert model.made_at > 1.7e9
     texts = tiny.sentences(100, seed=8)[0]
-    sure = model.first.is_sure(model.first.predict_proba(model.encoder.tokenise(texts)))
+    sure = model.first_stage.is_sure(model.first_stage.predict_proba(model.encoder.tokenise(texts)))
     assert sure.any() and not sure.all()
 
 

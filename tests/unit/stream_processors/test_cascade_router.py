@@ -61,10 +61,10 @@ def routes(found: list[Answer]) -> set[str]:
 
 
 def test_what_the_first_stage_is_sure_of_is_not_put_to_the_encoder_but_for_a_sample(model: BundleClassifier) -> None:
-    assert model.first is not None
+    assert model.first_stage is not None
     found = answers(CascadeRouter("auto"), model)
-    first = model.first.predict_proba(model.encoder.tokenise(TEXTS))
-    sure, second = model.first.is_sure(first), model.predict(TEXTS)
+    first = model.first_stage.predict_proba(model.encoder.tokenise(TEXTS))
+    sure, second = model.first_stage.is_sure(first), model.predict(TEXTS)
     by_route = {route: [row for row, answer in enumerate(found) if answer.route == route] for route in routes(found)}
     assert by_route.keys() == {FIRST_ROUTE, SECOND_ROUTE, "encoder+head"}
     assert all(sure[row] for row in by_route[FIRST_ROUTE]) and not any(sure[row] for row in by_route[SECOND_ROUTE])
@@ -109,7 +109,7 @@ def test_when_the_first_stage_is_asked(model: BundleClassifier, mode: Any, how: 
 
 
 def test_a_model_without_one_answers_with_its_encoder(model: BundleClassifier) -> None:
-    model.first = None
+    model.first_stage = None
     assert routes(answers(CascadeRouter("always"), model)) == {"encoder+head"}
 
 
@@ -119,9 +119,11 @@ def test_no_text_at_all_is_nothing(model: BundleClassifier) -> None:
 
 def other_way_round(model: BundleClassifier) -> None:
     """A first stage that is as sure, and says something else."""
-    assert model.first is not None
-    model.first = replace(
-        model.first, weights=np.roll(model.first.weights, 1, axis=0), bias=np.roll(model.first.bias, 1)
+    assert model.first_stage is not None
+    model.first_stage = replace(
+        model.first_stage,
+        weights=np.roll(model.first_stage.weights, 1, axis=0),
+        bias=np.roll(model.first_stage.bias, 1),
     )
 
 
