@@ -217,7 +217,7 @@ def test_a_bundle_gets_a_first_stage_and_is_signed_with_it(tmp_path: Path) -> No
 def test_or_goes_without(tmp_path: Path, settings: Settings, rows: int, held: int) -> None:
     folder = written(tmp_path / "bundle")
     assert made(folder, settings, rows, held) is None
-    assert load_bundle(folder, tiny.KEY).first is None
+    assert load_bundle(folder, tiny.KEY).first_stage is None
 
 
 def test_a_first_stage_that_was_changed_left_out_or_put_in_is_not_loaded(tmp_path: Path) -> None:
