@@ -158,7 +158,7 @@ def user_name() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may have no name for its user
-        return "somebody"
+        return "unknown user"
 
 
 def show_models(models: Sequence[Model], live: dict[str, float]) -> None:

@@ -43,13 +43,13 @@ def test_a_case_is_needed_for_a_page_and_a_replay(option: list[str], capsys: pyt
     assert capsys.readouterr().err.startswith("driftloop: `--html` and `--replay` need a case id; run `driftloop case`")
 
 
-def test_a_user_without_a_name_is_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
     assert models.user_name() == getpass.getuser() == "ada"
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("os.getuid", lambda: 2**31 - 5)  # as in a container that has no line for its user
-    assert models.user_name() == "somebody"
+    assert models.user_name() == "unknown user"
 
 
 def test_the_models_are_a_table_that_no_strangers_text_steers(capsys: pytest.CaptureFixture[str]) -> None:
