@@ -1,4 +1,4 @@
-"""``python -m driftloop``: the command line, as child processes start it."""
+"""Command line as a module, ``python -m driftloop``, for child processes."""
 
 from driftloop.cli.main import main
 

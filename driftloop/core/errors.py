@@ -1,16 +1,16 @@
-"""The one exception that users see."""
+"""Exceptions of driftloop."""
 
 from __future__ import annotations
 
 
 class DriftloopError(Exception):
-    """Something the user can mend; its text is one sentence that says what happened and what to do.
+    """Error that the user can correct. The message names the problem, its cause and the remedy.
 
-    The command line prints the text without a traceback and exits with ``exit_code``.
+    The command line prints the message without a traceback and exits with ``exit_code``.
     """
 
     exit_code = 2
 
 
 class ShutdownRequested(Exception):
-    """Something that was waited for is not waited for any more: the process was asked to end."""
+    """A blocking wait was interrupted because the process is shutting down."""

@@ -1,4 +1,4 @@
-"""What stands below a field in the code: Python keeps no docstrings of fields, so they are read from the source."""
+"""Field docstrings, read from the source code because Python does not keep them at run time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 def read_field_docs(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """The docstring of each field that has one, those of the struct's bases included; its lines are kept."""
+    """Return the docstrings of a struct's fields and of its bases' fields, with their line breaks."""
     found: dict[str, str] = {}
     for base in reversed(struct.__mro__):
         if not issubclass(base, msgspec.Struct) or base is msgspec.Struct:

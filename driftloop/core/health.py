@@ -1,4 +1,4 @@
-"""What a process says about itself over HTTP: `/health`, whether it gets on, and `/metrics`, for Prometheus."""
+"""HTTP endpoints of a process: `/health`, and `/metrics` for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
-import driftloop.core.metrics  # noqa: F401  # what it sets up counts for every process
+import driftloop.core.metrics  # noqa: F401  # it configures the metrics of every process
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import HealthSettings
 
 
 @dataclass(frozen=True)
 class HealthStatus:
-    """Whether a process is well, and what it is doing in words."""
+    """Health of a process, with a description of its work."""
 
     healthy: bool
     text: str
 
     @property
     def http_status(self) -> HTTPStatus:
-        """200 or 503."""
+        """200 if the process is healthy, otherwise 503."""
         return HTTPStatus.OK if self.healthy else HTTPStatus.SERVICE_UNAVAILABLE
 
     def body(self) -> bytes:
-        """The answer as JSON."""
+        """Return the body of `/health`, a JSON object."""
         return json.dumps({"well": self.healthy, "doing": self.text}).encode() + b"\n"
 
 
 class Heartbeat:
-    """Says whether a process gets on: it is ill once `beat` was not called for ``patience`` seconds.
+    """Progress of a process: it is unhealthy if `beat` was not called for ``patience`` seconds.
 
-    `beat` belongs where something has been done, or where it is certain that there is nothing to do: never on a timer
-    of its own, which would beat on in a process that hangs.
+    Call `beat` after work is done, or if there is certainly no work. Never call it from a timer, because a timer
+    continues in a process that hangs.
+
+    Args:
+        patience: Seconds without a beat after which the process is unhealthy.
+        clock: Source of the time in seconds.
     """
 
     def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,12 +55,12 @@ class Heartbeat:
         self._doing = "starting"
 
     def beat(self, doing: str = "") -> None:
-        """Something was done, or nothing is to be done; ``doing`` says what."""
+        """Record progress. ``doing`` describes the work; empty keeps the last description."""
         self._last = self._clock()
         self._doing = doing or self._doing
 
     def status(self) -> HealthStatus:
-        """Well or ill at this moment."""
+        """Return the health at this moment."""
         silent = self._clock() - self._last
         if silent <= self._patience:
             return HealthStatus(True, self._doing)
@@ -64,17 +68,24 @@ class Heartbeat:
 
 
 @contextmanager
-def serve_health(settings: HealthSettings, pulse: Heartbeat) -> Iterator[int]:
-    """Serve ``/health`` and ``/metrics`` from a thread while the block runs; yields the port, 0 where none is wanted.
+def serve_health(settings: HealthSettings, heartbeat: Heartbeat) -> Iterator[int]:
+    """Serve ``/health`` and ``/metrics`` from a thread while the block runs.
+
+    Args:
+        settings: Address and port. Port `0` disables the server.
+        heartbeat: Progress of this process.
+
+    Yields:
+        The port, `0` without a server.
 
     Raises:
-        DriftloopError: the port cannot be taken.
+        DriftloopError: The port is not available.
     """
     if not settings.port:
         yield 0
         return
     try:
-        server = _Server((settings.address, settings.port), _handler(pulse))
+        server = _Server((settings.address, settings.port), _handler(heartbeat))
     except OSError as error:
         raise DriftloopError(
             f"Port {settings.port} on {settings.address} cannot be used for health and metrics ({error.strerror}): set "
@@ -89,7 +100,7 @@ def serve_health(settings: HealthSettings, pulse: Heartbeat) -> Iterator[int]:
 
 
 def metrics() -> bytes:
-    """This process's metrics in Prometheus' text format."""
+    """Return the metrics of this process in the text format of Prometheus."""
     return generate_latest(REGISTRY)
 
 
@@ -97,20 +108,25 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller who hangs up early is not worth a traceback."""
+        """Print no traceback if the client closed the connection.
+
+        Args:
+            request: Socket of the client.
+            client_address: Address of the client.
+        """
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
-def _handler(pulse: Heartbeat) -> type[BaseHTTPRequestHandler]:
+def _handler(heartbeat: Heartbeat) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
 
         def do_GET(self) -> None:
-            """Answer for the health or the metrics."""
+            """Answer `/health` or `/metrics`."""
             if self.path == "/health":
-                verdict = pulse.status()
-                self._send(verdict.http_status, "application/json", verdict.body())
+                status = heartbeat.status()
+                self._send(status.http_status, "application/json", status.body())
             elif self.path == "/metrics":
                 self._send(HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics())
             else:
@@ -124,6 +140,6 @@ def _handler(pulse: Heartbeat) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Probes come every few seconds: they are not worth a line each."""
+            """Log no requests: probes arrive every few seconds."""
 
     return Handler

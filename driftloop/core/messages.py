@@ -1,12 +1,12 @@
-"""Every message that crosses a topic, as a typed struct with its JSON codec.
+"""Messages of all topics as typed structs, with their JSON codec.
 
-Times are Unix seconds (UTC). ``position`` is the 0-based place of an event in its stream, where the producer
-knows it; it is carried along so that any topic can be read on its own.
+Times are Unix seconds (UTC). ``position`` is the 0-based place of an event in its stream, or -1 if the producer does
+not know it. Later messages about the event repeat it, so that each topic can be read alone.
 
-Every message says its schema. Fields are only ever added, with a default, and a reader passes over those it does not
-know: that needs no new number, and old and new processes read each other. Whatever else changes (a field goes, or comes
-to mean something else) raises `SCHEMA`; a reader that is older refuses such a message and says so, which makes it a
-dead letter and not a wrong answer. `tests/recorded/` holds messages of every schema, and what its readers made of them.
+Every message carries its schema number. New fields always have a default, and readers ignore unknown fields, so that
+old and new processes can read each other. This needs no new number. Any other change, such as a removed field or a
+field with a new meaning, raises `SCHEMA`. An older reader rejects such a message, which then becomes a dead letter and
+not a wrong answer. `tests/recorded/` holds messages of every schema and the results of their readers.
 """
 
 from __future__ import annotations
@@ -17,38 +17,37 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import msgspec
 
 SCHEMA = 1
-"""The newest schema that this version reads, and the one it writes. Messages without a number are of schema 1."""
+"""Newest schema that this version reads, and the one that it writes. Messages without a number have schema 1."""
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
-"""Larger ones would neither survive other JSON readers nor fit the monitor's stored state."""
+"""Whole numbers that every JSON reader and the monitor's stored state can hold."""
 Position = Annotated[int, msgspec.Meta(ge=-1, le=2**53 - 1)]
 Time = Annotated[float, msgspec.Meta(ge=-62_135_596_800, le=253_402_300_799)]
-"""From the year 1 to the year 9999, which is what a calendar can show."""
+"""Unix seconds from year 1 to year 9999, the range of `datetime`."""
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Size = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
-"""A figure whose square is still one."""
+"""Number whose square is finite."""
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Class = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-"""Of bounded length, so that an outcome is hardly larger than its prediction."""
+"""Label of bounded length, so that an outcome is only slightly larger than its prediction."""
 Version = Annotated[str, msgspec.Meta(max_length=64)]
 
 Kind = Literal["answer", "refresh", "search"]
-"""What a retraining is: the first answer to a drift, a refresh of what was learnt since, or a search by all."""
-
+"""Kind of a retraining: first answer to a drift, refresh with newer labels, or search by all candidates."""
 
 Signal = Literal["error", "loss", "confidence", "mix", "embedding", "vocabulary"]
-"""What is watched for drift."""
+"""Signals that the monitor watches for drift."""
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What every message has."""
+    """Base of all messages."""
 
     schema: Annotated[int, msgspec.Meta(ge=1)] = SCHEMA
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """A text to be scored."""
+    """Text to be scored."""
 
     event_id: EventId
     text: str
@@ -58,7 +57,7 @@ class Event(Message, frozen=True, kw_only=True):
 
 
 class Prediction(Message, frozen=True, kw_only=True):
-    """What a model version said about an event."""
+    """Prediction of a model version for an event."""
 
     event_id: EventId
     label: str
@@ -73,13 +72,14 @@ class Prediction(Message, frozen=True, kw_only=True):
     predicted_at: Time
     position: Position = -1
     in_sample: bool = False
-    """The model was trained on this event (the first champion scores its own first slice): not a test of it."""
+    """True if the model was trained on this event, so that it does not test the model. The first champion scores the
+    events that it was trained on."""
     encoder: str = ""
-    """Beginning of the digest of the encoder whose embedding of the text is in the store; empty: none is."""
+    """Start of the digest of the encoder whose embedding of the text is in the store. Empty: no embedding is stored."""
 
 
 class Label(Message, frozen=True, kw_only=True):
-    """The true label, which comes late and on its own clock."""
+    """True label of an event, which arrives later and independently."""
 
     event_id: EventId
     label: Class
@@ -87,11 +87,11 @@ class Label(Message, frozen=True, kw_only=True):
     labelled_at: Time
     position: Position = -1
     feedback: bool = False
-    """A person's word on this very prediction: what is retrained next believes it where another label came first."""
+    """True for a human label on this prediction. The next retraining uses it even if another label arrived first."""
 
 
 class Outcome(Message, frozen=True, kw_only=True):
-    """A prediction joined with its label: one line of the training log."""
+    """Prediction joined with its label: one row of the training log."""
 
     event_id: EventId
     text: str
@@ -106,50 +106,50 @@ class Outcome(Message, frozen=True, kw_only=True):
     latency_ms: Size
     labelled_at: Time
     in_sample: bool = False
-    """Copied from the prediction: such an outcome says nothing about the model's accuracy."""
+    """Copied from the prediction. If true, the outcome does not count for the model's accuracy."""
     probabilities: dict[str, Share] = {}
     """Copied from the prediction."""
     annotator: str = ""
-    """Who gave the label, where that is known."""
+    """Name of the annotator. Empty if unknown."""
     route: str = ""
     """Copied from the prediction."""
 
 
 class DriftAlert(Message, frozen=True, kw_only=True):
-    """A detector's alarm, with what moved."""
+    """Alarm of a drift detector, with the changes that it found."""
 
     alert_id: str
     stream: str
     detector: str
     signal: Signal
-    """The one that was watched; of several fused ones the one with the strongest evidence."""
+    """Signal of the detector. For several fused signals, the one with the strongest evidence."""
     severity: Size
-    """Mean of the signal after the change minus the mean before it, for the mix the total variation distance."""
+    """Mean of the signal after the change minus the mean before it. For the mix, the total variation distance."""
     position: Position
-    """Stream position of the event at which the alarm was raised."""
+    """Stream position of the event that raised the alarm."""
     onset: Position
     """Estimated stream position at which the change began."""
     outcome_offset: Position
-    """Offset in `outcomes` of the last labelled event seen, -1 before the first."""
+    """Offset in `outcomes` of the last labelled event that was read. -1 before the first."""
     onset_at: Time
-    """`occurred_at` of the event at the estimated onset: what came from then on belongs to the new concept."""
+    """`occurred_at` of the event at the estimated onset. Later events belong to the new concept."""
     window: Position
     """Observations of the signal since the estimated onset."""
     model_version: Version
     detected_at: Time
     evidence: dict[str, Any] = {}
-    """What moved, each with its value before and after the onset; see `stream_processors.drift.explanation`."""
+    """Changes with their values before and after the onset; see `stream_processors.drift.explanation`."""
     kind: Literal["covariate", "label", "concept", "unknown"] = "unknown"
-    """What likely changed: the texts, the mix of labels, or what a text's label is."""
+    """Likely kind of the change: covariate (the texts), label (the mix of labels), or concept (the label of a text)."""
     onset_low: Position = -1
     onset_high: Position = -1
-    """Stream positions between which the change likely began; -1 where the detector does not say."""
+    """Stream positions between which the change likely began. -1 if the detector gives no interval."""
     fired: dict[str, Size] = {}
-    """The signals behind the alarm with the share of each in the evidence, largest first."""
+    """Signals behind the alarm with their shares of the evidence, largest first."""
 
 
 class ModelUpdate(Message, frozen=True, kw_only=True):
-    """The version that the stream is to be scored with from now on."""
+    """Model version that scores the stream from now on."""
 
     stream: str
     version: Version
@@ -160,11 +160,11 @@ class ModelUpdate(Message, frozen=True, kw_only=True):
     trigger: str = ""
     published_at: Time
     fence: Whole = 0
-    """Greater for every retrainer that takes office: an update with a smaller one than another's is void."""
+    """Fencing token, greater for each new retrainer. An update with a smaller token than an earlier one is void."""
 
 
 class Retraining(Message, frozen=True, kw_only=True):
-    """A state change of one retraining."""
+    """State change of one retraining."""
 
     run_id: str
     stream: str
@@ -172,7 +172,7 @@ class Retraining(Message, frozen=True, kw_only=True):
         "queued", "searching", "gated", "shadow", "waiting", "promoted", "rejected", "rolled-back", "failed", "finished"
     ]
     trigger: str
-    """Alert id, `bootstrap`, or the policy's own word."""
+    """Alert id, `bootstrap`, or a reason of the policy."""
     reason: str
     at: Time
     position: Position = -1
@@ -184,31 +184,31 @@ class Retraining(Message, frozen=True, kw_only=True):
 
     @property
     def is_final(self) -> bool:
-        """Whether the whole retraining is over with this, well or not; a candidate's own failure is not its end."""
+        """Return True if this ends the whole retraining. The failure of a single candidate does not."""
         return self.state == "finished" or (self.state == "failed" and not self.candidate)
 
 
 class Command(Message, frozen=True, kw_only=True):
-    """What a person asks of the retrainer; it answers on `retraining`, with ``command_id`` as the run's id."""
+    """Command of a user to the retrainer. The response is on `retraining`, with ``command_id`` as the run id."""
 
     command_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     stream: str
     action: Literal["promote", "reject", "rollback", "retrain"]
     version: Version = ""
-    """Of the model that is meant; empty for a retraining, and for a rollback to the champion's predecessor."""
+    """Version of the model. Empty for a retraining, and for a rollback to the champion's predecessor."""
     by: Annotated[str, msgspec.Meta(max_length=200)]
     reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     at: Time
 
 
 class DeadLetter(Message, frozen=True, kw_only=True):
-    """A message that could not be processed, kept byte for byte."""
+    """Message that could not be processed, kept byte for byte."""
 
     key: str | None
-    """The first KiB of it."""
+    """First KiB of the message's key."""
     value_base64: str
     size: int
-    """Bytes of the original; a value over 256 KiB is cut, and `topic`, `partition`, `offset` say where all of it is."""
+    """Bytes of the original. A value over 256 KiB is cut; `topic`, `partition` and `offset` locate all of it."""
     error: str
     where: str
     topic: str
@@ -223,15 +223,20 @@ _decoders: dict[type[Message], msgspec.json.Decoder[Any]] = {}
 
 
 def encode(message: Message) -> bytes:
-    """The message as UTF-8 JSON."""
+    """Return a message as UTF-8 JSON."""
     return _encoder.encode(message)
 
 
 def decode(kind: type[M], data: bytes) -> M:
-    """Read a message of type ``kind``.
+    """Decode a message.
+
+    Args:
+        kind: Type of the message.
+        data: UTF-8 JSON.
 
     Raises:
-        ValueError: not JSON, a field is missing or of the wrong type (the text names it), or a newer schema.
+        ValueError: The data are not JSON, a field is missing or has a wrong type, or the schema is newer. The message
+            names the field.
     """
     try:
         message: M = _decoder(kind).decode(data)
@@ -240,7 +245,7 @@ def decode(kind: type[M], data: bytes) -> M:
     except msgspec.DecodeError as error:
         _refuse_newer(_schema_of(data))
         raise ValueError(str(error)) from error
-    except RecursionError as error:  # an unknown field is skipped, however deep it goes, on the interpreter's stack
+    except RecursionError as error:  # msgspec skips unknown fields recursively
         raise ValueError("JSON is nested too deeply") from error
     _refuse_newer(message.schema)
     return message
@@ -254,7 +259,7 @@ def _decoder(kind: type[Message]) -> msgspec.json.Decoder[Any]:
 
 
 def _schema_of(data: bytes) -> int:
-    """What a message that does not fit says of itself: one of a newer schema may lack what this version asks for."""
+    """Return the schema of a message that does not fit: a newer one may lack fields of this version."""
     try:
         return int(_decoder(Message).decode(data).schema)
     except (ValueError, RecursionError):
@@ -269,7 +274,16 @@ def _refuse_newer(schema: int) -> None:
 def dead_letter(
     key: bytes | None, value: bytes | None, error: str, where: str, source: tuple[str, int, int], at: float
 ) -> DeadLetter:
-    """A dead letter for the message at ``source`` (topic, partition, offset); it fits into any topic."""
+    """Create a dead letter that fits into any topic.
+
+    Args:
+        key: Key of the message.
+        value: Value of the message.
+        error: Reason why it could not be processed.
+        where: Role of the process that read it.
+        source: Topic, partition and offset of the message.
+        at: Current time in Unix seconds.
+    """
     body = value or b""
     return DeadLetter(
         key=None if key is None else key[:1024].decode("utf-8", "replace"),

@@ -1,6 +1,7 @@
-"""The online store: predictions by id, labels that wait for theirs, embeddings, traces, detector state, locks.
+"""Online store in Redis: predictions by event id, parked labels, embeddings, traces, detector state and locks.
 
-Every key starts with ``driftloop:STREAM:`` and, but for the state, expires.
+Every key starts with ``driftloop:STREAM:`` and expires, except for the state. A label is parked until its prediction
+arrives.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from driftloop.core.settings import Settings
 from driftloop.core.terminal_text import without_password
 
 MONITOR_STATE = "monitor"
-"""The name of the monitor's state."""
+"""Name of the monitor's state."""
 NO_TRACES: Mapping[str, bytes] = {}
 NO_EMBEDDINGS: Mapping[str, Matrix | None] = {}
 LOADING_TIMEOUT = 120.0
-"""Most seconds that a server is waited for which says that it is loading its data."""
+"""Maximum seconds to wait for a server that is loading its data."""
 
 
 def connect(settings: Settings, **options: Any) -> Any:
-    """A client of the Redis in ``settings``; over TLS where its address begins with rediss://."""
+    """Create a client of Redis, over TLS for an address with rediss://.
+
+    Args:
+        settings: Address and credentials of Redis.
+        options: Options of `redis.Redis`.
+    """
     if settings.redis_user:
         options["username"] = settings.redis_user
     if settings.redis_password:
@@ -38,7 +44,7 @@ def connect(settings: Settings, **options: Any) -> Any:
 
 
 class OnlineStore:
-    """Redis (or Valkey) for one stream."""
+    """Data of one stream in Redis or Valkey."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = without_password(settings.redis)
@@ -47,28 +53,28 @@ class OnlineStore:
         self.client = connect(settings, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30)
 
     def check(self) -> None:
-        """Wait for a server that is loading its data.
+        """Check the connection, and wait for a server that is loading its data.
 
         Raises:
-            DriftloopError: it does not answer, wants another password, or takes longer than `LOADING`.
+            DriftloopError: The server does not answer, rejects the password, or loads for longer than
+                `LOADING_TIMEOUT`.
         """
         try:
             self._wait_until_loaded()
         except redis.AuthenticationError as error:
             raise DriftloopError(
-                f"Redis at {self._url} does not take the password ({str(error).rstrip('.')}): set "
-                "DRIFTLOOP_REDIS_PASSWORD (or DRIFTLOOP_REDIS_PASSWORD_FILE) to its own, and DRIFTLOOP_REDIS_USER "
-                "where it has users."
+                f"Redis at {self._url} rejects the password ({str(error).rstrip('.')}): set DRIFTLOOP_REDIS_PASSWORD "
+                "(or DRIFTLOOP_REDIS_PASSWORD_FILE) to the right one, and DRIFTLOOP_REDIS_USER if it has users."
             ) from error
-        except (redis.RedisError, OSError) as error:  # an OSError: a certificate's file is not there
+        except (redis.RedisError, OSError) as error:  # an OSError: the file of a certificate does not exist
             if self._url.startswith("rediss://"):
                 raise DriftloopError(
                     f"Redis at {self._url} cannot be reached over TLS ({error}): set DRIFTLOOP_REDIS_CA_FILE to the "
-                    "authority that signed its certificate, or DRIFTLOOP_REDIS to redis://… where there is none."
+                    "authority that signed its certificate, or DRIFTLOOP_REDIS to redis://… if it has none."
                 ) from error
             raise DriftloopError(
                 f"No Redis answers at {self._url} ({error}): start one, or set DRIFTLOOP_REDIS to redis://host:port/0, "
-                "rediss:// where it speaks TLS."
+                "or to rediss:// for TLS."
             ) from error
 
     def _wait_until_loaded(self) -> None:
@@ -83,7 +89,7 @@ class OnlineStore:
             time.sleep(0.2)
 
     def key(self, *parts: str) -> str:
-        """The full key for ``parts``."""
+        """Return the full key for ``parts``."""
         return self._prefix + ":".join(parts)
 
     def put_predictions(
@@ -93,9 +99,16 @@ class OnlineStore:
         encoder: str = "",
         traces: Mapping[str, bytes] = NO_TRACES,
     ) -> list[bool]:
-        """Store encoded predictions by event id, the first one wins; True where this one was the first.
+        """Store predictions. The first prediction of an event is kept.
 
-        ``embeddings`` are kept too, as by `put_embeddings`, and ``traces``: by event id, values of `traceparent`.
+        Args:
+            predictions: Encoded predictions by event id.
+            embeddings: Embeddings by event id, as for `put_embeddings`.
+            encoder: Digest of the encoder of the embeddings.
+            traces: Values of `traceparent` by event id.
+
+        Returns:
+            For each prediction, True if it was the first of its event.
         """
         pipe = self.client.pipeline(transaction=False)
         for event_id, body in predictions.items():
@@ -106,9 +119,11 @@ class OnlineStore:
         return [bool(done) for done in pipe.execute()[: len(predictions)]]
 
     def put_embeddings(self, embeddings: Mapping[str, Matrix | None], encoder: str) -> None:
-        """Keep embeddings for the retraining job, by event id: each of shape (d,), float16, under an encoder's digest.
+        """Store embeddings for retrainings, as float16.
 
-        Where there is None, none is kept.
+        Args:
+            embeddings: Embeddings of shape (d,) by event id. `None` is skipped.
+            encoder: Digest of the encoder.
         """
         pipe = self.client.pipeline(transaction=False)
         self._put_embeddings(pipe, embeddings, encoder)
@@ -121,59 +136,69 @@ class OnlineStore:
                 pipe.set(self.key("embedding", encoder[:16], event_id), raw, ex=self._ttl_seconds)
 
     def drop_predictions(self, event_ids: Sequence[str]) -> None:
-        """Take predictions back that were stored a moment ago."""
+        """Delete the predictions of events."""
         if event_ids:
             self.client.delete(*(self.key("prediction", event_id) for event_id in event_ids))
 
     def generation(self) -> str | None:
-        """What tells this store from the same one after it was emptied; None: it knows nothing of the stream."""
+        """Return the id of the store's generation, which changes after a flush. `None` if the store has no data."""
         found = self.client.get(self.key("generation"))
         return None if found is None else str(found, "ascii", "replace")
 
     def new_generation(self) -> str:
-        """From now on the store knows what it should; returns the new generation."""
-        fresh = uuid.uuid4().hex
-        self.client.set(self.key("generation"), fresh)
-        return fresh
+        """Mark the store as complete, after its creation or a rebuild. Return the id of the new generation."""
+        generation = uuid.uuid4().hex
+        self.client.set(self.key("generation"), generation)
+        return generation
 
     def predictions(self, event_ids: Sequence[str]) -> list[bytes | None]:
-        """The stored predictions, None where there is none."""
+        """Return the stored prediction of each event. `None` if absent."""
         return self._get_many([self.key("prediction", event_id) for event_id in event_ids])
 
     def embeddings(self, event_ids: Sequence[str], encoder: str) -> list[Matrix | None]:
-        """The stored embeddings of an encoder, each of shape (d,), None where there is none."""
+        """Return the stored embedding of each event, of shape (d,). `None` if absent.
+
+        Args:
+            event_ids: Ids of the events.
+            encoder: Digest of the encoder.
+        """
         found = self._get_many([self.key("embedding", encoder[:16], event_id) for event_id in event_ids])
         return [None if raw is None else np.frombuffer(raw, dtype=np.float16).astype(np.float32) for raw in found]
 
     def park_traces(self, traces: Mapping[str, bytes]) -> None:
-        """Keep the `traceparent` that parked labels came with, by event id."""
+        """Store the `traceparent` of parked labels by event id."""
         pipe = self.client.pipeline(transaction=False)
         for event_id, traceparent in traces.items():
             pipe.set(self.key("trace", "label", event_id), traceparent, ex=self._ttl_seconds, nx=True)
         pipe.execute()
 
     def traces(self, of: Literal["prediction", "label"], event_ids: Sequence[str]) -> list[bytes | None]:
-        """The `traceparent` that is kept with the predictions or parked labels of these events, None where none is."""
+        """Return the stored `traceparent` of each event. `None` if absent.
+
+        Args:
+            of: Kind of message that the trace belongs to.
+            event_ids: Ids of the events.
+        """
         return self._get_many([self.key("trace", of, event_id) for event_id in event_ids])
 
     def parked_labels(self, event_ids: Sequence[str]) -> list[bytes | None]:
-        """The parked labels of these events, None where there is none."""
+        """Return the parked label of each event. `None` if absent."""
         return self._get_many([self.key("label", event_id) for event_id in event_ids])
 
     def joined(self, event_ids: Sequence[str]) -> set[str]:
-        """Those of the events that have been joined with their label before."""
+        """Return the events that were joined with their label before."""
         found = self._get_many([self.key("joined", event_id) for event_id in event_ids])
         return {event_id for event_id, mark in zip(event_ids, found, strict=True) if mark is not None}
 
     def mark_joined(self, event_ids: Iterable[str]) -> int:
-        """Remember that events are joined; how many of them were not known to be."""
+        """Mark events as joined. Return the number of them that were not marked before."""
         pipe = self.client.pipeline(transaction=False)
         for event_id in event_ids:
             pipe.set(self.key("joined", event_id), b"1", ex=self._ttl_seconds, nx=True)
         return sum(map(bool, pipe.execute()))
 
     def park_labels(self, labels: Mapping[str, bytes]) -> None:
-        """Keep encoded labels until their predictions come; one that is kept already stays."""
+        """Park encoded labels until their predictions arrive. A label that is already parked is kept."""
         pipe = self.client.pipeline(transaction=False)
         for event_id, body in labels.items():
             pipe.set(self.key("label", event_id), body, ex=self._ttl_seconds, nx=True)
@@ -191,10 +216,17 @@ class OnlineStore:
         parked: Mapping[str, bytes],
         unparked: Iterable[str],
     ) -> None:
-        """Store a join, the state that has seen it, and how many outcomes that has ``counted``; all or nothing.
+        """Save a join together with the state after it, in one transaction.
 
-        ``rows`` are what the state has seen: all of it where they begin ``anew``, otherwise what comes behind those
-        before.
+        Args:
+            name: Name of the state.
+            state: The encoded state.
+            rows: Encoded rows that the state has received.
+            anew: True if ``rows`` replace the stored ones, False to append them.
+            counted: Number of outcomes in the state.
+            joined: Ids of the events that were joined.
+            parked: Encoded labels to park, by event id.
+            unparked: Ids of the events whose labels are no longer parked.
         """
         pipe = self.client.pipeline(transaction=True)
         pipe.set(self.key("state", name), state)
@@ -211,7 +243,7 @@ class OnlineStore:
         pipe.execute()
 
     def state(self, name: str) -> tuple[bytes | None, list[bytes]]:
-        """The state stored under ``name``, None where there is none, and the rows that it has seen."""
+        """Return the encoded state with a name, which is `None` if absent, and its rows."""
         pipe = self.client.pipeline(transaction=True)
         pipe.get(self.key("state", name))
         pipe.lrange(self.key("rows", name), 0, -1)
@@ -219,7 +251,7 @@ class OnlineStore:
         return state, rows
 
     def outcome_count(self, name: str) -> int | None:
-        """How many outcomes the state under ``name`` has seen, None where there is none."""
+        """Return the number of outcomes in the state with a name. `None` if absent."""
         found = self.client.get(self.key("counted", name))
         return None if found is None else int(found)
 

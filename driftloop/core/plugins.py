@@ -1,6 +1,6 @@
-"""Classes of the user's own: named in the settings as ``module:Class``, or by the short name of an entry point.
+"""Custom classes, named in the settings as ``module:Class`` or by the short name of an entry point.
 
-A package offers a short name with an entry point (packaging.python.org, "Entry points specification") in one of the
+A package declares a short name with an entry point (packaging.python.org, "Entry points specification") in one of the
 groups ``driftloop.detectors``, ``driftloop.candidates`` and ``driftloop.policies``:
 
     [project.entry-points."driftloop.detectors"]
@@ -20,19 +20,23 @@ KINDS: tuple[Kind, ...] = ("detectors", "candidates", "policies")
 
 
 class NotFound(DriftloopError):
-    """Nothing has that name, or it cannot be imported."""
+    """No class has that name, or it cannot be imported."""
 
 
 def names(kind: Kind) -> list[str]:
-    """The short names that installed packages offer, sorted."""
+    """Return the sorted short names that installed packages declare for ``kind``."""
     return sorted({point.name for point in entry_points(group=f"driftloop.{kind}")})
 
 
 def find(kind: Kind, name: str) -> Any:
-    """What an entry point of ``kind``, or ``module:Class``, names.
+    """Return the object of an entry point of ``kind``, or of ``module:Class``.
+
+    Args:
+        kind: Kind of plugin.
+        name: Short name or ``module:Class``.
 
     Raises:
-        NotFound: neither; the text says what to do.
+        NotFound: There is no such entry point or class. The message contains the remedy.
     """
     for point in entry_points(group=f"driftloop.{kind}", name=name):
         name = point.value
@@ -43,10 +47,10 @@ def find(kind: Kind, name: str) -> Any:
 
 
 def find_any(name: str) -> Any:
-    """What ``module:Class``, ``module.Class`` or the short name of any kind names.
+    """Return the object of ``module:Class``, ``module.Class``, or an entry point of any kind.
 
     Raises:
-        NotFound: none of these; the text says what to do.
+        NotFound: There is no such entry point or class. The message contains the remedy.
     """
     if ":" in name:
         return find("detectors", name)
@@ -62,7 +66,7 @@ def find_any(name: str) -> Any:
 def _module(module: str, name: str) -> Any:
     try:
         return importlib.import_module(module)
-    except Exception as error:  # a stranger's module raises whatever it likes while it is imported
+    except Exception as error:  # importing a custom module can raise any type
         raise NotFound(
             f"{name} cannot be imported ({type(error).__name__}: {_first_line(error)}): install its package where "
             "driftloop is, or set PYTHONPATH to the folder it lies in."

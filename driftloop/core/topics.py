@@ -1,4 +1,4 @@
-"""The topics: names, partitions, retention; and their creation."""
+"""Topics: names, partitions, retention, and their creation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAY = 24 * 3600 * 1000
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of the design: what it carries and how long it is kept."""
+    """Topic with its message type and its configuration."""
 
     name: str
     message: type[messages.Message]
@@ -26,37 +26,42 @@ class Topic:
     config: dict[str, str] = field(default_factory=dict, hash=False)
 
 
-# The broker's clock, not the sender's: a broker refuses what a clock that runs more than an hour ahead has stamped.
+# The broker's clock stamps messages: it rejects timestamps of a producer whose clock is over an hour ahead.
 _STAMPED = {"message.timestamp.type": "LogAppendTime"}
 _LONG = _STAMPED | {"retention.ms": str(365 * DAY)}
 _SHORT = _STAMPED | {"retention.ms": str(7 * DAY)}
 _BIG = {"max.message.bytes": str(clients.MAX_MESSAGE)}
 
 EVENTS = Topic("events", messages.Event, "texts to be scored", config=_SHORT | _BIG)
-PREDICTIONS = Topic("predictions", messages.Prediction, "what the model said", config=_SHORT)
-LABELS = Topic("labels", messages.Label, "true labels, late", config=_SHORT)
+PREDICTIONS = Topic("predictions", messages.Prediction, "predictions of the model", config=_SHORT)
+LABELS = Topic("labels", messages.Label, "true labels, which arrive later", config=_SHORT)
 OUTCOMES = Topic("outcomes", messages.Outcome, "predictions joined with labels", partitioned=False, config=_LONG)
-DRIFT_ALERTS = Topic("drift-alerts", messages.DriftAlert, "alarms, with what moved", False, _LONG)
+DRIFT_ALERTS = Topic("drift-alerts", messages.DriftAlert, "alarms, with the changes that caused them", False, _LONG)
 MODEL_UPDATES = Topic(
     "model-updates", messages.ModelUpdate, "promotions", False, _STAMPED | {"cleanup.policy": "compact"}
 )
-RETRAINING = Topic("retraining", messages.Retraining, "what the retraining job does", False, _LONG)
-COMMANDS = Topic("commands", messages.Command, "what people ask of the retrainer", False, _LONG)
-DEAD_LETTERS = Topic("dead-letters", messages.DeadLetter, "what could not be processed", False, _LONG)
+RETRAINING = Topic("retraining", messages.Retraining, "states of retrainings", False, _LONG)
+COMMANDS = Topic("commands", messages.Command, "commands of users to the retrainer", False, _LONG)
+DEAD_LETTERS = Topic("dead-letters", messages.DeadLetter, "messages that could not be processed", False, _LONG)
 
 ALL = (EVENTS, PREDICTIONS, LABELS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, COMMANDS, DEAD_LETTERS)
 
 
 def name(settings: Settings, topic: Topic) -> str:
-    """The topic's name on the broker."""
+    """Return the name of a topic on the broker.
+
+    Args:
+        settings: Settings with the prefix of the topics.
+        topic: The topic.
+    """
     return f"{settings.topic_prefix}{topic.name}"
 
 
 def create(settings: Settings) -> list[str]:
-    """Create the missing topics and return the names of those created; existing ones are left as they are.
+    """Create the missing topics and return their names. Existing topics are not changed.
 
     Raises:
-        Refused: one is missing, and this identity may not create it.
+        AccessDenied: A topic is missing, and this identity may not create it.
     """
     client = clients.admin(settings)
     try:

@@ -54,7 +54,7 @@ def test_one_holds_it_and_the_next_has_a_greater_token(settings: Settings) -> No
     ]
     first.release()
     assert second.acquire(lambda: False, quietly, lambda: 0) and second.fence > first.fence
-    with pytest.raises(DriftloopError, match="out of touch"):
+    with pytest.raises(DriftloopError, match="had no contact to Redis"):
         first.check()
     second.release()
 
@@ -119,7 +119,7 @@ def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(worl
     finally:
         os.kill(paused.pid or 0, signal.SIGCONT)
     world.until(lambda: paused.exit_code is not None)
-    assert "out of touch for more than 4 s" in paused.log_tail() and paused.exit_code != 0
+    assert "had no contact to Redis for more than 4 s" in paused.log_tail() and paused.exit_code != 0
     assert len({message.run_id for message in diary(world)}) == 1, (
         "the paused one has not begun a retraining of its own"
     )

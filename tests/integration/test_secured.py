@@ -263,11 +263,11 @@ def test_a_scorer_that_loses_a_right_ends_and_says_which(guarded: Guarded, topic
 def test_the_rules_are_set_by_the_admin_alone(guarded: Guarded) -> None:
     done = command(guarded.settings, "topics", "--acls")
     assert done.returncode == 0 and "\n".join(acls.acl_table()) in done.stdout and "0 rules added" in done.stderr
-    refused(command(guarded.of("retrainer"), "topics", "--acls"), "let driftloop-retrainer set who may do what")
+    refused(command(guarded.of("retrainer"), "topics", "--acls"), "let driftloop-retrainer set the access rules")
 
 
 def test_a_broker_without_an_authorizer_is_said(settings: Settings) -> None:
-    with pytest.raises(DriftloopError, match="takes no access rules"):
+    with pytest.raises(DriftloopError, match="accepts no access rules"):
         acls.sync_acls(settings)
 
 

@@ -116,9 +116,9 @@ def test_the_loops_user_does_it_over_tls(over_tls: Settings) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"redis_password": "guessed"}, "does not take the password"),
-        ({"redis_user": "stranger"}, "does not take the password"),
-        ({"redis_user": "default"}, "does not take the password"),
+        ({"redis_password": "guessed"}, "rejects the password"),
+        ({"redis_user": "stranger"}, "rejects the password"),
+        ({"redis_user": "default"}, "rejects the password"),
         (
             {"redis_user": "", "redis_password": ""},
             r"set DRIFTLOOP_REDIS_PASSWORD \(or DRIFTLOOP_REDIS_PASSWORD_FILE\)",
@@ -137,7 +137,7 @@ def test_an_untrusted_certificate_and_a_client_without_tls_are_refused(over_tls:
     for ca_file in (str(other), "", str(tmp_path / "none.pem")):
         with pytest.raises(DriftloopError, match=r"cannot be reached over TLS .* set DRIFTLOOP_REDIS_CA_FILE"):
             OnlineStore(replace(over_tls, redis_ca_file=ca_file)).check()
-    with pytest.raises(DriftloopError, match="rediss:// where it speaks TLS"):
+    with pytest.raises(DriftloopError, match="or to rediss:// for TLS"):
         OnlineStore(replace(over_tls, redis=over_tls.redis.replace("rediss", "redis"))).check()
 
 

@@ -419,7 +419,7 @@ def test_a_redis_that_wants_another_password_is_one_sentence(
 ) -> None:
     world.until(lambda: _answers(OnlineStore(replace(world.settings, redis=at(locked), redis_password=PASSWORD))))
     sentence = refused(replace(world.settings, redis=at(locked), redis_password=given))
-    assert f"Redis at {at(locked)} does not take the password" in sentence and "simsalabim" not in sentence
+    assert f"Redis at {at(locked)} rejects the password" in sentence and "simsalabim" not in sentence
     assert "DRIFTLOOP_REDIS_PASSWORD" in sentence and "start one" not in sentence
 
 

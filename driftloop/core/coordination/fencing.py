@@ -1,4 +1,7 @@
-"""Which word on `model-updates` counts, where a retrainer that was replaced still had one on its way (see `lease`)."""
+"""Fencing of `model-updates`: messages of a retrainer that has lost its lease are dropped.
+
+See `driftloop.core.coordination.leader_lease`.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ from driftloop.core.messages import Message, ModelUpdate
 
 
 class FencingFilter:
-    """Sees the messages of `model-updates` in their order, and lets those through that are not void."""
+    """Filter for the messages of `model-updates`, which must be passed in their order."""
 
     def __init__(self) -> None:
         self._greatest: dict[str, int] = {}
 
     def admits(self, message: Message) -> bool:
-        """False for an update whose fencing token is smaller than that of one seen before it on the same stream."""
+        """Return False if an update has a smaller fencing token than an earlier update of the same stream."""
         if not isinstance(message, ModelUpdate):
             return True
         if message.fence < self._greatest.get(message.stream, 0):

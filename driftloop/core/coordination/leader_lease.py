@@ -1,10 +1,10 @@
-"""An office that one process holds at a time: others wait for it, and a holder that was paused learns that it is out.
+"""Leader lease in Redis: one process holds it, the others wait.
 
-The holder renews a lock in Redis that expires by itself. A process that was stopped for longer than that cannot tell by
-looking at the lock whether it was held in between, but its own clock tells it, before each act, how long ago it last
-renewed it. Whoever takes office gets a number greater than all before it, the fencing token, which goes out with what
-it writes, so that readers pass over what a predecessor still had on its way (Kleppmann, How to do distributed locking,
-2016).
+The holder renews a lock in Redis that expires by itself. A process that was paused for longer than the expiry cannot
+see in the lock whether another process has held it. Before each write it therefore checks by its own clock when it last
+renewed the lock. Each new holder gets a fencing token that is greater than all earlier ones and sends it with its
+messages. Readers drop late messages of an earlier holder by its smaller token (Kleppmann, How to do distributed
+locking, 2016).
 """
 
 from __future__ import annotations
@@ -26,11 +26,17 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.online_store import OnlineStore
 
 RETRY_EVERY = 0.5
-"""Seconds between two attempts of one who waits."""
+"""Seconds between two attempts of a waiting process."""
 
 
 class LeaderLease:
-    """The office ``name`` of a stream; it is lost when it was not renewed for ``seconds``."""
+    """Lease for a role of a stream.
+
+    Args:
+        store: Redis of the stream.
+        name: Name of the role, such as retrainer.
+        seconds: Time after which a lease that was not renewed is lost.
+    """
 
     def __init__(self, store: OnlineStore, name: str, seconds: float) -> None:
         self._name = name
@@ -41,19 +47,28 @@ class LeaderLease:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, daemon=True, name=f"lease-{name}")
         self.fence = 0
-        """The fencing token, 0 before the office is taken."""
+        """Fencing token. `0` before the lease is acquired."""
 
     def acquire(self, stopped: Callable[[], bool], say: Callable[[str], None], seen: Callable[[], int]) -> bool:
-        """Wait for the office; False where ``stopped`` came first. ``seen`` is the greatest token that readers know."""
-        told: _Holder | None = None
+        """Wait for the lease.
+
+        Args:
+            stopped: Returns True if the process is shutting down.
+            say: Receives a sentence that names the holder while this process waits.
+            seen: Returns the greatest token that readers have seen.
+
+        Returns:
+            True if the lease is held, False if ``stopped`` came first.
+        """
+        reported: _Holder | None = None
         while not stopped():
             if self._try_acquire():
                 self._thread.start()
                 self.fence = self._next_fence(seen())
                 return True
             holder = self._holder()
-            if holder is not None and holder != told:
-                told = holder
+            if holder is not None and holder != reported:
+                reported = holder
                 say(f"process {holder.pid} on {holder.host} is the {self._name} of this stream: waiting until it ends")
             if holder is not None and holder.is_dead:
                 self._remove_dead(holder)
@@ -63,19 +78,23 @@ class LeaderLease:
 
     @property
     def held(self) -> bool:
-        """Whether nobody else can have taken the office."""
+        """Return True if no other process can hold the lease."""
         return time.monotonic() - self._renewed < self._seconds
 
     def check(self) -> None:
-        """Raise a `DriftloopError` where the office may be another's by now."""
+        """Check the lease before a write.
+
+        Raises:
+            DriftloopError: Another process may hold the lease now.
+        """
         if not self.held:
             raise DriftloopError(
-                f"This process was out of touch for more than {self._seconds:g} s, and another one may be the "
-                f"{self._name} of the stream by now: nothing was written. Start it again."
+                f"This process had no contact to Redis for more than {self._seconds:g} s, and another one may be the "
+                f"{self._name} of the stream now: nothing was written. Start it again."
             )
 
     def release(self) -> None:
-        """Give the office back."""
+        """Release the lease."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -93,7 +112,7 @@ class LeaderLease:
         return True
 
     def _next_fence(self, seen: int) -> int:
-        """Greater than every token before it, also where Redis was emptied in between or a clock was set back."""
+        """Return a token greater than all earlier ones, even if Redis was flushed or a clock was set back."""
         key = self._store.key("fence", self._name)
         token = max(int(self._store.client.get(key) or 0) + 1, seen + 1, int(time.time()))
         self._store.client.set(key, token)
@@ -106,7 +125,7 @@ class LeaderLease:
                 if not self.held:
                     return
                 self._lock.reacquire()
-            except LockError:  # it expired, or the store was emptied
+            except LockError:  # it expired, or Redis was flushed
                 if not self._try_acquire():
                     self._renewed = float("-inf")
                     return
@@ -119,7 +138,7 @@ class LeaderLease:
         return None if found is None else _Holder.read(found)
 
     def _remove_dead(self, holder: _Holder) -> None:
-        """Remove the lock of a dead process, where it is still its."""
+        """Remove the lock of a dead process, unless another one holds it now."""
         stale = self._store.client.lock(self._store.key("lock", self._name), thread_local=False)
         stale.local.token = holder.token.encode()
         with suppress(LockError):
@@ -127,7 +146,7 @@ class LeaderLease:
 
 
 class _Holder(NamedTuple):
-    """Who wrote a token into the lock: a process, told from an earlier one with its id by when it was born."""
+    """Process that holds the lock. The start time distinguishes it from an earlier process with the same id."""
 
     host: str
     pid: str
@@ -136,26 +155,25 @@ class _Holder(NamedTuple):
 
     @classmethod
     def read(cls, found: bytes) -> _Holder:
-        """From what the lock holds, whoever wrote it."""
+        """Parse the untrusted content of the lock."""
         parts = str(found, "utf-8", "replace").split("|", 3)
         return cls(*parts, *[""] * (4 - len(parts)))
 
     @property
     def token(self) -> str:
-        """As it stands in the lock."""
+        """Content of the lock."""
         return "|".join(self)
 
     @property
     def is_dead(self) -> bool:
-        """Whether it was a process of this machine that has ended; of other machines nothing is known."""
-        return (
-            self.host == socket.gethostname() and self.pid.isdigit() and _process_start_time(int(self.pid)) != self.started
-        )
+        """Return True if it was a process of this machine that has ended. Other machines are unknown."""
+        here = self.host == socket.gethostname() and self.pid.isdigit()
+        return here and _process_start_time(int(self.pid)) != self.started
 
 
 def _process_start_time(pid: int) -> str:
-    """What tells a process from an earlier one with its id, whatever the clock does meanwhile; empty: there is none."""
+    """Return the start of a process in clock ticks since the boot. Empty if there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # clock ticks since the boot
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return "there" if psutil.pid_exists(pid) else ""

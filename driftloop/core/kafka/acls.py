@@ -1,7 +1,7 @@
-"""Who may do what on the topics: one identity for each role, and nothing beyond what its processes do.
+"""Kafka ACLs with least privilege: one identity for each role.
 
-`apply` makes a broker's access rules those of `ROLES` (Kafka's documentation, section Authorization and ACLs);
-docs/threat-model.md shows them as a table. What no rule allows, Kafka's authorizer refuses.
+`sync_acls` sets the ACLs of a broker to those of `ROLES` (Kafka's documentation, section Authorization and ACLs).
+docs/threat-model.md shows them as a table. Kafka's authorizer denies everything else.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from driftloop.core.topics import (
 )
 
 ADMIN = "admin"
-"""The role that makes the topics and these rules; a super user of the broker, and no process of the loop."""
+"""Role that creates the topics and the ACLs. It is a super user of the broker, and no process of the loop has it."""
 BROKER = "broker"
-"""The broker itself, which logs in at its own controller with a certificate."""
+"""Role of the broker, which logs in to its own controller with a certificate."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """What the processes with one identity do. Every role may ask for any topic's offsets."""
+    """Rights of the processes with one identity. Every role can read the offsets of all topics."""
 
     name: str
     verbs: tuple[str, ...]
-    """Of driftloop's command line."""
+    """Verbs of the command line that need this role."""
     writes: tuple[Topic, ...]
     reads: tuple[Topic, ...]
     joins_group: bool = False
-    """Whether it is a consumer group of its own."""
+    """True if its processes form a consumer group."""
 
 
 ROLES = (
@@ -65,7 +65,7 @@ ROLES = (
         "scorer",
         ("score",),
         writes=(PREDICTIONS, DEAD_LETTERS),
-        # Alerts silence a cascade's first stage; predictions are its own, where the store has forgotten them.
+        # Alerts disable a cascade's first stage. Its own predictions rebuild a store that was flushed.
         reads=(EVENTS, MODEL_UPDATES, DRIFT_ALERTS, PREDICTIONS),
         joins_group=True,
     ),
@@ -82,33 +82,36 @@ ROLES = (
         writes=(MODEL_UPDATES, RETRAINING, DEAD_LETTERS),
         reads=(EVENTS, LABELS, PREDICTIONS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, COMMANDS),
     ),
-    Role("api", ("serve",), writes=(LABELS, COMMANDS), reads=topics.ALL),  # people's labels, and what they ask for
+    Role("api", ("serve",), writes=(LABELS, COMMANDS), reads=topics.ALL),  # labels and commands of users
     Role("reader", ("watch", "audit", "case", "models", "ask", "compare", "backfill"), writes=(), reads=topics.ALL),
 )
 
 
 def user_name(role: str) -> str:
-    """The name under which a role logs in; its Kafka principal is that after ``User:``."""
+    """Return the user name of a role. Its Kafka principal is ``User:`` and that name."""
     return f"driftloop-{role}"
 
 
 def find_role(name: str) -> Role:
-    """The role with that name."""
+    """Return the role with a name."""
     return next(role for role in ROLES if role.name == name)
 
 
 def role_of(verb: str) -> str:
-    """The role whose identity a verb of the command line needs."""
+    """Return the name of the role that a verb of the command line needs."""
     return next(role.name for role in ROLES if verb in role.verbs)
 
 
 def sync_acls(settings: Settings) -> tuple[int, int]:
-    """Make the broker's rules for our users on this stream's topics and groups exactly those of `ROLES`.
+    """Set the ACLs of driftloop's users on the topics and groups of this stream to those of `ROLES`.
 
-    Returns how many were added and how many taken away; those of other users and of other topics stay.
+    ACLs of other users and of other topics do not change.
+
+    Returns:
+        Number of added and number of removed ACLs.
 
     Raises:
-        DriftloopError: the broker has no authorizer, or this identity may not set its rules.
+        DriftloopError: The broker has no authorizer, or this identity may not set ACLs.
     """
     wanted = {rule for role in ROLES for rule in _rules(settings, role)}
     ours = {(rule.principal, rule.resource_pattern) for rule in wanted} | {
@@ -118,15 +121,17 @@ def sync_acls(settings: Settings) -> tuple[int, int]:
     }
     client = clients.admin(settings)
     try:
-        there = {rule for role in ROLES for rule in client.describe_acls(_any_of(role))[0]}
-        stale = [rule for rule in there - wanted if (rule.principal, rule.resource_pattern) in ours]
-        missing = sorted(wanted - there, key=repr)
+        existing = {rule for role in ROLES for rule in client.describe_acls(_all_of(role))[0]}
+        stale = [rule for rule in existing - wanted if (rule.principal, rule.resource_pattern) in ours]
+        missing = sorted(wanted - existing, key=repr)
         failed = client.create_acls(missing)["failed"] if missing else []
         failed += (
-            [error for _, _, error in client.delete_acls(list(map(_exactly, stale))) if error.errno] if stale else []
+            [error for _, _, error in client.delete_acls(list(map(_exact_filter, stale))) if error.errno]
+            if stale
+            else []
         )
     except AuthorizationError as error:
-        raise access_denied(settings, "set who may do what on the topics") from error
+        raise access_denied(settings, "set the access rules of the topics") from error
     except KafkaError as error:
         raise _acls_rejected(settings, error) from error
     finally:
@@ -137,12 +142,16 @@ def sync_acls(settings: Settings) -> tuple[int, int]:
 
 
 def check_acls(settings: Settings, role: Role) -> None:
-    """See that this process's identity may do what ``role`` does, before it starts and where it can be said plainly.
+    """Check at the start of a process that its identity has the rights of a role.
 
-    A broker without an authorizer lets everybody, and a plain connection has no identity to speak of.
+    A broker without an authorizer allows everything. A plain-text connection has no identity and is not checked.
+
+    Args:
+        settings: Address and security of the broker.
+        role: Role of this process.
 
     Raises:
-        Refused: it may not; the text says who may not do what.
+        AccessDenied: A right is missing. The message names the user and the right.
     """
     if settings.security.protocol == "PLAINTEXT":
         return
@@ -165,7 +174,7 @@ def check_acls(settings: Settings, role: Role) -> None:
 
 
 def acl_table() -> Iterator[str]:
-    """The rules as the lines of a Markdown table."""
+    """Yield the rights of all roles as the lines of a Markdown table."""
     yield "| topic | written by | read by |"
     yield "|---|---|---|"
     for topic in topics.ALL:
@@ -185,11 +194,11 @@ def _rules(settings: Settings, role: Role) -> Iterator[ACL]:
             yield allow(ResourceType.TOPIC, full, ACLOperation.READ)
         if topic in role.writes:
             yield allow(ResourceType.TOPIC, full, ACLOperation.WRITE)
-    if role.writes:  # brokers before 2.8 want it said; later ones take it from the right to write
+    if role.writes:  # brokers before 2.8 need it; later ones derive it from the right to write
         yield allow(ResourceType.CLUSTER, "kafka-cluster", ACLOperation.IDEMPOTENT_WRITE)
     if role.joins_group:
         yield allow(ResourceType.GROUP, clients.group_id(role.name, settings), ACLOperation.READ)
-    if role.reads == topics.ALL:  # the lag is what the others' groups have committed
+    if role.reads == topics.ALL:  # for the consumer lag of the other roles
         for other in ROLES:
             if other.joins_group:
                 yield allow(ResourceType.GROUP, clients.group_id(other.name, settings), ACLOperation.DESCRIBE)
@@ -208,12 +217,12 @@ def _pattern(kind: ResourceType, name: str) -> ResourcePattern:
     return ResourcePattern(kind, name, ACLResourcePatternType.LITERAL)
 
 
-def _any_of(role: Role) -> ACLFilter:
+def _all_of(role: Role) -> ACLFilter:
     everything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
     return ACLFilter(f"User:{user_name(role.name)}", None, ACLOperation.ANY, ACLPermissionType.ANY, everything)
 
 
-def _exactly(rule: ACL) -> ACLFilter:
+def _exact_filter(rule: ACL) -> ACLFilter:
     pattern = rule.resource_pattern
     same = ResourcePatternFilter(pattern.resource_type, pattern.resource_name, pattern.pattern_type)
     return ACLFilter(rule.principal, rule.host, rule.operation, rule.permission_type, same)
@@ -221,6 +230,6 @@ def _exactly(rule: ACL) -> ACLFilter:
 
 def _acls_rejected(settings: Settings, error: KafkaError) -> DriftloopError:
     return DriftloopError(
-        f"Kafka at {settings.kafka} takes no access rules ({error}): give it an authorizer (authorizer.class.name) "
+        f"Kafka at {settings.kafka} accepts no access rules ({error}): configure an authorizer (authorizer.class.name) "
         "and log in as one of its super users."
     )

@@ -1,7 +1,7 @@
-"""The topics as an AsyncAPI document (version 3.0.0, https://www.asyncapi.com/docs/reference), made from the code.
+"""AsyncAPI document of the topics (version 3.0.0, https://www.asyncapi.com/docs/reference), generated from the code.
 
-Channels, their settings and their messages are those of `driftloop.core.topics` and `driftloop.core.messages`; who sends and who
-receives is what `driftloop.core.kafka.acls` allows. `docs/asyncapi.json` is what `driftloop topics --asyncapi` prints.
+Channels, their settings and their messages come from `driftloop.core.topics` and `driftloop.core.messages`. Senders and
+receivers come from `driftloop.core.kafka.acls`. `driftloop topics --asyncapi` prints `docs/asyncapi.json`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from driftloop.core.kafka import acls
 from driftloop.core.topics import Topic
 
 KEY_FIELDS = {"events": "event_id", "predictions": "event_id", "labels": "event_id", "outcomes": "event_id"}
-"""The field that is the key of a topic's records; of the others it is the stream, or the dead message's own."""
+"""Message field that is the key of a topic's records. Other topics have the stream id, or the dead message's key."""
 REF = "#/components/schemas/{name}"
 
 
 def build_document() -> dict[str, Any]:
-    """The whole description, ready for JSON."""
+    """Return the document, ready for JSON."""
     kinds = [topic.message for topic in topics.ALL]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=REF)
     for kind in kinds:
@@ -52,10 +52,11 @@ def build_document() -> dict[str, Any]:
 
 def _channel(topic: Topic) -> dict[str, Any]:
     named = {"retention.ms", "max.message.bytes", "cleanup.policy"}
+    about = topic.description
     settings = {name: int(text) if text.isdigit() else [text] for name, text in topic.config.items() if name in named}
     return {
         "address": topic.name,
-        "description": f"{topic.description[0].upper()}{topic.description[1:]}. A deployment may set a prefix before the name.",
+        "description": f"{about[0].upper()}{about[1:]}. A deployment can add a prefix to the name.",
         "messages": {topic.message.__name__: {"$ref": f"#/components/messages/{topic.message.__name__}"}},
         "bindings": {"kafka": {"topic": topic.name, "topicConfiguration": settings, "bindingVersion": "0.5.0"}},
     }
@@ -72,8 +73,8 @@ def _operation(action: str, role: acls.Role, topic: Topic) -> dict[str, Any]:
 
 def _message(topic: Topic) -> dict[str, Any]:
     name = topic.message.__name__
-    about = KEY_FIELDS.get(topic.name)
-    key = f"The record's key: the field `{about}`." if about else "The record's key."
+    field = KEY_FIELDS.get(topic.name)
+    key = f"Key of the record: the field `{field}`." if field else "Key of the record."
     return {
         "name": name,
         "summary": inspect.getdoc(topic.message) or "",
@@ -84,6 +85,6 @@ def _message(topic: Topic) -> dict[str, Any]:
 
 
 def _describe(schema: dict[str, Any], kind: type[messages.Message]) -> None:
-    """Put what stands below a field in the code into its schema."""
-    for field, told in field_docs.read_field_docs(kind).items():
-        schema["properties"][field]["description"] = told
+    """Add the docstrings of the fields to a schema."""
+    for field, text in field_docs.read_field_docs(kind).items():
+        schema["properties"][field]["description"] = text

@@ -1,4 +1,4 @@
-"""Who this process is to the Kafka broker, and one sentence for each way in which the broker can refuse it."""
+"""Authentication at the Kafka broker, and one error message for each way in which the broker can refuse."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import KafkaSecurity, Settings
 
 MAX_CLOSED_LOGINS = 3
-"""Log-ins after which a broker that closes the connection without a word is taken to refuse."""
+"""Log-ins that the broker closes without a response before they count as refused."""
 _USER = "DRIFTLOOP_SECURITY__USERNAME and DRIFTLOOP_SECURITY__PASSWORD (or DRIFTLOOP_SECURITY__PASSWORD_FILE)"
 
 
 class AccessDenied(DriftloopError):
-    """The broker knows this process and does not let it, or does not know it: trying again is of no use."""
+    """The broker refuses this identity or its access. Another attempt is useless."""
 
 
 def tls_context(security: KafkaSecurity) -> ssl.SSLContext | None:
-    """What a client checks the broker with, and shows of itself; None for a protocol without TLS.
+    """Return the TLS context of a client. `None` for a protocol without TLS.
 
     Raises:
-        DriftloopError: a file of the settings cannot be read.
+        DriftloopError: A file of the settings cannot be read.
     """
     if security.protocol not in ("SSL", "SASL_SSL"):
         return None
@@ -53,9 +53,9 @@ def tls_context(security: KafkaSecurity) -> ssl.SSLContext | None:
 
 
 class Client(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
-    """kafka-python's network client, which says at once why a broker does not let it in.
+    """Network client for kafka-python that raises immediately with the reason of a refused log-in.
 
-    Its own hides the reason behind a time-out, and until then offers a wrong password again and again.
+    The original hides the reason behind a time-out, and until then repeats a wrong password.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -65,11 +65,10 @@ class Client(KafkaNetClient):  # type: ignore[misc]  # kafka-python has no types
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]
     refused: Exception | None = None
-    closed_logins = 0
-    """Connections that the broker answered on, and closed while we logged in."""
+    closed_logins = 0  # connections on which the broker answered, and which it closed during the log-in
 
     def get_connection(self, *arguments: Any, **options: Any) -> Any:
-        # Only before the first metadata: later the client may come back when the broker is itself again.
+        # Only before the first metadata: later the client can reconnect when the broker has recovered.
         if self.refused is not None and not self.bootstrapped:
             raise self.refused
         connection = super().get_connection(*arguments, **options)
@@ -81,7 +80,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         if final or isinstance(error.__context__, ssl.SSLCertVerificationError):
             self.refused = error
         elif connection.sasl_enabled and connection.broker_version_data is not None:
-            # A refusal is lost where the end of the connection comes with it: kafka-python drops what it read before.
+            # A refusal is lost if the connection closes with it: kafka-python drops the data that it read before.
             self.closed_logins += 1
             if self.closed_logins == MAX_CLOSED_LOGINS:
                 self.refused = SaslAuthenticationFailedError("the broker closes the connection")
@@ -89,9 +88,11 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
 
 @contextmanager
 def translate_auth_errors(settings: Settings, doing: str = "use") -> Iterator[None]:
-    """Turn what kafka-python raises where the broker refuses into a `Refused`; anything else passes.
+    """Translate a refusal of the broker in the block to `AccessDenied`. Other errors pass unchanged.
 
-    ``doing`` is the verb for what is done with the topics here.
+    Args:
+        settings: Address and security of the broker.
+        doing: Verb for the access to the topics, such as ``read``.
     """
     try:
         yield
@@ -100,7 +101,7 @@ def translate_auth_errors(settings: Settings, doing: str = "use") -> Iterator[No
     except (SaslAuthenticationFailedError, UnsupportedSaslMechanismError) as error:
         raise AccessDenied(
             f"Kafka at {settings.kafka} does not let {_identity(settings)} in with {settings.security.mechanism}: set "
-            f"{_USER} to what it knows, DRIFTLOOP_SECURITY__MECHANISM to what it takes."
+            f"{_USER} to a user that it knows, DRIFTLOOP_SECURITY__MECHANISM to a mechanism that it accepts."
         ) from error
     except KafkaError as error:
         if isinstance(error.__context__, ssl.SSLCertVerificationError):
@@ -108,21 +109,26 @@ def translate_auth_errors(settings: Settings, doing: str = "use") -> Iterator[No
                 f"The certificate of Kafka at {settings.kafka} is not trusted ({error.__context__.verify_message}): "
                 "set DRIFTLOOP_SECURITY__CA_FILE to the authority that signed it."
             ) from error
-        if "AuthorizationFailed" in str(error):  # an idempotent producer's, told by kafka-python in words alone
+        if "AuthorizationFailed" in str(error):  # kafka-python reports that of an idempotent producer only in words
             raise access_denied(settings, f"{doing} anything here") from error
         raise
 
 
 def access_denied(settings: Settings, what: str) -> AccessDenied:
-    """The error for an identity that may not do ``what``."""
+    """Create the error for a missing right.
+
+    Args:
+        settings: Address and security of the broker.
+        what: Verb and object of the refused access.
+    """
     return AccessDenied(
-        f"Kafka at {settings.kafka} does not let {_identity(settings)} {what}: set {_USER} to those of the role that may, "
-        "or let `driftloop topics --acls` give each role its rights."
+        f"Kafka at {settings.kafka} does not let {_identity(settings)} {what}: set {_USER} to those of the role that "
+        "may, or let `driftloop topics --acls` give each role its rights."
     )
 
 
 def unreachable(settings: Settings) -> DriftloopError:
-    """The error for a broker that did not answer in time: nobody is there, or somebody who speaks another protocol."""
+    """Create the error for a broker that did not answer in time: nothing listens, or the protocol is another one."""
     host, _, port = settings.kafka.split(",")[0].rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
@@ -142,7 +148,7 @@ def _identity(settings: Settings) -> str:
 
 
 def _refused_action(error: AuthorizationError, doing: str) -> str:
-    """What was refused: kafka-python names the topics, or says nothing that helps."""
+    """Return the refused access. kafka-python names the topics only in one of its errors."""
     if isinstance(error, TopicAuthorizationFailedError):
         found = error.args[0]
         return f"{doing} {', '.join(sorted(found)) if isinstance(found, set) else found}"
@@ -150,5 +156,5 @@ def _refused_action(error: AuthorizationError, doing: str) -> str:
 
 
 def _no_password() -> bytes:
-    """Where OpenSSL would ask the terminal for a key's pass phrase, and wait."""
+    """Return an empty pass phrase, because OpenSSL would otherwise ask on the terminal and wait."""
     return b""

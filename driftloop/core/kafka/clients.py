@@ -1,4 +1,4 @@
-"""The kafka-python clients, made in one place: acknowledgements, security, timeouts."""
+"""kafka-python clients with the acknowledgements, security and timeouts of driftloop."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 MAX_MESSAGE = 16 * 1024 * 1024
+"""Maximum bytes of a message that a producer sends."""
 
 
 def connection(settings: Settings) -> dict[str, Any]:
-    """The keyword arguments that every client shares."""
+    """Return the keyword arguments that all clients share."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka.split(","),
         "bootstrap_timeout_ms": 15_000,
-        "reconnect_backoff_max_ms": 1_000,  # the default of 30 s would be waited out after a broker's restart
+        "reconnect_backoff_max_ms": 1_000,  # after a broker's restart the default would wait 30 s
         "security_protocol": settings.security.protocol,
         "ssl_context": auth.tls_context(settings.security),
         "kafka_client": auth.Client,
@@ -42,7 +43,12 @@ def connection(settings: Settings) -> dict[str, Any]:
 
 
 def producer(settings: Settings, **options: Any) -> KafkaProducer:
-    """An idempotent producer with ``acks=all``: a retried send is written once. ``options`` replace its timeouts."""
+    """Create an idempotent producer with ``acks=all``: a retried message is written once.
+
+    Args:
+        settings: Address and security of the broker.
+        options: Options of `KafkaProducer` that replace the timeouts and sizes used here.
+    """
     chosen: dict[str, Any] = {
         "linger_ms": 5,
         "max_request_size": MAX_MESSAGE,
@@ -55,17 +61,28 @@ def producer(settings: Settings, **options: Any) -> KafkaProducer:
 
 
 class ConfirmedProducer:
-    """Messages on their way to the broker; `flush` returns once all of them are acknowledged by all replicas."""
+    """Producer whose `flush` waits until all replicas have acknowledged all messages.
+
+    Args:
+        settings: Address and security of the broker, and prefix of the topics.
+        allowed: Called before each message. It raises if the message must not be sent.
+    """
 
     def __init__(self, settings: Settings, allowed: Callable[[], None] = lambda: None) -> None:
-        """``allowed`` is asked before each message, and raises where it must not be sent."""
         self._settings = settings
         self._check_allowed = allowed
         self._producer = producer(settings)
         self._unconfirmed: list[Any] = []
 
     def put(self, topic: str, key: str | bytes | None, value: Message | bytes, headers: Headers = ()) -> None:
-        """Send one message."""
+        """Send one message.
+
+        Args:
+            topic: Name of the topic without the prefix.
+            key: Key of the message.
+            value: The message, or its bytes.
+            headers: Kafka headers.
+        """
         self._check_allowed()
         body = value if isinstance(value, bytes) else encode(value)
         raw = key.encode() if isinstance(key, str) else key
@@ -74,11 +91,11 @@ class ConfirmedProducer:
             self._unconfirmed.append(self._producer.send(full, value=body, key=raw, headers=list(headers)))
 
     def flush(self) -> list[int]:
-        """The offsets of the messages put since the last flush, in their order.
+        """Wait for all acknowledgements. Return the offsets of the messages since the last flush, in their order.
 
         Raises:
-            Refused: this identity may not write to one of the topics.
-            kafka.errors.KafkaError: the broker did not take one of them in time.
+            AccessDenied: This identity may not write to one of the topics.
+            kafka.errors.KafkaError: The broker did not accept a message in time.
         """
         with translate_auth_errors(self._settings, "write to"):
             self._producer.flush()
@@ -86,23 +103,33 @@ class ConfirmedProducer:
             return [future.get(timeout=60).offset for future in sent]
 
     def close(self) -> None:
-        """Leave the broker; what was not flushed is given up."""
+        """Close the connection. Messages that were not flushed are lost."""
         self._producer.close(timeout=5)
 
 
 def consumer(settings: Settings, **options: Any) -> KafkaConsumer:
-    """A consumer outside any group unless ``group_id`` is given; offsets are committed by the caller."""
+    """Create a consumer, outside any group unless ``group_id`` is given. The caller commits offsets.
+
+    Args:
+        settings: Address and security of the broker.
+        options: Options of `KafkaConsumer`.
+    """
     chosen: dict[str, Any] = {"enable_auto_commit": False, "auto_offset_reset": "earliest", **options}
     return _connect(settings, lambda: KafkaConsumer(**connection(settings), **chosen))
 
 
 def admin(settings: Settings) -> KafkaAdminClient:
-    """An admin client."""
+    """Create an admin client."""
     return _connect(settings, lambda: KafkaAdminClient(**connection(settings)))
 
 
 def partitions(client: Any, topic: str) -> list[TopicPartition]:
-    """The partitions of a topic by their numbers; none where the broker does not have it."""
+    """Return the partitions of a topic in order. Empty if the broker does not have the topic.
+
+    Args:
+        client: A consumer.
+        topic: Full name of the topic.
+    """
     return [TopicPartition(topic, number) for number in sorted(client.partitions_for_topic(topic) or ())]
 
 
@@ -110,12 +137,17 @@ def partitions(client: Any, topic: str) -> list[TopicPartition]:
 def assigned_consumer(
     settings: Settings, topic: str, offsets: dict[int, int] | None = None, also: Sequence[str] = (), **options: Any
 ) -> Iterator[KafkaConsumer]:
-    """A consumer assigned to all partitions of ``topic``, from ``offsets`` (default: the beginning).
+    """Open a consumer that is assigned to all partitions of a topic.
 
-    Of the topics ``also`` to be read, from their beginning.
+    Args:
+        settings: Address and security of the broker.
+        topic: Full name of the topic.
+        offsets: First offset to read, by partition. Other partitions are read from their beginning.
+        also: Full names of more topics, which are read from their beginning.
+        options: Options of `KafkaConsumer`.
 
     Raises:
-        Refused: this identity may not read the topic.
+        AccessDenied: This identity may not read a topic.
     """
     client = consumer(settings, **options)
     try:
@@ -138,9 +170,13 @@ def records(
     start: dict[int, int] | None = None,
     ends: Mapping[TopicPartition, int] | None = None,
 ) -> Iterator[list[Any]]:
-    """The records of ``topic`` as they come: from ``start``, or its beginning, up to ``ends``, or its present end.
+    """Yield the records of a topic in lists, as they arrive from the broker.
 
-    ``ends`` may hold partitions of other topics.
+    Args:
+        settings: Address and security of the broker.
+        topic: Full name of the topic.
+        start: First offset to read, by partition. `None`: the beginning.
+        ends: End offsets, which may include partitions of other topics. `None`: the end at the time of the call.
     """
     with assigned_consumer(settings, topic, start, max_poll_records=5000) as client:
         mine = client.assignment()
@@ -153,7 +189,14 @@ def records(
 
 
 def read_all(settings: Settings, topic: str, kind: type[M], start: dict[int, int] | None = None) -> list[M]:
-    """Every message on ``topic`` up to its present end, in order of arrival; undecodable ones are skipped."""
+    """Return all messages of a topic up to its present end, in order of arrival. Undecodable ones are skipped.
+
+    Args:
+        settings: Address and security of the broker.
+        topic: Full name of the topic.
+        kind: Type of the messages.
+        start: First offset to read, by partition. `None`: the beginning.
+    """
     found: list[M] = []
     for part in records(settings, topic, start):
         for record in part:
@@ -163,7 +206,12 @@ def read_all(settings: Settings, topic: str, kind: type[M], start: dict[int, int
 
 
 def message_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
-    """Messages ever written to each topic: the sum of its partitions' end offsets."""
+    """Return the number of messages ever written to each topic: the sum of its end offsets.
+
+    Args:
+        settings: Address and security of the broker.
+        topics: Full names of the topics.
+    """
     client = consumer(settings)
     try:
         out: dict[str, int] = {}
@@ -176,7 +224,12 @@ def message_counts(settings: Settings, topics: Iterable[str]) -> dict[str, int]:
 
 
 def partition_ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
-    """The offset that the next message will have, by partition."""
+    """Return the offset of the next message by partition.
+
+    Args:
+        settings: Address and security of the broker.
+        topic: Full name of the topic.
+    """
     client = consumer(settings)
     try:
         return dict(client.end_offsets(partitions(client, topic)))
@@ -185,7 +238,12 @@ def partition_ends(settings: Settings, topic: str) -> dict[TopicPartition, int]:
 
 
 def offset_range(settings: Settings, topic: str) -> dict[TopicPartition, tuple[int, int]]:
-    """The first offset that is kept, and the one that the next message will have, by partition."""
+    """Return the oldest kept offset and the offset of the next message, by partition.
+
+    Args:
+        settings: Address and security of the broker.
+        topic: Full name of the topic.
+    """
     client = consumer(settings)
     try:
         found = partitions(client, topic)
@@ -196,7 +254,13 @@ def offset_range(settings: Settings, topic: str) -> dict[TopicPartition, tuple[i
 
 
 def offsets_since(settings: Settings, topic: str, at: float) -> dict[int, int]:
-    """By partition, the offset of the first message written at ``at`` (Unix seconds) or later; its end if none was."""
+    """Return the offset of the first message since a time by partition, or the end offset without such a message.
+
+    Args:
+        settings: Address and security of the broker.
+        topic: Full name of the topic.
+        at: Time in Unix seconds.
+    """
     client = consumer(settings)
     try:
         found = partitions(client, topic)
@@ -207,7 +271,13 @@ def offsets_since(settings: Settings, topic: str, at: float) -> dict[int, int]:
 
 
 def committed_offsets(settings: Settings, role: str, topics: Iterable[str]) -> dict[TopicPartition, int]:
-    """The next offset of each partition of ``topics`` that the processes of ``role`` have not acknowledged."""
+    """Return the committed offset of each partition, `0` without a commit.
+
+    Args:
+        settings: Address and security of the broker, and stream id.
+        role: Role of the processes in the consumer group.
+        topics: Full names of the topics.
+    """
     client = consumer(settings, group_id=group_id(role, settings))
     try:
         return {tp: client.committed(tp) or 0 for topic in topics for tp in partitions(client, topic)}
@@ -216,9 +286,14 @@ def committed_offsets(settings: Settings, role: str, topics: Iterable[str]) -> d
 
 
 def next_message_offset(settings: Settings, tp: TopicPartition, offset: int) -> int:
-    """The offset of the first message at or after ``offset``; the partition's end where there is none.
+    """Return the offset of the first message at or after an offset. Without such a message, return the end offset.
 
-    Not every offset is a message's: some are a transaction's own, others were compacted or are past their time.
+    Some offsets have no message: they are transaction markers, or their message was compacted or has expired.
+
+    Args:
+        settings: Address and security of the broker.
+        tp: The partition.
+        offset: First offset to look at.
     """
     client = consumer(settings, max_poll_records=1)
     try:
@@ -234,12 +309,22 @@ def next_message_offset(settings: Settings, tp: TopicPartition, offset: int) -> 
 
 
 def group_id(role: str, settings: Settings) -> str:
-    """The consumer group of the processes with ``role`` (scorer, monitor): their lag is looked up under this name."""
+    """Return the id of the consumer group of a role.
+
+    Args:
+        role: scorer or monitor.
+        settings: Prefix of the topics and stream id.
+    """
     return f"driftloop-{role}-{settings.topic_prefix}{settings.stream}"
 
 
 def lag(client: KafkaConsumer, owned: Iterable[TopicPartition]) -> int:
-    """Messages on the partitions ``owned`` behind which the group of ``client`` has not committed an offset yet."""
+    """Return the consumer lag: offsets that the group of ``client`` has not committed.
+
+    Args:
+        client: A consumer of the group.
+        owned: Partitions to count.
+    """
     wanted = list(owned)
     if not wanted:
         return 0
@@ -248,14 +333,26 @@ def lag(client: KafkaConsumer, owned: Iterable[TopicPartition]) -> int:
 
 
 def has_unread_messages(settings: Settings, client: KafkaConsumer, owned: Iterable[TopicPartition]) -> bool:
-    """Whether what `lag` counts are messages, and not offsets alone: the messages themselves are looked for."""
+    """Return True if the offsets counted by `lag` include a message.
+
+    Args:
+        settings: Address and security of the broker.
+        client: A consumer of the group.
+        owned: Partitions to look at.
+    """
     wanted = list(owned)
     last = client.end_offsets(wanted)
     return any(next_message_offset(settings, tp, client.committed(tp) or 0) < last[tp] for tp in wanted)
 
 
 def remove_group_member(settings: Settings, group: str, member: str) -> None:
-    """Take a static member out of its group, so that the others need not wait until it counts as dead."""
+    """Remove a static member from its group, so that the others do not wait for its session timeout.
+
+    Args:
+        settings: Address and security of the broker.
+        group: Id of the consumer group.
+        member: Value of `group.instance.id`.
+    """
     with suppress(KafkaError):
         client = KafkaAdminClient(**{**connection(settings), "bootstrap_timeout_ms": 2_000})
         try:

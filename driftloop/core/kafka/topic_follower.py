@@ -1,4 +1,4 @@
-"""Several topics read at once, as they grow, by something that watches the loop: no group, nothing committed."""
+"""Follower of several topics for observers of the loop, without a consumer group or commits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from driftloop.core.settings import Settings
 from driftloop.core.topics import Topic
 
 TIMEOUT_MS = 2000
-"""A broker that does not say its end offsets within that is away."""
+"""Milliseconds to wait for the end offsets of a broker."""
 
 
 class TopicFollower:
-    """Reads ``followed`` from their beginning, or from the ``newest`` messages of each partition.
+    """Consumer of several topics.
+
+    Args:
+        settings: Address of the broker and prefix of the topics.
+        followed: Topics to read.
+        newest: Number of newest messages of each partition to start with. `None`: read from the beginning.
 
     Raises:
-        DriftloopError: no broker answers.
+        DriftloopError: No broker answers.
     """
 
     def __init__(self, settings: Settings, followed: Sequence[Topic], newest: int | None = None) -> None:
@@ -37,20 +42,21 @@ class TopicFollower:
         assigned = [tp for topic in followed for tp in self.partitions(topic)]
         self._client.assign(assigned)
         self._client.seek_to_beginning(*assigned)
+        # End offsets at the start of the partitions that are not read up to there.
         self._unread: dict[TopicPartition, int] = self._client.end_offsets(assigned)
-        """The partitions that are not read yet up to where they ended at the beginning, and that end."""
         if newest is not None:
             begins = self._client.beginning_offsets(assigned)
             for tp, end in self._unread.items():
                 self._client.seek(tp, max(begins[tp], end - newest))
 
     def poll(self) -> Iterator[tuple[Topic, Message]]:
-        """What has come, waiting 0.2 s at most; what is no message of its topic, or void, is passed over.
+        """Yield the new messages, after a wait of at most 0.2 s.
 
-        A broker that is away has nothing to say, and is asked again the next time.
+        Undecodable messages, and updates with an old fencing token, are skipped. If the broker does not answer, there
+        are no messages until the next call.
 
         Raises:
-            Refused: this identity may not read one of the topics.
+            AccessDenied: This identity may not read one of the topics.
         """
         polled: dict[Any, Any] = {}
         with suppress(KafkaError), translate_auth_errors(self._settings, "read"):
@@ -65,27 +71,28 @@ class TopicFollower:
 
     @property
     def caught_up(self) -> bool:
-        """Whether all that was there at the beginning has been read."""
+        """Return True if all messages from before the start have been read."""
         self._unread = {tp: end for tp, end in self._unread.items() if self._client.position(tp) < end}
         return not self._unread
 
     def partitions(self, topic: Topic) -> list[TopicPartition]:
-        """The partitions of ``topic``, as they were found at the beginning.
+        """Return the partitions of a topic, as found at the start.
 
-        The client forgets those of a topic that it does not read, and would ask a broker that is away without end.
+        The client forgets the partitions of topics that it does not read, and would wait without limit for a broker
+        that does not answer.
         """
         return self._found[topic.name]
 
     def message_count(self, topic: Topic) -> int:
-        """Messages ever written to ``topic``, followed or not: the sum of its end offsets.
+        """Return the number of messages ever written to a topic: the sum of its end offsets.
 
         Raises:
-            kafka.errors.KafkaError: the broker does not answer.
+            kafka.errors.KafkaError: The broker does not answer.
         """
         return sum(self._client.end_offsets(self.partitions(topic), timeout_ms=TIMEOUT_MS).values())
 
     def close(self) -> None:
-        """Leave the broker."""
+        """Close the connection."""
         with suppress(KafkaError):
             self._client.close()
 

@@ -1,8 +1,8 @@
-"""What a process says on standard error: lines for people or, as JSON, for machines, with the ids of what it is about.
+"""Log on standard error: plain lines or JSON objects, with the ids of their context.
 
-JSON lines have ``time`` (ISO 8601, UTC), ``level``, ``role``, ``logger``, ``message`` and, where they are known,
-``batch`` (topic-partition@first-last), ``event``, ``run`` (a retraining), ``version`` and ``trace`` (the OpenTelemetry
-trace id, where traces are on).
+JSON lines have ``time`` (ISO 8601, UTC), ``level``, ``role``, ``logger`` and ``message``. If known, they also have
+``batch`` (topic-partition@first-last), ``event``, ``run`` (a retraining), ``version``, and ``trace``, the OpenTelemetry
+trace id.
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ if TYPE_CHECKING:
     from driftloop.core.settings import LogSettings
 
 NOISY_LIBRARIES = ("faust", "mode", "aiokafka", "asyncio", "mlflow", "nicegui", "httpx", "urllib3")
-"""Libraries whose warnings tell of their insides: what of them concerns a user is said by us."""
+"""Libraries whose warnings are about their internals. driftloop reports what concerns the user."""
 SILENCED_LIBRARIES = ("kafka",)
-"""One whose errors do as well: kafka-python logs each try to connect as one."""
+"""Libraries whose errors are also suppressed. kafka-python logs each attempt to connect as an error."""
 
 log = logging.getLogger(__name__)
-_context: ContextVar[dict[str, str]] = ContextVar("about", default={})  # noqa: B039  # never changed in place
+_context: ContextVar[dict[str, str]] = ContextVar("context", default={})  # noqa: B039  # never changed in place
 
 
 def configure(settings: LogSettings, role: str) -> None:
-    """Write this process's log as ``settings`` say; ``role`` is the verb it was started with."""
+    """Configure the log of this process.
+
+    Args:
+        settings: Format and level.
+        role: Verb of the command line that this process runs.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter(role) if settings.format == "json" else _TextFormatter())
     root = logging.getLogger()
@@ -45,7 +50,7 @@ def configure(settings: LogSettings, role: str) -> None:
 
 @contextmanager
 def log_context(**ids: str) -> Iterator[None]:
-    """Whatever this thread or task logs in the block is about these: ``batch``, ``event``, ``run`` and the like."""
+    """Add ids such as ``batch``, ``event`` or ``run`` to the log lines of this thread or task in the block."""
     token = _context.set({**_context.get(), **ids})
     try:
         yield
@@ -54,7 +59,7 @@ def log_context(**ids: str) -> Iterator[None]:
 
 
 def print_error(sentence: str) -> None:
-    """One sentence on standard error: why something cannot be done, and what to do about it."""
+    """Print a sentence with a problem and its remedy on standard error."""
     handlers = logging.getLogger().handlers
     if handlers and isinstance(handlers[0].formatter, _JsonFormatter):
         log.error("%s", sentence)
@@ -64,7 +69,7 @@ def print_error(sentence: str) -> None:
 
 
 class _TextFormatter(logging.Formatter):
-    """Time and words, and in brackets what they are about."""
+    """Time and message, with the ids of the context in brackets."""
 
     def format(self, record: logging.LogRecord) -> str:
         ids = " ".join(f"{key} {value}" for key, value in _context.get().items())
@@ -74,14 +79,14 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
-    """A JSON object on a line."""
+    """One JSON object per line."""
 
     def __init__(self, role: str) -> None:
         super().__init__()
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
-        said = {
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "role": self._role,
@@ -90,5 +95,5 @@ class _JsonFormatter(logging.Formatter):
             **_context.get(),
         }
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said)
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)

@@ -1,14 +1,13 @@
-"""Traces by OpenTelemetry, off by default: one for each event, from its sending over its prediction to its outcome.
+"""OpenTelemetry traces, one per event, from its sending to its outcome. They are disabled by default.
 
-The replay makes a span `send events` (and `send labels`), the scorer `score`, the monitor `join`, whoever finds a dead
-letter `bury`. Which trace an event belongs to travels in the Kafka header ``traceparent`` (W3C Trace Context) and never
-in a message's body; where a prediction and its label wait for each other it waits with them in the store, see
-`stream_processors.monitoring.join_tracing`. What is read again after a crash has a second span and the same message.
+The replay creates the spans `send events` and `send labels`, the scorer `score`, the monitor `join`, and the writer of
+a dead letter `bury`. The Kafka header ``traceparent`` (W3C Trace Context) carries the trace of an event; message bodies
+never contain it. The store keeps it while a prediction and its label wait for each other, see
+`stream_processors.monitoring.join_tracing`. A message that is read again after a crash gets a second span.
 
-A header is a stranger's word: one that is malformed, or there twice, counts as none. Spans are handed over in the
-background and dropped where they are not taken in time, so that the stream never waits for them. Where the collector is
-(``OTEL_EXPORTER_OTLP_ENDPOINT``) and how many spans may wait (``OTEL_BSP_MAX_QUEUE_SIZE``) are OpenTelemetry's own
-variables.
+Headers are untrusted: a malformed or repeated one is ignored. Spans are exported in the background and dropped if the
+exporter is too slow, so the stream never waits for them. OpenTelemetry's variables ``OTEL_EXPORTER_OTLP_ENDPOINT`` and
+``OTEL_BSP_MAX_QUEUE_SIZE`` set the collector and the queue length.
 """
 
 from __future__ import annotations
@@ -48,12 +47,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[str, bytes]]
-"""Of a Kafka message."""
+"""Headers of a Kafka message."""
 TRACEPARENT = "traceparent"
 PROPAGATOR = TraceContextTextMapPropagator()
 MAX_KEY_LENGTH = 1024
+"""Characters of a message's key in a span."""
 SHUTDOWN_SECONDS = 3.0
-"""Most seconds that the end of a process waits until its last spans are taken."""
+"""Maximum seconds that a process waits at its end for the export of its last spans."""
 
 _provider: TracerProvider | None = None
 _tracer: Tracer | None = None
@@ -61,10 +61,14 @@ _tracer: Tracer | None = None
 
 @contextmanager
 def tracing(settings: Settings, role: str) -> Iterator[None]:
-    """Make spans while the block runs, where the settings want them; ``role`` is the verb that the process runs.
+    """Record spans while the block runs, if the settings enable them.
+
+    Args:
+        settings: Exporter, sampling and stream id.
+        role: Verb of the command line that this process runs.
 
     Raises:
-        DriftloopError: the file cannot be written to, or what sends spans to a collector is not installed.
+        DriftloopError: The file of the spans cannot be written, or the exporter's package is not installed.
     """
     global _provider, _tracer
     if settings.trace.exporter == "none":
@@ -79,18 +83,18 @@ def tracing(settings: Settings, role: str) -> Iterator[None]:
 
 
 def close() -> None:
-    """Hand over the last spans, within `LAST`; a process that ends without unwinding calls it before."""
+    """Export the last spans, for up to `SHUTDOWN_SECONDS`. Call it before an exit without unwinding."""
     global _provider, _tracer
     if _provider is None:
         return
-    handing_over = threading.Thread(target=_provider.shutdown, daemon=True, name="last spans")
+    exporting = threading.Thread(target=_provider.shutdown, daemon=True, name="last spans")
     _provider, _tracer = None, None
-    handing_over.start()
-    handing_over.join(SHUTDOWN_SECONDS)
+    exporting.start()
+    exporting.join(SHUTDOWN_SECONDS)
 
 
 def enabled() -> bool:
-    """Whether spans are made; where not, nobody looks at a header."""
+    """Return True if spans are recorded. Otherwise headers are not read."""
     return _tracer is not None
 
 
@@ -104,11 +108,19 @@ def start(
     linked: Headers = (),
     began: int | None = None,
 ) -> Span | None:
-    """A span that has begun, in the trace that a message ``came_with``, or in a new one; None where traces are off.
+    """Start a span in the trace of a received message, or in a new trace.
 
-    ``topic`` and ``key`` are those of the message that is sent or taken, the key that of its event. ``linked``
-    are the headers of another message that it is about; ``began`` is when it began if that was not now, in nanoseconds
-    since 1970.
+    Args:
+        name: Name of the span.
+        kind: Direction of the message: producer sends it, consumer receives it.
+        topic: Topic of that message.
+        key: Key of that message, which is the id of its event.
+        came_with: Headers of the received message.
+        linked: Headers of a second message that the span links to.
+        began: Start in nanoseconds since 1970. `None`: now.
+
+    Returns:
+        The span. `None` if traces are disabled.
     """
     if _tracer is None:
         return None
@@ -128,7 +140,12 @@ def start(
 
 
 def finish(spans: Iterable[Span | None], error: str = "") -> None:
-    """The spans are over, well or with an error."""
+    """End spans.
+
+    Args:
+        spans: Results of `start`.
+        error: Description of an error. Empty: no error.
+    """
     for span in spans:
         if span is not None:
             if error:
@@ -137,13 +154,24 @@ def finish(spans: Iterable[Span | None], error: str = "") -> None:
 
 
 def inject_headers(span: Span | None) -> Headers:
-    """The headers of a message that is sent in this span; none where traces are off."""
+    """Return the headers of a message that is sent in a span. Empty if traces are disabled."""
     return () if span is None else _inject(span.get_span_context())
 
 
 @contextmanager
 def error_span(name: str, topic: str, key: str, came_with: Headers, error: str) -> Iterator[Headers]:
-    """A span, over with ``error``, around a block whose log lines say its trace; yields the headers of what is sent."""
+    """Record a failed span around a block, and add its trace to the block's log lines.
+
+    Args:
+        name: Name of the span.
+        topic: Topic of the received message.
+        key: Key of the received message.
+        came_with: Headers of the received message.
+        error: Description of the error.
+
+    Yields:
+        Headers for messages that the block sends.
+    """
     span = start(name, "consumer", topic, key, came_with)
     if span is None:
         yield ()
@@ -156,17 +184,17 @@ def error_span(name: str, topic: str, key: str, came_with: Headers, error: str) 
 
 
 def trace_headers(headers: Headers) -> Headers:
-    """Of headers that a message came with, those that name its trace; none where they do not."""
+    """Return the headers that name a trace, from the headers of a received message. Empty if it has no trace."""
     named = _extract(headers)
     return () if named is None else _inject(named)
 
 
 def _extract(headers: Headers) -> SpanContext | None:
-    """The span that headers name, None where they name none."""
+    """Return the span that headers name. None if they name no span."""
     found = [value for key, value in headers if key == TRACEPARENT]
     if len(found) != 1:
         return None
-    text = (found[0] or b"").decode("ascii", "replace")  # a header's value may be null
+    text = (found[0] or b"").decode("ascii", "replace")  # the value of a header can be null
     named = get_current_span(PROPAGATOR.extract({TRACEPARENT: text})).get_span_context()
     return named if named.is_valid else None
 
@@ -183,11 +211,17 @@ def _start(settings: Settings, role: str) -> TracerProvider:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
-    # What is wrong with an exporter is said by ours, once: by itself it says so for every batch, with a traceback.
+    # OpenTelemetry logs a failed export for every batch with a traceback; `_log_once` replaces that.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-    about = {"service.name": f"driftloop-{role}", "service.version": driftloop.__version__, "stream": settings.stream}
+    resource = {
+        "service.name": f"driftloop-{role}",
+        "service.version": driftloop.__version__,
+        "stream": settings.stream,
+    }
     provider = TracerProvider(
-        sampler=ParentBasedTraceIdRatio(settings.trace.sample), resource=Resource.create(about), shutdown_on_exit=False
+        sampler=ParentBasedTraceIdRatio(settings.trace.sample),
+        resource=Resource.create(resource),
+        shutdown_on_exit=False,
     )
     provider.add_span_processor(BatchSpanProcessor(_log_once(_exporter(settings.trace))))
     return provider
@@ -208,7 +242,7 @@ def _exporter(chosen: TraceSettings) -> SpanExporter:
     if not chosen.file:
         raise DriftloopError("DRIFTLOOP_TRACE__EXPORTER=file needs DRIFTLOOP_TRACE__FILE, the file to write spans to.")
     try:
-        # Buffered by the line: several processes may append to one file, and no line is torn.
+        # Line buffering: several processes can append to one file without mixing lines.
         out = Path(chosen.file).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115  # as long as the process lives
     except OSError as error:
         raise DriftloopError(
@@ -219,25 +253,28 @@ def _exporter(chosen: TraceSettings) -> SpanExporter:
 
 
 def _log_once(exporter: SpanExporter) -> SpanExporter:
-    """The exporter, whose failures are said once until it succeeds again."""
+    """Wrap an exporter: a failure is logged once until an export succeeds."""
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-    class Said(SpanExporter):
+    class LogOnceExporter(SpanExporter):
         failing = False
 
         def export(self, spans: Sequence[Any]) -> SpanExportResult:
             why = ""
             try:
                 result = exporter.export(spans)
-            except Exception as error:  # whatever the disk or the exporter's libraries raise
+            except Exception as error:  # the disk or the exporter's libraries can raise any type
                 why, result = f" ({error})", SpanExportResult.FAILURE
             failed = result is not SpanExportResult.SUCCESS
             if failed and not self.failing:
-                log.warning("spans cannot be handed over%s: they are dropped until they can; the stream goes on", why)
+                log.warning(
+                    "spans cannot be exported%s: they are dropped until the exporter recovers; the stream continues",
+                    why,
+                )
             self.failing = failed
             return result
 
         def shutdown(self) -> None:
             exporter.shutdown()
 
-    return Said()
+    return LogOnceExporter()

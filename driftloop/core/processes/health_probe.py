@@ -1,7 +1,7 @@
-"""Asks a driftloop process on this machine whether it is well: status 0 when it is, with its own words.
+"""Health check of a driftloop process on this machine, for containers.
 
-Run as a script, as a container's health check: ``probe.py [URL]``. It imports nothing outside the standard library, so
-that a check every few seconds costs next to nothing.
+Usage: ``health_probe.py [URL]``. The exit status is 0 if the process is healthy. The script imports only the standard
+library, because it runs every few seconds.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import urllib.request
 
 
 def main() -> int:
-    """Print the answer of ``/health``, and return 0 for a well process, 1 for an ill one or none."""
+    """Print the response of ``/health``. Return 0 if the process is healthy, otherwise 1."""
     url = (
         sys.argv[1]
         if len(sys.argv) > 1
         else f"http://127.0.0.1:{os.environ.get('DRIFTLOOP_HEALTH__PORT', '9100')}/health"
     )
-    # A proxy of the environment is for what is elsewhere.
+    # A proxy from the environment is for other machines.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         try:

@@ -1,9 +1,9 @@
-"""The process between the parent and a child: it ends the child when the parent dies, however the parent dies.
+"""Process between a parent and its child that ends the child when the parent dies for any reason.
 
-Run as a script by `driftloop.core.processes.supervisor.ManagedProcess`: ``launcher.py REPORT_FD GRACE PROGRAM ARGUMENTS...``. It
-imports nothing outside the standard library so that it is up in some 20 ms and stays small. Its standard input is a
-pipe that only the parent holds open: end of file means that the parent is gone, on every POSIX system. On Linux the
-kernel also ends the child when this launcher is killed.
+`driftloop.core.processes.supervisor.ManagedProcess` runs it as a script:
+``launcher.py REPORT_FD GRACE PROGRAM ARGUMENTS...``. It imports only the standard library, so that it starts in some
+20 ms and stays small. Its standard input is a pipe that only the parent holds open. End of file means that the parent
+is gone, on every POSIX system. On Linux the kernel also ends the child if this launcher is killed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(run: Callable[[list[str]], object] | None = None) -> int:
-    """Start the program in its own session, report its pid, and return its exit status once it has ended."""
+    """Start the program in its own session, report its pid, wait for its end and return its exit status.
+
+    Args:
+        run: Function that becomes the program in the forked child. `None`: the program is executed.
+    """
     report, grace, argv = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     os.set_inheritable(report, False)
     parent = os.getppid()
@@ -28,9 +32,9 @@ def main(run: Callable[[list[str]], object] | None = None) -> int:
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    asked: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _frame: asked.append(received))
+        signal.signal(number, lambda received, _frame: signals.append(received))
     signal.signal(signal.SIGCHLD, lambda _received, _frame: None)
 
     child = _spawn(argv, run or _execute)
@@ -46,8 +50,8 @@ def main(run: Callable[[list[str]], object] | None = None) -> int:
         if woken in readable:
             os.read(woken, 512)
         orphaned = deadline is None and (os.getppid() != parent or (0 in readable and not os.read(0, 1)))
-        if asked or orphaned:
-            asked.clear()
+        if signals or orphaned:
+            signals.clear()
             _signal(child, signal.SIGTERM)
         if orphaned:
             deadline = time.monotonic() + grace
@@ -61,7 +65,7 @@ def _spawn(argv: list[str], run: Callable[[list[str]], object]) -> int:
     child = os.fork()
     if child:
         os.close(starting)
-        os.read(running, 1)  # end of file once the program runs: only then can it be signalled
+        os.read(running, 1)  # end of file when the program runs and can be signalled
         os.close(running)
         return child
     try:
@@ -71,7 +75,7 @@ def _spawn(argv: list[str], run: Callable[[list[str]], object]) -> int:
         _die_with(launcher)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if run is not _execute:
-            os.close(starting)  # a program that is executed closes it by itself
+            os.close(starting)  # an executed program has closed it
         run(argv)
     except OSError as error:
         os.write(2, f"{argv[0]} could not be started: {error.strerror}\n".encode())
@@ -88,7 +92,7 @@ def _die_with(launcher: int) -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != launcher:  # it died before the request was made
+    if os.getppid() != launcher:  # it died before the request
         os._exit(127)
 
 
@@ -104,5 +108,5 @@ def _kill_group(leader: int) -> None:
 
 if __name__ == "__main__":
     code = main()
-    # A signal is reported the way shells do.
+    # Report a signal as shells do.
     sys.exit(code if code >= 0 else 128 - code)

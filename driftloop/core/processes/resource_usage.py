@@ -1,4 +1,4 @@
-"""Memory and CPU time of a process and all that it started, and when it was started itself."""
+"""Memory and CPU time of this process and its descendants, and its start time."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import psutil
 
 
 class Usage:
-    """Looks at this process and everything below it.
+    """Resource usage of this process and its descendants.
 
-    A process's CPU time counts its own and that of the children it has waited for, as the operating system adds it up
-    (times(2)), so a child that lived between two looks is not lost.
+    The CPU time of a process includes the children that it has waited for, as the operating system counts it
+    (times(2)). A child that lived between two measurements is therefore included.
     """
 
     def __init__(self) -> None:
         self.memory_mb = 0.0
-        """Resident memory at the last look; pages that processes share count in each of them."""
+        """Resident memory at the last measurement, in MiB. Shared pages count in each process."""
         self._total = 0.0
         self._known: dict[tuple[str, int], float] = {}
 
     def measure(self, roles: Mapping[str, int]) -> None:
-        """Measure; ``roles`` are the process ids of children by name, each of which stands for all below it."""
+        """Measure. ``roles`` maps names to the process ids of children; a child's descendants count under its name."""
         me = psutil.Process()
         owners = {pid: name for name, pid in roles.items()}
         seconds: dict[tuple[str, int], float] = {}
@@ -44,7 +44,7 @@ class Usage:
             self._known[key] = max(self._known.get(key, 0.0), used)
 
     def cpu_seconds(self, rest: str) -> dict[str, float]:
-        """CPU seconds by name so far; what belongs to no name, this process included, under ``rest``."""
+        """Return the CPU seconds by name. ``rest`` is the name for this process and all others without a name."""
         found: dict[str, float] = {}
         for (name, _), used in self._known.items():
             found[name] = found.get(name, 0.0) + used
@@ -52,13 +52,13 @@ class Usage:
 
 
 def process_start_time() -> float:
-    """Unix seconds at which this process was started, to some 10 ms.
+    """Return the start time of this process in Unix seconds, to about 10 ms.
 
-    Linux counts a process's start from the boot and gives the time of the boot in whole seconds (proc(5)), so that
-    psutil's sum of the two may be a second early; macOS has the time itself.
+    Linux counts the start from the boot and reports the boot in whole seconds (proc(5)), so the sum in psutil can be a
+    second early. macOS reports the time itself.
     """
-    told = float(psutil.Process().create_time())
+    created = float(psutil.Process().create_time())
     if not hasattr(time, "CLOCK_BOOTTIME"):
-        return told
-    age: float = time.clock_gettime(time.CLOCK_BOOTTIME) - (told - psutil.boot_time())
+        return created
+    age: float = time.clock_gettime(time.CLOCK_BOOTTIME) - (created - psutil.boot_time())
     return time.time() - age

@@ -1,7 +1,7 @@
-"""Child processes: started in a session of their own, ended with their parent, restarted with back-off.
+"""Supervised child processes: own session, end with the parent, restart with back-off.
 
-A child may have a spare, a second process that has loaded its modules and waits to take its place: most of a scorer's
-start is imports. See `driftloop.core.processes.warm_standby`.
+A child can have a warm standby: a second process that has imported its modules and waits to replace it. Most of a
+scorer's start is imports. See `driftloop.core.processes.warm_standby`.
 """
 
 from __future__ import annotations
@@ -24,33 +24,34 @@ from driftloop.core.settings import cache_dir
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 FIRST_DELAY = 0.2
-"""Seconds before the first restart; every further one waits twice as long."""
+"""Seconds before the first restart. Each further delay is twice as long."""
 LONGEST_DELAY = 10.0
+"""Maximum seconds before a restart."""
 STEADY_AFTER = 10.0
-"""Seconds of life after which a child's earlier deaths no longer count: one that lives as long makes no haste."""
+"""Seconds of uptime after which earlier failures of a child no longer increase the restart delay."""
 STANDBY_AFTER = 5.0
-"""Seconds of life after which a child's spare is started: its own start comes first."""
+"""Seconds of uptime after which a child's standby is started, so that it does not slow down the child's start."""
 NEXT_STANDBY_AFTER = 2.0
-"""The same for a child that was a spare itself, whose start is short."""
+"""The same for a child that was a standby itself, whose start is short."""
 
 
 class ManagedProcess:
-    """One child process, its output appended to a log.
+    """One child process, with its output appended to a log.
 
-    The child leads its own session, so Ctrl-C in the terminal reaches the parent alone, which then stops its children
-    in the order it chooses. When the parent ends without stopping it, even through ``kill -9``, the child gets SIGTERM
-    and, ``grace`` seconds later, its whole process group SIGKILL.
+    The child leads its own session. Ctrl-C in the terminal therefore reaches only the parent, which stops its children
+    in an order of its choice. If the parent ends without stopping it, even through ``kill -9``, the child gets SIGTERM.
+    Its process group gets SIGKILL ``grace`` seconds later.
 
     Args:
-        name: what messages call it.
-        argv: program and arguments.
-        env: variables set on top of this process's own environment.
-        log: file that gets standard output and standard error; its folder is made.
-        restart: whether `poll` starts it again after it has ended by itself.
-        cwd: its working folder; the parent's when None.
-        grace: seconds between SIGTERM and SIGKILL after the parent's death.
-        keep: file descriptors that the child inherits; a lock taken on one of them is held until it ends, too.
-        warm: modules that a spare has loaded when the child, a ``python -m PROGRAM``, is to be started again.
+        name: Name in messages.
+        argv: Program and arguments.
+        env: Variables added to the environment of this process.
+        log: File for standard output and standard error. Its folder is created.
+        restart: `poll` starts the child again after it has ended by itself.
+        cwd: Working folder. `None`: the folder of this process.
+        grace: Seconds between SIGTERM and SIGKILL after the parent's death.
+        keep: File descriptors that the child inherits. It also holds a lock on them until it ends.
+        warm: Modules that a standby imports. The child must be a ``python -m PROGRAM``.
     """
 
     def __init__(
@@ -76,9 +77,9 @@ class ManagedProcess:
         self.keep = tuple(keep)
         self.warm = tuple(warm)
         self.restarts = 0
-        """How often `poll` has started it again."""
+        """Number of restarts by `poll`."""
         self.exit_code: int | None = None
-        """How it last ended: its exit status, negative for a signal; None before its first end."""
+        """Last exit status, negative for a signal. `None` before the first end."""
         self._launcher: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._standby: _WarmStandby | None = None
@@ -88,19 +89,19 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the child itself, None while it is not running."""
+        """Process id of the child. `None` while it is not running."""
         return self._pid
 
     @property
     def steady(self) -> bool:
-        """Whether it has lived long enough, since it was last started, for its earlier deaths not to count."""
+        """Return True if the child has run longer than `STEADY_AFTER` since its last start."""
         return time.monotonic() - self._started_at > STEADY_AFTER
 
     def start(self) -> None:
         """Start the child.
 
         Raises:
-            DriftloopError: it runs already, or the operating system refuses another process.
+            DriftloopError: The child is running, or the operating system refuses another process.
         """
         if self._launcher is not None:
             raise DriftloopError(f"{self.name} is running already (process {self._pid}).")
@@ -116,7 +117,7 @@ class ManagedProcess:
         self.exit_code = None
 
     def _launch(self, argv: Sequence[str], *keep: int) -> tuple[subprocess.Popen[bytes], int | None]:
-        """A launcher and the process id of the program that it has started, None where it could not."""
+        """Start a launcher. Return it with the process id of its program, which is None if it could not be started."""
         report, write = os.pipe()
         with os.fdopen(report) as stream:
             try:
@@ -140,10 +141,9 @@ class ManagedProcess:
         return launcher, int(line) if line else None
 
     def poll(self) -> int | None:
-        """Return None while the child lives (or is about to be restarted), else its exit status.
+        """Return None while the child runs or waits for a restart, otherwise its exit status.
 
-        With ``restart=True`` a child that has ended is started again from here, the sooner after a longer life:
-        call this a few times a second.
+        With ``restart=True`` this method restarts a child that has ended. Call it a few times per second.
         """
         if self._launcher is None:
             if self._restart_at is None:
@@ -165,9 +165,12 @@ class ManagedProcess:
         return None
 
     def stop(self, timeout: float = 10.0) -> int | None:
-        """End the child: SIGTERM, up to ``timeout`` seconds of patience, then SIGKILL for its process group.
+        """End the child with SIGTERM, and its process group with SIGKILL after ``timeout`` seconds.
 
-        Returns its exit status; doing it twice does no harm.
+        A second call has no effect.
+
+        Returns:
+            The exit status. `None` if the child was never started.
         """
         self._restart_at = None
         if self._standby is not None:
@@ -185,13 +188,13 @@ class ManagedProcess:
         return self.exit_code
 
     def kill(self) -> None:
-        """Send SIGKILL to the child's process group at once."""
+        """Send SIGKILL to the child's process group."""
         if self._pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The end of the log, for an error message or a report."""
+        """Return the last lines of the log, for an error message or a report."""
         try:
             with self.log.open("rb") as stream:
                 stream.seek(max(0, self.log.stat().st_size - 64_000))
@@ -208,13 +211,13 @@ class ManagedProcess:
         self.stop()
 
     def _start_standby(self) -> _WarmStandby:
-        wait, go = os.pipe()
+        wait, start = os.pipe()
         try:
             program = self.argv.index("-m")
             waiting = ["-m", "driftloop.core.processes.warm_standby", str(wait), ",".join(self.warm)]
-            return _WarmStandby(*self._launch([*self.argv[:program], *waiting, *self.argv[program:]], wait), go)
+            return _WarmStandby(*self._launch([*self.argv[:program], *waiting, *self.argv[program:]], wait), start)
         except BaseException:
-            os.close(go)
+            os.close(start)
             raise
         finally:
             os.close(wait)
@@ -223,7 +226,7 @@ class ManagedProcess:
         assert self._launcher is not None and self._launcher.stdin is not None  # noqa: S101
         self._launcher.stdin.close()
         if code < 0:
-            self.kill()  # the launcher itself was killed: its child must not outlive it
+            self.kill()  # the launcher was killed: its child must not outlive it
         self._launcher = None
         self._pid = None
         self.exit_code = 128 - code if code > 128 else code
@@ -231,27 +234,27 @@ class ManagedProcess:
 
 @dataclass(frozen=True)
 class _WarmStandby:
-    """A process in waiting, its launcher, and the pipe on which it is told to go on."""
+    """Standby process with its launcher and the pipe that starts its program."""
 
     launcher: subprocess.Popen[bytes]
     pid: int | None
-    go: int
+    start_pipe: int
 
     def take_over(self) -> bool:
-        """Tell it to go on; False where it is gone, and then nothing of it is left."""
+        """Start its program. Return False if the process has ended; it is then cleaned up."""
         try:
-            told = self.launcher.poll() is None and os.write(self.go, b"!") == 1
+            started = self.launcher.poll() is None and os.write(self.start_pipe, b"!") == 1
         except BrokenPipeError:
-            told = False
-        if told:
-            os.close(self.go)
+            started = False
+        if started:
+            os.close(self.start_pipe)
         else:
             self.dismiss()
-        return told
+        return started
 
     def dismiss(self) -> None:
-        """End it, whatever it is loading."""
-        os.close(self.go)
+        """End the standby."""
+        os.close(self.start_pipe)
         if self.pid is not None and self.launcher.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -261,10 +264,10 @@ class _WarmStandby:
 
 
 def bytecode_cache() -> Mapping[str, str]:
-    """Variables that let Python children keep compiled bytecode where this environment forbids it beside the sources.
+    """Return variables with which Python children keep their bytecode in the user cache, if they need it.
 
     With ``PYTHONDONTWRITEBYTECODE`` set and nothing compiled, every start would compile some 2,500 modules of MLflow,
-    pandas and torch again: 8 seconds instead of 3. The bytecode then goes to the user cache.
+    pandas and torch again. That takes 8 seconds instead of 3.
     """
     if not os.environ.get("PYTHONDONTWRITEBYTECODE") or os.environ.get("PYTHONPYCACHEPREFIX"):
         return {}
@@ -275,6 +278,11 @@ def bytecode_cache() -> Mapping[str, str]:
 
 
 def stop_all(children: Iterable[ManagedProcess], timeout: float = 10.0) -> None:
-    """Stop ``children`` one after the other, in the order given."""
+    """Stop children one after the other.
+
+    Args:
+        children: Child processes in the order of their end.
+        timeout: Seconds between SIGTERM and SIGKILL for each of them.
+    """
     for child in children:
         child.stop(timeout)

@@ -1,8 +1,8 @@
-"""A process in waiting: it loads the modules of another and becomes it when told, without the seconds that takes.
+"""Warm standby process: it imports the modules of a program, waits, and becomes the program when told.
 
-Run by `driftloop.core.processes.supervisor.ManagedProcess`: ``python -m driftloop.core.processes.warm_standby FD MODULES -m PROGRAM
-ARGUMENTS...``, modules with commas between them. One byte on the file descriptor is the word to go on; its end of file,
-which comes when the parent is gone, that there is nothing to wait for.
+`driftloop.core.processes.supervisor.ManagedProcess` starts it:
+``python -m driftloop.core.processes.warm_standby FD MODULES -m PROGRAM ARGUMENTS...``. Commas separate the modules. One
+byte on the file descriptor starts the program. End of file, after the death of the parent, ends the process.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from importlib import import_module
 
 
 def main() -> None:
-    """Load, wait, and be the program."""
-    told, modules, program, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[4], sys.argv[5:]
+    """Import the modules, wait, and run the program."""
+    pipe, modules, program, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[4], sys.argv[5:]
     for module in modules.split(","):
         import_module(module)
-    word = os.read(told, 1)
-    os.close(told)
-    if word:
+    start = os.read(pipe, 1)
+    os.close(pipe)
+    if start:
         sys.argv = [program, *arguments]
         runpy.run_module(program, run_name="__main__", alter_sys=True)
 

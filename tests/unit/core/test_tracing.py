@@ -241,7 +241,7 @@ def test_a_collector_that_is_not_there_is_said_once_and_holds_nothing_up(
             threading.Event().wait(0.2)
     said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["logger"] for line in said] == ["driftloop.core.observability.tracing"], said
-    assert "spans cannot be handed over" in said[0]["message"] and said[0]["level"] == "WARNING"
+    assert "spans cannot be exported" in said[0]["message"] and said[0]["level"] == "WARNING"
 
 
 def test_a_disk_that_is_full_is_said_once_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_is_said_once_too(capsys: pytest.CaptureFixture[str]
             assert tracing._provider is not None
             tracing._provider.force_flush()
     said = capsys.readouterr().err
-    assert said.count("spans cannot be handed over") == 1 and "No space left" in said and "Traceback" not in said
+    assert said.count("spans cannot be exported") == 1 and "No space left" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(
