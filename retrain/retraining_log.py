@@ -20,13 +20,13 @@ STEPS = Counter("driftloop_retraining_steps", "State changes of retrainings.", [
 STEPS.labels("queued", "")  # a series that exists at zero shows its first increase
 SECONDS = Histogram(
     "driftloop_retraining_seconds",
-    "Time that a retraining takes, from its queueing to its end; the end is promoted, kept (the champion) or failed.",
+    "Seconds from the queueing of a retraining to its end. The end is promoted, kept (the champion) or failed.",
     ["kind", "end"],
     buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
 OLDEST = Gauge(
     "driftloop_oldest_retraining_timestamp_seconds",
-    "When the oldest retraining under way began; 0: none is.",
+    "Unix time at which the oldest retraining under way was queued; 0 if none is under way.",
 )
 _queued_at: dict[str, float] = {}  # by run id, when each retraining under way was queued, in Unix seconds
 
