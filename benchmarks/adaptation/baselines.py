@@ -1,9 +1,9 @@
-"""What the loop is compared with: policies that are told more or less than it, learners without a loop, and a ceiling.
+"""Baselines: policies with more or less information than the loop, online learners, and a ceiling.
 
-- `Told`: the on-drift policy with a list of alerts in place of a detector: the hindsight oracle and the dummies.
+- `ScriptedAlerts`: the on-drift policy with a list of alerts in place of a detector, for the oracle and the dummies.
 - `Cara`: retraining by accumulated cost, after Mahadevan and Mathioudakis, arXiv 2310.04216.
 - `learn_online`: River's incremental learners, tested on each event and taught its label when that comes.
-- `cross_validate`: the shipped head on all data at once, in no order: what there is to learn for it.
+- `cross_validate`: the shipped head on all data, in no order, as the ceiling.
 """
 
 from __future__ import annotations
@@ -38,27 +38,43 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ScriptedAlerts:
-    """A policy that hears of ``alerts`` instead of a detector's, each once the label of its event is there."""
+    """A policy that receives a list of alerts in place of a detector's.
+
+    Each alert arrives with the label of its event.
+    """
 
     base: Policy
+    """Policy that decides."""
     alerts: tuple[DriftAlert, ...]
-    name = "told"
+    name = "scripted"
 
     def decide(self, now: PolicyContext, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
-        """Ask the policy inside."""
+        """Let the base policy decide by the scripted alerts.
+
+        Args:
+            now: State of the loop.
+            alerts: Alerts of a detector. They are ignored.
+            outcomes: Newest labelled predictions.
+        """
         newest = outcomes[-1].position if outcomes else -1
         return self.base.decide(now, [alert for alert in self.alerts if alert.position <= newest], outcomes)
 
 
 def oracle_alerts(scenario: Scenario) -> tuple[DriftAlert, ...]:
-    """One alert at each true drift, its onset known exactly."""
+    """Return one alert at each true drift, with its exact onset."""
     return tuple(_alert("oracle", position) for position in scenario.drifts)
 
 
 def dummy_alerts(scenario: Scenario, bootstrap: int, every: int = DUMMY_EVERY) -> tuple[DriftAlert, ...]:
-    """One alert after every ``every`` labels that come after the first model, each taking itself for the onset."""
-    said = scenario.annotations
-    labelled = [at for at in range(bootstrap, len(scenario)) if not said or said[at].label is not None]
+    """Return alerts at regular distances after the first model. The onset of each is its own position.
+
+    Args:
+        scenario: The scenario.
+        bootstrap: Events of the first model.
+        every: Labels between two alerts.
+    """
+    sent = scenario.annotations
+    labelled = [at for at in range(bootstrap, len(scenario)) if not sent or sent[at].label is not None]
     return tuple(_alert("always-fire", position) for position in labelled[every - 1 :: every])
 
 
@@ -83,16 +99,22 @@ def _alert(detector: str, position: int) -> DriftAlert:
 class Cara:
     """Retrains on the newest window when the wrong predictions since the last retraining exceed ``threshold``.
 
-    This is the cumulative-threshold variant of CARA read for late labels. The paper estimates the staleness cost of a
-    query from the loss on data near it; here the labels say what each prediction cost. As there, the threshold is
-    chosen offline on a prefix of the stream (`choose_threshold`) and then stays.
+    This is the cumulative-threshold variant of CARA, adapted to late labels. The paper estimates the staleness cost of
+    a query from the loss on data near it. Here the labels give the cost of each prediction. As in the paper, the
+    threshold is chosen offline on a prefix of the stream (`choose_threshold`) and then stays.
     """
 
     threshold: float
     name = "cara"
 
     def decide(self, now: PolicyContext, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
-        """Add up what the champion got wrong since its window was taken, the first model's own window left out."""
+        """Retrain if the wrong predictions since the last window exceed the threshold.
+
+        Args:
+            now: State of the loop.
+            alerts: Ignored.
+            outcomes: Newest labelled predictions. Those of the first model's own window do not count.
+        """
         since = now.past[-1].until_at if now.past else ALWAYS
         wrong = sum(not one.correct and not one.in_sample for one in outcomes if one.occurred_at > since)
         if wrong <= self.threshold:
@@ -101,19 +123,25 @@ class Cara:
 
 
 def choose_threshold(stream: Stream, settings: Settings, lag: int, rows: int) -> float:
-    """The threshold of the least total cost on the first ``rows`` events.
+    """Return the threshold with the lowest total cost on the first events of a stream.
 
-    A wrong prediction costs ``cost_of_error`` and a retraining its seconds times ``cost_of_second``, the settings that
-    the cost-aware policy weighs too. The thresholds tried are the powers of 2 from 8 on that the first model's wrong
-    predictions on the prefix reach: a higher one would not have been tried by it.
+    A wrong prediction costs ``cost_of_error`` and a retraining its seconds times ``cost_of_second``, the settings of
+    the cost-aware policy. The powers of 2 from 8 on are tried, up to the first model's wrong predictions on the prefix.
+    A higher threshold is never reached there.
+
+    Args:
+        stream: The stream.
+        settings: Settings of the loop.
+        lag: Events between a decision and the first prediction of the new model.
+        rows: Number of first events.
     """
     prefix = Stream(_cut(stream.scenario, rows), stream.embeddings[:rows])
     chosen = settings.retrain
     seconds = lag / stream.rate
-    quiet = with_detectors(settings)
+    without_detectors = with_detectors(settings)
 
     def play(policy: Policy) -> Loop:
-        loop = Loop(prefix, policy, quiet, lag)
+        loop = Loop(prefix, policy, without_detectors, lag)
         loop.run()
         return loop
 
@@ -123,7 +151,7 @@ def choose_threshold(stream: Stream, settings: Settings, lag: int, rows: int) ->
         loop = play(Cara(threshold))
         wrong = float((~loop.correct).sum()) * chosen.cost_of_error
         costs[threshold] = wrong + len(loop.past) * seconds * chosen.cost_of_second
-    return min(costs, key=lambda threshold: costs[threshold])  # the highest, where several cost the same
+    return min(costs, key=lambda threshold: costs[threshold])  # the highest of equal costs
 
 
 def _cut(scenario: Scenario, rows: int) -> Scenario:
@@ -131,7 +159,12 @@ def _cut(scenario: Scenario, rows: int) -> Scenario:
 
 
 def with_detectors(settings: Settings, *lines: str) -> Settings:
-    """The settings with other detectors; without any, nothing is watched."""
+    """Return the settings with other detectors. Without any, no drift is detected.
+
+    Args:
+        settings: Settings of the loop.
+        *lines: Configuration lines of the detectors.
+    """
     return msgspec.structs.replace(settings, monitor=MonitorSettings(detectors=lines))
 
 
@@ -141,19 +174,30 @@ ONLINE: dict[str, Callable[[int], Any]] = {
     "random-forest": lambda seed: forest.ARFClassifier(seed=seed),
     "naive-bayes": lambda seed: feature_extraction.BagOfWords(lowercase=True) | naive_bayes.MultinomialNB(),
 }
-"""River's learners by name, at their defaults but for the softmax head's learning rate (unit-length embeddings need a
-higher one than 0.01). The last reads words, the others embeddings."""
+"""River's learners by name, at their defaults except for the softmax head's learning rate.
+
+Unit-length embeddings need a higher rate than the default of 0.01.
+"""
 READS_WORDS = frozenset({"naive-bayes"})
+"""Learners that read words. The others read embeddings."""
 
 
 def learn_online(stream: Stream, name: str, bootstrap: int, seed: int) -> tuple[Flags, int]:
-    """Whether each event was predicted right, shape (n,), and how many labels were learnt.
+    """Test an online learner on each event and teach it the label when that is sent.
 
-    Labels are those that are sent, at the time when they are: those of the first ``bootstrap`` events at once. Answers
-    are compared with the truth.
+    Predictions are compared with the true labels.
+
+    Args:
+        stream: The stream.
+        name: One of `ONLINE`.
+        bootstrap: Number of first events whose labels come without delay.
+        seed: Seed of the learner.
+
+    Returns:
+        True for each event predicted correctly, shape (n,), and the number of labels learnt.
     """
     model = ONLINE[name](seed)
-    rows, said = stream.scenario.sequence, stream.scenario.annotations
+    rows, sent = stream.scenario.sequence, stream.scenario.annotations
     schedule = LabelSchedule(len(stream), stream.scenario.label_delay, bootstrap)
     correct = np.zeros(len(stream), dtype=bool)
     waiting: dict[int, Any] = {}
@@ -164,7 +208,7 @@ def learn_online(stream: Stream, name: str, bootstrap: int, seed: int) -> tuple[
             waiting[tick] = x
             correct[tick] = model.predict_one(x) == rows[tick].label
         for position in schedule.due(tick):
-            label = said[position].label if said else rows[position].label
+            label = sent[position].label if sent else rows[position].label
             x = waiting.pop(position)
             if label is not None:
                 model.learn_one(x, label)
@@ -173,10 +217,16 @@ def learn_online(stream: Stream, name: str, bootstrap: int, seed: int) -> tuple[
 
 
 def cross_validate(stream: Stream, seed: int, borders: Sequence[int] = ()) -> Flags:
-    """Whether each event is predicted right by a head fitted on the other folds, shape (n,); true labels throughout.
+    """Predict each event by a head fitted on the other folds, with true labels.
 
-    With ``borders`` each part between two of them has a head of its own: where texts change their label, a single one
-    for all the data cannot know which holds.
+    Args:
+        stream: The stream.
+        seed: Seed of the folds.
+        borders: Positions between which each part gets its own head. One head cannot learn texts that change their
+            label.
+
+    Returns:
+        True for each event predicted correctly, shape (n,).
     """
     correct = np.zeros(len(stream), dtype=bool)
     for start, end in pairwise([0, *borders, len(stream)]):

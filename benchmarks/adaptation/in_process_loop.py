@@ -1,7 +1,7 @@
-"""The loop at work on one stream without Kafka: the live loop's own watch, policies, candidate, memory and gate.
+"""In-process loop: the live loop's monitor, policies, candidate, concept memory and gate on one stream, without Kafka.
 
-What is left out: TPOT and fine-tuning (the linear head competes alone), and the time model is simple: a retraining's
-model takes over so many events after the decision, one of the memory after a part of them.
+TPOT and fine-tuning are left out, so the linear head competes alone. The time model is simple: the model of a
+retraining takes over a fixed number of events after the decision, and a model of the memory after a part of them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from stream_processors.drift.drift_monitor import DriftMonitor
 from stream_processors.monitoring.label_join import outcome as join_one
 
 SECONDS = 4.0
-"""From a decision to the new model's first prediction, as live on two cores (docs/measurements.md)."""
+"""Seconds from a decision to the new model's first prediction, as live on two cores (docs/measurements.md)."""
 DECIDE_EVERY = 8
-"""Labels between two looks of the policy: what the live worker sees in its 0.2 s at 40 events/s."""
-RECALL = 0.3
-"""Part of the lag after which a model of the memory answers: it is judged and restored, and nothing is fitted."""
-BLOCK = 250
+"""Labels between two decisions: the number that the live worker receives in its 0.2 s at 40 events/s."""
+RECALL_LAG = 0.3
+"""Part of the lag after which a model of the memory takes over. It is judged and restored, but not fitted."""
+PREDICTED_TOGETHER = 250
+"""Events that are predicted in one call while the model does not change."""
 ENCODER = Path("encoder")
-"""Stands for the encoder's folder: the linear head is fitted without it."""
+"""Placeholder of the encoder's folder. The linear head is fitted without it."""
 
 
 @dataclass
@@ -56,13 +57,19 @@ class Stream:
 
     @property
     def rate(self) -> float:
-        """Events per second: the scenario's, or 1,000 where that is higher or without a limit."""
+        """Events per second: the scenario's rate, at most 1,000."""
         return min(self.scenario.rate, 1000.0)
 
     def window(self, positions: Sequence[int], onset: int = 0, labels: Sequence[str] | None = None) -> TrainingWindow:
-        """The events at ``positions`` as a window; ``labels`` are what was said of them, by default the truth."""
+        """Return events as a training window.
+
+        Args:
+            positions: Positions of the events.
+            onset: Index of the first event of the current concept.
+            labels: Label of each event. Default: the true ones.
+        """
         rows = [self.scenario.sequence[position] for position in positions]
-        said = self.scenario.annotations
+        annotations = self.scenario.annotations
         return TrainingWindow(
             event_ids=tuple(map(str, positions)),
             texts=tuple(row.text for row in rows),
@@ -71,44 +78,45 @@ class Stream:
             encoder=ENCODER,
             onset=onset,
             segments=tuple(row.segment for row in rows),
-            annotators=tuple(said[position].annotator for position in positions) if said else (),
+            annotators=tuple(annotations[position].annotator for position in positions) if annotations else (),
         )
 
 
 @dataclass(frozen=True)
 class Model:
-    """A head that was promoted, and what for."""
+    """A head that was promoted."""
 
     head: Head
     trigger: str
+    """Trigger of the retraining that it comes from."""
     recipe: str
-    """`linear`, or `archive` for one from the memory."""
+    """`linear`, or `archive` for a model of the memory."""
 
-    def answers(self, rows: TrainingWindow) -> Predictions:
-        """Its answers to the rows."""
-        said = self.head.predict_proba(rows.texts, rows.embeddings)
-        return Predictions(self.head.classes, said, rows.embeddings, "encoder+head", 0.0)
+    def predict(self, rows: TrainingWindow) -> Predictions:
+        """Predict the rows."""
+        probabilities = self.head.predict_proba(rows.texts, rows.embeddings)
+        return Predictions(self.head.classes, probabilities, rows.embeddings, "encoder+head", 0.0)
 
 
 @dataclass
 class Loop:
-    """Scorer, monitor and retraining job in turn, by the clock of the positions."""
+    """Scorer, monitor and retrainer in turn. The clock counts positions."""
 
     stream: Stream
     policy: Policy
     settings: Settings
     lag: int
-    """Events between a decision and the first prediction of the model that was fitted for it."""
+    """Events between a decision and the first prediction of the model fitted for it."""
     learn: Callable[[TrainingWindow, int], tuple[Head, float]] = learn
     weigh: Callable[[TrainingWindow], TrainingWindow] = weight_labels
-    """Says how far each label is trusted."""
+    """Sets the weight of each label."""
     alerts: list[DriftAlert] = field(default_factory=list)
     past: list[CompletedRetraining] = field(default_factory=list)
     promoted: list[tuple[int, Model]] = field(default_factory=list)
     """Position and model of each swap."""
     rollbacks: list[int] = field(default_factory=list)
     verdicts: list[tuple[int, str, str]] = field(default_factory=list)
-    """Position, recipe and the gate's words of each comparison."""
+    """Position, recipe and the gate's reason of each comparison."""
     cpu: dict[str, float] = field(default_factory=lambda: {"watch": 0.0, "retrain": 0.0})
     """CPU seconds by part."""
 
@@ -116,12 +124,13 @@ class Loop:
         self._watch = DriftMonitor(self.settings.monitor.detectors, "bench")
         self._outcomes: deque[Outcome] = deque(maxlen=self.settings.retrain.window)
         self.bootstrap = self.stream.scenario.bootstrap or self.settings.retrain.bootstrap
-        """Events that the first model learns from."""
+        """Number of events that the first model learns from."""
+        # Position, labels and probabilities of the events predicted in one call.
         self._block: tuple[int, list[str], Matrix] = (0, [], np.zeros((0, 0), dtype=np.float32))
-        self._coming: list[tuple[int, Model]] = []
-        """Models that have won, and when they take over."""
+        # Models that have won, and the ticks at which they take over.
+        self._upcoming: list[tuple[int, Model]] = []
+        # The current retraining, and the tick at which it ends.
         self._retraining: tuple[int, CompletedRetraining] | None = None
-        """When the one under way ends, and what it was."""
         self._probation: tuple[ShadowTest, Model, int] | None = None
         self._labelled = 0
         self.correct = np.zeros(len(self.stream), dtype=bool)
@@ -133,7 +142,7 @@ class Loop:
 
     def run(self) -> None:
         """Play the stream from its first event to its last label."""
-        first = self.stream.window(range(self.bootstrap), labels=self._said(range(self.bootstrap)))
+        first = self.stream.window(range(self.bootstrap), labels=self._sent_labels(range(self.bootstrap)))
         head, _ = self.learn(self.weigh(first), self.settings.retrain.seed)
         self.promoted.append((0, Model(head, "bootstrap", "linear")))
         schedule = LabelSchedule(len(self.stream), self.stream.scenario.label_delay, self.bootstrap)
@@ -147,18 +156,18 @@ class Loop:
             for position in schedule.due(tick):
                 self._label(waiting.pop(position), tick)
 
-    def _said(self, positions: Sequence[int]) -> list[str]:
-        """The labels that are sent; where none ever comes, the truth stands in (the first model's slice only)."""
-        said = self.stream.scenario.annotations
+    def _sent_labels(self, positions: Sequence[int]) -> list[str]:
+        """Return the labels that are sent. The true label replaces one that never comes (first model only)."""
+        annotations = self.stream.scenario.annotations
         rows = self.stream.scenario.sequence
-        return [(said[at].label if said else None) or rows[at].label for at in positions]
+        return [(annotations[at].label if annotations else None) or rows[at].label for at in positions]
 
     def _predict(self, position: int) -> Prediction:
         start, labels, probabilities = self._block
         if not start <= position < start + len(labels):
-            span = range(position, min(position + BLOCK, len(self.stream)))
-            answers = self.model.answers(self.stream.window(span))
-            start, labels, probabilities = position, answers.labels, answers.probabilities
+            span = range(position, min(position + PREDICTED_TOGETHER, len(self.stream)))
+            predictions = self.model.predict(self.stream.window(span))
+            start, labels, probabilities = position, predictions.labels, predictions.probabilities
             self._block = (start, labels, probabilities)
         row = self.stream.scenario.sequence[position]
         at = position - start
@@ -181,14 +190,14 @@ class Loop:
 
     def _label(self, prediction: Prediction, tick: int) -> None:
         position = prediction.position
-        said = self.stream.scenario.annotations
-        given = said[position].label if said else self.stream.scenario.sequence[position].label
-        if given is None:
+        annotations = self.stream.scenario.annotations
+        name = annotations[position].label if annotations else self.stream.scenario.sequence[position].label
+        if name is None:
             return
-        annotator = said[position].annotator if said else ""
+        annotator = annotations[position].annotator if annotations else ""
         label = Label(
             event_id=prediction.event_id,
-            label=given,
+            label=name,
             labelled_at=float(position),
             position=position,
             annotator=annotator,
@@ -214,22 +223,22 @@ class Loop:
         onset = 0 if rows == 0 else len(positions) - rows
         window = self.weigh(self.stream.window(positions, onset, [outcome.label for outcome in self._outcomes]))
         recalled, winner = self._compete(window, decision, tick)
-        self._coming = [(tick + round(RECALL * self.lag), recalled)] if recalled else []
-        self._coming += [(tick + self.lag, winner)] if winner else []
+        self._upcoming = [(tick + round(RECALL_LAG * self.lag), recalled)] if recalled else []
+        self._upcoming += [(tick + self.lag, winner)] if winner else []
         past = CompletedRetraining(
             self._labelled,
             decision.onset_at,
             rows,
             newest,
             decision.trigger,
-            bool(self._coming),
+            bool(self._upcoming),
             decision.kind,
             self.lag / self.stream.rate,
         )
         self._retraining = (tick + self.lag, past)
 
     def _compete(self, window: TrainingWindow, decision: Retrain, tick: int) -> tuple[Model | None, Model | None]:
-        """The archived model and the linear head that won, each where one did: the live competition's order."""
+        """Compare an archived model, then a new linear head, as live. Return each one that won, otherwise None."""
         chosen = self.settings.retrain
         judging: dict[str, Any] = {"limits": chosen.gate, "confidence": chosen.confidence, "seed": chosen.seed}
         standing = self.model
@@ -239,8 +248,8 @@ class Loop:
             kept = {str(at): model for at, model in self.promoted}
             names = last_of_each([(str(at), model.trigger) for at, model in self.promoted], chosen.concept_memory)
             since = window.take(slice(window.onset, None), 0)
-            archived = {name: kept[name].answers(since) for name in names}
-            found = recall(since, standing.answers(since), archived, **judging)
+            archived = {name: kept[name].predict(since) for name in names}
+            found = recall(since, standing.predict(since), archived, **judging)
             if found is not None:
                 self.verdicts.append((tick, "archive", found[1].reason))
                 if found[1].better:
@@ -252,8 +261,8 @@ class Loop:
             return recalled, None
         challenger = Model(head, decision.trigger, "linear")
         verdict = judge(
-            slice_of(held, standing.answers(held), challenger.answers(held)),
-            before=slice_of(before, standing.answers(before), challenger.answers(before))
+            slice_of(held, standing.predict(held), challenger.predict(held)),
+            before=slice_of(before, standing.predict(before), challenger.predict(before))
             if first and len(before)
             else None,
             refresh=(standing.trigger, standing.recipe) == (challenger.trigger, "linear"),
@@ -265,21 +274,21 @@ class Loop:
         return recalled, None
 
     def _take_over(self, tick: int) -> None:
-        while self._coming and tick >= self._coming[0][0]:
+        while self._upcoming and tick >= self._upcoming[0][0]:
             self._probation = (ShadowTest(1 - self.settings.retrain.confidence), self.model, tick)
-            self._promote(self._coming.pop(0)[1], tick)
+            self._promote(self._upcoming.pop(0)[1], tick)
         if self._retraining is not None and tick >= self._retraining[0]:
             self.past.append(self._retraining[1])
             self._retraining = None
 
     def _watch_probation(self, outcome: Outcome, tick: int) -> None:
-        """The predecessor answers the live events too; where it is better beyond chance, it is restored."""
+        """Predict live events with the predecessor too, and restore it if it is significantly better."""
         if self._probation is None or outcome.model_version != str(len(self.promoted)):
             return
         test, predecessor, _ = self._probation
-        said = predecessor.answers(self.stream.window([outcome.position]))
-        answer = {name: float(p) for name, p in zip(said.classes, said.probabilities[0], strict=True)}
-        if test.update(outcome.label, outcome.probabilities, answer) == "challenger":
+        found = predecessor.predict(self.stream.window([outcome.position]))
+        probabilities = {name: float(p) for name, p in zip(found.classes, found.probabilities[0], strict=True)}
+        if test.update(outcome.label, outcome.probabilities, probabilities) == "challenger":
             self.verdicts.append((tick, "probation", test.summary("the promoted model", "its predecessor")))
             self._probation = None
             self.rollbacks.append(tick)

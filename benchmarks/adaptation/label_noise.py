@@ -1,9 +1,10 @@
-"""What an annotator who lies costs: accuracy and promotions against the share of its labels that are wrong.
+"""Label noise benchmark: accuracy and promotions against the share of wrong labels of one annotator.
 
-One of three sources gives a part of the labels, and from the end of the first model's rows on a share of them is wrong.
-The loop learns from what is said; what is scored is the truth. The negative control trusts every label alike.
+One of three annotators gives a part of the labels. After the first model's rows, a share of its labels is wrong. The
+loop learns from the labels that are sent. Predictions are scored against the true labels. The negative control trusts
+every label alike.
 
-    driftloop bench label_noise                          # a recurring drift, the liar at 20 and 40%, three seeds
+    driftloop bench label_noise                          # a recurring drift, 20 and 40% wrong labels, three seeds
     driftloop bench label_noise --scenarios tweets --part 0.5
 """
 
@@ -32,29 +33,37 @@ from retrain.policies.catalogue import make_policy
 from retrain.training_window import TrainingWindow
 
 FOLLOWED = 500
-"""Events after a promotion on which the new model and the one before it are compared, with their true labels."""
+"""Events after a promotion on which the new model and its predecessor are compared, by the true labels."""
 ALPHA = 0.05
+"""Significance level of that comparison."""
 
 
 class Row(msgspec.Struct, frozen=True):
     """One run."""
 
     flipped: float
+    """Share of the annotator's labels that are wrong."""
     weighed: bool
+    """True if labels are weighted by the trust in their annotator."""
     seed: int
     accuracy: float
     promotions: int
     worse: int
-    """Promotions of a model that was worse than the one before it, beyond chance."""
+    """Promotions of a model that was significantly worse than its predecessor."""
 
 
 def with_liar(name: str, seed: int, flipped: float, part: float, bootstrap: int) -> Scenario:
-    """The scenario with three annotators, one of whom gives ``part`` of the labels.
+    """Load a scenario with three annotators, one of whom gives wrong labels after the first model's rows.
 
-    It lies once the first model's rows are over: the scenario's own number of them, or else ``bootstrap``.
+    Args:
+        name: Name of a built-in scenario, or path of a TOML file.
+        seed: Seed of the scenario.
+        flipped: Share of the annotator's labels that are wrong.
+        part: Share of all labels that the annotator gives.
+        bootstrap: Rows of the first model, unless the scenario has a number.
 
     Raises:
-        DriftloopError: no such scenario, or data that cannot be used.
+        DriftloopError: The scenario does not exist, or its data cannot be used.
     """
     spec, base = read_spec(name)
     liar = AnnotatorSpec(name="liar", share=part, flipped=flipped, start=spec.bootstrap or bootstrap)
@@ -63,22 +72,37 @@ def with_liar(name: str, seed: int, flipped: float, part: float, bootstrap: int)
 
 
 def count_worse(loop: Loop, stream: Stream) -> tuple[int, int]:
-    """Promotions after the first model, and those that made it worse on the next `FOLLOWED` events of the concept.
+    """Count the promotions after the first model, and those to a worse model.
 
-    The two models answer the same events; a paired z-test at `ALPHA` decides, on the true labels.
+    Both models predict the next `FOLLOWED` events of the concept. A paired z-test at `ALPHA` decides.
+
+    Args:
+        loop: A loop that has run.
+        stream: Its stream.
+
+    Returns:
+        Number of promotions, and number of promotions to a worse model.
     """
     worse = 0
     for (_, before), (at, after) in pairwise(loop.promoted):
         end = min((drift for drift in stream.scenario.drifts if drift > at), default=len(stream))
         rows = stream.window(range(at, min(at + FOLLOWED, end)))
         if len(rows):
-            gains = correct(rows.labels, after.answers(rows)) - correct(rows.labels, before.answers(rows))
+            gains = correct(rows.labels, after.predict(rows)) - correct(rows.labels, before.predict(rows))
             worse += bool(gains.sum() < norm.ppf(ALPHA) * np.sqrt((gains**2).sum()))
     return len(loop.promoted) - 1, worse
 
 
 def measure(stream: Stream, flipped: float, weighed: bool, settings: Settings, seconds: float) -> Row:
-    """Play one stream under the on-drift policy."""
+    """Play one stream under the on-drift policy.
+
+    Args:
+        stream: The stream.
+        flipped: Share of the annotator's labels that are wrong.
+        weighed: Weight labels by the trust in their annotator.
+        settings: Settings of the loop.
+        seconds: Time from a decision to the new model's first prediction.
+    """
     policy = make_policy(msgspec.structs.replace(settings.retrain, policy="on-drift"))
     trust: Callable[[TrainingWindow], TrainingWindow] = weight_labels if weighed else lambda window: window
     loop = Loop(stream, policy, settings, round(seconds * stream.rate), weigh=trust)
@@ -90,38 +114,40 @@ def measure(stream: Stream, flipped: float, weighed: bool, settings: Settings, s
 
 
 def make_table(rows: Sequence[Row]) -> str:
-    """A line for each share of wrong labels and way of weighing, as means over the seeds."""
+    """Return a table with a line for each share of wrong labels, with and without weights, as means over the seeds."""
     lines = []
     for weighed in (True, False):
-        mine = [row for row in rows if row.weighed is weighed]
-        clean = {row.seed: row.accuracy for row in mine if row.flipped == 0}
-        for flipped in dict.fromkeys(row.flipped for row in mine):
-            those = [row for row in mine if row.flipped == flipped]
-            damage = [clean[row.seed] - row.accuracy for row in those if row.seed in clean]
+        own = [row for row in rows if row.weighed is weighed]
+        clean = {row.seed: row.accuracy for row in own if row.flipped == 0}
+        for flipped in dict.fromkeys(row.flipped for row in own):
+            runs = [row for row in own if row.flipped == flipped]
+            damage = [clean[row.seed] - row.accuracy for row in runs if row.seed in clean]
             lines.append([
                 f"{flipped:.0%}",
-                "by annotator" if weighed else "all alike",
-                f"{np.mean([row.accuracy for row in those]):.4f}",
+                "by annotator" if weighed else "equally",
+                f"{np.mean([row.accuracy for row in runs]):.4f}",
                 f"{np.mean(damage):+.4f}" if damage else "-",
-                str(sum(row.promotions for row in those)),
-                str(sum(row.worse for row in those)),
+                str(sum(row.promotions for row in runs)),
+                str(sum(row.worse for row in runs)),
             ])  # fmt: skip
-    return markdown(("wrong labels of the liar", "trusted", "accuracy", "damage", "promotions", "of them worse"), lines)
+    return markdown(("wrong labels", "trusted", "accuracy", "accuracy lost", "promotions", "to a worse model"), lines)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Print a table for each scenario.
 
     Raises:
-        DriftloopError: a scenario or its data does not fit.
+        DriftloopError: A scenario or its data does not fit.
     """
     parser = argparse.ArgumentParser(
         prog="driftloop bench label_noise", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenarios", nargs="+", default=["tweets-recurring"], metavar="NAME")
+    parser.add_argument(
+        "--scenarios", nargs="+", default=["tweets-recurring"], metavar="NAME", help="built-in names or TOML files"
+    )
     parser.add_argument("--flipped", nargs="+", type=float, default=[0.0, 0.2, 0.4], help="shares of wrong labels")
-    parser.add_argument("--part", type=float, default=0.4, help="share of all labels that the liar gives")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[7, 8, 9], metavar="N")
+    parser.add_argument("--part", type=float, default=0.4, help="share of all labels from that annotator")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[7, 8, 9], metavar="N", help="seeds (default: 7 8 9)")
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help=f"from a decision to the new model (default: {SECONDS:g})"
     )
@@ -136,12 +162,12 @@ def run(argv: Sequence[str] | None = None) -> None:
                 rows.append(measure(stream, flipped, weighed, settings, options.seconds))
                 sys.stderr.write(f"{name} {rows[-1]}\n")
         seeds = ", ".join(map(str, options.seeds))
-        print(f"**{name}**: one of three annotators gives {options.part:.0%} of the labels; seeds {seeds}\n")
+        print(f"**{name}**: seeds {seeds}; one of three annotators gives {options.part:.0%} of the labels\n")
         print(f"{make_table(rows)}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, and say in one sentence what does not fit."""
+    """Run the benchmark and return its exit status."""
     return exit_status(lambda: run(argv))
 
 

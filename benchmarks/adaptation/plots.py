@@ -1,6 +1,6 @@
-"""The adaptation benchmark's pictures: accuracy over time, and accuracy against retrainings and fits.
+"""Plots of the adaptation benchmark: accuracy over time, and accuracy against retrainings and fits.
 
-Drawn by matplotlib, which MLflow brings along; the same rows give the same SVG.
+They are drawn with matplotlib, which MLflow depends on. The same rows give the same SVG.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.adaptation.tables import BLOCK, SHIPPED, Row, accuracy
+from benchmarks.adaptation.results import BLOCK, Row
+from benchmarks.adaptation.tables import SHIPPED, accuracy
 from driftloop.core.errors import DriftloopError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN = ("never", SHIPPED, "oracle", "online:softmax")
-"""The systems of the picture over time beside the best periodic one."""
+"""Systems of the plot over time, beside the best periodic one."""
 LEVELS = ("iid", "online:")
-"""They retrain with every label, or once: in the frontier they are levels and not points."""
+"""Systems drawn as levels and not as points, because they retrain with every label, or once."""
 COLOURS = {
     "never": "#8a8a8a", SHIPPED: "#0b6e99", "oracle": "#2a9d4e", "online:softmax": "#b07aa1", "periodic": "#d98324",
     "error": "#c0504d", "cost-aware": "#5aa7c7",
@@ -29,7 +30,14 @@ COLOURS = {
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Two SVG files for each scenario, ``NAME-time.svg`` (its first seed) and ``NAME-frontier.svg`` (all seeds).
+    """Draw two SVG files for each scenario, ``NAME-time.svg`` (its first seed) and ``NAME-frontier.svg`` (all seeds).
+
+    Args:
+        rows: Rows of any scenarios, seeds and systems.
+        folder: Folder for the files.
+
+    Returns:
+        Paths of the files.
 
     Raises:
         DriftloopError: matplotlib is not installed.
@@ -45,7 +53,7 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 @contextmanager
 def svg() -> Iterator[None]:
-    """Figures that are saved in it are SVG files in one style, the same for the same rows.
+    """Set one SVG style for the figures saved in the context. The same rows give the same files.
 
     Raises:
         DriftloopError: matplotlib is not installed.
@@ -54,7 +62,7 @@ def svg() -> Iterator[None]:
         import matplotlib
     except ImportError as error:
         raise DriftloopError(
-            "The plots need matplotlib, which MLflow brings along: pip install 'driftloop[registry]'."
+            "The plots need matplotlib, which MLflow depends on: pip install 'driftloop[registry]'."
         ) from error
     matplotlib.use("agg")
     style: Any = {
@@ -92,7 +100,7 @@ def _over_time(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _mark(axes: Axes, row: Row) -> None:
-    """The alerts and swaps of the shipped default, along the top and the bottom."""
+    """Mark the alerts and swaps of the shipped default along the top and the bottom."""
     marks = {"detection": ("v", "#2a9d4e"), "repeat": ("v", "#b5b5b5"), "false alarm": ("v", "#c0504d")}
     top = axes.get_xaxis_transform()
     for verdict, (shape, tint) in marks.items():
@@ -134,7 +142,7 @@ def _frontier(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    """A dotted line for each of those that have no number of retrainings; lines at nearly the same height share one."""
+    """Draw a dotted line for each system without a number of retrainings. Lines of similar height share a name."""
     names: dict[float, list[str]] = {}
     for name, level in sorted(levels.items(), key=lambda item: item[1]):
         near = next((other for other in names if abs(other - level) < 0.01), level)
@@ -145,7 +153,7 @@ def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """A name beside each point, the names of points at nearly the same place spread out downwards."""
+    """Write a name beside each point. The names of near points are spread downwards."""
     span = max((y for _, y, _ in points), default=1.0) - min((y for _, y, _ in points), default=0.0)
     step = max(span, 1e-6) / 32
     taken: list[tuple[float, float]] = []
@@ -158,5 +166,5 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None
 
 
 def colour(system: str) -> str:
-    """One colour for a system, or for its family."""
+    """Return the colour of a system, or of its family."""
     return COLOURS.get(system) or COLOURS.get(system.partition(":")[0]) or "#4d4d4d"

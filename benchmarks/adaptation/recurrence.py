@@ -1,4 +1,4 @@
-"""After how many labels a concept that was seen before is answered as well as it was then."""
+"""Recovery after a recurring drift: labels until a known concept is predicted as well as before."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ import numpy as np
 from benchmarks.adaptation.baselines import Flags
 
 BEFORE = 500
-"""Events at the end of a concept's earlier stretch that say how accurate the loop was on it."""
+"""Events at the end of a concept's earlier stretch that give its reference accuracy."""
 AFTER = 200
-"""Events that have to be as accurate."""
+"""Events that must reach the reference accuracy."""
 ONE_SIDED = 1.645
-"""Standard errors that the accuracy of `AFTER` events falls short of by chance in 5% of cases."""
+"""Standard errors by which the accuracy of `AFTER` events falls short by chance in 5% of cases."""
 
 
 def recoveries(correct: Flags, segments: Sequence[str], drifts: Sequence[int], delay: int) -> list[int | None]:
-    """For each drift back to a concept seen before, the labelled events until it is answered as well as it was then.
+    """Return the recovery time of each drift back to a known concept, in labelled events.
 
-    The concept of a stretch between two drifts is its most frequent segment. It is back at the first event from which
-    on `AFTER` events are as accurate as the last `BEFORE` of its newest earlier stretch, but for chance; None where no
-    event before the next drift is one. Labels are ``delay`` events late, so ``delay`` events after a drift pass
-    before the first label that counts here. Empty where the events have no segments.
+    The concept of a stretch between two drifts is its most frequent segment. It has recovered at the first event from
+    which `AFTER` events are as accurate as the last `BEFORE` events of its newest earlier stretch, except for chance.
+
+    Args:
+        correct: True for each event that was predicted correctly.
+        segments: Segment of each event.
+        drifts: True drift positions.
+        delay: Events between an event and its label. They pass before the first label that counts.
+
+    Returns:
+        None for a concept that did not recover before the next drift. Empty if the events have no segments.
     """
     if not any(segments):
         return []
@@ -36,9 +43,9 @@ def recoveries(correct: Flags, segments: Sequence[str], drifts: Sequence[int], d
         if not earlier:
             continue
         begin, last = earlier[-1]
-        then = float(correct[max(begin, last - BEFORE) : last].mean())
-        least = then - ONE_SIDED * np.sqrt(then * (1 - then) / AFTER)
-        back = (p for p in range(start, end - AFTER + 1) if correct[p : p + AFTER].mean() >= least)
-        first = next(back, None)
+        reference = float(correct[max(begin, last - BEFORE) : last].mean())
+        least = reference - ONE_SIDED * np.sqrt(reference * (1 - reference) / AFTER)
+        recovered = (p for p in range(start, end - AFTER + 1) if correct[p : p + AFTER].mean() >= least)
+        first = next(recovered, None)
         found.append(None if first is None else max(0, first - start - delay))
     return found

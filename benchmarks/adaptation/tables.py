@@ -1,6 +1,6 @@
-"""The rows of the adaptation benchmark, and the tables made of them: one for each scenario, and a summary.
+"""Tables of the adaptation benchmark: one for each scenario, and a summary.
 
-The tables are Markdown, so that what is printed can stand in a page as it is.
+They are Markdown, so that the printed table can be put into a page.
 """
 
 from __future__ import annotations
@@ -9,92 +9,29 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from scipy.stats import bootstrap
 
+from benchmarks.adaptation.results import BLOCK, Measured, Row, key
 from driftloop.core.errors import DriftloopError
 from serving.simulation.drift_scoring import MAX_DELAY
 
-BLOCK = 250
-"""Events to a point of the accuracy curve, and to a draw of the bootstrap where there are too few seeds."""
-FEW_SEEDS = 3
+MIN_SEEDS = 3
+"""Seeds from which intervals are taken over seeds and not over blocks."""
 SHIPPED = "on-drift"
 CEILING = "iid"
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One system on one stream. The same command gives the same row again."""
-
-    scenario: str
-    seed: int
-    system: str
-    events: int
-    counted_from: int
-    accuracy: float
-    """Prequential, of the events from ``counted_from`` on."""
-    blocks: list[float]
-    """Accuracy of each `BLOCK` events from the first event on."""
-    retrainings: int
-    """Decisions that answered a drift or began a search; for policies without rounds, all of them."""
-    refreshes: int
-    """Further rounds within a drift: the same recipe on more labels."""
-    fits: int
-    """Both together; for an online learner, the labels that it learnt one at a time."""
-    swaps: int
-    """Models that took over after the first, those brought back included."""
-    rollbacks: int
-    drifts: list[int] | None
-    """True positions; None where nobody knows them."""
-    detected: int | None
-    """None where nothing watched, or nobody knows the drifts; so too the next ones."""
-    delays: list[int]
-    """Labelled events from each detected drift to its detection."""
-    false_alarms: int | None
-    repeats: int | None
-    """Further alerts within a drift's span."""
-    quiet_events: int
-    """Events that belong to no drift's span: what false alarms are counted over."""
-    alerts: list[tuple[int, str, str]]
-    """Position, signal and verdict of each alert."""
-    swapped_at: list[int]
-    recoveries: list[int | None] = []
-    """Of each drift back to a concept seen before, as `benchmarks.adaptation.recurrence` measures it."""
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """A row, and the CPU seconds that it cost; apart, because a second run repeats the row only."""
-
-    row: Row
-    cpu: dict[str, float]
-    """Of `watch` (detectors), `retrain` (fitting and judging), and of the `whole` run, predictions included."""
-
-
-def key(row: Row) -> tuple[str, int, str]:
-    """What a row is the only one of."""
-    return row.scenario, row.seed, row.system
-
-
-def write(path: Path, measured: Sequence[Measured]) -> None:
-    """Write the rows as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
-
-
-def read(path: Path) -> list[Measured]:
-    """The rows that `write` wrote.
-
-    Raises:
-        DriftloopError: no such file, or not one of these.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Measured])
-    except (OSError, msgspec.DecodeError) as error:
-        raise DriftloopError(f"{path} holds no rows of this benchmark ({error}): name one written by --out.") from error
-
-
 def make_tables(measured: Sequence[Measured], *, cpu: bool = False) -> dict[str, str]:
-    """A table by the name of its scenario, and one named `summary` where there are several scenarios."""
+    """Make the tables.
+
+    Args:
+        measured: Rows of any scenarios, seeds and systems.
+        cpu: Add columns of CPU seconds.
+
+    Returns:
+        A table by the name of its scenario, and one named `summary` for several scenarios.
+    """
     scenarios: dict[str, list[Measured]] = {}
     for one in measured:
         scenarios.setdefault(one.row.scenario, []).append(one)
@@ -105,10 +42,14 @@ def make_tables(measured: Sequence[Measured], *, cpu: bool = False) -> dict[str,
 
 
 def put_into(page: Path, tables: Mapping[str, str]) -> None:
-    """Put each table between the lines ``<!-- table NAME -->`` and ``<!-- end -->`` of a page that has them.
+    """Put each table between the lines ``<!-- table NAME -->`` and ``<!-- end -->`` of a page.
+
+    Args:
+        page: A Markdown file.
+        tables: Tables by name. Tables without such lines in the page are skipped.
 
     Raises:
-        DriftloopError: the page has marks for none of them.
+        DriftloopError: The page has such lines for no table.
     """
     text = page.read_text(encoding="utf-8")
     found = False
@@ -127,76 +68,91 @@ def put_into(page: Path, tables: Mapping[str, str]) -> None:
 
 HEADS = (
     "system", "seeds", "accuracy", "retrainings", "refreshes", "fits", "swaps", "rolled back", "drifts found",
-    "mean delay", "median", "normalised", "false per 10,000", "repeats", "regret", "share",
+    "mean delay", "median delay", "normalised delay", "false alarms per 10,000", "repeats", "regret", "share",
 )  # fmt: skip
 COUNTS = ("retrainings", "refreshes", "fits", "swaps", "rollbacks")
-BACK_HEAD = "back after"
+RECOVERY_HEAD = "recovered after"
 CPU_HEADS = ("watch CPU s", "retrain CPU s")
 
 
 def _scenario_table(name: str, measured: Sequence[Measured], cpu: bool) -> str:
     rows = [one.row for one in measured]
-    systems = list(dict.fromkeys(row.system for row in rows))
-    lines = []
     recurring = any(row.recoveries for row in rows)
-    for system in systems:
+    lines = []
+    for system in dict.fromkeys(row.system for row in rows):
         own = [row for row in rows if row.system == system]
         cells = _cells(own, rows)
         if recurring:
-            cells.append(_back([back for row in own for back in row.recoveries]))
+            cells.append(_recovery_cell([time for row in own for time in row.recoveries]))
         if cpu:
-            spent = [one.cpu for one in measured if one.row.system == system]
-            cells += [f"{np.mean([one[part] for one in spent]):.1f}" for part in ("watch", "retrain")]
+            cells += _cpu_cells([one for one in measured if one.row.system == system])
         lines.append(cells)
-    seeds = sorted({row.seed for row in rows})
-    drifts = "nobody knows the drifts" if rows[0].drifts is None else f"drifts: {len(rows[0].drifts)}"
-    title = (
-        f"**{name}**: {rows[0].events} events, {drifts}; accuracy from event {rows[0].counted_from} on, with 95% "
-        f"bootstrap intervals over {FEW_SEEDS} or more seeds, else over blocks of {BLOCK} events; "
-        f"seeds {', '.join(map(str, seeds))}"
+    heads = (*HEADS, *((RECOVERY_HEAD,) if recurring else ()), *(CPU_HEADS if cpu else ()))
+    return "\n\n".join([_title(name, rows), markdown(heads, lines), *_remarks(rows)])
+
+
+def _title(name: str, rows: Sequence[Row]) -> str:
+    drifts = "unknown drifts" if rows[0].drifts is None else f"{len(rows[0].drifts)} drifts"
+    seeds = ", ".join(map(str, sorted({row.seed for row in rows})))
+    return (
+        f"**{name}**: {rows[0].events} events, {drifts}, seeds {seeds}. Accuracy counts from event "
+        f"{rows[0].counted_from} on. The 95% intervals are bootstrapped over {MIN_SEEDS} or more seeds, otherwise over "
+        f"blocks of {BLOCK} events."
     )
-    heads = (*HEADS, *((BACK_HEAD,) if recurring else ()), *(CPU_HEADS if cpu else ()))
-    table = markdown(heads, lines)
-    return "\n\n".join([title, table, *_remarks(rows)])
 
 
 def _cells(rows: Sequence[Row], everyone: Sequence[Row]) -> list[str]:
-    """One line: means over the seeds."""
-    watched = [row for row in rows if row.detected is not None and row.drifts is not None]
-    found, delays = sum(row.detected or 0 for row in watched), [delay for row in watched for delay in row.delays]
-    drifts = sum(len(row.drifts or ()) for row in watched)
-    quiet = sum(row.quiet_events for row in watched)
-    late = (sum(delays) + (drifts - found) * MAX_DELAY) / MAX_DELAY
+    """Return the cells of one system, as means over its seeds."""
     return [
         f"`{rows[0].system}`",
         str(len(rows)),
         f"{accuracy(rows):.4f}{_interval(rows)}",
         *(_mean([getattr(row, name) for row in rows]) for name in COUNTS),
-        f"{found}/{drifts}" if watched else "-",
-        f"{np.mean(delays):.0f}" if delays else "-",
-        f"{np.median(delays):.0f}" if delays else "-",
-        f"{late / drifts:.3f}" if drifts else "-",
-        f"{10_000 * sum(row.false_alarms or 0 for row in watched) / quiet:.2f}" if watched and quiet else "-",
-        _mean([row.repeats or 0 for row in watched]) if watched else "-",
+        *_detection_cells([row for row in rows if row.detected is not None and row.drifts is not None]),
         _signed(regret(rows, everyone), 4),
         _signed(share(rows, everyone), 2, plus=False),
     ]
 
 
-def _back(recoveries: Sequence[int | None]) -> str:
-    """Median and worst number of labels until a known concept is back, and how many never were."""
-    counts = [back for back in recoveries if back is not None]
+def _detection_cells(watched: Sequence[Row]) -> list[str]:
+    """Return drifts found, mean, median and normalised delay, false alarms, and repeats."""
+    if not watched:
+        return ["-"] * 6
+    found = sum(row.detected or 0 for row in watched)
+    drifts = sum(len(row.drifts or ()) for row in watched)
+    delays = [delay for row in watched for delay in row.delays]
+    quiet = sum(row.quiet_events for row in watched)
+    false_alarms = sum(row.false_alarms or 0 for row in watched)
+    # A drift that was not found counts as the maximum delay.
+    total_delay = sum(delays) + (drifts - found) * MAX_DELAY
+    return [
+        f"{found}/{drifts}",
+        f"{np.mean(delays):.0f}" if delays else "-",
+        f"{np.median(delays):.0f}" if delays else "-",
+        f"{total_delay / MAX_DELAY / drifts:.3f}" if drifts else "-",
+        f"{10_000 * false_alarms / quiet:.2f}" if quiet else "-",
+        _mean([row.repeats or 0 for row in watched]),
+    ]
+
+
+def _cpu_cells(measured: Sequence[Measured]) -> list[str]:
+    return [f"{np.mean([one.cpu[part] for one in measured]):.1f}" for part in ("watch", "retrain")]
+
+
+def _recovery_cell(recoveries: Sequence[int | None]) -> str:
+    """Return median and worst recovery time of a known concept, and the number of concepts that never recovered."""
+    counts = [time for time in recoveries if time is not None]
     never = len(recoveries) - len(counts)
     parts = [f"{np.median(counts):.0f} (worst {max(counts)})"] if counts else []
     return ", ".join([*parts, f"{never} of {len(recoveries)} never"] if never else parts) or "-"
 
 
 def _interval(rows: Sequence[Row]) -> str:
-    """Of the mean accuracy, by the percentiles of 1,000 resamples: of seeds where there are enough, else of blocks."""
+    """Return the 95% interval of the mean accuracy, by 1,000 resamples of the seeds, or of blocks for few seeds."""
     draws = [row.accuracy for row in rows]
-    if len(rows) < FEW_SEEDS:
+    if len(rows) < MIN_SEEDS:
         draws = [block for row in rows for block in row.blocks[-(-row.counted_from // BLOCK) :]]
-    if len(draws) < FEW_SEEDS:
+    if len(draws) < MIN_SEEDS:
         return ""
     found = bootstrap((draws,), np.mean, n_resamples=1000, method="percentile", rng=np.random.default_rng(7))
     low, high = found.confidence_interval
@@ -204,18 +160,36 @@ def _interval(rows: Sequence[Row]) -> str:
 
 
 def accuracy(rows: Sequence[Row]) -> float:
-    """Mean over the seeds."""
+    """Return the mean accuracy over the seeds."""
     return float(np.mean([row.accuracy for row in rows]))
 
 
 def regret(rows: Sequence[Row], everyone: Sequence[Row]) -> float | None:
-    """Accuracy of the oracle minus that of the system, on the seeds that both have; below 0 it beat the oracle."""
+    """Return the accuracy of the oracle minus that of the system, on the seeds that both have.
+
+    Args:
+        rows: Rows of one system on one scenario.
+        everyone: Rows of all systems.
+
+    Returns:
+        Below 0 if the system beat the oracle. None without a common seed.
+    """
     return _lead([row for row in everyone if key(row)[::2] == (rows[0].scenario, "oracle")], rows)
 
 
 def share(rows: Sequence[Row], everyone: Sequence[Row]) -> float | None:
-    """How much of the way from never retraining to the ceiling, on the means; None where there is no such way."""
-    triples = [(row.accuracy, _of("never", row, everyone), _of(CEILING, row, everyone)) for row in rows]
+    """Return the position of the system between never retraining (0) and the ceiling (1), on the means.
+
+    Args:
+        rows: Rows of one system on one scenario.
+        everyone: Rows of all systems.
+
+    Returns:
+        None without a common seed, or if the ceiling is not higher.
+    """
+    triples = [
+        (row.accuracy, _accuracy_of("never", row, everyone), _accuracy_of(CEILING, row, everyone)) for row in rows
+    ]
     known = [(own, low, high) for own, low, high in triples if low is not None and high is not None]
     if not known:
         return None
@@ -223,7 +197,7 @@ def share(rows: Sequence[Row], everyone: Sequence[Row]) -> float | None:
     return float((own - low) / (high - low)) if high - low > 0.005 else None
 
 
-def _of(system: str, row: Row, everyone: Sequence[Row]) -> float | None:
+def _accuracy_of(system: str, row: Row, everyone: Sequence[Row]) -> float | None:
     wanted = (row.scenario, row.seed, system)
     return next((one.accuracy for one in everyone if key(one) == wanted), None)
 
@@ -233,12 +207,12 @@ def _is_hindsight(system: str) -> bool:
 
 
 def _is_reference(system: str) -> bool:
-    """A simpler way to run the loop: not ours, and told nothing that only hindsight knows."""
+    """Return True for a simpler way to run the loop that has no hindsight."""
     return system not in (SHIPPED, "cost-aware") and not _is_hindsight(system)
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:
-    """How the shipped default stands against the references, in words, each on the seeds that both have."""
+    """Compare the shipped default with the references, each on the seeds that both have."""
     by = {name: [row for row in rows if row.system == name] for name in dict.fromkeys(row.system for row in rows)}
     ours = by.get(SHIPPED, [])
     leads = {name: lead for name in by if _is_reference(name) and (lead := _lead(ours, by[name])) is not None}
@@ -247,27 +221,27 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         fewer = [name for name in leads if count(by[name]) <= count(ours)]
         if fewer:
             best = min(fewer, key=lambda name: leads[name])
-            remarks.append(f"`{SHIPPED}` is {_stands(leads[best])} the best reference at as few {what}, `{best}`.")
+            remarks.append(f"`{SHIPPED}` is {_compared(leads[best])} the best reference with as few {what}, `{best}`.")
     if leads:
         best = min(leads, key=lambda name: leads[name])
-        spent = _mean([row.fits for row in by[best]])
-        remarks.append(f"It is {_stands(leads[best])} the best one at any cost, `{best}`, of {spent} fits.")
+        fits = _mean([row.fits for row in by[best]])
+        remarks.append(f"It is {_compared(leads[best])} the best reference of any cost, `{best}` with {fits} fits.")
     if (gap := _lead(by.get("oracle", []), by.get(CEILING, []))) is not None and gap > 0:
         remarks.append(
-            f"`{CEILING}` is below the oracle here: concepts contradict one another, or one of them is easier to learn "
-            "alone, so that a single model for all data is no ceiling."
+            f"`{CEILING}` is below the oracle here, so one model for all data is no ceiling: concepts contradict one "
+            "another, or one of them is easier to learn alone."
         )
     return [" ".join(remarks)] if remarks else []
 
 
-def _stands(lead: float) -> str:
+def _compared(lead: float) -> str:
     if abs(lead) < 5e-5:
         return "level with"
     return f"{lead:.4f} ahead of" if lead > 0 else f"{-lead:.4f} BEHIND"
 
 
 def _lead(ours: Sequence[Row], theirs: Sequence[Row]) -> float | None:
-    """How much more accurate the first is, on the seeds that both have."""
+    """Return the mean lead in accuracy of the first system, on the seeds that both have."""
     other = {row.seed: row.accuracy for row in theirs}
     gaps = [row.accuracy - other[row.seed] for row in ours if row.seed in other]
     return float(np.mean(gaps)) if gaps else None
@@ -283,26 +257,37 @@ def _fits(rows: Sequence[Row]) -> float:
 
 
 def _summary(scenarios: Mapping[str, Sequence[Measured]]) -> str:
-    """Accuracy and retrainings (refreshes beside them) of each system on each scenario, as means over its seeds."""
+    """Return accuracy, retrainings and refreshes of each system on each scenario, as means over its seeds."""
     systems = list(dict.fromkeys(one.row.system for rows in scenarios.values() for one in rows))
     lines = [[f"`{system}`"] for system in systems]
     for measured in scenarios.values():
         by = {system: [one.row for one in measured if one.row.system == system] for system in systems}
         best = max((accuracy(rows) for name, rows in by.items() if rows and not _is_hindsight(name)), default=1.0)
         for line, (system, rows) in zip(lines, by.items(), strict=True):
-            if not rows:
-                line.append("-")
-                continue
-            shown = f"{accuracy(rows):.3f}"
-            shown = f"**{shown}**" if accuracy(rows) >= best and not _is_hindsight(system) else shown
-            counts = "+".join(_mean([getattr(row, name) for row in rows]) for name in ("retrainings", "refreshes"))
-            line.append(f"{shown} ({'every label' if system.startswith('online:') else counts})")
-    title = "**summary**: accuracy (retrainings + refreshes), means over the seeds; the best without hindsight in bold"
+            line.append(_summary_cell(system, rows, best))
+    title = "**summary**: accuracy (retrainings + refreshes), means over the seeds. The best without hindsight is bold."
     return f"{title}\n\n{markdown(('system', *scenarios), lines)}"
 
 
+def _summary_cell(system: str, rows: Sequence[Row], best: float) -> str:
+    if not rows:
+        return "-"
+    shown = f"{accuracy(rows):.3f}"
+    if accuracy(rows) >= best and not _is_hindsight(system):
+        shown = f"**{shown}**"
+    if system.startswith("online:"):
+        return f"{shown} (every label)"
+    counts = "+".join(_mean([getattr(row, name) for row in rows]) for name in ("retrainings", "refreshes"))
+    return f"{shown} ({counts})"
+
+
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of even width."""
+    """Return a Markdown table with columns of even width.
+
+    Args:
+        heads: Heads of the columns.
+        lines: Cells of each line.
+    """
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     rows = [heads, ["-" * width for width in widths], *lines]
     return "\n".join("| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in rows)

@@ -1,7 +1,7 @@
-"""The same drifts put into other texts: what a detector does where nobody has looked while it was made.
+"""Streams of other corpora: the same kinds of drift in texts that were not used while the detectors were made.
 
-A stream is named ``corpus/drift``, for instance ``newsgroups/swap``. Which labels and segments an injection takes
-follows from the counts in the data alone. The texts lie in packages that are installed by hand: `docs/scenarios.md`.
+A stream is named ``corpus/drift``, for instance ``newsgroups/swap``. The labels and segments of an injection follow
+from the counts in the data alone. The texts are in packages that are installed by hand: see `docs/scenarios.md`.
 """
 
 from __future__ import annotations
@@ -34,30 +34,34 @@ CORPORA: dict[str, DatasetSpec] = {
 }
 DRIFTS = ("stationary", "prior", "swap", "relabel", "topic", "vocabulary", "noise", "typos", "gradual")
 LIMIT, ONSET = 4000, 2000
-"""Most events of a stream, and where its drift sets in."""
+"""Maximum number of events of a stream, and the position of its drift."""
 
 
 def corpus_streams(corpus: str) -> tuple[str, ...]:
-    """The streams of a corpus: without segments there is none to relabel or to hold back."""
+    """Return the streams of a corpus. Without segments it has no local drifts."""
     plain = _plain(_spec(corpus), 7)
     local = any(row.segment for row in plain.sequence)
     return tuple(f"{corpus}/{drift}" for drift in DRIFTS if local or drift not in ("relabel", "topic", "gradual"))
 
 
 def corpus_scenario(name: str, seed: int) -> Scenario:
-    """The stream ``corpus/drift``, its labels 200 events late; it may go on beyond `LIMIT`.
+    """Load the stream ``corpus/drift``. Its labels are 200 events late, and it may be longer than `LIMIT`.
+
+    Args:
+        name: One of `CORPORA`, a slash, and one of `DRIFTS`.
+        seed: Seed of the stream.
 
     Raises:
-        DriftloopError: no such corpus or drift, or a package that is not installed.
+        DriftloopError: The corpus or drift is unknown, or a package is not installed.
     """
     corpus, _, drift = name.partition("/")
     if corpus not in CORPORA or drift not in DRIFTS:
         raise DriftloopError(
-            f"There is no stream '{name}': name one of {', '.join(CORPORA)}, a slash, and one of {', '.join(DRIFTS)}."
+            f"There is no stream '{name}': give one of {', '.join(CORPORA)}, a slash, and one of {', '.join(DRIFTS)}."
         )
     spec = msgspec.structs.replace(_spec(corpus), name=name)
     injection = _injection(drift, _plain(spec, seed)) if drift != "stationary" else None
-    # Injections that choose their rows end a stream where these run out, and cannot promise so many.
+    # Injections that select rows end a stream when a kind of row is used up, so they cannot guarantee a length.
     limit = None if isinstance(injection, PriorSpec | TopicSpec) else LIMIT
     return _load(msgspec.structs.replace(spec, limit=limit, inject=[injection] if injection else []), seed)
 
@@ -67,7 +71,7 @@ def _spec(corpus: str) -> ScenarioSpec:
 
 
 def _plain(spec: ScenarioSpec, seed: int) -> Scenario:
-    """Everything without a drift; an injection that hits nothing keeps each event's own segment."""
+    """Load the corpus without a drift. An injection that changes nothing keeps the segment of each event."""
     return _load(msgspec.structs.replace(spec, inject=[NoiseSpec(start=0, texts=0.0)]), seed)
 
 
@@ -79,7 +83,7 @@ def _load(spec: ScenarioSpec, seed: int) -> Scenario:
 
 
 def _injection(drift: str, plain: Scenario) -> InjectSpec:
-    """Drifts of a size that shows in each corpus: half of the events, the two largest labels, the largest part."""
+    """Return an injection that is large enough in each corpus: the largest labels, or the largest segment."""
     labels = Counter(row.label for row in plain.sequence)
     ranked = sorted(labels, key=lambda name: (-labels[name], name))
     segment = max(sorted(segments := Counter(row.segment for row in plain.sequence)), key=lambda name: segments[name])

@@ -1,6 +1,6 @@
-"""How detectors are scored, and the tables.
+"""Scores of drift detectors, and their tables.
 
-Definitions follow CapyMOA's `EvaluateDriftDetector`, see `serving.simulation.drift_scoring`.
+The definitions follow CapyMOA's `EvaluateDriftDetector`, see `serving.simulation.drift_scoring`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from serving.simulation.drift_scoring import MAX_DELAY, Truth, judge_alerts
 from stream_processors.drift.accuracy_estimation import Block
 
 Blocks = list[tuple[Block, bool]]
-"""Blocks with both accuracies, and whether a drift began within them or in the 500 events before."""
+"""Blocks with estimated and realised accuracy, and True if a drift began in them or in the 500 events before."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,22 +33,37 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Labelled events from each drift to its detection."""
     false_alarms: int
     repeats: int
+    """Further alerts within a drift's span."""
     quiet_events: int
-    """Events that are no part of a detection's span: what false alarms are counted over."""
+    """Events outside every drift's span. False alarms are counted per quiet event."""
     microseconds: float
     """CPU time of the detector for each event, its prediction and its label together."""
     top3: list[bool] = []
-    """For each detected drift whether what moved is among the first three of its sort in the alert."""
+    """For each detected drift, True if the alert has a true change among its first three of that sort."""
     kinds: list[bool] = []
-    """For each detected drift whether the alert names its kind."""
+    """For each detected drift, True if the alert names its kind."""
     alerts_at: list[tuple[int, str, str]] = []
+    """Position, signal and verdict of each alert."""
 
 
 def score(
     part: str, stream: str, seed: int, detector: str, alerts: Sequence[DriftAlert], drifts: tuple[int, ...],
     length: int, start: int, seconds: float, **more: Any,
 ) -> Row:  # fmt: skip
-    """The row of a detector's alerts, judged as everywhere else."""
+    """Judge the alerts of a detector and return its row.
+
+    Args:
+        part: Part of the benchmark.
+        stream: Name of the stream.
+        seed: Seed of the stream.
+        detector: Name of the detector.
+        alerts: Its alerts.
+        drifts: True drift positions.
+        length: Events of the stream.
+        start: Events of the first model. Alerts before it do not count.
+        seconds: CPU time of the detector.
+        **more: Further fields of the row.
+    """
     found, judged = judge_alerts(alerts, Truth(stream, drifts, True, start), range(length))
     ends = [*drifts[1:], length][: len(drifts)]
     busy = sum(min(end - at, MAX_DELAY) for at, end in zip(drifts, ends, strict=True))
@@ -70,7 +85,15 @@ def score(
 
 
 def interval(values: Sequence[float], seed: int = 7) -> tuple[float, float, float]:
-    """Mean and its 95% bootstrap interval (percentiles of 1,000 resamples)."""
+    """Return the mean and its 95% bootstrap interval, by the percentiles of 1,000 resamples.
+
+    Args:
+        values: Values to resample.
+        seed: Seed of the resampling.
+
+    Returns:
+        Mean, lower and upper bound. NaN without values.
+    """
     if not values:
         return (float("nan"),) * 3
     array = np.asarray(values, dtype=float)
@@ -78,39 +101,54 @@ def interval(values: Sequence[float], seed: int = 7) -> tuple[float, float, floa
     return float(array.mean()), float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
 
 
-def _shown(found: tuple[float, float, float], digits: int) -> str:
+def print_table(rows: Sequence[Row]) -> None:
+    """Print one line for each stream and detector, as means over the seeds with bootstrap intervals."""
+    line = "{:<24} {:<38} {:>18} {:>20} {:>11} {:>12} {:>24} {:>8} {:>6} {:>6} {:>7}"
+    heads = ("stream", "detector", "hit rate", "mean delay", "norm. delay", "median delay", "false alarms per 10,000")
+    print(line.format(*heads, "repeats", "top 3", "kind", "CPU us"))
+    for stream, detector in dict.fromkeys((row.stream, row.detector) for row in rows):
+        chosen = [row for row in rows if (row.stream, row.detector) == (stream, detector)]
+        print(line.format(stream, detector, *_cells(chosen)), flush=True)
+
+
+def _cells(rows: Sequence[Row]) -> list[str]:
+    """Return the cells of one detector on one stream."""
+    hits = interval([row.hits / row.drifts for row in rows if row.drifts])
+    false_alarms = interval([10_000 * row.false_alarms / row.quiet_events for row in rows if row.quiet_events])
+    delays = [delay for row in rows for delay in row.delays]
+    return [
+        _with_interval(hits, 2),
+        _with_interval(interval(delays), 0),
+        f"{_normalised_delay(rows):.3f}",
+        f"{np.median(delays):.0f}" if delays else "-",
+        _with_interval(false_alarms, 2),
+        str(sum(row.repeats for row in rows)),
+        _share([good for row in rows for good in row.top3]),
+        _share([good for row in rows for good in row.kinds]),
+        f"{np.mean([row.microseconds for row in rows]):.0f}",
+    ]
+
+
+def _normalised_delay(rows: Sequence[Row]) -> float:
+    """Return the mean delay as a share of the maximum, which a missed drift counts as."""
+    delays = [delay for row in rows for delay in row.delays]
+    missed = sum(row.drifts - row.hits for row in rows)
+    return (sum(delays) + missed * MAX_DELAY) / max(1, len(delays) + missed) / MAX_DELAY
+
+
+def _with_interval(found: tuple[float, float, float], digits: int) -> str:
     mean, low, high = found
     return "-" if np.isnan(mean) else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """One line for each stream and detector: means over the seeds with bootstrap intervals."""
-    line = "{:<24} {:<38} {:>18} {:>20} {:>9} {:>7} {:>20} {:>8} {:>6} {:>6} {:>6}"
-    heads = ("stream", "detector", "hit rate", "delay", "n. delay", "median", "false per 10,000", "repeats")
-    print(line.format(*heads, "top 3", "kind", "us"))
-    for stream, detector in dict.fromkeys((row.stream, row.detector) for row in rows):
-        chosen = [row for row in rows if (row.stream, row.detector) == (stream, detector)]
-        hits = interval([row.hits / row.drifts for row in chosen if row.drifts])
-        delays = [delay for row in chosen for delay in row.delays]
-        missed = sum(row.drifts - row.hits for row in chosen)
-        normalised = (sum(delays) + missed * MAX_DELAY) / max(1, len(delays) + missed) / MAX_DELAY
-        false = interval([10_000 * row.false_alarms / row.quiet_events for row in chosen if row.quiet_events])
-        print(
-            line.format(
-                stream, detector, _shown(hits, 2), _shown(interval(delays), 0), f"{normalised:.3f}",
-                f"{np.median(delays):.0f}" if delays else "-", _shown(false, 2), sum(row.repeats for row in chosen),
-                _share([good for row in chosen for good in row.top3]),
-                _share([good for row in chosen for good in row.kinds]),
-                f"{np.mean([row.microseconds for row in chosen]):.0f}",
-            ),
-            flush=True,
-        )  # fmt: skip
+def _share(found: Sequence[bool]) -> str:
+    return f"{np.mean(found):.2f}" if found else "-"
 
 
 def print_stationary(rows: Sequence[Row]) -> None:
-    """The stated rate of false alarms beside the measured one, with its exact 95% interval under a Poisson law."""
+    """Print the measured rate of false alarms with its exact 95% interval under a Poisson law."""
     line = "{:<24} {:<16} {:>9} {:>7} {:>26}"
-    print(line.format("stream", "detector", "events", "alarms", "measured per 10,000"))
+    print(line.format("stream", "detector", "events", "alarms", "alarms per 10,000"))
     pairs = dict.fromkeys((row.stream, row.detector) for row in rows)
     for stream, detector in [*pairs, *dict.fromkeys(("all", row.detector) for row in rows)]:
         chosen = [row for row in rows if row.detector == detector and stream in (row.stream, "all")]
@@ -121,33 +159,33 @@ def print_stationary(rows: Sequence[Row]) -> None:
         print(line.format(stream, detector, events, alarms, shown), flush=True)
 
 
-def _share(found: Sequence[bool]) -> str:
-    return f"{np.mean(found):.2f}" if found else "-"
-
-
 def print_accuracy(found: Sequence[tuple[str, int, Blocks]]) -> None:
-    """Estimated against realised accuracy: away from drifts, and in the blocks that follow one."""
-    line = "{:<20} {:>7} {:>24} {:>16} {:>14}"
+    """Print estimated against realised accuracy, for the blocks after a drift and for all others."""
+    line = "{:<30} {:>7} {:>24} {:>16} {:>14}"
     print(line.format("stream", "blocks", "mean absolute error", "mean error", "flagged failed"))
     for name in dict.fromkeys(name for name, _, _ in found):
         for after in (False, True):
             blocks = [
-                block for stream, _, part in found if stream == name for block, moved in part if moved == after
+                block for stream, _, part in found if stream == name for block, drifted in part if drifted == after
             ]  # fmt: skip
-            gaps = [
-                block.estimate - block.realised
-                for block in blocks
-                if block.estimate is not None and block.realised is not None
-            ]
-            if gaps:
-                flagged = np.mean([block.failed for block in blocks if block.estimate is not None])
-                label = f"{name}{', drifted' if after else ''}"
-                print(
-                    line.format(
-                        label,
-                        len(gaps),
-                        _shown(interval(np.abs(gaps).tolist()), 3),
-                        f"{np.mean(gaps):+.3f}",
-                        f"{flagged:.2f}",
-                    )
-                )
+            cells = _accuracy_cells(blocks)
+            if cells:
+                print(line.format(f"{name}{', after a drift' if after else ''}", *cells))
+
+
+def _accuracy_cells(blocks: Sequence[Block]) -> list[str]:
+    """Return number of blocks, errors of the estimate, and share of flagged blocks. Empty without any estimate."""
+    estimated = [block for block in blocks if block.estimate is not None]
+    errors = [
+        block.estimate - block.realised
+        for block in blocks
+        if block.estimate is not None and block.realised is not None
+    ]  # fmt: skip
+    if not errors:
+        return []
+    return [
+        str(len(errors)),
+        _with_interval(interval(np.abs(errors).tolist()), 3),
+        f"{np.mean(errors):+.3f}",
+        f"{np.mean([block.failed for block in estimated]):.2f}",
+    ]

@@ -1,4 +1,4 @@
-"""River's streams with one known drift, and what has to be beaten on them: each detector alone, a vote, dummies."""
+"""River's streams with one known drift, and the baselines on them: single detectors, a vote, and dummies."""
 
 from __future__ import annotations
 
@@ -28,34 +28,56 @@ SINGLE = (
 THREE = "error:adwin confidence:adwin mix:adwin"
 DETECTORS = ("fused", *SINGLE, THREE, "vote", "always", "never")
 LENGTH, DRIFT, TRAINED, STEP = 4000, 2500, 500, 20
+"""Events of a stream, position of the drift, events of the first model, and labels between two lessons."""
 VOTES, VOTE_WITHIN, DUMMY_EVERY = 3, 100, 100
+"""Votes for an alarm, events within which they count, and events between two alarms of the dummy."""
 
 
 class Watch(Protocol):
-    """What is scored: a `DriftWatch`, a vote of several, or a dummy."""
+    """Interface of a `DriftMonitor`, a vote of several, or a dummy."""
 
     def predicted(self, prediction: Prediction, embedding: Any = None) -> list[DriftAlert]:
-        """Take a prediction."""
+        """Process a prediction and return the alerts.
+
+        Args:
+            prediction: The prediction.
+            embedding: Embedding of its text, shape (d,).
+        """
         ...
 
     def labelled(self, outcome: Any, offset: int) -> list[DriftAlert]:
-        """Take an outcome."""
+        """Process a labelled prediction and return the alerts.
+
+        Args:
+            outcome: The labelled prediction.
+            offset: Its offset among all of them.
+        """
         ...
 
 
 class Vote:
-    """The single detectors of the error together: an alarm when `VOTES` of them alarm within `VOTE_WITHIN` events."""
+    """Vote of the single detectors: an alarm when `VOTES` of them alarm within `VOTE_WITHIN` events."""
 
     def __init__(self) -> None:
         self._members = [DriftMonitor([text], "vote") for text in SINGLE]
         self._alarms: dict[int, int] = {}
 
     def predicted(self, prediction: Prediction, embedding: Any = None) -> list[DriftAlert]:
-        """Needs labels only."""
+        """Return no alert: only labels count.
+
+        Args:
+            prediction: Ignored.
+            embedding: Ignored.
+        """
         return []
 
     def labelled(self, outcome: Any, offset: int) -> list[DriftAlert]:
-        """The alert of the member that made the majority."""
+        """Return the alert of the detector that completed the votes.
+
+        Args:
+            outcome: The labelled prediction.
+            offset: Its offset among all of them.
+        """
         last: list[DriftAlert] = []
         for number, member in enumerate(self._members):
             found = member.labelled(outcome, offset)
@@ -69,17 +91,31 @@ class Vote:
 
 
 class Dummy:
-    """Alarms after every `DUMMY_EVERY` labelled events, or never: what any detector has to beat."""
+    """Alarms at regular distances, or never. Every detector must beat it.
+
+    Args:
+        every: Labelled events between two alarms. 0 for none.
+    """
 
     def __init__(self, every: int) -> None:
         self._every = every
 
     def predicted(self, prediction: Prediction, embedding: Any = None) -> list[DriftAlert]:
-        """Looks at nothing."""
+        """Return no alert.
+
+        Args:
+            prediction: Ignored.
+            embedding: Ignored.
+        """
         return []
 
     def labelled(self, outcome: Any, offset: int) -> list[DriftAlert]:
-        """An alarm by the clock."""
+        """Return an alert at regular offsets.
+
+        Args:
+            outcome: The labelled prediction.
+            offset: Its offset among all of them.
+        """
         if not self._every or (offset + 1) % self._every:
             return []
         return [
@@ -101,7 +137,7 @@ class Dummy:
 
 
 def make_watch(name: str) -> Watch:
-    """A detector by its name in `DETECTORS`, or any line of configuration; several are joined by spaces."""
+    """Make a detector of `DETECTORS`, or of configuration lines that are separated by spaces."""
     if name == "vote":
         return Vote()
     if name in ("always", "never"):
@@ -134,9 +170,15 @@ STREAMS: dict[str, Concept] = {"SEA": _sea, "Agrawal": _agrawal, "LED": _led}
 
 
 def synthetic(name: str, seed: int, learns: bool) -> list[tuple[Prediction, Label]]:
-    """A stream with one abrupt drift at `DRIFT`, answered by Gaussian naive Bayes, its labels coming at once.
+    """Make a stream with one abrupt drift at `DRIFT`, predicted by Gaussian naive Bayes, with immediate labels.
 
-    The model learns from `STEP` labels after its answers to them (``learns``), or from the first `TRAINED` events only.
+    Args:
+        name: One of `STREAMS`.
+        seed: Seed of the stream.
+        learns: Learn from every `STEP` labels after their predictions. Otherwise from the first `TRAINED` events only.
+
+    Returns:
+        Prediction and label of each event after the first `TRAINED`.
     """
     make = STREAMS[name]
     items = itertools.chain(itertools.islice(make(0, seed), DRIFT), itertools.islice(make(1, seed), LENGTH - DRIFT))
@@ -144,31 +186,35 @@ def synthetic(name: str, seed: int, learns: bool) -> list[tuple[Prediction, Labe
     x = np.array([[float(value) for value in row.values()] for row, _ in drawn])
     y = np.array([str(int(label)) for _, label in drawn])
     classes = np.unique(y)
-    model = GaussianNB(priors=np.full(len(classes), 1 / len(classes)))  # no class is impossible before it was seen
+    model = GaussianNB(priors=np.full(len(classes), 1 / len(classes)))  # no class is impossible before it occurs
     model.partial_fit(x[:TRAINED], y[:TRAINED], classes=classes)
-    answers = []
+    predicted = []
     for start in range(TRAINED, LENGTH, STEP):
-        # A model that has learnt is another version, as in the live loop: what it was sure of says nothing any more.
+        # A model that has learnt is another version, as in the live loop: its old confidences no longer hold.
         version = str(1 + (start - TRAINED) // STEP) if learns else "1"
         span = slice(start, min(start + STEP, LENGTH))
-        for i, said in enumerate(model.predict_proba(x[span]), start):
+        for i, found in enumerate(model.predict_proba(x[span]), start):
             event_id = f"{seed}-{i}"
             prediction = Prediction(
-                event_id=event_id, label=str(classes[said.argmax()]), model_version=version, route="", latency_ms=0.0,
-                probabilities=dict(zip(classes.tolist(), said.tolist(), strict=True)), text="",
+                event_id=event_id, label=str(classes[found.argmax()]), model_version=version, route="", latency_ms=0.0,
+                probabilities=dict(zip(classes.tolist(), found.tolist(), strict=True)), text="",
                 occurred_at=float(i), predicted_at=float(i), position=i,
             )  # fmt: skip
-            answers.append((prediction, Label(event_id=event_id, label=str(y[i]), labelled_at=float(i), position=i)))
+            predicted.append((prediction, Label(event_id=event_id, label=str(y[i]), labelled_at=float(i), position=i)))
         if learns:
             model.partial_fit(x[span], y[span])
-    return answers
+    return predicted
 
 
 def measure_synthetic(seeds: Sequence[int], detectors: Sequence[str]) -> Iterator[Row]:
-    """One row for each stream, way of learning, seed and detector."""
+    """Measure detectors on each stream, with a model that learns and with a frozen one.
+
+    Args:
+        seeds: Seeds of the streams.
+        detectors: Names for `make_watch`.
+    """
     for (name, learns), seed in itertools.product(itertools.product(STREAMS, (True, False)), seeds):
-        answers = synthetic(name, seed, learns)
-        joined = [(prediction, join_one(prediction, label)) for prediction, label in answers]
+        joined = [(prediction, join_one(prediction, label)) for prediction, label in synthetic(name, seed, learns)]
         for detector in detectors:
             watch, alerts = make_watch(detector), []
             began = time.process_time()

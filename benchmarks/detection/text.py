@@ -1,4 +1,4 @@
-"""Texts for the detection benchmark: scenarios with a head that is fitted on the first events and after each alert."""
+"""Text streams of the detection benchmark, with a head fitted on the first events and after each alert."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from producers.scenarios.scenarios import Injection, Row, load_scenario
 from stream_processors.monitoring.label_join import outcome as join_one
 
 TRAINED = 500
+"""Events of the first head."""
 ROUNDS = (90, 400)
-"""Labelled events since the onset after which the head is fitted anew, as the on-drift policy's rounds do."""
+"""Labelled events since the onset after which the head is fitted anew, like the rounds of the on-drift policy."""
 STATIONARY = "tweets-stationary"
 TEXT_SCENARIOS = (
     "tweets",
@@ -38,34 +39,37 @@ TEXT_SCENARIOS = (
     "tweets-typos",
 )
 KINDS = {"prior": "label", "label-swap": "concept"}
-"""Kind of injection to kind of drift; all others move the texts and are covariate."""
+"""Kind of injection to kind of drift. All others change the texts and are covariate."""
 
 
 @dataclass
 class TextStream:
-    """Texts in order with their embeddings, shape (n, d), the true drifts, and what each of them moved."""
+    """Texts in order, with their embeddings and true drifts."""
 
     rows: Sequence[Row]
     embeddings: Matrix
+    """Shape (n, d)."""
     drifts: tuple[int, ...]
     delay: int
+    """Events between an event and its label."""
     moved: dict[int, Moved]
-    """By drift; the end of an injection moves back what its onset moved."""
+    """Changes of each drift. The end of an injection reverses its onset."""
     event_ids: Sequence[str]
-    """Other ones for each seed: they break ties, so with the same ones the seeds would not be independent."""
+    """Different for each seed. They break ties, so equal ones would make the seeds dependent."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What truly moved at a drift: the names one of which has to be among the first three, and the kind of drift."""
+    """True changes of a drift. An alert must have one of the names among its first three."""
 
     classes_and_segments: frozenset[str]
     words: frozenset[str]
     kind: str
+    """Kind of drift: label, concept or covariate."""
 
     @classmethod
     def of(cls, injection: Injection) -> Moved:
-        """Of a prior shift only the class whose share moved most counts: all are in the injection's list."""
+        """Return the changes of an injection. Of a prior shift only the class with the largest change counts."""
         classes = injection.classes[:1] if injection.kind == "prior" else injection.classes
         return cls(
             frozenset([*classes, *injection.segments]),
@@ -76,7 +80,7 @@ class Moved:
 
 @dataclass
 class Played:
-    """What came of playing a stream under one detector."""
+    """Outcome of a stream under one detector."""
 
     stream: TextStream
     alerts: list[DriftAlert] = field(default_factory=list)
@@ -85,9 +89,13 @@ class Played:
     """CPU time of the detector."""
 
     def explained(self, max_delay: int) -> tuple[list[bool], list[bool]]:
-        """For each detected drift whether what moved is among the first three of its sort; whether the kind is right.
+        """Score the explanation of each detected drift.
 
-        Where the injection moved no class or segment the words count; where no words either, only the kind does.
+        Words count if the injection changed no class or segment. Without words either, only the kind counts.
+
+        Returns:
+            For each detected drift, True if a true change is among the first three of its sort, and True if the kind
+            is correct.
         """
         top, kinds = [], []
         bounds = [*self.stream.drifts[1:], len(self.stream.rows)][: len(self.stream.drifts)]
@@ -106,11 +114,16 @@ class Played:
 
 
 def text_stream(name: str, seed: int) -> TextStream:
-    """A scenario by its name or TOML file, or ``corpus/drift`` (`benchmarks.detection.corpora`)."""
+    """Load a text stream and embed its texts.
+
+    Args:
+        name: A built-in scenario, a TOML file, or ``corpus/drift`` (`benchmarks.detection.corpora`).
+        seed: Seed of the scenario.
+    """
     corpus = "/" in name and not name.endswith(".toml")
     scenario = corpus_scenario(name, seed) if corpus else load_scenario(name, seed=seed)
     rows = scenario.sequence[:LIMIT] if corpus else scenario.sequence
-    if "label-shift" in name:  # its segments are the parts of the stream, which gives the drift away
+    if "label-shift" in name:  # its segments are the parts of the stream, which would give the drift away
         rows = tuple(row._replace(segment="") for row in rows)
     moved = {}
     for one in scenario.injected:
@@ -122,7 +135,13 @@ def text_stream(name: str, seed: int) -> TextStream:
 
 
 def play(stream: TextStream, watch: Any, fits: bool = True) -> Played:
-    """Predict, label late, and, with ``fits``, fit anew after each alert."""
+    """Predict and label a stream under one detector.
+
+    Args:
+        stream: The stream.
+        watch: A detector of `benchmarks.detection.synthetic.make_watch`.
+        fits: Fit the head anew after each alert.
+    """
     played = Played(stream)
     head = _fit(stream, range(TRAINED))
     version, offset = 1, 0
@@ -138,12 +157,7 @@ def play(stream: TextStream, watch: Any, fits: bool = True) -> Played:
             alerts += watch.predicted(waiting[tick], stream.embeddings[tick])
             played.seconds += time.process_time() - began
         if tick - stream.delay in waiting:
-            prediction = waiting.pop(tick - stream.delay)
-            position = prediction.position
-            label = Label(
-                event_id=prediction.event_id, label=stream.rows[position].label, labelled_at=tick, position=position
-            )
-            history.append(join_one(prediction, label))
+            history.append(_join(stream, waiting.pop(tick - stream.delay), tick))
             began = time.process_time()
             alerts += watch.labelled(history[-1], offset)
             played.seconds += time.process_time() - began
@@ -156,10 +170,23 @@ def play(stream: TextStream, watch: Any, fits: bool = True) -> Played:
             if len(fresh) >= rounds[0] and len({stream.rows[i].label for i in fresh}) > 1:
                 head, version = _fit(stream, fresh), version + 1
                 rounds.popleft()
-    for block in getattr(watch, "blocks", ()):
-        if block.estimate is not None and block.labels:
-            played.blocks.append((block, any(d - 250 <= block.start < d + 500 for d in stream.drifts)))
+    played.blocks += _blocks(stream, watch)
     return played
+
+
+def _join(stream: TextStream, prediction: Prediction, tick: int) -> Outcome:
+    position = prediction.position
+    label = Label(event_id=prediction.event_id, label=stream.rows[position].label, labelled_at=tick, position=position)
+    return join_one(prediction, label)
+
+
+def _blocks(stream: TextStream, watch: Any) -> Blocks:
+    """Return the detector's blocks with an estimate and labels, and True for each near a drift."""
+    return [
+        (block, any(drift - 250 <= block.start < drift + 500 for drift in stream.drifts))
+        for block in getattr(watch, "blocks", ())
+        if block.estimate is not None and block.labels
+    ]
 
 
 def _fit(stream: TextStream, positions: Sequence[int]) -> LogisticRegression:

@@ -28,8 +28,8 @@ import msgspec
 import numpy as np
 import psutil
 
-from benchmarks.harness.process_sampler import cpu_seconds
 from benchmarks.harness.cli import save_json
+from benchmarks.harness.process_sampler import cpu_seconds
 from benchmarks.harness.train_champion import promote
 from driftloop.core import topics
 from driftloop.core.processes.supervisor import ManagedProcess

@@ -27,8 +27,8 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.adaptation.plots import svg
 from benchmarks.harness import train_champion
-from benchmarks.harness.process_sampler import cpu_seconds
 from benchmarks.harness.cli import save_json
+from benchmarks.harness.process_sampler import cpu_seconds
 from benchmarks.harness.stream_harness import StreamHarness
 from driftloop.core import topics
 from driftloop.core.messages import Event, Label

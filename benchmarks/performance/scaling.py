@@ -25,8 +25,8 @@ import msgspec
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.harness.process_sampler import cpu_seconds
 from benchmarks.harness.cli import save_json
+from benchmarks.harness.process_sampler import cpu_seconds
 from benchmarks.harness.train_champion import promote
 from driftloop.core import topics
 from driftloop.core.kafka import clients

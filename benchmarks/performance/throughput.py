@@ -30,8 +30,8 @@ from msgspec.structs import replace
 from sklearn.metrics import f1_score
 
 from benchmarks.harness import train_champion
-from benchmarks.harness.process_sampler import cpu_seconds
 from benchmarks.harness.cli import save_json
+from benchmarks.harness.process_sampler import cpu_seconds
 from benchmarks.performance.api_latency import mlflow_server
 from benchmarks.performance.upper_bounds import limits
 from driftloop.core import topics

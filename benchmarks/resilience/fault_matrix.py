@@ -27,9 +27,9 @@ from statistics import median
 
 import msgspec
 
-from benchmarks.harness.fault_injection import ACTIONS
-from benchmarks.harness.loop_under_load import WaitTimeout, LoopUnderLoad
 from benchmarks.harness.cli import save_json
+from benchmarks.harness.fault_injection import ACTIONS
+from benchmarks.harness.loop_under_load import LoopUnderLoad, WaitTimeout
 from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
 

@@ -25,9 +25,9 @@ import msgspec
 from msgspec.structs import replace
 
 from benchmarks.harness import process_sampler
-from benchmarks.harness.fault_injection import ACTIONS
-from benchmarks.harness.loop_under_load import WaitTimeout, LoopUnderLoad
 from benchmarks.harness.cli import save_json
+from benchmarks.harness.fault_injection import ACTIONS
+from benchmarks.harness.loop_under_load import LoopUnderLoad, WaitTimeout
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import Settings
 from driftloop.core.topics import EVENTS

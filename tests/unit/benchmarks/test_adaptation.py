@@ -1,7 +1,7 @@
-"""The adaptation benchmark: its references do what they say, and the same command gives the same rows.
+"""Adaptation benchmark: the references, and equal rows for equal commands.
 
-The streams are synthetic texts of two classes whose labels change places half-way; instead of an encoder's embeddings
-they carry which of the texts' most frequent words they have.
+The streams are synthetic texts of two classes whose labels change places half-way. Counts of their most frequent words
+replace an encoder's embeddings.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from benchmarks.adaptation import baselines, run
 from benchmarks.adaptation.in_process_loop import Stream
-from benchmarks.adaptation.run import measure
-from benchmarks.adaptation.tables import write
+from benchmarks.adaptation.measurement import measure
+from benchmarks.adaptation.results import write
 from driftloop.cli import main
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import RetrainSettings, Settings

@@ -1,4 +1,4 @@
-"""What the benchmarks of growth make of what they have seen."""
+"""Cost growth and backpressure: throughput by tenths, and the plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of lying annotators: who lies, which promotions made things worse, and the table."""
+"""Label noise benchmark: the wrong labels, the promotions to a worse model, and the table."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_table_sets_damage_against_the_share() -> None:
     ])  # fmt: skip
     lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in shown.splitlines()[2:]]
     assert lines[1] == ["40%", "by annotator", "0.7400", "+0.0100", "4", "0"]
-    assert lines[3] == ["40%", "all alike", "0.7000", "+0.0500", "6", "2"]
+    assert lines[3] == ["40%", "equally", "0.7000", "+0.0500", "6", "2"]
 
 
 def test_an_unknown_scenario_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

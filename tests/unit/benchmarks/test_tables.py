@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.adaptation.plots import draw
-from benchmarks.adaptation.tables import Measured, Row, make_tables, put_into, read, regret, share, write
+from benchmarks.adaptation.results import Measured, Row, read, write
+from benchmarks.adaptation.tables import make_tables, put_into, regret, share
 from driftloop.core.errors import DriftloopError
 
 
@@ -72,25 +73,25 @@ def test_a_line_holds_means_and_what_was_missed():
     line = cells(shown, "on-drift")
     assert line["accuracy"].startswith("0.7100 [")
     assert (line["retrainings"], line["fits"]) == ("3.5", "5.5")
-    assert (line["drifts found"], line["mean delay"], line["median"]) == ("3/4", "50", "40")
-    assert line["normalised"] == f"{(150 + 2000) / 4 / 2000:.3f}", "a missed drift counts as the longest delay"
-    assert line["false per 10,000"] == "2.50"
+    assert (line["drifts found"], line["mean delay"], line["median delay"]) == ("3/4", "50", "40")
+    assert line["normalised delay"] == f"{(150 + 2000) / 4 / 2000:.3f}", "a missed drift counts as the longest delay"
+    assert line["false alarms per 10,000"] == "2.50"
     assert (line["regret"], line["share"]) == ("-", "-")
 
 
 def test_known_concepts_are_back_after_so_many_labels_or_never():
     shown = table(row("on-drift", 0.7, recoveries=[40, 90]), row("on-drift", 0.7, 8, recoveries=[80]), row("iid", 0.8))
-    assert cells(shown["s"], "on-drift")["back after"] == "80 (worst 90)"
-    assert cells(shown["s"], "iid")["back after"] == "-"
+    assert cells(shown["s"], "on-drift")["recovered after"] == "80 (worst 90)"
+    assert cells(shown["s"], "iid")["recovered after"] == "-"
     shown = table(row("never", 0.7, recoveries=[40, None]), row("cara", 0.7, recoveries=[None]))
-    assert cells(shown["s"], "never")["back after"] == "40 (worst 40), 1 of 2 never"
-    assert cells(shown["s"], "cara")["back after"] == "1 of 1 never"
-    assert "back after" not in table(row("never", 0.7))["s"], "where no concept comes back"
+    assert cells(shown["s"], "never")["recovered after"] == "40 (worst 40), 1 of 2 never"
+    assert cells(shown["s"], "cara")["recovered after"] == "1 of 1 never"
+    assert "recovered after" not in table(row("never", 0.7))["s"], "where no concept comes back"
 
 
 def test_what_did_not_watch_has_no_detections():
     line = cells(table(row("oracle", 0.7))["s"], "oracle")
-    assert {line[name] for name in ("drifts found", "mean delay", "false per 10,000", "repeats")} == {"-"}
+    assert {line[name] for name in ("drifts found", "mean delay", "false alarms per 10,000", "repeats")} == {"-"}
 
 
 def test_cpu_is_printed_when_asked_for():
@@ -104,15 +105,15 @@ def test_the_table_says_where_the_default_falls_short():
     ours = row("on-drift", 0.7, retrainings=5, fits=20)
     few, many = row("error:ddm", 0.71, retrainings=5, fits=22), row("online:softmax", 0.9, fits=4000)
     shown = table(ours, few, row("oracle", 0.8), many, row("never", 0.4))["s"]
-    assert "0.0100 BEHIND the best reference at as few retrainings, `error:ddm`" in shown
-    assert "0.3000 ahead of the best reference at as few fits, refreshes included, `never`" in shown
-    assert "0.2000 BEHIND the best one at any cost, `online:softmax`, of 4000 fits" in shown
+    assert "0.0100 BEHIND the best reference with as few retrainings, `error:ddm`" in shown
+    assert "0.3000 ahead of the best reference with as few fits, refreshes included, `never`" in shown
+    assert "0.2000 BEHIND the best reference of any cost, `online:softmax` with 4000 fits" in shown
 
 
 def test_only_seeds_that_both_have_are_compared():
     ours = [row("on-drift", 0.6, 7, retrainings=5), row("on-drift", 0.8, 8, retrainings=5)]
     shown = table(*ours, row("error:ddm", 0.75, 8, retrainings=4))["s"]
-    assert "0.0500 ahead of the best reference at as few retrainings, `error:ddm`" in shown
+    assert "0.0500 ahead of the best reference with as few retrainings, `error:ddm`" in shown
     assert cells(shown, "error:ddm")["seeds"] == "1"
 
 
