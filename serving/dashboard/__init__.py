@@ -1,7 +1,7 @@
-"""The live page at `/`: the loop as it is now, for people who watch it and people who correct it.
+"""Dashboard at `/`, the live page: the state of the loop, labels by annotators, and commands by administrators.
 
-It is built with NiceGUI, whose every file comes from its package. The server keeps the page's state and sends what has
-changed; nothing that came from a topic is ever markup or script in it.
+It is built with NiceGUI, which serves all files from its package. The server keeps the state of the page and sends the
+changes. Text from a topic is never markup or script.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nicegui import ui
 from starlette.routing import Match
 
 from serving.dashboard import login
-from serving.dashboard.csp import Policed
+from serving.dashboard.csp import CspMiddleware
 from serving.dashboard.layout import LivePage
 from serving.dashboard.snapshots import Snapshots
 from serving.http.middleware import problem
@@ -22,26 +22,31 @@ from serving.routes import AppContext
 ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><circle cx="5" cy="5" r="4" fill="#14609f"/></svg>'
 
 
-def mount(app: FastAPI, parts: AppContext) -> None:
-    """Put the page and what it loads under ``app``, after all other routes: it answers for whatever they do not."""
-    pictures = Snapshots(parts)
-    app.include_router(login.router(parts.callers))
-    nicegui.app.add_middleware(Policed)
+def mount(app: FastAPI, context: AppContext) -> None:
+    """Add the dashboard to the application. Call it after all other routes, because it handles the remaining addresses.
+
+    Args:
+        app: The application.
+        context: The objects that the routes share.
+    """
+    snapshots = Snapshots(context)
+    app.include_router(login.router(context.authenticator))
+    nicegui.app.add_middleware(CspMiddleware)
 
     @nicegui.app.exception_handler(404)
     def unknown(request: Request, error: Exception) -> Response:
-        """NiceGUI's own answer is a page, with state on the server, for each address that is tried."""
-        # It is asked for what fits an endpoint but for the method, too.
+        # NiceGUI would create a page with state on the server for each unknown address. A known address with another
+        # method arrives here, too.
         if any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.routes):
-            return problem(405, "This address does not take that method.", request.url.path)
+            return problem(405, "This address does not support that method.", request.url.path)
         return problem(404, f"There is nothing at {request.url.path[:200]!r}.", request.url.path)
 
     @ui.page("/", title="driftloop", language="en-US", dark=None)
     def live_page(request: Request) -> Response | None:
-        caller = login.viewer(parts.callers, request)
+        caller = login.find_viewer(context.authenticator, request)
         if caller is None:
             return RedirectResponse("login", 303)
-        LivePage(parts, caller, pictures)
+        LivePage(context, caller, snapshots)
         return None
 
     ui.run_with(

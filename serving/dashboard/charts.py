@@ -1,4 +1,4 @@
-"""The live page's charts, as options of ECharts. What came from a topic is data in them, never a key or markup."""
+"""Charts of the dashboard as ECharts options. Text from a topic is data in them, never a key or markup."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from serving.live.accuracy import Mark
 from serving.live.recent_predictions import SpeedSample
 
 AXIS = "#7a8494"
-"""Readable on white and on black, as all colours here."""
+"""Colour of axes. All colours here are readable on white and on black."""
 LINES = ("#1f7ac4", "#c4581f", "#2f8f4e", "#8a5cc2", "#b8860b", "#c23b6b", "#2a8f8f", "#77803a")
 SIGNS = {
     "true": ("△", "#7a8494", "true drift"),
     "alert": ("▲", "#d0342c", "alert"),
     "retraining": ("⟳", "#b8860b", "retraining"),
     "promotion": ("●", "#2f8f4e", "promotion"),
-    "rollback": ("○", "#8a5cc2", "roll back"),
+    "rollback": ("○", "#8a5cc2", "rollback"),
 }
-"""Of each kind of mark: its sign, its colour, its name."""
-ACCURACY = "The rolling accuracy of each model version over the stream; the text below has the newest of each."
+"""Sign, colour and name of each kind of mark."""
+ACCURACY = "Rolling accuracy of each model version over the stream. The text below lists the newest values."
 Options = dict[str, Any]
 
 
 def accuracy(rolling: dict[str, list[tuple[int, float]]], marks: Sequence[Mark]) -> Options:
-    """The rolling accuracy over the stream, a line for each version, with what happened as upright lines."""
+    """Return the chart of the rolling accuracy, with a line for each version and vertical lines for the marks.
+
+    Args:
+        rolling: Points (stream position, accuracy) by version; the empty version stands for all together.
+        marks: Drifts, alerts, retrainings and changes of the champion.
+    """
     versions = sorted((name for name in rolling if name), key=lambda name: rolling[name][0])
     series = [_line("all versions", rolling.get("", []), AXIS, width=1, dashed=True)]
     series += [
@@ -49,28 +54,28 @@ def accuracy(rolling: dict[str, list[tuple[int, float]]], marks: Sequence[Mark])
 
 
 def speed(seconds: Sequence[SpeedSample]) -> Options:
-    """Predictions a second, and how many events wait."""
+    """Return the chart of predictions per second and waiting events."""
     series = [
         _line("predictions/s", [(_ms(one.at), round(one.rate, 1)) for one in seconds], LINES[0]),
         {**_line("events waiting", [(_ms(one.at), one.lag) for one in seconds], LINES[1]), "yAxisIndex": 1},
     ]
-    axes = [{"name": "predictions/s", "min": 0}, {"name": "waiting", "min": 0, "splitLine": {"show": False}}]
-    words = "Predictions a second, and events that wait, of the last two minutes."
+    axes = [{"name": "predictions/s", "min": 0}, {"name": "events waiting", "min": 0, "splitLine": {"show": False}}]
+    words = "Predictions per second and waiting events in the last two minutes."
     return _chart(words, series, {"type": "time"}, *axes)
 
 
 def latency(seconds: Sequence[SpeedSample]) -> Options:
-    """Milliseconds that a prediction takes."""
+    """Return the chart of the latency in milliseconds."""
     series = [
         _line("median", [(_ms(one.at), round(one.p50, 1)) for one in seconds], LINES[0]),
         _line("99th percentile", [(_ms(one.at), round(one.p99, 1)) for one in seconds], LINES[1]),
     ]
-    words = "Milliseconds that a prediction took, median and 99th percentile, of the last two minutes."
+    words = "Latency in milliseconds, median and 99th percentile, in the last two minutes."
     return _chart(words, series, {"type": "time"}, {"name": "ms", "min": 0})
 
 
 def _chart(words: str, series: list[Options], x: Options, *y: Options) -> Options:
-    """``words`` is what a screen reader says: read out point by point, a chart tells nothing."""
+    """Return a chart; ``words`` is its description for a screen reader, in place of its points."""
     text = {"color": AXIS, "hideOverlap": True}
     line = {"lineStyle": {"color": AXIS}}
     split = {"lineStyle": {"color": AXIS, "opacity": 0.25}}
@@ -79,7 +84,7 @@ def _chart(words: str, series: list[Options], x: Options, *y: Options) -> Option
         "aria": {"enabled": True, "label": {"description": words}},
         "grid": {"left": 12, "right": 12, "top": 46, "bottom": 8, "containLabel": True},
         "legend": {"top": 0, "type": "scroll", "textStyle": text, "pageTextStyle": text, "pageIconColor": AXIS},
-        # As text on the canvas: otherwise it would be HTML.
+        # Text on the canvas. The default is HTML.
         "tooltip": {"trigger": "axis", "renderMode": "richText"},
         "xAxis": {"axisLabel": text, "axisLine": line, "splitLine": {"show": False}, "nameTextStyle": text, **x},
         "yAxis": [{"type": "value", "axisLabel": text, "nameTextStyle": text, "splitLine": split, **one} for one in y],
@@ -102,7 +107,7 @@ def _line(
 
 
 def _lowest(rolling: dict[str, list[tuple[int, float]]]) -> float:
-    """The tenth below the lowest point, so that the lines fill the chart."""
+    """Return the tenth below the lowest point, so that the lines fill the chart."""
     lowest = min((share for line in rolling.values() for _, share in line), default=0.0)
     return max(0.0, int(lowest * 10 - 1e-9) / 10)
 

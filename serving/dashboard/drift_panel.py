@@ -1,4 +1,4 @@
-"""Drift and what is done about it on the live page: the alerts with what moved, and the newest retraining."""
+"""Panels for drift and retraining: the alerts with their evidence and outcome, and the newest retraining."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from driftloop.core.messages import DriftAlert
 from driftloop.core.terminal_text import escape_control_chars
 from serving.cases import builder
 from serving.cases.model import Candidate, Case, Movement, Round, SliceImpact
-from serving.dashboard import widgets as pieces
+from serving.cases.reasons import CHECK_COLUMNS, check_rows, count_passed, first_sentence, has_more
+from serving.dashboard import widgets
 from serving.dashboard.snapshots import ALERTS
 from serving.routes import AppContext
 
-MOVED = 12
+ROWS = 12
+"""Largest number of rows in a table."""
 
 
-class Alerts:
-    """The newest alerts, each to be opened."""
+class DriftPanel:
+    """The newest alerts. Each one can be expanded."""
 
-    def __init__(self, parts: AppContext) -> None:
-        self._parts = parts
+    def __init__(self, context: AppContext) -> None:
+        self._context = context
         self._shown: dict[str, ui.expansion] = {}
         self._list = ui.element("div")
         with self._list:
             self._none = ui.label("No drift has been detected.").classes("dim")
 
     def show(self, alerts: Sequence[DriftAlert]) -> None:
-        """Add those that are new, the newest on top."""
+        """Add new alerts at the top."""
         for alert in reversed(alerts):
             if alert.alert_id not in self._shown:
                 self._none.set_visibility(False)
@@ -42,82 +44,86 @@ class Alerts:
     def _draw(self, alert: DriftAlert) -> ui.expansion:
         made = ui.expansion(headline(alert), icon="warning").classes("alert").props("dense")
         with made:
-            began = f"began about event {alert.onset}"
+            onset = f"Likely onset: event {alert.onset}"
             if alert.onset_low >= 0:
-                began += f", between {alert.onset_low} and {alert.onset_high}"
-            pieces.label(f"{began}; {alert.kind} drift, seen by {alert.detector} on version {alert.model_version}")
+                onset += f", between {alert.onset_low} and {alert.onset_high}"
+            widgets.label(f"{onset}. Kind: {alert.kind}. Detector: {alert.detector}, on version {alert.model_version}.")
             found = builder.moved(alert.evidence)
             if found:
-                head = ["what", "name", "measure", "before", "after"]
-                pieces.table("what moved", head, [moved(one) for one in found[:MOVED]])
+                head = ["type", "name", "measure", "before", "after"]
+                widgets.table("changed segments, classes and words", head, [_movement(one) for one in found[:ROWS]])
             outcome = ui.element("div").props("aria-live=polite")
-            pieces.button("What came of it", lambda: self._tell(alert.alert_id, outcome))
+            widgets.button("Show outcome", lambda: self._show_outcome(alert.alert_id, outcome))
         return made
 
-    async def _tell(self, alert_id: str, into: ui.element) -> None:
-        told = await asyncio.to_thread(builder.read, self._parts.settings)
-        found = [case for case in builder.cases(told) if case.case_id == alert_id]
+    async def _show_outcome(self, alert_id: str, into: ui.element) -> None:
+        history = await asyncio.to_thread(builder.read, self._context.settings)
+        found = [case for case in builder.cases(history) if case.case_id == alert_id]
         into.clear()
         with into:
             if found:
-                _case(found[0])
+                _outcome(found[0])
 
 
-class Retraining:
-    """The newest retraining: its candidates, their scores, and what the gate said."""
+class RetrainingPanel:
+    """The newest retraining: its candidates, their scores, and the decision of the gate."""
 
     def __init__(self) -> None:
         self._shown: Round | None = None
         self._place = ui.element("div").props("aria-live=polite")
         with self._place:
-            ui.label("Nothing has been retrained.").classes("dim")
+            ui.label("No retraining has started.").classes("dim")
 
     def show(self, newest: Round | None) -> None:
-        """Draw it anew where something has happened."""
+        """Draw the newest retraining if it has changed."""
         if newest is None or newest == self._shown:
             return
         self._shown = newest
         self._place.clear()
         with self._place:
-            over = f"after {newest.seconds:.1f} s" if newest.seconds else ""
-            pieces.label(f"{newest.kind}: {newest.state} {over}", "strong")
-            pieces.label(newest.reason, "dim")
-            head = ["candidate", "state", "accuracy", "champion's", "seconds", "why"]
-            pieces.table("candidates", head, [_candidate(one) for one in newest.candidates])
+            after = f" after {newest.seconds:.1f} s" if newest.seconds else ""
+            widgets.label(f"{newest.kind}: {newest.state}{after}", "strong")
+            widgets.reason(newest.reason, "dim")
+            head = ["candidate", "state", "accuracy", "champion", "seconds", "reason"]
+            widgets.table("candidates", head, [_candidate(one) for one in newest.candidates])
             for one in newest.candidates:
-                if one.checks:
-                    checks = [_check(check) for check in one.checks]
-                    with ui.expansion(f"The gate on {escape_control_chars(one.name, 60)}").props("dense"):
-                        pieces.table("checks", ["check", "passed", "why"], checks)
+                _gate_decision(one)
 
 
 def headline(alert: DriftAlert) -> str:
-    """An alert in a line."""
-    return escape_control_chars(f"event {alert.position}: {alert.signal} moved by {alert.severity:+.3f}", 200)
+    """Return an alert as one line."""
+    return escape_control_chars(f"Event {alert.position}: {alert.signal} changed by {alert.severity:+.3f}", 200)
 
 
-def moved(one: Movement) -> tuple[str, str, str, str, str]:
-    """Something that moved, as a row of a table."""
-    return one.what, one.name, one.measure, pieces.share(one.before), pieces.share(one.after)
+def _movement(one: Movement) -> tuple[str, str, str, str, str]:
+    return one.what, one.name, one.measure, widgets.share(one.before), widgets.share(one.after)
 
 
 def _candidate(one: Candidate) -> tuple[str, ...]:
     name = f"{one.name} (v{one.version})" if one.version else one.name
-    figures = (pieces.share(one.accuracy), pieces.share(one.champion_accuracy), f"{one.seconds:.1f}")
-    return name, one.state, *figures, one.reason
+    figures = (widgets.share(one.accuracy), widgets.share(one.champion_accuracy), f"{one.seconds:.1f}")
+    return name, one.state, *figures, first_sentence(one.reason)
 
 
-def _check(check: dict[str, object]) -> tuple[str, str, str]:
-    passed = "yes" if check.get("passed") else "excused" if check.get("excused") else "no"
-    return str(check.get("name", "")), passed, str(check.get("words", ""))
+def _gate_decision(one: Candidate) -> None:
+    """Add the whole reason and the gate's checks of a candidate as an expandable row."""
+    if not one.checks and not has_more(one.reason):
+        return
+    checks = f"gate checks, {count_passed(one.checks)}" if one.checks else "full reason"
+    with ui.expansion(escape_control_chars(f"{one.name}: {checks}", 200)).classes("gate").props("dense"):
+        if has_more(one.reason):
+            ui.label(escape_control_chars(one.reason, widgets.LONGEST))
+        if one.checks:
+            widgets.table("gate checks", CHECK_COLUMNS, check_rows(one.checks))
 
 
-def _case(case: Case) -> None:
-    pieces.label(f"{case.came_of_it.verdict}: {case.came_of_it.words}", "strong")
-    for title, hurt in (("segments", case.segments), ("classes", case.classes)):
-        if hurt:
-            pieces.table(title, [title, "before", "after", "right answers lost"], [_hurt(one) for one in hurt[:MOVED]])
+def _outcome(case: Case) -> None:
+    widgets.label(f"{case.came_of_it.verdict}: {case.came_of_it.words}", "strong")
+    for kind, slices in (("segment", case.segments), ("class", case.classes)):
+        if slices:
+            head = [kind, "before the drift", "from the onset", "correct predictions lost"]
+            widgets.table(f"accuracy by {kind}", head, [_impact(one) for one in slices[:ROWS]])
 
 
-def _hurt(one: SliceImpact) -> tuple[str, str, str, str]:
-    return one.name, pieces.share(one.before.accuracy), pieces.share(one.after.accuracy), f"{one.lost:.1f}"
+def _impact(one: SliceImpact) -> tuple[str, str, str, str]:
+    return one.name, widgets.share(one.before.accuracy), widgets.share(one.after.accuracy), f"{one.lost:.1f}"

@@ -1,4 +1,4 @@
-"""Who looks at the live page: a browser shows its token once, in a form, and then in a cookie that no script sees."""
+"""Login to the dashboard. A browser sends its token once in a form, and then in a cookie that scripts cannot read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.http.middleware import NO_SNIFFING
 
 COOKIE = "driftloop_token"
 HOURS = 12
-"""For which a browser keeps the token."""
+"""Lifetime of the cookie in hours."""
 _STYLE = (
     ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;margin:0;padding:10vh 1.5rem}"
     "main{max-width:24rem;margin:auto}label,input,button{display:block;width:100%;box-sizing:border-box;font:inherit}"
@@ -20,33 +20,37 @@ _STYLE = (
 )
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>driftloop: who are you?</title><link rel="stylesheet" href="login.css"></head>
+<title>driftloop: log in</title><link rel="stylesheet" href="login.css"></head>
 <body><main><h1>driftloop</h1><form method="post" action="login">
-<label for="token">Your token, one of DRIFTLOOP_API__TOKENS</label>
+<label for="token">Access token (one of DRIFTLOOP_API__TOKENS)</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
-<button type="submit">Show the live page</button></form><p role="alert">{said}</p></main></body></html>
+<button type="submit">Log in</button></form><p role="alert">{error}</p></main></body></html>
 """
 _POLICY = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
-def viewer(callers: Authenticator, request: Request) -> Caller | None:
-    """Who looks at the page, None for somebody who may not.
+def find_viewer(authenticator: Authenticator, request: Request) -> Caller | None:
+    """Return the client of a request for the page; `None` without a valid token.
+
+    Args:
+        authenticator: The known tokens and their limits.
+        request: The request, with the token in a cookie.
 
     Raises:
-        HTTPException: 429 for one who asks too often.
+        HTTPException: 429 for too many requests.
     """
     try:
-        caller = callers.find(request.cookies.get(COOKIE), address_of(request))
+        caller = authenticator.identify(request.cookies.get(COOKIE), address_of(request))
     except HTTPException as error:
         if error.status_code == 401:
             return None
         raise
-    callers.charge(caller)
+    authenticator.count_request(caller)
     return caller if caller.may("viewer") else None
 
 
-def router(callers: Authenticator) -> APIRouter:
-    """The form, and what it leads to."""
+def router(authenticator: Authenticator) -> APIRouter:
+    """Return the routes of the login form, login and logout."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/login")
@@ -61,7 +65,7 @@ def router(callers: Authenticator) -> APIRouter:
     async def login(request: Request) -> Response:
         token = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=5).get("token", [""])[0]
         try:
-            callers.find(token, address_of(request))
+            authenticator.identify(token, address_of(request))
         except HTTPException as error:
             return _page(str(error.detail), error.status_code)
         answer = RedirectResponse("./", 303, headers=NO_SNIFFING)
@@ -78,8 +82,8 @@ def router(callers: Authenticator) -> APIRouter:
     return routes
 
 
-def _page(said: str, status: int) -> HTMLResponse:
-    """The form; ``said`` is one of the server's own sentences."""
-    # Without the referrer the form would come from no origin.
+def _page(error: str, status: int) -> HTMLResponse:
+    """Return the form; ``error`` is a sentence of the server and contains no untrusted text."""
+    # Without a referrer the form would have no origin.
     headers = {**NO_SNIFFING, "Content-Security-Policy": _POLICY, "Referrer-Policy": "same-origin"}
-    return HTMLResponse(_PAGE.replace("{said}", said), status, headers=headers)
+    return HTMLResponse(_PAGE.replace("{error}", error), status, headers=headers)

@@ -1,4 +1,4 @@
-"""What the live page shows at one moment: made once a second, for all who look."""
+"""Snapshots of the loop for the dashboard: one per second, shared by all open pages."""
 
 from __future__ import annotations
 
@@ -21,97 +21,104 @@ from serving.live.recent_predictions import PredictionLine, SpeedSample
 from serving.routes import AppContext
 
 FRESH = 0.9
-"""Seconds for which a picture is shown to whoever asks."""
+"""Seconds for which a snapshot is reused."""
 POINTS = 120
-"""Of each line of the chart, at most."""
+"""Largest number of points of a line in a chart."""
 ALERTS, QUEUE, NEWS, MARKS = 8, 8, 30, 60
+"""Largest numbers of alerts, of predictions in the labelling queue, of lines in the log, and of marks in a chart."""
 MODELS_EVERY = 20.0
-"""Seconds after which the registry is asked again though nothing was heard of it."""
+"""Seconds after which the registry is read again without a known change."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The loop at one moment. Text is as it came, but for `news`, `feed` and `queue`: those can be shown."""
+    """State of the loop at one moment. The texts in `news`, `feed` and `queue` are escaped, the others are not."""
 
     phase: str
     champion: str
     rate: float
     lag: int
     latency: tuple[float, float]
-    """Median and 99th percentile, ms."""
+    """Median and 99th percentile in milliseconds."""
     accuracy: float | None
     predictions: int
     outcomes: int
     dead_letters: int
     rolling: dict[str, list[tuple[int, float]]]
-    """See `AccuracyTimeline.rolling`."""
+    """Rolling accuracy by version; see `AccuracyTimeline.rolling`."""
     marks: list[Mark]
     seconds: list[SpeedSample]
     alerts: list[DriftAlert]
-    """The newest first."""
+    """Alerts, newest first."""
     round: Round | None
-    """The newest retraining."""
+    """Newest retraining; `None` before the first one."""
     feed: list[PredictionLine]
     queue: list[PredictionLine]
     news: list[str]
-    """The newest first."""
+    """Lines of the log, newest first."""
     printed: int
-    """Pieces of news so far."""
+    """Number of log lines since the start."""
 
     @cached_property
     def accuracy_chart(self) -> charts.Options:
-        """This and the next two are drawn once, for all tabs."""
+        """Chart of the accuracy. Each chart is made once for all open pages."""
         return charts.accuracy(self.rolling, self.marks)
 
     @cached_property
     def speed_chart(self) -> charts.Options:
-        """See `charts.speed`."""
+        """Chart of the throughput."""
         return charts.speed(self.seconds)
 
     @cached_property
     def latency_chart(self) -> charts.Options:
-        """See `charts.latency`."""
+        """Chart of the latency."""
         return charts.latency(self.seconds)
 
 
 class Snapshots:
-    """The newest picture, and the models of the registry as they were a moment ago."""
+    """The newest snapshot of the loop, and a recent list of the registered models.
 
-    def __init__(self, parts: AppContext, clock: Callable[[], float] = time.monotonic) -> None:
-        self._parts = parts
+    Args:
+        context: The objects that the routes share.
+        clock: Monotonic clock in seconds.
+    """
+
+    def __init__(self, context: AppContext, clock: Callable[[], float] = time.monotonic) -> None:
+        self._context = context
         self._clock = clock
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
+        self._models_lock = threading.Lock()
         self._made = float("-inf")
-        self._picture: Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._models: list[Model] = []
-        self._asked: tuple[float, Any] = (float("-inf"), None)
+        # Time of the last read of the registry, and the state of the loop at that time.
+        self._models_read: tuple[float, Any] = (float("-inf"), None)
 
     def now(self) -> Snapshot:
-        """The picture of this second."""
+        """Return the snapshot of this second."""
         with self._lock:
-            if self._picture is None or self._clock() - self._made > FRESH:
-                self._picture, self._made = take(self._parts.loop), self._clock()
-            return self._picture
+            if self._snapshot is None or self._clock() - self._made > FRESH:
+                self._snapshot, self._made = take_snapshot(self._context.loop), self._clock()
+            return self._snapshot
 
     def models(self) -> list[Model]:
-        """The registered versions, the newest first; MLflow is asked when something has happened to them.
+        """Return the registered versions, newest first. MLflow is asked again after a change.
 
         Raises:
-            HTTPException: 503 where it does not answer.
+            HTTPException: 503 if MLflow does not answer.
         """
-        with self._asking:
-            loop = self._parts.loop
+        with self._models_lock:
+            loop = self._context.loop
             with loop.lock:
-                happened = (loop.history.champion, loop.history.decisions)
-            asked, before = self._asked
-            if happened != before or self._clock() - asked > MODELS_EVERY:
-                self._models = self._parts.ask_registry(lambda registry: registry.models())[::-1]
-                self._asked = (self._clock(), happened)
+                state = (loop.history.champion, loop.history.decisions)
+            read_at, state_then = self._models_read
+            if state != state_then or self._clock() - read_at > MODELS_EVERY:
+                self._models = self._context.query_registry(lambda registry: registry.models())[::-1]
+                self._models_read = (self._clock(), state)
             return self._models
 
 
-def take(loop: LoopState) -> Snapshot:
+def take_snapshot(loop: LoopState) -> Snapshot:
     """Return a snapshot of the loop as it is now."""
     with loop.lock:
         status, accuracy, history, recent = loop.status, loop.accuracy, loop.history, loop.recent

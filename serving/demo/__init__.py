@@ -1,5 +1,5 @@
-"""The guided run of `driftloop demo`: what happens is told as it happens, and recorded.
+"""Guided run of `driftloop demo`: each step of the loop is explained when it happens, and recorded.
 
-`story` turns messages into what there is to tell, `guide` tells it on the terminal and to the browser, `cast` and
-`film` record both.
+`script` turns messages into captions, `narrator` shows them on the terminal and on the live page, and `asciicast` and
+`video` record both.
 """

@@ -1,4 +1,4 @@
-"""A terminal recording in asciinema's format (version 2, https://docs.asciinema.org/manual/asciicast/v2/)."""
+"""Terminal recording in asciinema's format (version 2, https://docs.asciinema.org/manual/asciicast/v2/)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import TextIO
 
 
 class AsciicastWriter(io.TextIOBase):
-    """A text stream that passes everything on to a terminal and writes it down with its time.
+    """Text stream that writes to a terminal and records each write with its time.
 
     Args:
-        file: of the recording; written line by line, so that what was recorded before a crash is there.
-        terminal: where everything goes as well.
-        width, height: of the recorded terminal, in characters.
-        title: of the recording.
-        clock: seconds from anywhere.
+        file: File of the recording. It is written line by line, so that a crash loses nothing.
+        terminal: The terminal.
+        width: Width of the recorded terminal in characters.
+        height: Height of the recorded terminal in characters.
+        title: Title of the recording.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -38,30 +39,30 @@ class AsciicastWriter(io.TextIOBase):
         self._line(head)
 
     def write(self, text: str) -> int:
-        """Write and record."""
+        """Write to the terminal and to the recording."""
         self._terminal.write(text)
         if not self._file.closed:
-            # A recorded terminal is in no mode of its own: it wants the carriage's return as well.
+            # A player does not translate line feeds: each line needs a carriage return as well.
             self._line([round(self._clock() - self._began, 3), "o", text.replace("\n", "\r\n")])
         return len(text)
 
     def flush(self) -> None:
-        """Let the terminal show it."""
+        """Flush the terminal."""
         self._terminal.flush()
 
     def isatty(self) -> bool:
-        """Whether the terminal is one."""
+        """Return True if the output is a terminal."""
         return self._terminal.isatty()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Of the terminal."""
+        """Encoding of the terminal."""
         return getattr(self._terminal, "encoding", None) or "utf-8"
 
     def close(self) -> None:
-        """End the recording; the terminal stays."""
+        """End the recording. The terminal stays open."""
         self._file.close()
 
-    def _line(self, what: object) -> None:
-        self._file.write(json.dumps(what) + "\n")
+    def _line(self, value: object) -> None:
+        self._file.write(json.dumps(value) + "\n")
         self._file.flush()

@@ -1,7 +1,7 @@
-"""A real browser to film the live page with, and to test it in: the system's Chromium or Chrome.
+"""Browser for the video of the live page and for its tests: the system's Chromium or Chrome.
 
-`python -m serving.demo.browser` installs one where there is none: with apt-get where that is there and the user is
-root, with Playwright's own download otherwise.
+`python -m serving.demo.browser` installs one if none is found. It uses apt-get if that exists and the user is root, and
+Playwright's download otherwise.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PACKAGES = ("chromium", "fonts-dejavu-core")
-"""Debian's, with a font: without one every letter is a box."""
+"""Packages of Debian, with a font. Without a font every letter is a box."""
 
 
 def launch(playwright: Any) -> Browser:
-    """Start it, without a window.
+    """Start the browser without a window.
 
     Raises:
-        DriftloopError: there is none.
+        DriftloopError: No browser is installed.
     """
     found = _program()
     if found is None:
-        raise DriftloopError("There is no Chromium or Chrome on this machine: `make browser` installs it.")
-    # Its own sandbox is not for root, and containers run as root.
+        raise DriftloopError("Chromium or Chrome is not installed. Run `make browser` to install it.")
+    # The browser's sandbox does not work for root, and containers run as root.
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
     browser: Browser = playwright.chromium.launch(executable_path=found or None, args=flags)
     return browser
 
 
 def main() -> int:
-    """Install what is missing; 1 with one sentence where that cannot be done."""
+    """Install a browser if none is found. Returns 1 if that fails."""
     if _program() is not None:
         return 0
     if shutil.which("apt-get") and os.geteuid() == 0:
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         steps = [["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]]
     else:
-        quiet, steps = dict(os.environ), [[sys.executable, "-m", "playwright", "install", "chromium"]]
+        environ, steps = dict(os.environ), [[sys.executable, "-m", "playwright", "install", "chromium"]]
     for step in steps:
-        done = subprocess.run(step, env=quiet, capture_output=True, text=True)
+        done = subprocess.run(step, env=environ, capture_output=True, text=True)
         if done.returncode:
-            words = f"`{' '.join(step)}` failed: install Chromium or Chrome yourself."
-            sys.stderr.write(f"{done.stderr[-2000:]}\n{words}\n")
+            message = f"`{' '.join(step)}` failed. Install Chromium or Chrome manually."
+            sys.stderr.write(f"{done.stderr[-2000:]}\n{message}\n")
             return 1
     return 0 if _program() is not None else 1
 
 
 def _program() -> str | None:
-    """The browser's program; None where there is none, and an empty word for Playwright's own."""
+    """Return the path of the browser; `None` without one, and an empty text for Playwright's own browser."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is not None:
         return found

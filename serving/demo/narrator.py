@@ -1,4 +1,4 @@
-"""Tells a simulation as it happens: on the terminal, in the recording of it, and in the film of the live page."""
+"""Narration of a simulation on the terminal, in its recording, and in the video of the live page."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from serving.live.loop_state import LoopState
 from serving.simulation.terminal_view import status_line
 
 STATUS_EVERY = 15.0
-"""Seconds between two lines with the counts."""
+"""Seconds between two status lines."""
 
 
 class Narrator:
-    """A view of a simulation; see `serving.simulation.terminal_view.View`.
+    """View of a simulation that explains each step; see `serving.simulation.terminal_view.View`.
 
-    The telling has a thread of its own: it pauses, the stream does not.
+    Captions are shown in a separate thread, which pauses after each one. The stream does not pause.
 
     Args:
-        console: where to.
+        console: Terminal for the captions.
         loop: State of the loop.
-        story: knows what there is to tell.
-        pause: seconds for each beat; the next one waits.
-        film: file of the film of the live page; None: there is to be none.
+        story: Source of the captions.
+        pause: Seconds after each caption.
+        film: File of the video of the live page; `None` for no video.
     """
 
     def __init__(self, console: Console, loop: LoopState, story: Story, pause: float, film: Path | None) -> None:
@@ -41,54 +41,54 @@ class Narrator:
         self._pause = pause
         self._file = film
         self._film: Film | None = None
-        self._beats: queue.Queue[Caption | None] = queue.Queue()
-        self._hurry = threading.Event()
+        self._captions: queue.Queue[Caption | None] = queue.Queue()
+        self._no_pauses = threading.Event()
         self._closed = False
         self._last = time.monotonic()
-        self._teller = threading.Thread(target=self._tell, daemon=True, name="teller")
-        self._teller.start()
-        for beat in story.opening():
-            self._beats.put(beat)
+        self._thread = threading.Thread(target=self._show_captions, daemon=True, name="narrator")
+        self._thread.start()
+        for caption in story.opening():
+            self._captions.put(caption)
 
     def on_page(self, address: str) -> None:
-        """The live page answers: it is filmed from here on."""
+        """Start the video of the live page."""
         if self._file is not None:
             self._film = Film(address, self._file)
 
     def on_message(self, message: Message) -> None:
-        """Take a message."""
-        for beat in self._story.take(message):
-            self._beats.put(beat)
+        """Show the captions for a message."""
+        for caption in self._story.take(message):
+            self._captions.put(caption)
 
     def on_tick(self) -> None:
-        """Take the state."""
+        """Print a status line from time to time."""
         if time.monotonic() - self._last >= STATUS_EVERY:
             self._last = time.monotonic()
             self._console.print(Text(status_line(self._loop), style="dim"), soft_wrap=True)
 
-    def tell(self, beat: Caption) -> None:
-        """Tell something more, after what is to be told before."""
-        self._beats.put(beat)
+    def add_caption(self, caption: Caption) -> None:
+        """Show a caption after the earlier ones."""
+        self._captions.put(caption)
 
     def close(self) -> None:
-        """Wait until everything has been told, and end the film; doing it twice does no harm."""
+        """Wait until all captions have been shown, and end the video. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
-        self._beats.put(None)
-        self._teller.join()
+        self._captions.put(None)
+        self._thread.join()
         if self._film is not None:
             failure = self._film.stop()
             if failure:
-                self._console.print(Text(f"The film was not finished: {failure}", style="yellow"))
+                self._console.print(Text(f"The video is incomplete: {failure}", style="yellow"))
 
-    def hurry(self) -> None:
-        """What is left is told without pauses."""
-        self._hurry.set()
+    def skip_pauses(self) -> None:
+        """Show the remaining captions without pauses."""
+        self._no_pauses.set()
 
-    def _tell(self) -> None:
-        while (beat := self._beats.get()) is not None:
-            self._console.print(Panel(Text(beat.text), title=beat.title, title_align="left", border_style="cyan"))
+    def _show_captions(self) -> None:
+        while (caption := self._captions.get()) is not None:
+            self._console.print(Panel(Text(caption.text), title=caption.title, title_align="left", border_style="cyan"))
             if self._film is not None:
-                self._film.show(beat)
-            self._hurry.wait(self._pause)
+                self._film.show(caption)
+            self._no_pauses.wait(self._pause)

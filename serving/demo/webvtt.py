@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cue:
-    """What is said from one moment to another, in seconds from the beginning of the film."""
+    """Subtitle with its start and end, in seconds from the beginning of the video."""
 
     start: float
     end: float
@@ -16,7 +16,7 @@ class Cue:
 
 
 def webvtt(cues: Sequence[Cue]) -> str:
-    """The file's text."""
+    """Return the content of the file."""
     return "WEBVTT\n" + "".join(
         f"\n{number}\n{_clock(cue.start)} --> {_clock(cue.end)}\n{_text(cue.text)}\n"
         for number, cue in enumerate(cues, 1)
@@ -28,6 +28,6 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3_600_000:02d}:{whole // 60_000 % 60:02d}:{whole // 1000 % 60:02d}.{whole % 1000:03d}"
 
 
-def _text(words: str) -> str:
-    """As text: no tag, no arrow, no empty line."""
-    return " ".join(words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+def _text(text: str) -> str:
+    """Return text without tags, arrows and empty lines."""
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())

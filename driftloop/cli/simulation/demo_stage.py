@@ -56,7 +56,7 @@ class DemoStage:
         film = self._out / "demo.mp4" if self._film else None
         story = Story(scenario.about, truth.drifts, truth.bootstrap)
         self._narrator = Narrator(shown, loop, story, self._pause, film)
-        self._timer = threading.Timer(self._minutes * 60, self._narrator.hurry)
+        self._timer = threading.Timer(self._minutes * 60, self._narrator.skip_pauses)
         self._timer.daemon = True
         self._timer.start()
         return self._narrator
@@ -71,8 +71,8 @@ class DemoStage:
         if self._narrator is None:
             return
         if not found.complete:  # the user has interrupted the run, and does not want to wait for the rest
-            self._narrator.hurry()
-        self._narrator.tell(Caption("The end", _outcome(found)))
+            self._narrator.skip_pauses()
+        self._narrator.add_caption(Caption("Result", _outcome(found)))
 
     def close(self) -> None:
         """End the recordings and print their paths."""

@@ -201,7 +201,7 @@ def _ethics(facts: RunFacts) -> list[tuple[str, str]]:
         (
             "Manipulation",
             "anyone who can send events or labels can try to influence the model. The gate, the limited weight of one "
-            "annotator, probation and rollback prevent much of this, but not all; docs/threat-model.md lists what "
+            "annotator, probation and rollback prevent much of this, but not all. docs/threat-model.md lists what "
             "they do not prevent. If important decisions depend on the predictions, promotions should require manual "
             "approval (“DRIFTLOOP_RETRAIN__APPROVAL=manual”).",
         ),

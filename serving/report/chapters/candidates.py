@@ -117,8 +117,7 @@ def _table(found: Sequence[Comparison]) -> Table:
         Column("result", weight=1.1),
     ]  # fmt: skip
     return Table(
-        "Accuracy of champion and candidate on the same held-out events, which the candidate was not trained on, with "
-        "the interval of the difference",
+        "Accuracy of champion and candidate on the same held-out events, and the interval of the difference",
         columns,
         rows,
     )

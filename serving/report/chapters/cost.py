@@ -102,7 +102,7 @@ def _formulas(total: float, rates: Rates) -> list[tuple[str, str]]:
         (
             "Energy",
             f"CPU seconds × watts of a busy core ÷ 3,600 = {total:,.0f} × {rates.watts:g} ÷ 3,600 = "
-            f"{formatting.significant(low)} Wh for the cores alone, and {formatting.significant(high)} Wh with the "
+            f"{formatting.significant(low)} Wh for the cores alone. It is {formatting.significant(high)} Wh with the "
             f"overhead factor {OVERHEAD:g} of an average data centre (Uptime Institute, 2024). Unless given "
             "otherwise, the watts are the value of the Cloud Carbon Footprint methodology for a virtual core at full "
             "load. A core of a desktop computer may need three times as much. Memory, disks, network and the "
@@ -111,9 +111,9 @@ def _formulas(total: float, rates: Rates) -> list[tuple[str, str]]:
         (
             "Cost",
             f"CPU seconds ÷ 3,600 × price of a core hour = {total:,.0f} ÷ 3,600 × {rates.price:g} = "
-            f"{formatting.significant(rates.cost(total))} {formatting.safe_text(rates.currency, 8)} for the run, if "
-            "cores are paid for only while they are busy. The price is an assumption. “driftloop report” accepts "
-            "another price (“--price”) and other watts (“--watts”).",
+            f"{formatting.significant(rates.cost(total))} {formatting.safe_text(rates.currency, 8)} for the run. "
+            "This assumes that cores are paid for only while they are busy. The price is an assumption, too. "
+            "“driftloop report” accepts another price (“--price”) and other watts (“--watts”).",
         ),
     ]
 

@@ -35,9 +35,9 @@ def model_cards(facts: RunFacts) -> Chapter:
         Paragraph(
             "One card for each model that became the champion, after “Model Cards for Model Reporting” (Mitchell et "
             "al., 2019). The intended use is the same for all models: classify short texts like those of this stream "
-            "for statistics and routing. A human must be responsible for every decision about a person. Out of scope: "
-            "judging individual persons, other languages and text types than those of the training window, and any use "
-            "after a change of the stream from which no labels have arrived yet."
+            "for statistics and routing. A human must be responsible for every decision about a person. Out of scope "
+            "are judgements about individual persons, and languages or text types other than those of the training "
+            "window. Also out of scope is any use after a change of the stream until new labels have arrived."
         )
     ]
     if not data.models:

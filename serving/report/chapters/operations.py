@@ -71,10 +71,8 @@ def cloud(facts: RunFacts) -> Chapter:
             "images run on any container platform. The load and the texts decide if a cloud is the right place."
         )
     ]
-    cores = _cores_by_rate(facts)
-    if cores is not None:
-        blocks.append(cores)
     blocks += [
+        *_cores_by_rate(facts),
         Bullets(
             [
                 (
@@ -125,12 +123,12 @@ def cloud(facts: RunFacts) -> Chapter:
     return Chapter("Cloud deployment: advantages and disadvantages", blocks)
 
 
-def _cores_by_rate(facts: RunFacts) -> Table | None:
-    """Return the cores for higher rates, computed from the CPU time of scorer and monitor in this run."""
+def _cores_by_rate(facts: RunFacts) -> list[Block]:
+    """Return the cores for higher rates, computed from the CPU time of scorer and monitor; empty without it."""
     predicted = facts.summary.predictions - facts.summary.duplicates
     used = facts.summary.cpu_seconds
     if not predicted or not used.get("score"):
-        return None
+        return []
     rows = [
         [
             name,
@@ -143,12 +141,13 @@ def _cores_by_rate(facts: RunFacts) -> Table | None:
         Column("process", weight=2), Column("CPU ms for each event in this run", "number"),
         *(Column(f"cores at {formatting.count(rate)}/s", "number") for rate in RATES),
     ]  # fmt: skip
-    return Table(
-        "Cores, computed from the CPU time of this run (rate × CPU seconds for each event ÷ planned load "
-        f"{PLANNED_LOAD:g} of a core; the start is included, so the numbers of a short run are too high)",
-        columns,
-        rows,
-    )
+    return [
+        Table("Cores for higher rates, computed from the CPU time of this run", columns, rows),
+        Paragraph(
+            f"Cores = rate × CPU seconds for each event ÷ planned load of a core ({PLANNED_LOAD:g}). The CPU time "
+            "includes the start, so the numbers of a short run are too high."
+        ),
+    ]
 
 
 def _cores(busy: float) -> str:

@@ -54,8 +54,8 @@ def _processes(facts: RunFacts) -> list[tuple[str, str]]:
             "Retrain",
             f"starts retrainings by the policy “{formatting.safe_text(chosen.policy, 40)}” and fits the candidates "
             f"{candidates}. Each candidate is compared with the champion on the newest {chosen.holdout:.0%} of the "
-            "events since the change, which the candidate was not trained on, at a confidence of "
-            f"{chosen.confidence:.0%}. The winner is registered in MLflow with its lineage. The scorer loads it "
+            "events since the change. The candidate was not trained on these events. The confidence of the comparison "
+            f"is {chosen.confidence:.0%}. The winner is registered in MLflow with its lineage. The scorer loads it "
             f"between two batches.{approval}",
         ),
     ]

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from driftloop.core.messages import DriftAlert, ModelUpdate, Outcome, Prediction, Retraining
 from serving.dashboard import charts
-from serving.dashboard.csp import Policed, policy
+from serving.dashboard.csp import CspMiddleware, content_security_policy
 from serving.live.accuracy import STEP, WINDOW, AccuracyTimeline, Mark
 from serving.live.recent_predictions import SHOWN, UNLABELLED, RecentPredictions
 from tests.unit.serving.test_views import made
@@ -158,7 +158,7 @@ def test_a_chart_has_a_line_for_each_version_and_a_mark_for_each_event() -> None
 
 
 def answered(chunks: list[bytes], headers: dict[str, str]) -> tuple[dict[str, str], bytes]:
-    """What comes out of `Policed` when the application answers with these chunks."""
+    """What comes out of `CspMiddleware` when the application answers with these chunks."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raw = [(name.encode(), text.encode()) for name, text in headers.items()]
@@ -174,7 +174,7 @@ def answered(chunks: list[bytes], headers: dict[str, str]) -> tuple[dict[str, st
     async def nothing() -> Message:
         return {"type": "http.request"}
 
-    asyncio.run(Policed(app)({"type": "http"}, nothing, keep))
+    asyncio.run(CspMiddleware(app)({"type": "http"}, nothing, keep))
     found = {name.decode().lower(): text.decode() for name, text in sent[0]["headers"]}
     return found, b"".join(message.get("body", b"") for message in sent[1:])
 
@@ -186,7 +186,8 @@ def test_every_script_of_a_page_has_the_nonce_of_its_policy_however_the_page_com
         (nonce,) = set(re.findall(r"nonce-([\w-]+)", headers["content-security-policy"]))
         expected = b'<script nonce="%s">a</script><scripture><script nonce="%s" type=module>b</script>&lt;script>'
         assert body == expected % (nonce.encode(), nonce.encode())
-        assert headers["content-length"] == str(len(body)) and headers["content-security-policy"] == policy(nonce)
+        assert headers["content-length"] == str(len(body))
+        assert headers["content-security-policy"] == content_security_policy(nonce)
 
 
 def test_what_is_no_page_goes_through_as_it_is() -> None:
@@ -196,7 +197,7 @@ def test_what_is_no_page_goes_through_as_it_is() -> None:
 
 
 def test_the_policy_lets_nothing_in_from_elsewhere() -> None:
-    directives = dict(part.strip().split(" ", 1) for part in policy("n0nce").split(";"))
+    directives = dict(part.strip().split(" ", 1) for part in content_security_policy("n0nce").split(";"))
     assert directives.pop("default-src") == directives.pop("frame-ancestors") == directives.pop("base-uri") == "'none'"
     assert directives.pop("script-src") == "'self' 'nonce-n0nce' 'unsafe-eval'"
     allowed = {"'self'", "'unsafe-inline'", "data:"}

@@ -17,7 +17,7 @@ HOSTILE = "\x1b[2J<b>--> \u202e\nx"
 
 
 def told(story: Story, *messages: Message) -> list[Caption]:
-    return [beat for message in messages for beat in story.take(message)]
+    return [caption for message in messages for caption in story.take(message)]
 
 
 def line(state: str, **fields: Any) -> Retraining:
@@ -51,35 +51,36 @@ def a_run(text: str = "late again", label: str = "a") -> list[Message]:
 
 def test_each_turn_of_the_loop_is_told_once_in_its_order() -> None:
     story = Story("Tweets.", (700,), 500)
-    assert [beat.title for beat in story.opening()] == ["The problem", "The parts"]
-    titles = [beat.title for beat in told(story, *a_run())]
+    assert [caption.title for caption in story.opening()] == ["Problem", "Components"]
+    titles = [caption.title for caption in told(story, *a_run())]
     assert titles == [
-        "The first model", "Predictions", "Late labels, and people", "The drift", "The alert", "Retraining",
-        "AutoML and Hugging Face", "The gate", "The swap", "Before and after",
+        "First model", "Predictions", "Late labels and corrections", "Drift", "Alert", "Retraining",
+        "AutoML and Hugging Face", "Gate", "Promotion", "Accuracy before and after",
     ]  # fmt: skip
     assert told(story, *a_run()) == []
 
 
 def test_the_figures_are_those_of_the_run() -> None:
-    texts = {beat.title: beat.text for beat in told(Story("", (700,), 500), *a_run())}
-    assert "of the newest 200 the model had 75% right" in texts["Late labels, and people"]
-    assert "“late again” is a, says version 1 (75%," in texts["Predictions"]
-    assert "At event 710" in texts["The alert"] and "beginning about event 698" in texts["The alert"]
-    assert "the word “late again”, from 10% to 40% (share)" in texts["The alert"]
-    assert "linear has 80% right, the champion 50%" in texts["The gate"]
-    assert "1 events were answered since the retraining began" in texts["The swap"]
-    assert "before the swap: 75% right" in texts["Before and after"] and "answered: 90%" in texts["Before and after"]
+    texts = {caption.title: caption.text for caption in told(Story("", (700,), 500), *a_run())}
+    assert "Of the newest 200 labelled predictions, 75% are correct" in texts["Late labels and corrections"]
+    assert "predicts “a” for “late again” (75%," in texts["Predictions"]
+    assert "at event 710" in texts["Alert"] and "likely onset is event 698" in texts["Alert"]
+    assert "the word “late again”, from 10% to 40% (share)" in texts["Alert"]
+    assert "the candidate linear is 80%, the champion's 50%" in texts["Gate"]
+    assert "1 events were predicted since the retraining began" in texts["Promotion"]
+    compared = texts["Accuracy before and after"]
+    assert "before the promotion, 75% are correct" in compared and "of the new champion, 90% are correct" in compared
 
 
 def test_without_a_drift_no_drift_is_told() -> None:
     quiet = [message for message in a_run() if not isinstance(message, DriftAlert)]
-    titles = [beat.title for beat in told(Story("", (), 500), *quiet)]
-    assert titles == ["The first model", "Predictions", "Late labels, and people"]
+    titles = [caption.title for caption in told(Story("", (), 500), *quiet)]
+    assert titles == ["First model", "Predictions", "Late labels and corrections"]
 
 
 def test_what_came_from_the_stream_is_written_out() -> None:
-    for beat in told(Story(HOSTILE, (700,), 500), *a_run(HOSTILE, HOSTILE)):
-        assert beat.text.isprintable(), beat
+    for caption in told(Story(HOSTILE, (700,), 500), *a_run(HOSTILE, HOSTILE)):
+        assert caption.text.isprintable(), caption
 
 
 def test_a_cast_is_what_was_written_with_its_times(tmp_path: Path) -> None:
