@@ -1,1 +1,1 @@
-"""What people see: the live view, the summary."""
+"""Serving: the API, the dashboard, the terminal views, the reports and the audit of a stream."""

@@ -1,4 +1,4 @@
-"""`driftloop serve`: the API, the live page and the loop's metrics, from the topics and the online store."""
+"""Application of `driftloop serve`: the API, the dashboard and the loop's metrics."""
 
 from __future__ import annotations
 
@@ -39,110 +39,142 @@ PROBLEM = {
     "type": "object",
     "required": ["title", "status", "detail"],
     "properties": {
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong, in a sentence."},
-        "error": {"type": "string", "description": "The same, for clients of the Open Inference Protocol."},
+        "title": {"type": "string", "description": "Name of the HTTP status."},
+        "status": {"type": "integer", "description": "HTTP status."},
+        "detail": {"type": "string", "description": "Cause and remedy, as one sentence."},
+        "error": {"type": "string", "description": "The same as `detail`, for the Open Inference Protocol."},
     },
 }
-
-
-def create_app(
-    settings: Settings, follower: LoopFollower, champion: ChampionFollower, callers: Authenticator
-) -> FastAPI:
-    """The application; ``follower`` runs and ``champion`` followed while it serves."""
-    # FastAPI's own documentation pages load their scripts from elsewhere; ours are in `serving.http.docs_page`.
-    app = FastAPI(title="driftloop", version=driftloop.__version__, docs_url=None, redoc_url=None)
-    parts = AppContext(settings, follower, OnlineStore(settings), callers, BatchingPredictor(settings, champion))
-    app.add_middleware(RequestGuardMiddleware, hosts=callers.hosts, max_bytes=settings.api.max_bytes)
-
-    @app.exception_handler(AnyHTTPException)
-    def refused(request: Request, error: AnyHTTPException) -> JSONResponse:
-        """The router's own errors have the same form."""
-        return problem(error.status_code, error.detail, request.url.path, dict(error.headers or {}))
-
-    @app.exception_handler(RequestValidationError)
-    def misunderstood(request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(422, _words(error.errors()), request.url.path)
-
-    @app.get("/health", tags=["operation"], responses={503: {"description": "Nothing has been followed for a while"}})
-    def health() -> Response:
-        """Whether the topics are being followed: 200, or 503 when they have not been for a while."""
-        verdict = follower.heartbeat.status()
-        return Response(verdict.body(), verdict.http_status, media_type="application/json")
-
-    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
-    def prometheus() -> Response:
-        """The loop's figures in Prometheus' text format."""
-        return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
-
-    for kind in (predict, open_inference, status, feedback, events):
-        app.include_router(kind.router(parts))
-    app.include_router(docs_page.router())
-    dashboard.mount(app, parts)
-    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    return app
-
-
-def _schema(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description, in which every error is a problem."""
-    if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schemas = found.setdefault("components", {}).setdefault("schemas", {})
-        schemas["Problem"] = PROBLEM
-        for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's form of it, which is not ours
-            schemas.pop(name, None)
-        app.openapi_schema = found
-    return app.openapi_schema
-
-
-def _words(errors: Sequence[Any]) -> str:
-    """What is wrong with a request, without showing what it held."""
-    said = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors[:5]]
-    return "; ".join(said)[:1000]
 
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        DriftloopError: Redis does not answer, a token is not one, or the port cannot be taken.
+        DriftloopError: Redis does not answer, a token is malformed, or the port cannot be used.
     """
-    callers = Authenticator(settings.api)
+    authenticator = Authenticator(settings.api)
     OnlineStore(settings).check()
     champion = ChampionFollower(settings)
     with _listen(settings.api) as listener, LoopFollower(settings) as follower:
-        app = create_app(settings, follower, champion, callers)
+        app = create_app(settings, follower, champion, authenticator)
         REGISTRY.register(LoopCollector(follower))
         champion.start()
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5
         )
         server = _Server(config, follower.broadcast)
-        # uvicorn, once it has ended, sends its signal again, to whoever was there before it: that one ends it the same.
+        # At its end uvicorn sends its signal again to the handler from before: this one ends the process as well.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)
-        # What is loaded by now stays: each full collection would walk through all of it, for half a second and more.
+        # Everything loaded so far stays. Without the freeze a full collection takes half a second or more.
         gc.collect()
         gc.freeze()
         server.run(sockets=[listener])
         champion.close()
 
 
+def create_app(
+    settings: Settings, follower: LoopFollower, champion: ChampionFollower, authenticator: Authenticator
+) -> FastAPI:
+    """Return the application.
+
+    Args:
+        settings: Settings of the loop.
+        follower: Follows the loop's topics; it must run while the application serves.
+        champion: Follows the promotions; it must run while the application serves.
+        authenticator: Knows the tokens.
+    """
+    # FastAPI's own documentation pages load scripts from other hosts; `serving.http.docs_page` does not.
+    app = FastAPI(title="driftloop", version=driftloop.__version__, docs_url=None, redoc_url=None)
+    predictor = BatchingPredictor(settings, champion)
+    context = AppContext(settings, follower, OnlineStore(settings), authenticator, predictor)
+    app.add_middleware(RequestGuardMiddleware, hosts=authenticator.hosts, max_bytes=settings.api.max_bytes)
+    _add_error_handlers(app)
+    _add_operation_routes(app, follower)
+    for module in (predict, open_inference, status, feedback, events):
+        app.include_router(module.router(context))
+    app.include_router(docs_page.router())
+    dashboard.mount(app, context)
+    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Give every error the form of RFC 9457."""
+
+    @app.exception_handler(AnyHTTPException)
+    def http_error(request: Request, error: AnyHTTPException) -> JSONResponse:
+        """Return the response to an HTTP error.
+
+        Args:
+            request: The request.
+            error: Its error.
+        """
+        return problem(error.status_code, error.detail, request.url.path, dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    def invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(422, _describe(error.errors()), request.url.path)
+
+
+def _add_operation_routes(app: FastAPI, follower: LoopFollower) -> None:
+    """Add `/health` and `/metrics`."""
+
+    @app.get("/health", tags=["operation"], responses={503: {"description": "The topics cannot be followed"}})
+    def health() -> Response:
+        """Return 200 if the server follows the topics, and 503 if it has not for a while."""
+        verdict = follower.heartbeat.status()
+        return Response(verdict.body(), verdict.http_status, media_type="application/json")
+
+    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
+    def prometheus() -> Response:
+        """Return the loop's metrics in Prometheus' text format."""
+        return Response(metrics(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _schema(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI schema, in which every error is a `Problem`."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = PROBLEM
+        for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's form of an error, which is not used here
+            schemas.pop(name, None)
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _describe(errors: Sequence[Any]) -> str:
+    """Return the errors of a request as text, without the values that the request had."""
+    lines = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors[:5]]
+    return "; ".join(lines)[:1000]
+
+
 class _Server(uvicorn.Server):
-    """uvicorn's, which would wait at its end for those who listen to a stream without end."""
+    """Server of uvicorn that ends the event streams first: uvicorn would wait for them without end."""
 
     def __init__(self, config: uvicorn.Config, broadcast: Broadcast) -> None:
         super().__init__(config)
         self._broadcast = broadcast
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come."""
+        """Handle a signal.
+
+        Args:
+            sig: Number of the signal.
+            frame: Stack frame that was interrupted.
+        """
         self._broadcast.close()
         super().handle_exit(sig, frame)
 
 
 def _listen(chosen: ApiSettings) -> socket.socket:
+    """Return a socket that listens on the address of the settings.
+
+    Raises:
+        DriftloopError: The port cannot be used.
+    """
     try:
         return socket.create_server((chosen.address, chosen.port))
     except OSError as error:

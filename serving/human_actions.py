@@ -1,4 +1,4 @@
-"""What people do to the loop, whether through the API or on the live page: they label events and steer the models."""
+"""Human actions from the API and the dashboard: label an event, promote, reject, roll back, retrain."""
 
 from __future__ import annotations
 
@@ -16,65 +16,87 @@ from serving.routes import AppContext
 Action = Literal["promote", "reject", "rollback", "retrain"]
 
 
-def find_prediction(parts: AppContext, event_id: str) -> Prediction:
-    """What was said about an event.
+def find_prediction(context: AppContext, event_id: str) -> Prediction:
+    """Return the prediction of an event.
+
+    Args:
+        context: The application.
+        event_id: Id of the event.
 
     Raises:
-        HTTPException: 404 where nothing is known of it, 502 or 503 where that cannot be said.
+        HTTPException: 404 if the event has no prediction, 502 if it cannot be decoded, 503 if the store does not
+            answer.
     """
     try:
-        body = parts.store.predictions([event_id])[0]
+        body = context.store.predictions([event_id])[0]
     except redis.RedisError as error:
-        raise HTTPException(503, "The online store does not answer; try again in a moment.") from error
+        raise HTTPException(503, "The online store does not answer. Try again in a moment.") from error
     if body is None:
-        raise HTTPException(404, f"There is no prediction for {event_id[:200]!r}: it is unknown, waits, or is old.")
+        raise HTTPException(
+            404,
+            f"There is no prediction for {event_id[:200]!r}: the event is unknown, not predicted yet, or too old.",
+        )
     try:
         return decode(Prediction, body)
     except ValueError as error:
         raise HTTPException(502, f"The stored prediction cannot be read: {error}.") from error
 
 
-def give_label(parts: AppContext, event_id: str, label: str, who: str, new_class: bool = False) -> Prediction:
-    """Say what the label of an event is; returns what had been predicted. The label goes to the topic `labels`.
+def send_label(context: AppContext, event_id: str, label: str, annotator: str, new_class: bool = False) -> Prediction:
+    """Write a label to the topic `labels` and return the prediction that it confirms or corrects.
+
+    Args:
+        context: The application.
+        event_id: Id of the event.
+        label: The label.
+        annotator: Name of the annotator.
+        new_class: Accept a label that the model does not know.
 
     Raises:
-        HTTPException: 422 for a label that the model does not know and that is not meant as a ``new_class``; the
-            errors of `find_prediction`; 503 where the broker does not take it.
+        HTTPException: 422 for a label that the model does not know, unless ``new_class`` is set; 503 if the broker
+            does not acknowledge the message; and the errors of `find_prediction`.
     """
-    found = find_prediction(parts, event_id)
+    found = find_prediction(context, event_id)
     if label not in found.probabilities and not new_class:
         known = ", ".join(sorted(found.probabilities))
-        raise HTTPException(422, f"The model knows {known}: choose one, or set new_class if it is to learn more.")
-    said = Label(
+        raise HTTPException(422, f"The model knows {known}. Choose one of them, or set new_class to teach it another.")
+    message = Label(
         event_id=event_id,
         label=label,
-        annotator=who,
+        annotator=annotator,
         labelled_at=time.time(),
         position=found.position,
         feedback=True,
     )
-    parts.send(LABELS, event_id, said)
+    context.send(LABELS, event_id, message)
     return found
 
 
-def ask(parts: AppContext, action: Action, version: str, reason: str, who: str) -> Command:
-    """Ask the retrainer for something, on the topic `commands`; its answer comes on `retraining`.
+def send_command(context: AppContext, action: Action, version: str, reason: str, user: str) -> Command:
+    """Write a command for the retrainer to the topic `commands`. Its answers come on `retraining`.
+
+    Args:
+        context: The application.
+        action: Action of the retrainer.
+        version: Model version; empty if the action needs none.
+        reason: Reason that is recorded with the command.
+        user: Name of the user; empty for an anonymous one.
 
     Raises:
-        HTTPException: 404 for a version that is not registered, 503 where the registry or the broker does not answer.
+        HTTPException: 404 for a version that is not registered; 503 if the registry or the broker does not answer.
     """
     if version:
-        there = parts.ask_registry(lambda registry: registry.versions())
-        if version not in {str(one.version) for one in there}:
-            raise HTTPException(404, f"There is no version {version[:40]!r}: /v1/models lists them.")
+        registered = context.query_registry(lambda registry: registry.versions())
+        if version not in {str(one.version) for one in registered}:
+            raise HTTPException(404, f"There is no version {version[:40]!r}. /v1/models lists all versions.")
     command = Command(
         command_id=f"asked-{uuid.uuid4().hex[:12]}",
-        stream=parts.settings.stream,
+        stream=context.settings.stream,
         action=action,
         version=version,
-        by=who or "anonymous",
+        by=user or "anonymous",
         reason=reason,
         at=time.time(),
     )
-    parts.send(COMMANDS, parts.settings.stream, command)
+    context.send(COMMANDS, context.settings.stream, command)
     return command

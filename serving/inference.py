@@ -1,4 +1,4 @@
-"""Texts scored for whoever asks: with the scorer's champion, swapped in the same way, and many requests at a time."""
+"""Predictions on request with the current champion; requests that arrive together share a batch."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from driftloop.core.models.champion_follower import ChampionFollower
 from driftloop.core.settings import Settings
 
 TOGETHER = 64
-"""Texts that the model gets at a time, where so many wait."""
+"""Most texts of one batch, unless a single request has more."""
 MOST_WORDS = 64
-"""Words that are left out of a text one after the other; those of a longer one go in groups."""
+"""Most parts of a text that are left out one at a time. The words of a longer text are grouped."""
 
 
 @dataclass(frozen=True)
 class WordAttribution:
-    """A part of a text and what it did to the answer."""
+    """Influence of a part of a text on its prediction."""
 
     word: str
     start: int
     end: int
-    """Characters of the text that it stands at."""
+    """Its characters in the text, from `start` up to `end`."""
     weight: float
-    """How much less probable the answer is without it; below 0: how much more."""
+    """Loss of the predicted label's probability without it; negative if the probability rises."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer to one text."""
+    """Prediction for one text."""
 
     label: str
     probabilities: dict[str, float]
@@ -44,69 +44,78 @@ class Scored:
 
 
 class BatchingPredictor:
-    """Answers texts, those of several callers together."""
+    """Predicts texts. Requests that wait at the same time become one batch.
+
+    Args:
+        settings: Settings of the loop.
+        champion: Follows the promotions.
+    """
 
     def __init__(self, settings: Settings, champion: ChampionFollower) -> None:
         self._longest = settings.scorer.max_bytes
-        self._champion = champion
-        self._waiting: deque[tuple[list[str], asyncio.Future[list[Scored]]]] = deque()
+        self._follower = champion
+        self._queue: deque[tuple[list[str], asyncio.Future[list[Scored]]]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="scoring")
-        self._working: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    def model(self) -> BundleClassifier:
-        """The champion.
+    def champion(self) -> BundleClassifier:
+        """Return the current champion.
 
         Raises:
-            HTTPException: 503 before there is one.
+            HTTPException: 503 before the first model.
         """
-        model = self._champion.newest
+        model = self._follower.newest
         if model is None:
-            raise HTTPException(503, "There is no model yet: try again in a moment.", headers={"Retry-After": "5"})
+            raise HTTPException(503, "There is no model yet. Try again in a moment.", headers={"Retry-After": "5"})
         return model
 
-    async def score(self, texts: Sequence[str]) -> list[Scored]:
-        """The answers to the texts, in their order.
+    async def predict(self, texts: Sequence[str]) -> list[Scored]:
+        """Return predictions in the order of the texts.
 
         Raises:
-            HTTPException: 503 before there is a model, 422 for a text that is too long or breaks it.
+            HTTPException: 503 before the first model; 422 if a text is too long or the model fails on it.
         """
-        self.model()
+        self.champion()
         for place, text in enumerate(texts):
             size = len(text.encode("utf-8", "surrogatepass"))
             if size > self._longest:
-                raise HTTPException(422, f"Text {place} has {size} bytes, and {self._longest} are scored at most.")
+                raise HTTPException(422, f"Text {place} has {size} bytes. At most {self._longest} are allowed.")
         future: asyncio.Future[list[Scored]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((list(texts), future))
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
+        self._queue.append((list(texts), future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._drain_queue())
         return await future
 
-    async def words(self, text: str, said: Scored) -> list[WordAttribution]:
-        """What each word did to the answer ``said``, the strongest first.
+    async def attribute_words(self, text: str, scored: Scored) -> list[WordAttribution]:
+        """Return the influence of each word, strongest first.
 
-        Each is left out in turn and the text scored again (occlusion: Zeiler and Fergus, arXiv 1311.2901; for words,
-        Li, Monroe and Jurafsky, arXiv 1612.08220).
+        Each word is left out in turn and the text is predicted again. This is occlusion (Zeiler and Fergus, arXiv
+        1311.2901; for words Li, Monroe and Jurafsky, arXiv 1612.08220).
+
+        Args:
+            text: The text.
+            scored: Prediction of the whole text.
         """
         spans = [found.span() for found in re.finditer(r"\S+", text)]
         size = -(-len(spans) // MOST_WORDS) or 1
         groups = [(spans[i][0], spans[min(i + size, len(spans)) - 1][1]) for i in range(0, len(spans), size)]
-        without = await self.score([text[:start] + text[end:] for start, end in groups])
-        before = said.probabilities[said.label]
+        without = await self.predict([text[:start] + text[end:] for start, end in groups])
+        before = scored.probabilities[scored.label]
         found = [
-            WordAttribution(text[start:end], start, end, round(before - other.probabilities.get(said.label, 0.0), 4))
+            WordAttribution(text[start:end], start, end, round(before - other.probabilities.get(scored.label, 0.0), 4))
             for (start, end), other in zip(groups, without, strict=True)
         ]
         return sorted(found, key=lambda word: (-abs(word.weight), word.start))
 
-    async def _work(self) -> None:
-        """Until nobody waits: as many requests together as the model takes at a time."""
+    async def _drain_queue(self) -> None:
+        """Predict until the queue is empty, with as many requests in a batch as fit."""
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            taken = [self._waiting.popleft()]
-            while self._waiting and sum(len(texts) for texts, _ in taken) + len(self._waiting[0][0]) <= TOGETHER:
-                taken.append(self._waiting.popleft())
-            answers = await loop.run_in_executor(self._pool, self._answer, [texts for texts, _ in taken])
-            for (_, future), answer in zip(taken, answers, strict=True):
+        while self._queue:
+            batch = [self._queue.popleft()]
+            while self._queue and sum(len(texts) for texts, _ in batch) + len(self._queue[0][0]) <= TOGETHER:
+                batch.append(self._queue.popleft())
+            answers = await loop.run_in_executor(self._pool, self._predict_batch, [texts for texts, _ in batch])
+            for (_, future), answer in zip(batch, answers, strict=True):
                 if future.cancelled():
                     continue
                 if isinstance(answer, Exception):
@@ -114,13 +123,13 @@ class BatchingPredictor:
                 else:
                     future.set_result(answer)
 
-    def _answer(self, requests: list[list[str]]) -> list[list[Scored] | Exception]:
-        """The answers to several requests; one that breaks the model gets its own error and leaves the others alone."""
+    def _predict_batch(self, requests: list[list[str]]) -> list[list[Scored] | Exception]:
+        """Return the predictions of several requests. If the model fails on one, only that one gets an error."""
         try:
-            scored = _scored(self.model(), [text for texts in requests for text in texts])
-        except Exception as error:  # the texts are strangers', and the model's libraries raise types of their own
+            scored = _predict(self.champion(), [text for texts in requests for text in texts])
+        except Exception as error:  # the texts are untrusted, and the model's libraries raise types of their own
             if len(requests) > 1:
-                return [answer for texts in requests for answer in self._answer([texts])]
+                return [answer for texts in requests for answer in self._predict_batch([texts])]
             return [error if isinstance(error, HTTPException) else HTTPException(422, "The model failed on the text.")]
         answers, at = [], 0
         for texts in requests:
@@ -129,14 +138,14 @@ class BatchingPredictor:
         return list(answers)
 
 
-def _scored(model: BundleClassifier, texts: list[str]) -> list[Scored]:
-    answer = model.predict(texts)
+def _predict(model: BundleClassifier, texts: list[str]) -> list[Scored]:
+    predictions = model.predict(texts)
     return [
         Scored(
             label=label,
             probabilities={name: round(float(p), 4) for name, p in zip(model.labels, row, strict=True)},
             model_version=model.version,
-            route=answer.route,
+            route=predictions.route,
         )
-        for label, row in zip(answer.labels, answer.probabilities, strict=True)
+        for label, row in zip(predictions.labels, predictions.probabilities, strict=True)
     ]

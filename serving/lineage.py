@@ -1,4 +1,4 @@
-"""Where a prediction comes from: its model, what that was trained on and why, and the models before it."""
+"""Lineage of a prediction: its model, the model's training data and trigger, and the earlier champions."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ import msgspec
 from driftloop.core.messages import DriftAlert, Prediction, Retraining
 
 GENERATIONS = 100
-"""Models that a line of descent is followed through."""
+"""Most models in one lineage."""
 
 
-class Trained(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model was trained on."""
+class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
+    """Training data of a model."""
 
     topic: str
     first_offset: int
     last_offset: int
-    """Both inclusive; -1 where they are not known."""
+    """Offsets on `topic`, both inclusive; -1 if unknown."""
     dataset_revision: str
 
 
 class Ancestor(msgspec.Struct, frozen=True, kw_only=True):
-    """A registered version, as far as its descent goes."""
+    """A registered version in a lineage."""
 
     version: str
     candidate: str
     digest: str
     """SHA-256 of the bundle's manifest."""
     trigger: str
-    """Alert id, `bootstrap`, or the policy's own word."""
+    """Id of the alert, `bootstrap`, or the name that the policy gives its other triggers."""
     verdict: str
     reason: str
     restores: str
-    """The version whose bundle this is again; empty: it is its own."""
+    """Version whose bundle this one restores; empty if it has its own."""
     run_id: str
-    """Of the run in MLflow."""
-    trained: Trained
+    """Id of the run in MLflow."""
+    trained: TrainingData
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """The descent of one prediction."""
+    """Lineage of one prediction."""
 
     prediction: Prediction
     models: list[Ancestor]
-    """That which answered, the champion before it, and so on to the first."""
+    """The model that predicted, the champion before it, and so on to the first."""
     alert: DriftAlert | None
-    """That which the model is an answer to; None for a first model, and where the alert is not known any more."""
+    """Alert that led to the model; `None` for a first model, and if the alert is no longer known."""
     retraining: list[Retraining]
-    """What was said of the retrainings for that alert."""
+    """Steps of the retrainings for that alert."""
 
 
 def lineage(
@@ -59,7 +59,14 @@ def lineage(
     alerts: Mapping[str, DriftAlert],
     runs: Iterable[list[Retraining]],
 ) -> Lineage:
-    """Put it together from MLflow's ``versions`` and what the topics say."""
+    """Build the lineage of a prediction.
+
+    Args:
+        prediction: The prediction.
+        versions: Registered versions, as MLflow returns them.
+        alerts: Known alerts by id.
+        runs: Known retrainings, each as its steps.
+    """
     known = {str(one.version): one for one in versions}
     models: list[Ancestor] = []
     version = prediction.model_version
@@ -67,8 +74,8 @@ def lineage(
         models.append(_ancestor(known[version]))
         version = known[version].tags.get("parent_version", "")
     trigger = models[0].trigger if models else ""
-    said = [line for run in runs for line in run if line.trigger == trigger]
-    return Lineage(prediction=prediction, models=models, alert=alerts.get(trigger), retraining=said)
+    steps = [step for run in runs for step in run if step.trigger == trigger]
+    return Lineage(prediction=prediction, models=models, alert=alerts.get(trigger), retraining=steps)
 
 
 def _ancestor(version: Any) -> Ancestor:
@@ -82,7 +89,7 @@ def _ancestor(version: Any) -> Ancestor:
         reason=tags.get("reason", ""),
         restores=tags.get("restores", ""),
         run_id=version.run_id or "",
-        trained=Trained(
+        trained=TrainingData(
             topic=tags.get("topic", ""),
             first_offset=_whole(tags.get("first_offset")),
             last_offset=_whole(tags.get("last_offset")),
@@ -92,6 +99,7 @@ def _ancestor(version: Any) -> Ancestor:
 
 
 def _whole(text: str | None) -> int:
+    """Return a whole number; -1 if the text is none."""
     try:
         return int(text or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""A console consumer that understands driftloop's messages: one readable line each, with filters."""
+"""Console consumer for driftloop's topics: one line for each message, with filters."""
 
 from __future__ import annotations
 
@@ -19,93 +19,105 @@ from driftloop.core.messages import Message
 from driftloop.core.settings import Settings
 from driftloop.core.terminal_text import escape_control_chars
 
+VOID = "ignored, from a retrainer that had lost its lease: "
+"""Prefix of a model update that a fence refuses."""
+
 
 @dataclass(frozen=True)
 class Filters:
-    """Which messages are shown; all conditions must hold."""
+    """Conditions for a message to be shown; all must hold."""
 
     where: tuple[tuple[str, str], ...] = ()
-    """(field, value); a dot goes into a nested object, as in ``evidence.before``."""
+    """Pairs of field and value. A dot leads into a nested object, as in `evidence.before`."""
     wrong: bool = False
-    """Only outcomes whose prediction was wrong."""
+    """Show only outcomes whose prediction was wrong."""
 
     @classmethod
     def parse(cls, where: Sequence[str] = (), segment: str | None = None, wrong: bool = False) -> Filters:
-        """From the command line's ``field=value`` texts.
+        """Return the filters of a command line.
+
+        Args:
+            where: Texts of the form `field=value`.
+            segment: Segment to show; `None` for all.
+            wrong: Show only outcomes whose prediction was wrong.
 
         Raises:
-            DriftloopError: a text has no ``=``.
+            DriftloopError: A text has no `=`.
         """
         pairs: list[tuple[str, str]] = [] if segment is None else [("segment", segment)]
         for text in where:
             name, sign, value = text.partition("=")
             if not sign or not name:
-                raise DriftloopError(f"The filter {text!r} does not say field=value, as in `--where label=negative`.")
+                raise DriftloopError(
+                    f"The filter {text!r} is not of the form field=value. Write it as in `--where label=negative`."
+                )
             pairs.append((name.strip(), value))
         if wrong:
             pairs.append(("correct", "false"))
         return cls(tuple(pairs), wrong)
 
     def check(self, topic: topics.Topic) -> None:
-        """See that the topic's messages have the fields.
+        """Check that the messages of a topic have the fields.
 
         Raises:
-            DriftloopError: one is missing; the text names those there are.
+            DriftloopError: A field does not exist; the message lists the fields of the topic.
         """
         fields = set(topic.message.__struct_fields__)
         if self.wrong and "correct" not in fields:
-            raise DriftloopError(f"--wrong works on the topic outcomes: {topic.name} does not know what is right.")
+            raise DriftloopError(
+                f"--wrong works on the topic outcomes only. Messages on {topic.name} have no field 'correct'."
+            )
         for name, _ in self.where:
             if name.partition(".")[0] not in fields:
-                raise DriftloopError(
-                    f"The messages on {topic.name} have no field {name!r}: there is {', '.join(sorted(fields))}."
-                )
+                known = ", ".join(sorted(fields))
+                raise DriftloopError(f"The messages on {topic.name} have no field {name!r}. Their fields are {known}.")
 
     def accept(self, message: Message) -> bool:
-        """Whether the message is to be shown."""
-        tree = msgspec.to_builtins(message) if self.where else {}
-        return all(_equal(_reach(tree, name), value) for name, value in self.where)
+        """Return True if the message is to be shown."""
+        fields = msgspec.to_builtins(message) if self.where else {}
+        return all(_equal(_get(fields, name), value) for name, value in self.where)
 
 
 @dataclass(frozen=True)
 class View:
-    """How `watch` reads and prints."""
+    """Options of `watch`."""
 
     filters: Filters = field(default_factory=Filters)
     from_beginning: bool = False
+    """Start with the oldest message; otherwise with the next one."""
     most: int | None = None
-    """Messages to show before it ends; None: until it is interrupted."""
+    """Messages to show; `None` for no limit."""
     as_json: bool = False
+    """Print JSON, one message per line."""
 
 
 def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
-    """Write the messages of a topic to ``out`` as they come; returns how many were shown.
+    """Print the messages of a topic as they arrive, and return their number.
+
+    Args:
+        settings: Settings of the stream.
+        topic_name: Name of the topic, without its prefix.
+        view: What to read and how to print it.
+        out: Stream to write to.
 
     Raises:
-        DriftloopError: no such topic, or a filter that does not fit it.
+        DriftloopError: The topic does not exist, or a filter does not fit it.
     """
     topic = find_topic(topic_name)
     view.filters.check(topic)
-    shown = 0
-    fence = FencingFilter()
     if view.most == 0:
         return 0
+    fence = FencingFilter()
     if topic is topics.MODEL_UPDATES and not view.from_beginning:
+        # The fence must know the tokens of the updates before the first one that is printed.
         for update in clients.read_all(settings, topics.name(settings, topic), topic.message):
             fence.admits(update)
+    shown = 0
     for key, value in _records(settings, topics.name(settings, topic), view.from_beginning):
-        try:
-            message = messages.decode(topic.message, value)
-        except ValueError as error:
-            if view.filters.where:
-                continue
-            line = _undecodable(key, value, error, view.as_json)
-        else:
-            void = "" if fence.admits(message) else "void, from a retrainer that was replaced: "
-            if not view.filters.accept(message):
-                continue
-            line = messages.encode(message).decode() if view.as_json else void + describe(message)
-        out.write((_ascii_json(line) if view.as_json else line) + "\n")
+        line = _line(topic, view, fence, key, value)
+        if line is None:
+            continue
+        out.write(line + "\n")
         out.flush()
         shown += 1
         if shown == view.most:
@@ -113,11 +125,25 @@ def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
     return shown
 
 
+def _line(topic: topics.Topic, view: View, fence: FencingFilter, key: bytes | None, value: bytes) -> str | None:
+    """Return the line of one record; `None` if the filters leave it out."""
+    try:
+        message = messages.decode(topic.message, value)
+    except ValueError as error:
+        return None if view.filters.where else _undecodable(key, value, error, view.as_json)
+    admitted = fence.admits(message)
+    if not view.filters.accept(message):
+        return None
+    if view.as_json:
+        return _ascii_json(messages.encode(message).decode())
+    return ("" if admitted else VOID) + describe(message)
+
+
 def find_topic(name: str) -> topics.Topic:
-    """The topic called ``name``.
+    """Return the topic with a name.
 
     Raises:
-        DriftloopError: there is none.
+        DriftloopError: There is no such topic.
     """
     for topic in topics.ALL:
         if topic.name == name:
@@ -126,7 +152,7 @@ def find_topic(name: str) -> topics.Topic:
 
 
 def describe(message: Message) -> str:
-    """The message on one line, a stranger's text in it written out visibly."""
+    """Return the message as one line of text, with escaped control characters."""
     line = _DESCRIBE[type(message)](message)
     return escape_control_chars(line)
 
@@ -144,8 +170,8 @@ def _prediction(m: messages.Prediction) -> str:
 
 
 def _label(m: messages.Label) -> str:
-    who = f"{m.annotator or 'somebody'}{', in answer to the prediction' if m.feedback else ''}"
-    return f"{_clock(m.labelled_at)} {_at(m.position)} {m.label}  by {who}  {m.event_id}"
+    annotator = f"{m.annotator or 'unknown'}{' (feedback on the prediction)' if m.feedback else ''}"
+    return f"{_clock(m.labelled_at)} {_at(m.position)} {m.label}  by {annotator}  {m.event_id}"
 
 
 def _outcome(m: messages.Outcome) -> str:
@@ -200,11 +226,16 @@ _DESCRIBE: dict[type[Message], Callable[[Any], str]] = {
 
 
 def _records(settings: Settings, topic: str, from_beginning: bool) -> Iterator[tuple[bytes | None, bytes]]:
+    """Yield key and value of each record, without end.
+
+    Raises:
+        DriftloopError: The topic does not exist.
+    """
     with clients.assigned_consumer(settings, topic) as client:
         if not client.assignment():
             raise DriftloopError(
-                f"The topic {topic} does not exist at {settings.kafka}: create it with `driftloop topics`, or see "
-                "whether DRIFTLOOP_TOPIC_PREFIX is right."
+                f"The topic {topic} does not exist at {settings.kafka}: create it with `driftloop topics`, or correct "
+                "DRIFTLOOP_TOPIC_PREFIX."
             )
         if not from_beginning:
             client.seek_to_end()
@@ -215,6 +246,7 @@ def _records(settings: Settings, topic: str, from_beginning: bool) -> Iterator[t
 
 
 def _undecodable(key: bytes | None, value: bytes, error: ValueError, as_json: bool) -> str:
+    """Return the line of a record that is no message of the topic."""
     head = value[:80].decode("utf-8", "replace")
     if as_json:
         return json.dumps({"undecodable": str(error), "size": len(value), "head": head})
@@ -223,19 +255,21 @@ def _undecodable(key: bytes | None, value: bytes, error: ValueError, as_json: bo
 
 
 def _ascii_json(line: str) -> str:
-    """JSON that means the same and holds no character that could steer a terminal."""
+    """Return equivalent JSON without characters that could control a terminal."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] if ord(c) > 0x7F else f"\\u{ord(c):04x}" for c in line)
 
 
-def _reach(tree: Any, name: str) -> Any:
+def _get(fields: Any, name: str) -> Any:
+    """Return a field; a dot in its name leads into a nested object. `None` if it does not exist."""
     for part in name.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
+        fields = fields.get(part) if isinstance(fields, dict) else None
+    return fields
 
 
 def _equal(found: Any, wanted: str) -> bool:
+    """Return True if a value equals a text of the command line, compared as the value's type."""
     if isinstance(found, bool):
         return wanted.lower() == str(found).lower()
     if isinstance(found, int | float):

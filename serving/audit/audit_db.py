@@ -1,7 +1,7 @@
-"""The ledger of a stream: what became of each event, kept in a file, so that a million events need no more memory.
+"""Database of an audit: the messages of a stream as rows of a temporary SQLite file.
 
-Everything is counted by key, as every keyed view counts: a message that came twice is one, and of two that differ under
-one key the second is a fault.
+Rows are counted by key. A message that was delivered twice is one row. Of two messages that differ under one key the
+second is a violation. The memory does not grow with the number of events.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CACHE_KIB = 64 * 1024
 TABLES = """
     CREATE TABLE events (part INTEGER, at INTEGER, id TEXT, pending INTEGER, PRIMARY KEY (part, at)) WITHOUT ROWID;
     CREATE TABLE dead (topic TEXT, part INTEGER, at INTEGER, PRIMARY KEY (topic, part, at)) WITHOUT ROWID;
-    CREATE TABLE unread (topic TEXT, part INTEGER, at INTEGER, pending INTEGER);
+    CREATE TABLE undecodable (topic TEXT, part INTEGER, at INTEGER, pending INTEGER);
     CREATE TABLE predictions
         (id TEXT PRIMARY KEY, body BLOB, pending INTEGER, predicted_at REAL, others INTEGER)
         WITHOUT ROWID;
@@ -34,7 +34,7 @@ Place = tuple[int, int]
 
 
 class AuditDatabase:
-    """Rows are added topic by topic, in any number of batches, and then asked."""
+    """Takes rows topic by topic in any number of batches, then `match_dead_letters`, then queries."""
 
     def __init__(self, folder: Path) -> None:
         self._file = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)
@@ -43,27 +43,39 @@ class AuditDatabase:
         self._file.executescript(TABLES)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def add_events(self, rows: Iterable[tuple[Place, str | None, bool]]) -> None:
-        """Place, event id (None: not to be decoded), and whether the scorer may still have it before it."""
+        """Add rows `(place, event id, pending)`.
+
+        The event id is `None` if the message is undecodable. `pending` is True while the scorer has not acknowledged
+        it.
+        """
         self._many(
             "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)",
-            # What has no id is known by its place, as bytes: those are equal to no text, whatever an id may be.
+            # A message without an id gets its place as bytes, which are equal to no text and so to no id.
             ((*place, f"{place[0]}:{place[1]}".encode() if i is None else i, pending) for place, i, pending in rows),
         )
 
     def add_dead(self, rows: Iterable[tuple[str, Place]]) -> None:
-        """Topic and place of the messages that dead letters stand for."""
+        """Add rows `(topic, place)` of the messages that became dead letters."""
         self._many("INSERT OR IGNORE INTO dead VALUES (?, ?, ?)", ((topic, *place) for topic, place in rows))
 
-    def add_unread(self, rows: Iterable[tuple[str, Place, bool]]) -> None:
-        """Topic and place of predictions and labels that are none, and whether the monitor has them before it."""
-        self._many("INSERT INTO unread VALUES (?, ?, ?, ?)", ((topic, *place, later) for topic, place, later in rows))
+    def add_undecodable(self, rows: Iterable[tuple[str, Place, bool]]) -> None:
+        """Add rows `(topic, place, pending)` of undecodable predictions and labels.
+
+        `pending` is True while the monitor has not acknowledged them.
+        """
+        self._many(
+            "INSERT INTO undecodable VALUES (?, ?, ?, ?)", ((topic, *place, later) for topic, place, later in rows)
+        )
 
     def add_predictions(self, rows: Iterable[tuple[str, bytes, bool, float]]) -> None:
-        """Event id, digest of what was said, whether the monitor has it before it, and when it was said."""
+        """Add rows `(event_id, prediction_digest, pending, predicted_at)`.
+
+        `pending` is True while the monitor has not acknowledged the prediction; `predicted_at` is Unix seconds.
+        """
         self._many(
             "INSERT INTO predictions VALUES (?, ?, ?, ?, 0) ON CONFLICT (id) DO UPDATE SET "
             "pending = min(pending, excluded.pending), others = others + (body <> excluded.body)",
@@ -71,14 +83,14 @@ class AuditDatabase:
         )
 
     def add_labels(self, rows: Iterable[tuple[str, bool]]) -> None:
-        """Event id, and whether the monitor has it before it."""
+        """Add rows `(event_id, pending)`; `pending` is True while the monitor has not acknowledged the label."""
         self._many(
             "INSERT INTO labels VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET pending = min(pending, excluded.pending)",
             rows,
         )
 
     def add_outcomes(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Event id, and digest of the outcome."""
+        """Add rows `(event_id, outcome_digest)`."""
         self._many(
             "INSERT INTO outcomes VALUES (?, ?, 0) "
             "ON CONFLICT (id) DO UPDATE SET others = others + (body <> excluded.body)",
@@ -86,23 +98,34 @@ class AuditDatabase:
         )
 
     def match_dead_letters(self, events: str) -> None:
-        """Bring the events together with their dead letters; ``events`` is their topic. Once, before any question."""
+        """Join the events of the topic ``events`` (its full name) with their dead letters. Call it before any query."""
         create, index = ENTRIES.strip().split(";")[:2]
         self._file.execute(create, (events,))
         self._file.execute(index)
 
-    def count(self, what: str) -> int:
-        """How many rows ``what`` finds, the part of a query after FROM."""
-        return int(self._file.execute(f"SELECT count(*) FROM {what}").fetchone()[0])  # noqa: S608 - our own
+    def count(self, rows: str) -> int:
+        """Return the number of rows of a query; ``rows`` is its part after FROM."""
+        return int(self._file.execute(f"SELECT count(*) FROM {rows}").fetchone()[0])  # noqa: S608 - our own
 
-    def first(self, number: int, column: str, what: str) -> list[str]:
-        """The first values, in their order, of a column of the rows that ``what`` finds."""
-        query = f"SELECT {column} FROM {what} ORDER BY 1 LIMIT {number}"  # noqa: S608 - our own
+    def first_values(self, number: int, column: str, rows: str) -> list[str]:
+        """Return the first values of a column, in their order.
+
+        Args:
+            number: Most values.
+            column: Column of the query.
+            rows: Part of the query after FROM.
+        """
+        query = f"SELECT {column} FROM {rows} ORDER BY 1 LIMIT {number}"  # noqa: S608 - our own
         found = (row[0] for row in self._file.execute(query))
         return [f"(no event) {one.decode()}" if isinstance(one, bytes) else str(one) for one in found]
 
-    def said(self, since: float, size: int) -> Iterator[list[tuple[str, bytes]]]:
-        """Event ids and digests of the predictions made ``since`` (Unix time), ``size`` at a time."""
+    def predictions_since(self, since: float, size: int) -> Iterator[list[tuple[str, bytes]]]:
+        """Yield event ids and digests of predictions.
+
+        Args:
+            since: Unix seconds after which they were made.
+            size: Most predictions at a time.
+        """
         rows = self._file.execute("SELECT id, body FROM predictions WHERE predicted_at > ?", (since,))
         while part := rows.fetchmany(size):
             yield part

@@ -1,4 +1,4 @@
-"""Who calls the API, what each may do, and how often."""
+"""Authentication, roles and rate limits of the API's clients."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import ApiSettings, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
+"""From the fewest rights to the most."""
 SHORTEST = 16
-"""Characters of a token: fewer could be guessed."""
+"""Characters of the shortest token; a shorter one could be guessed."""
 GUESSES = 60
-"""Wrong tokens a minute from one address, after which it has to wait."""
+"""Unknown tokens per minute and address before the address is blocked."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
-bearer = HTTPBearer(auto_error=False, description="A token of DRIFTLOOP_API__TOKENS; none where that is empty.")
+bearer = HTTPBearer(auto_error=False, description="A token of DRIFTLOOP_API__TOKENS. Leave it out if none is set.")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who calls."""
+    """A client of the API."""
 
     name: str
-    """Empty for one without a token."""
+    """Name of its token; empty without a token."""
     role: Role
     address: str
 
     def may(self, role: Role) -> bool:
-        """Whether this is at least a ``role``."""
+        """Return True if the client has this role or a higher one."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
 class Authenticator:
-    """Everybody who may call.
+    """Known tokens and the rate limits of their clients.
 
     Raises:
-        DriftloopError: a token of the settings is not one; the text says which, without showing it.
+        DriftloopError: A token of the settings is malformed. The message names its number, not its text.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
-        self._known = [_read(number, entry) for number, entry in enumerate(settings.tokens, 1)]
+        self._known = [_parse_token(number, entry) for number, entry in enumerate(settings.tokens, 1)]
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     @property
     def anonymous(self) -> Role:
-        """What somebody without a token may do."""
+        """Role of a client without a token."""
         if self._settings.anonymous is not None:
             return self._settings.anonymous
         if self._known:
@@ -65,14 +66,18 @@ class Authenticator:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The names under which browsers may find the server; empty for any."""
+        """Host names under which the server may be called; empty for any."""
         return self._settings.hosts or (LOOPBACK if is_loopback(self._settings.address) else ())
 
-    def find(self, token: str | None, address: str) -> Caller:
-        """Who has this token; the caller without one where it is None.
+    def identify(self, token: str | None, address: str) -> Caller:
+        """Return the client with a token.
+
+        Args:
+            token: The token; `None` for an anonymous client.
+            address: Network address of the client.
 
         Raises:
-            HTTPException: 401 for a token that nobody has, 429 after too many of those.
+            HTTPException: 401 for an unknown token; 429 after too many of them.
         """
         if token is None:
             return Caller("", self.anonymous, address)
@@ -81,64 +86,74 @@ class Authenticator:
             if hmac.compare_digest(digest, known):
                 return Caller(name, role, address)
         self._count("wrong tokens", address, min(GUESSES, self._settings.rate), 1)
-        raise HTTPException(401, "Nobody has this token.", headers={"WWW-Authenticate": "Bearer"})
+        raise HTTPException(401, "This token is unknown.", headers={"WWW-Authenticate": "Bearer"})
 
-    def charge(self, caller: Caller, texts: int = 0) -> None:
-        """Count a request, or the ``texts`` in one.
+    def count_request(self, caller: Caller, texts: int = 0) -> None:
+        """Count one request, or the texts of a request, against the rate limit.
+
+        Args:
+            caller: The client.
+            texts: Texts to score; `0` counts a request instead.
 
         Raises:
-            HTTPException: 429 where it is one too many.
+            HTTPException: 429 if the limit is exceeded.
         """
-        what, number = ("texts", texts) if texts else ("requests", 1)
-        self._count(what, caller.name or caller.address, self._settings.rate, number)
+        kind, number = ("texts", texts) if texts else ("requests", 1)
+        self._count(kind, caller.name or caller.address, self._settings.rate, number)
 
     def require_role(self, role: Role) -> Any:
-        """A dependency of an endpoint: the caller, who has this role or a higher one. The API's manual says so."""
+        """Return an endpoint's dependency that yields the client if it has this role or a higher one."""
 
         def check(
             request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
         ) -> Caller:
             address = address_of(request)
-            # Whoever shows something that is no token means to be somebody.
-            shown = given.credentials if given else request.headers.get("authorization")
-            caller = self.find(shown, address)
-            self.charge(caller)
+            # A malformed authorization header is an unknown token, not an anonymous client.
+            token = given.credentials if given else request.headers.get("authorization")
+            caller = self.identify(token, address)
+            self.count_request(caller)
             if caller.may(role):
                 return caller
-            if shown is None:
+            if token is None:
                 raise HTTPException(
                     401, f"This needs a token with the role {role}.", headers={"WWW-Authenticate": "Bearer"}
                 )
-            raise HTTPException(403, f"{caller.name} is {_a(caller.role)}, and this needs {_a(role)}.")
+            raise HTTPException(403, f"{caller.name} is {_article(caller.role)}, and this needs {_article(role)}.")
 
         return Security(check, scopes=[role])
 
-    def _count(self, what: str, who: str, most: int, number: int) -> None:
+    def _count(self, kind: str, client: str, most: int, number: int) -> None:
+        """Count something against a limit per minute.
+
+        Raises:
+            HTTPException: 429 if the limit is exceeded.
+        """
         if not self._settings.rate:
             return
         limit = RateLimitItemPerMinute(most)
-        if number > most or not self._limiter.hit(limit, what, who, cost=number):
-            wait = max(1, int(self._limiter.get_window_stats(limit, what, who).reset_time - time.time()) + 1)
+        if number > most or not self._limiter.hit(limit, kind, client, cost=number):
+            reset = self._limiter.get_window_stats(limit, kind, client).reset_time
+            wait = max(1, int(reset - time.time()) + 1)
             raise HTTPException(
-                429, f"More than {most} {what} a minute: try again in {wait} s.", headers={"Retry-After": str(wait)}
+                429, f"More than {most} {kind} a minute: try again in {wait} s.", headers={"Retry-After": str(wait)}
             )
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from; empty where the server does not say."""
+    """Return the network address of a request's client; empty if the server does not know it."""
     return request.client.host if request.client else ""
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Return True if only this machine can reach the address."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
 
 
-def _read(number: int, entry: str) -> tuple[str, Role, bytes]:
-    """Name, role and digest of the token."""
+def _parse_token(number: int, entry: str) -> tuple[str, Role, bytes]:
+    """Return the name, the role and the token's digest of one entry of the settings."""
     name, _, rest = entry.partition(":")
     role, _, token = rest.partition(":")
     if not name.strip() or role not in ROLES or len(token) < SHORTEST:
@@ -153,5 +168,6 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _a(role: str) -> str:
+def _article(role: str) -> str:
+    """Return the role with its article."""
     return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"

@@ -1,4 +1,4 @@
-"""The API's manual at `/docs`: Swagger UI, from an installed package, with nothing from elsewhere."""
+"""API documentation page at `/docs`: Swagger UI, with all files from an installed package."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from serving.http.middleware import NO_SNIFFING
 _PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>driftloop: the API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
+<title>driftloop API</title><link rel="stylesheet" href="docs/swagger-ui.css"></head>
 <body><div id="manual"></div>
 <script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
 </html>
 """
 _START = "SwaggerUIBundle({url: 'openapi.json', dom_id: '#manual', deepLinking: true});\n"
 FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
-# Swagger UI writes styles into its elements, and draws with pictures that it has in itself.
+# Swagger UI uses inline styles and images from data URLs.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,7 +28,7 @@ POLICY = (
 
 
 def router() -> APIRouter:
-    """The page and what it loads."""
+    """Return the routes of the page and its files."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/docs")
@@ -49,8 +49,12 @@ def router() -> APIRouter:
 
 
 def _assets() -> Path:
-    """Where the package has its files; it need not be imported for that."""
+    """Return the folder of the package's files, without an import of the package.
+
+    Raises:
+        HTTPException: 404 if the package is not installed.
+    """
     found = importlib.util.find_spec("fastapi_offline")
     if found is None or found.origin is None:
-        raise HTTPException(404, "The manual's files are not installed: pip install 'driftloop[serve]'.")
+        raise HTTPException(404, "The documentation page is not installed. Run pip install 'driftloop[serve]'.")
     return Path(found.origin).parent / "static"

@@ -1,4 +1,4 @@
-"""What is turned away before anything is read: strange hosts and pages, and bodies that are too long."""
+"""ASGI middleware that rejects unknown hosts, cross-origin writes and oversized bodies."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from starlette.websockets import WebSocketClose
 
 NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 ENDLESS = "/v1/stream/"
-REQUESTS = Counter("driftloop_http_requests", "Requests that were let in.", ["method", "path", "status"])
+"""Prefix of endpoints without an end; their duration is not measured."""
+REQUESTS = Counter("driftloop_http_requests", "Requests that the guards accepted.", ["method", "path", "status"])
 SECONDS = Histogram(
     "driftloop_http_request_seconds",
-    "Time from a request's head to the end of its answer.",
+    "Seconds from the head of a request to the end of its response.",
     ["path"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
@@ -29,12 +30,16 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class RequestGuardMiddleware:
-    """ASGI middleware around the whole application.
+    """Middleware around the whole application.
 
-    A browser sends what a page of somebody else tells it to, with the address of this machine as well: so the name
-    under which the server is called has to be one of ``hosts`` (DNS rebinding), and what changes something has to come
-    from a page of the server's own (cross-site request forgery), as does every web socket. What no browser sends has no
-    ``Origin``.
+    A browser also sends the requests of foreign pages, to any address. Against DNS rebinding the host name must be
+    one of ``hosts``. Against cross-site request forgery a write and a web socket must come from the server's own
+    pages. A request that no browser sent has no `Origin` header and is not affected.
+
+    Args:
+        app: The application.
+        hosts: Host names under which the server may be called; empty for any.
+        max_bytes: Most bytes of a body.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str], max_bytes: int) -> None:
@@ -43,9 +48,15 @@ class RequestGuardMiddleware:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer it here."""
+        """Pass a request on, or reject it.
+
+        Args:
+            scope: Connection scope of ASGI.
+            receive: Yields the messages of the request.
+            send: Takes the messages of the response.
+        """
         if scope["type"] == "websocket":
-            if self._refused("CONNECT", Headers(scope=scope)) is None:
+            if self._rejection("CONNECT", Headers(scope=scope)) is None:
                 await self._app(scope, receive, send)
             else:
                 await WebSocketClose()(scope, receive, send)
@@ -53,29 +64,32 @@ class RequestGuardMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refused = self._refused(scope["method"], Headers(scope=scope))
-        if refused is not None:
-            await refused(scope, receive, send)
+        rejection = self._rejection(scope["method"], Headers(scope=scope))
+        if rejection is not None:
+            await rejection(scope, receive, send)
             return
-        answered = _StatusRecorder(send)
+        recorder = _StatusRecorder(send)
         began = time.perf_counter()
         try:
-            await self._app(scope, _BodyLimit(receive, self._max_bytes), answered)
+            await self._app(scope, _BodyLimit(receive, self._max_bytes), recorder)
         finally:
-            # The path as the endpoint has it: what callers put into it would make a series for each of them.
+            # The endpoint's path template: a path with its values would make one series for each value.
             path = getattr(scope.get("route"), "path", "")
             method = scope["method"] if scope["method"] in METHODS else "other"
-            REQUESTS.labels(method, path, answered.status).inc()
+            REQUESTS.labels(method, path, recorder.status).inc()
             if not path.startswith(ENDLESS):
                 SECONDS.labels(path).observe(time.perf_counter() - began)
 
-    def _refused(self, method: str, headers: Headers) -> JSONResponse | None:
+    def _rejection(self, method: str, headers: Headers) -> JSONResponse | None:
+        """Return the response to a rejected request; `None` if the request is accepted."""
         host = headers.get("host", "")
-        if self._hosts and _name(f"//{host}") not in self._hosts:
-            return problem(421, f"This server is not {host[:100]!r}: name it in DRIFTLOOP_API__HOSTS if it is.")
+        if self._hosts and _host_name(f"//{host}") not in self._hosts:
+            return problem(
+                421, f"The host {host[:100]!r} is not allowed. Add it to DRIFTLOOP_API__HOSTS if it is yours."
+            )
         origin = headers.get("origin")
         if method not in SAFE and origin is not None and urlsplit(origin).netloc != host:
-            return problem(403, "Pages of another server may not change anything here.")
+            return problem(403, "A page of another server may not change anything here.")
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             return problem(413, _too_long(self._max_bytes))
@@ -83,12 +97,11 @@ class RequestGuardMiddleware:
 
 
 class _StatusRecorder:
-    """Passes an answer on, and remembers its status."""
+    """Passes a response on and records its status."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.status = 500
-        """Until one is sent."""
+        self.status = 500  # until one is sent
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -97,24 +110,31 @@ class _StatusRecorder:
 
 
 class _BodyLimit:
-    """Passes a body on, whose length nobody may have said, as long as it is not too long."""
+    """Passes a body on and stops it at the limit: a chunked body declares no length."""
 
     def __init__(self, receive: Receive, most: int) -> None:
         self._receive = receive
         self._most = most
-        self._come = 0
+        self._received = 0
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
-            self._come += len(message.get("body", b""))
-            if self._come > self._most:
+            self._received += len(message.get("body", b""))
+            if self._received > self._most:
                 raise HTTPException(413, _too_long(self._most))
         return message
 
 
 def problem(status: int, detail: Any, path: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error in the form that every one has (RFC 9457); the Open Inference Protocol wants an ``error`` beside."""
+    """Return an error response in the form of RFC 9457.
+
+    Args:
+        status: HTTP status.
+        detail: Cause and remedy, as one sentence.
+        path: Path of the request. Below `/v2` the body also has `error`, as the Open Inference Protocol demands.
+        headers: Further headers.
+    """
     body = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if path.startswith("/v2"):
         body["error"] = str(detail)
@@ -122,11 +142,11 @@ def problem(status: int, detail: Any, path: str = "", headers: dict[str, str] | 
 
 
 def _too_long(most: int) -> str:
-    return f"The body is longer than {most} bytes: send less at a time."
+    return f"The body is longer than {most} bytes. Send less at a time."
 
 
-def _name(address: str) -> str:
-    """The host of an address, without its port."""
+def _host_name(address: str) -> str:
+    """Return the host of an address without its port; empty if the address is malformed."""
     try:
         name = urlsplit(address).hostname or ""
     except ValueError:

@@ -1,1 +1,1 @@
-"""Live state: what the topics say now, for the page, the terminal and Prometheus."""
+"""State of a running loop, accumulated from its topics, and the thread that follows them."""

@@ -1,4 +1,4 @@
-"""Messages handed on to whoever listens now: from the thread that follows the topics to the server's event loop."""
+"""Broadcast of new messages, from the thread that follows the topics to the listeners in the server's event loop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastapi import HTTPException
 from driftloop.core.messages import Message, encode
 
 KEPT = 1000
-"""Messages that wait for a slow listener; older ones are left out, and it is told how many."""
+"""Messages that wait for a slow listener. Older ones are dropped and counted."""
 MOST = 100
-"""Listeners at a time."""
+"""Most listeners at the same time."""
 
 
 class Listener:
-    """One who listens to one kind of message."""
+    """Listener to one kind of message."""
 
     def __init__(self, kind: type[Message]) -> None:
         self.kind = kind
@@ -27,17 +27,17 @@ class Listener:
         self._left_out = 0
 
     def offer(self, body: bytes | None) -> None:
-        """Called from any thread; None is the end."""
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._take, body)
+        """Queue an encoded message; `None` ends the stream. Any thread may call it."""
+        with suppress(RuntimeError):  # the event loop has ended
+            self._loop.call_soon_threadsafe(self._put, body)
 
     async def messages(self) -> AsyncIterator[tuple[bytes, int]]:
-        """Each message as JSON, and how many were left out before it."""
+        """Yield each message as JSON, with the number of messages that were dropped before it."""
         while (body := await self._queue.get()) is not None:
             left_out, self._left_out = self._left_out, 0
             yield body, left_out
 
-    def _take(self, body: bytes | None) -> None:
+    def _put(self, body: bytes | None) -> None:
         if self._queue.full():
             self._queue.get_nowait()
             self._left_out += 1
@@ -45,7 +45,7 @@ class Listener:
 
 
 class Broadcast:
-    """All who listen."""
+    """All listeners."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,34 +53,36 @@ class Broadcast:
         self._closed = False
 
     def publish(self, message: Message) -> None:
-        """Hand a message to those who listen to its kind."""
+        """Give a message to the listeners of its kind."""
         with self._lock:
-            wanted = [one for one in self._listeners if isinstance(message, one.kind)]
-        if wanted:
+            interested = [one for one in self._listeners if isinstance(message, one.kind)]
+        if interested:
             body = encode(message)
-            for one in wanted:
+            for one in interested:
                 one.offer(body)
 
-    def listen(self, kind: type[Message]) -> Listener:
-        """A new listener; give it back with `leave`.
+    def add_listener(self, kind: type[Message]) -> Listener:
+        """Return a new listener to a kind of message. Give it back with `remove`.
 
         Raises:
-            HTTPException: 503 where there are too many, or no more messages will come.
+            HTTPException: 503 if there are too many listeners, or the server is shutting down.
         """
         listener = Listener(kind)
         with self._lock:
             if self._closed or len(self._listeners) >= MOST:
-                raise HTTPException(503, f"{MOST} listen already: try again later.", headers={"Retry-After": "10"})
+                raise HTTPException(
+                    503, f"There are already {MOST} listeners. Try again later.", headers={"Retry-After": "10"}
+                )
             self._listeners.add(listener)
         return listener
 
-    def leave(self, listener: Listener) -> None:
-        """It listens no more."""
+    def remove(self, listener: Listener) -> None:
+        """Remove a listener."""
         with self._lock:
             self._listeners.discard(listener)
 
     def close(self) -> None:
-        """Tell all that nothing more will come. A signal's handler may call it in the middle of anything: no lock."""
+        """End the streams of all listeners. It takes no lock, because a signal handler calls it."""
         self._closed = True
         for one in tuple(self._listeners):
             one.offer(None)

@@ -1,4 +1,4 @@
-"""Server-sent events: what happens, as it happens."""
+"""Server-sent events: `/v1/stream/…` sends messages of the loop as they arrive."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from serving.routes import AppContext, problems
 KINDS: dict[str, tuple[type[Message], str, str]] = {
     "predictions": (Prediction, "prediction", "Each prediction."),
     "alerts": (DriftAlert, "alert", "Each drift alert."),
-    "retrainings": (Retraining, "retraining", "Each step of a retraining, and of what people do."),
+    "retrainings": (Retraining, "retraining", "Each step of a retraining, and each manual action."),
     "promotions": (ModelUpdate, "promotion", "Each change of the champion."),
 }
-"""By the end of its path: the message, its name as an event, and what it is."""
-SLOW = " Where the caller is too slow, an event `left-out` says how many it has missed."
+"""By the last part of the path: the message, the name of its event, and the description."""
+SLOW = " If the client is too slow, an event `left-out` has the number of messages that it has missed."
 
 
-def router(parts: AppContext) -> APIRouter:
-    """`/v1/stream/…`"""
+def router(context: AppContext) -> APIRouter:
+    """Return the routes of `/v1/stream`."""
     routes = APIRouter(
-        tags=["streams"],
-        dependencies=[parts.callers.require_role("viewer")],
+        tags=["event streams"],
+        dependencies=[context.authenticator.require_role("viewer")],
         responses=problems(401, 403, 429, 503),
     )
     for path, (kind, event, about) in KINDS.items():
         routes.get(f"/v1/stream/{path}", name=path, description=about + SLOW, response_class=EventSourceResponse)(
-            _endpoint(parts, kind, event)
+            _endpoint(context, kind, event)
         )
     return routes
 
 
-def _endpoint(parts: AppContext, kind: type[Message], event: str) -> Callable[..., AsyncIterable[ServerSentEvent]]:
+def _endpoint(context: AppContext, kind: type[Message], event: str) -> Callable[..., AsyncIterable[ServerSentEvent]]:
     async def listen() -> AsyncIterator[Listener]:
-        listener = parts.follower.broadcast.listen(kind)
+        listener = context.follower.broadcast.add_listener(kind)
         try:
             yield listener
         finally:
-            parts.follower.broadcast.leave(listener)
+            context.follower.broadcast.remove(listener)
 
     listening = Depends(listen)
 
-    async def tell(listener: Listener = listening) -> AsyncIterable[ServerSentEvent]:
+    async def send(listener: Listener = listening) -> AsyncIterable[ServerSentEvent]:
         async for body, left_out in listener.messages():
             if left_out:
                 yield ServerSentEvent(event="left-out", data=left_out)
             yield ServerSentEvent(event=event, raw_data=body.decode())
 
-    return tell
+    return send

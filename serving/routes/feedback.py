@@ -1,118 +1,175 @@
-"""POST what a person says: the label of an event, and what is to become of the models."""
+"""Human labels and commands: `/v1/feedback`, promotions, rollbacks and retrainings."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Path, Response
+from pydantic import Field
 
 from serving.http.auth import Caller
-from serving.human_actions import Action, ask, give_label
-from serving.routes import AppContext, problems
+from serving.human_actions import Action, send_command, send_label
+from serving.routes import AppContext, Body, RequestBody, problems
+
+Version = Annotated[str, Path(description="Number of a registered model version.")]
 
 
-class Feedback(BaseModel):
-    """A person's label for an event that has been predicted."""
+class Feedback(RequestBody):
+    """Label of an event that has been predicted."""
 
-    model_config = ConfigDict(extra="forbid")
     event_id: str = Field(min_length=1, max_length=1024)
     label: str = Field(min_length=1, max_length=1024)
     annotator: str = Field("", max_length=200)
-    """Who says so; only for callers without a token, whose name it otherwise is."""
+    """Name of the annotator, if the request has no token. Otherwise the token's name is used."""
     new_class: bool = False
-    """The label is none that the model knows, and meant to be."""
+    """Accept a label that the model does not know, as a new class."""
 
 
-class FeedbackAccepted(BaseModel):
-    """The label is on its way."""
+class FeedbackAccepted(Body):
+    """Label that was written to the topic `labels`."""
 
     event_id: str
     label: str
     predicted: str
+    """Label that the model had predicted."""
     annotator: str
     corrects: bool
-    """The model had said something else."""
+    """True if the label differs from the prediction."""
 
 
-class CommandRequest(BaseModel):
-    """What a person asks for, and why."""
+class CommandRequest(RequestBody):
+    """Reason for a command."""
 
-    model_config = ConfigDict(extra="forbid")
     reason: str = Field("", max_length=1000, examples=["the newest alert was a false one"])
 
 
-class CommandStatus(BaseModel):
-    """What became of it so far."""
+class CommandStatus(Body):
+    """State of a command."""
 
     command_id: str
     state: str
-    """asked: the retrainer has not taken it up; then the states of the topic `retraining`, finished and failed last."""
+    """`asked` until the retrainer takes it up, then a state of the topic `retraining`; at last `finished` or `failed`."""
     words: str
+    """Newest message of the retrainer; empty while the state is `asked`."""
 
 
-def router(parts: AppContext) -> APIRouter:
-    """`/v1/feedback`, and the commands."""
-    routes = APIRouter(tags=["people"])
-    annotator = parts.callers.require_role("annotator")
-    admin = parts.callers.require_role("admin")
-    viewer = parts.callers.require_role("viewer")
+def router(context: AppContext) -> APIRouter:
+    """Return the routes of `/v1/feedback` and of the commands."""
+    routes = APIRouter(tags=["feedback and commands"])
+    annotator = context.authenticator.require_role("annotator")
+    admin = context.authenticator.require_role("admin")
+    viewer = context.authenticator.require_role("viewer")
 
     @routes.post("/v1/feedback", status_code=202, responses=problems(401, 403, 404, 413, 422, 429, 502, 503))
-    def feedback(said: Feedback, caller: Caller = annotator) -> FeedbackAccepted:
-        """Say what the label of an event is. It goes to the topic `labels`, where it counts as any other; where the
-        stream's own label came first, the next retraining believes the person."""
-        who = caller.name or said.annotator or "anonymous"
-        found = give_label(parts, said.event_id, said.label, who, said.new_class)
+    def feedback(given: Feedback, caller: Caller = annotator) -> FeedbackAccepted:
+        """Label an event. The label goes to the topic `labels` and counts like any other label.
+
+        If the stream's own label came first and differs, the next retraining uses this one.
+
+        \f
+        Args:
+            given: The label.
+            caller: The client.
+        """
+        name = caller.name or given.annotator or "anonymous"
+        prediction = send_label(context, given.event_id, given.label, name, given.new_class)
         return FeedbackAccepted(
-            event_id=said.event_id,
-            label=said.label,
-            predicted=found.label,
-            annotator=who,
-            corrects=found.label != said.label,
+            event_id=given.event_id,
+            label=given.label,
+            predicted=prediction.label,
+            annotator=name,
+            corrects=prediction.label != given.label,
         )
 
-    def asked(action: Action, version: str, wish: CommandRequest, caller: Caller, response: Response) -> CommandStatus:
-        """Put a command on its topic, and say where its answer will be."""
-        command = ask(parts, action, version, wish.reason, caller.name)
+    def send(action: Action, version: str, reason: str, caller: Caller, response: Response) -> CommandStatus:
+        """Send a command and set the address of its status.
+
+        Args:
+            action: Action of the retrainer.
+            version: Model version; empty if the action needs none.
+            reason: Reason that is recorded with the command.
+            caller: The client.
+            response: Response that gets the `Location` header.
+        """
+        command = send_command(context, action, version, reason, caller.name)
         response.headers["Location"] = f"/v1/commands/{command.command_id}"
         return CommandStatus(command_id=command.command_id, state="asked", words="")
 
     errors = problems(401, 403, 404, 413, 422, 429, 503)
 
     @routes.post("/v1/models/{version}/promote", status_code=202, responses=errors)
-    def promote(version: str, wish: CommandRequest, response: Response, who: Caller = admin) -> CommandStatus:
-        """Make a version that waits, or that the gate rejected, the champion."""
-        return asked("promote", version, wish, who, response)
+    def promote(version: Version, request: CommandRequest, response: Response, caller: Caller = admin) -> CommandStatus:
+        """Promote a version that waits for approval or that the gate rejected.
+
+        \f
+        Args:
+            version: The version.
+            request: The reason.
+            response: Response that gets the `Location` header.
+            caller: The client.
+        """
+        return send("promote", version, request.reason, caller, response)
 
     @routes.post("/v1/models/{version}/reject", status_code=202, responses=errors)
-    def reject(version: str, wish: CommandRequest, response: Response, who: Caller = admin) -> CommandStatus:
-        """Turn down a version that waits for approval."""
-        return asked("reject", version, wish, who, response)
+    def reject(version: Version, request: CommandRequest, response: Response, caller: Caller = admin) -> CommandStatus:
+        """Reject a version that waits for approval.
+
+        \f
+        Args:
+            version: The version.
+            request: The reason.
+            response: Response that gets the `Location` header.
+            caller: The client.
+        """
+        return send("reject", version, request.reason, caller, response)
 
     @routes.post("/v1/models/{version}/rollback", status_code=202, responses=errors)
-    def rollback_to(version: str, wish: CommandRequest, response: Response, who: Caller = admin) -> CommandStatus:
-        """Bring a former champion back."""
-        return asked("rollback", version, wish, who, response)
+    def rollback_to(
+        version: Version, request: CommandRequest, response: Response, caller: Caller = admin
+    ) -> CommandStatus:
+        """Roll back to a former champion.
+
+        \f
+        Args:
+            version: Version of the former champion.
+            request: The reason.
+            response: Response that gets the `Location` header.
+            caller: The client.
+        """
+        return send("rollback", version, request.reason, caller, response)
 
     @routes.post("/v1/rollback", status_code=202, responses=problems(401, 403, 413, 422, 429, 503))
-    def rollback(wish: CommandRequest, response: Response, who: Caller = admin) -> CommandStatus:
-        """Bring the champion's predecessor back."""
-        return asked("rollback", "", wish, who, response)
+    def rollback(request: CommandRequest, response: Response, caller: Caller = admin) -> CommandStatus:
+        """Roll back to the champion's predecessor.
+
+        \f
+        Args:
+            request: The reason.
+            response: Response that gets the `Location` header.
+            caller: The client.
+        """
+        return send("rollback", "", request.reason, caller, response)
 
     @routes.post("/v1/retrainings", status_code=202, responses=problems(401, 403, 413, 422, 429, 503))
-    def retrain(wish: CommandRequest, response: Response, who: Caller = admin) -> CommandStatus:
-        """Retrain now, with all candidates, on what is labelled since the last drift."""
-        return asked("retrain", "", wish, who, response)
+    def retrain(request: CommandRequest, response: Response, caller: Caller = admin) -> CommandStatus:
+        """Start a retraining with all candidates, on the events labelled since the last drift.
+
+        \f
+        Args:
+            request: The reason.
+            response: Response that gets the `Location` header.
+            caller: The client.
+        """
+        return send("retrain", "", request.reason, caller, response)
 
     @routes.get("/v1/commands/{command_id}", dependencies=[viewer], responses=problems(401, 403, 429))
     def command(command_id: str) -> CommandStatus:
-        """What became of a command; one that nobody has taken up yet, or that is not known, is said to be asked."""
-        loop = parts.loop
+        """Return the state of a command. An unknown command has the state `asked`, like one that still waits."""
+        loop = context.loop
         with loop.lock:
-            said: list[Any] = list(loop.history.runs.get(command_id, ()))
-        if not said:
+            steps = list(loop.history.runs.get(command_id, ()))
+        if not steps:
             return CommandStatus(command_id=command_id, state="asked", words="")
-        return CommandStatus(command_id=command_id, state=said[-1].state, words=said[-1].reason)
+        return CommandStatus(command_id=command_id, state=steps[-1].state, words=steps[-1].reason)
 
     return routes

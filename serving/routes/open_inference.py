@@ -1,8 +1,9 @@
-"""The Open Inference Protocol, version 2, over HTTP: what clients of KServe, Triton, MLServer and Seldon speak.
+"""Open Inference Protocol, version 2, over HTTP, for clients of KServe, Triton, MLServer and Seldon.
 
-One model, named as in the registry, with an input `text` of BYTES and the outputs `label` (BYTES) and `probabilities`
-(FP32, a column for each class in the order of the metadata). Tensors come as JSON, or binary where the request says so
-(Triton's extension for binary tensors). The specification is in github.com/kserve/open-inference-protocol.
+The server has one model, with its name in the registry. Its input is `text` (BYTES). Its outputs are `label` (BYTES)
+and `probabilities` (FP32, one column per class in the order of the metadata). Tensors are JSON, or binary if the
+request asks for it (Triton's extension for binary tensors). The specification is in
+github.com/kserve/open-inference-protocol.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from serving.routes import AppContext, problems
 
 TEXT, LABEL, PROBABILITIES = "text", "label", "probabilities"
 HEADER_LENGTH = "Inference-Header-Content-Length"
-"""Bytes of the JSON at the beginning of a body; the rest are tensors."""
+"""Header with the bytes of the JSON at the start of a body; binary tensors follow."""
 
 
 class Tensor(msgspec.Struct, kw_only=True):
-    """An input."""
+    """Input tensor of a request."""
 
     name: str
     shape: list[int]
@@ -35,20 +36,20 @@ class Tensor(msgspec.Struct, kw_only=True):
     data: Any = None
 
 
-class Wanted(msgspec.Struct, kw_only=True):
-    """An output that is asked for."""
+class RequestedOutput(msgspec.Struct, kw_only=True):
+    """Output tensor that a request asks for."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
 class InferRequest(msgspec.Struct, kw_only=True):
-    """The JSON of a request."""
+    """JSON part of a request."""
 
     inputs: list[Tensor]
     id: str = ""
     parameters: dict[str, Any] = {}
-    outputs: list[Wanted] = []
+    outputs: list[RequestedOutput] = []
 
 
 _EXAMPLE = {"inputs": [{"name": TEXT, "shape": [1], "datatype": "BYTES", "data": ["my flight was delayed again"]}]}
@@ -67,41 +68,57 @@ _BODY = {"requestBody": {"required": True, "content": {"application/json": {"sch
 }, "example": _EXAMPLE}}}}  # fmt: skip
 
 
-def router(parts: AppContext) -> APIRouter:
-    """Everything below `/v2`."""
+def router(context: AppContext) -> APIRouter:
+    """Return the routes below `/v2`."""
     routes = APIRouter(tags=["Open Inference Protocol"])
-    caller = parts.callers.require_role("viewer")
+    viewer = context.authenticator.require_role("viewer")
     errors = problems(401, 403, 404, 429, 503)
-    name = parts.settings.model_name
+    name = context.settings.model_name
+    most = context.settings.api.max_texts
 
     def find(asked: str, version: str | None) -> BundleClassifier:
+        """Return the champion.
+
+        Args:
+            asked: Name of the model in the request.
+            version: Its version in the request; `None` for any.
+
+        Raises:
+            HTTPException: 404 for another model or version, 503 before the first model.
+        """
         if asked != name:
-            raise HTTPException(404, f"There is no model {asked[:100]!r}: the one here is {name}.")
-        model = parts.scoring.model()
+            raise HTTPException(404, f"There is no model {asked[:100]!r}: the only model is {name}.")
+        model = context.predictor.champion()
         if version is not None and version != model.version:
             raise HTTPException(404, f"Version {version[:20]!r} does not serve: the champion is {model.version}.")
         return model
 
     @routes.get("/v2/health/live")
     def live() -> dict[str, bool]:
-        """Whether the server answers."""
+        """Return true as long as the server answers."""
         return {"live": True}
 
     @routes.get("/v2/health/ready", responses=problems(503))
     def ready() -> dict[str, bool]:
-        """Whether it can score: 503 before the first model."""
-        parts.scoring.model()
+        """Return true if a model can score, and 503 before the first model."""
+        context.predictor.champion()
         return {"ready": True}
 
-    @routes.get("/v2", dependencies=[caller], responses=problems(401, 403, 429))
+    @routes.get("/v2", dependencies=[viewer], responses=problems(401, 403, 429))
     def server() -> dict[str, Any]:
-        """What this server is."""
+        """Return the name, the version and the extensions of the server."""
         return {"name": "driftloop", "version": driftloop.__version__, "extensions": ["binary_tensor_data"]}
 
-    @routes.get("/v2/models/{model}", dependencies=[caller], responses=errors)
-    @routes.get("/v2/models/{model}/versions/{version}", dependencies=[caller], responses=errors)
+    @routes.get("/v2/models/{model}", dependencies=[viewer], responses=errors)
+    @routes.get("/v2/models/{model}/versions/{version}", dependencies=[viewer], responses=errors)
     def metadata(model: str, version: str | None = None) -> dict[str, Any]:
-        """Names, types and shapes of the tensors; -1 is any number of texts."""
+        """Return names, types and shapes of the tensors. -1 stands for any number of texts.
+
+        \f
+        Args:
+            model: Name of the model.
+            version: Its version; `None` for the champion.
+        """
         found = find(model, version)
         return {
             "name": name,
@@ -115,10 +132,16 @@ def router(parts: AppContext) -> APIRouter:
             "parameters": {"labels": list(found.labels)},
         }
 
-    @routes.get("/v2/models/{model}/ready", dependencies=[caller], responses=errors)
-    @routes.get("/v2/models/{model}/versions/{version}/ready", dependencies=[caller], responses=errors)
+    @routes.get("/v2/models/{model}/ready", dependencies=[viewer], responses=errors)
+    @routes.get("/v2/models/{model}/versions/{version}/ready", dependencies=[viewer], responses=errors)
     def model_ready(model: str, version: str | None = None) -> dict[str, Any]:
-        """Whether this model serves."""
+        """Return true if this model is the champion.
+
+        \f
+        Args:
+            model: Name of the model.
+            version: Its version; `None` for the champion.
+        """
         find(model, version)
         return {"name": name, "ready": True}
 
@@ -126,15 +149,23 @@ def router(parts: AppContext) -> APIRouter:
         request: Request,
         model: str,
         version: str | None = None,
-        who: Caller = caller,
+        caller: Caller = viewer,
     ) -> Response:
-        """Score a tensor of texts."""
+        """Predict a tensor of texts.
+
+        \f
+        Args:
+            request: The request; its body may be JSON and binary.
+            model: Name of the model.
+            version: Its version; `None` for the champion.
+            caller: The client.
+        """
         find(model, version)
         asked, texts = _read(await request.body(), request.headers.get(HEADER_LENGTH))
-        if not 1 <= len(texts) <= parts.settings.api.max_texts:
-            raise HTTPException(422, f"{len(texts)} texts: between 1 and {parts.settings.api.max_texts} are scored.")
-        parts.callers.charge(who, len(texts))
-        return _response(name, asked, await parts.scoring.score(texts))
+        if not 1 <= len(texts) <= most:
+            raise HTTPException(422, f"The request has {len(texts)} texts. Between 1 and {most} are scored.")
+        context.authenticator.count_request(caller, len(texts))
+        return _response(name, asked, await context.predictor.predict(texts))
 
     answers: dict[int | str, dict[str, Any]] = {
         200: {"content": {"application/json": {"schema": {"type": "object"}}}},
@@ -147,10 +178,10 @@ def router(parts: AppContext) -> APIRouter:
 
 
 def _read(body: bytes, length: str | None) -> tuple[InferRequest, list[str]]:
-    """The request and its texts.
+    """Return the JSON of a request and its texts.
 
     Raises:
-        HTTPException: 422 with what is wrong.
+        HTTPException: 422 if the body does not follow the protocol.
     """
     size = len(body) if length is None else int(length) if length.isdecimal() else -1
     if not 0 <= size <= len(body):
@@ -158,37 +189,49 @@ def _read(body: bytes, length: str | None) -> tuple[InferRequest, list[str]]:
     try:
         asked = msgspec.json.decode(body[:size], type=InferRequest)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(422, f"Not a request of the protocol: {error}.") from error
+        raise HTTPException(422, f"The JSON is no request of the protocol: {error}.") from error
     if [one.name for one in asked.inputs] != [TEXT] or asked.inputs[0].datatype != "BYTES":
-        raise HTTPException(422, f"The one input is {TEXT!r}, of BYTES.")
-    strange = {one.name for one in asked.outputs} - {LABEL, PROBABILITIES}
-    if strange:
-        raise HTTPException(422, f"There is no output {min(strange)[:100]!r}: {LABEL!r} and {PROBABILITIES!r} are.")
+        raise HTTPException(422, f"The request must have exactly one input, {TEXT!r} of BYTES.")
+    unknown = {one.name for one in asked.outputs} - {LABEL, PROBABILITIES}
+    if unknown:
+        first = min(unknown)[:100]
+        raise HTTPException(422, f"There is no output {first!r}. The outputs are {LABEL!r} and {PROBABILITIES!r}.")
     tensor = asked.inputs[0]
     texts = _unpack(body[size:]) if "binary_data_size" in tensor.parameters else _flat(tensor.data)
     number = int(np.prod(tensor.shape, dtype=object)) if tensor.shape else 1
     if number != len(texts):
-        raise HTTPException(422, f"The shape of {TEXT!r} is {tensor.shape[:8]}, and there are {len(texts)} texts.")
+        raise HTTPException(
+            422, f"The shape of {TEXT!r} is {tensor.shape[:8]}, but the request has {len(texts)} texts."
+        )
     return asked, texts
 
 
 def _flat(data: Any) -> list[str]:
+    """Return the texts of nested lists.
+
+    Raises:
+        HTTPException: 422 if there is something else than texts.
+    """
     if isinstance(data, str):
         return [data]
     if not isinstance(data, list):
-        raise HTTPException(422, f"The data of {TEXT!r} are strings.")
+        raise HTTPException(422, f"The data of {TEXT!r} must be strings.")
     return [text for one in data for text in _flat(one)]
 
 
 def _unpack(raw: bytes) -> list[str]:
-    """Texts, each behind its length in four bytes, the lowest first."""
+    """Return the texts of a binary tensor: each follows its length in four bytes, little-endian.
+
+    Raises:
+        HTTPException: 422 if the tensor is truncated or no UTF-8.
+    """
     texts, at = [], 0
     try:
         while at < len(raw):
             (size,) = struct.unpack_from("<I", raw, at)
             at += 4 + size
             if at > len(raw):
-                raise ValueError("a text is cut off")
+                raise ValueError("a text is truncated")
             texts.append(raw[at - size : at].decode())
     except (struct.error, ValueError) as error:
         raise HTTPException(422, f"The tensor {TEXT!r} cannot be read: {error}.") from error
@@ -196,14 +239,14 @@ def _unpack(raw: bytes) -> list[str]:
 
 
 def _response(name: str, asked: InferRequest, scored: list[Scored]) -> Response:
-    """Those outputs that are asked for, all of them where none is, each as JSON or binary."""
+    """Return the requested outputs, or all if none is requested, each as JSON or binary."""
     classes = list(scored[0].probabilities)
     rows = [[one.probabilities[label] for label in classes] for one in scored]
     everything: dict[str, tuple[str, list[int], list[Any]]] = {
         LABEL: ("BYTES", [len(scored)], [one.label for one in scored]),
         PROBABILITIES: ("FP32", [len(scored), len(classes)], [p for row in rows for p in row]),
     }
-    chosen = asked.outputs or [Wanted(name=one) for one in everything]
+    chosen = asked.outputs or [RequestedOutput(name=one) for one in everything]
     outputs, raw = [], b""
     for one in chosen:
         datatype, shape, data = everything[one.name]

@@ -1,4 +1,4 @@
-"""POST a text or a batch, get answers."""
+"""Predictions on request: `/v1/predict`."""
 
 from __future__ import annotations
 
@@ -6,66 +6,77 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from serving.http.auth import Caller
 from serving.inference import WordAttribution
-from serving.routes import AppContext, problems
+from serving.routes import AppContext, Body, RequestBody, problems
 
 EXPLAINED = 8
-"""Texts of a request whose words are weighed: each costs as much as a text for every word in it."""
+"""Most texts of a request with `explain`: each costs one more prediction for every word."""
 
 TEXT = "my flight was delayed again"
 EXAMPLES: list[JsonValue] = [{"text": TEXT, "explain": True}, {"text": [TEXT, "what a wonderful day!"]}]
 
 
-class ScoreRequest(BaseModel):
-    """One text, or several."""
+class ScoreRequest(RequestBody):
+    """One text, or a list of texts."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
     text: str | Annotated[list[str], Field(min_length=1)]
     explain: bool = False
-    """Also say which words mattered, of a few texts at a time."""
+    """Return the words with the largest influence. Only a few texts are explained in one request."""
 
 
-class Answer(BaseModel):
-    """What the model says about a text."""
+class Answer(Body):
+    """The model's prediction for one text."""
 
     label: str
+    """The most probable class."""
     probabilities: dict[str, float]
+    """Probability by class."""
     model_version: str
+    """Version of the champion that predicted it."""
     route: str
+    """Part of the model that predicted it: the first stage of a cascade, or the encoder with its head."""
     words: list[WordAttribution] | None = None
-    """Where they were asked for, the strongest first."""
+    """Words by their influence, strongest first. `null` unless `explain` is set."""
 
 
-class ScoreResponse(BaseModel):
-    """The answers, in the order of the texts."""
+class ScoreResponse(Body):
+    """Predictions in the order of the texts."""
 
     predictions: list[Answer]
     milliseconds: float
+    """Duration of the request on the server."""
 
 
-def router(parts: AppContext) -> APIRouter:
-    """`/v1/predict`."""
-    routes = APIRouter(tags=["scoring"])
-    viewer = parts.callers.require_role("viewer")
+def router(context: AppContext) -> APIRouter:
+    """Return the route of `/v1/predict`."""
+    routes = APIRouter(tags=["predictions"])
+    viewer = context.authenticator.require_role("viewer")
+    limits = context.settings.api
 
     @routes.post("/v1/predict", responses=problems(401, 403, 413, 422, 429, 503))
     async def predict(request: ScoreRequest, caller: Caller = viewer) -> ScoreResponse:
-        """Score with the champion at this moment. Nothing of it enters the stream."""
+        """Predict with the current champion. The texts do not enter the stream.
+
+        \f
+        Args:
+            request: The texts.
+            caller: The client.
+        """
         began = time.perf_counter()
         texts = [request.text] if isinstance(request.text, str) else request.text
-        most = min(EXPLAINED, parts.settings.api.max_texts) if request.explain else parts.settings.api.max_texts
+        most = min(EXPLAINED, limits.max_texts) if request.explain else limits.max_texts
         if len(texts) > most:
-            what = "explained" if request.explain else "scored"
-            raise HTTPException(422, f"{len(texts)} texts are more than the {most} that are {what} at a time.")
-        parts.callers.charge(caller, len(texts))
-        scored = await parts.scoring.score(texts)
+            done = "explained" if request.explain else "scored"
+            raise HTTPException(422, f"The request has {len(texts)} texts; at most {most} are {done} at a time.")
+        context.authenticator.count_request(caller, len(texts))
         answers = []
-        for text, said in zip(texts, scored, strict=True):
-            words = await parts.scoring.words(text, said) if request.explain else None
-            answers.append(Answer(**vars(said), words=words))
+        for text, scored in zip(texts, await context.predictor.predict(texts), strict=True):
+            words = await context.predictor.attribute_words(text, scored) if request.explain else None
+            answers.append(Answer(**vars(scored), words=words))
         return ScoreResponse(predictions=answers, milliseconds=round((time.perf_counter() - began) * 1000, 2))
 
     return routes

@@ -1,128 +1,133 @@
-"""GET what the loop does and has done."""
+"""State and history of the loop: status, predictions and their lineage, models, alerts, cases, retrainings, drift."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Path, Query
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from driftloop.core.messages import Message
 from serving.cases import builder
 from serving.human_actions import find_prediction
 from serving.lineage import lineage
 from serving.routes import AppContext, problems
 
 
-class _Any(StringConvertor):
-    """Starlette's own convertor for the rest of a path ends at a line break, and an event's id may hold one."""
+class _AnyText(StringConvertor):
+    """Path convertor that also matches line breaks: an event's id may contain one, and Starlette's stops there."""
 
     regex = "(?s:.*)"
 
 
-register_url_convertor("any", _Any())
+register_url_convertor("any", _AnyText())
 
-Many = Annotated[int, Query(ge=1, le=1000, description="How many at most, the newest.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Most entries; the newest are returned.")]
+EventId = Annotated[str, Path(description="Id of an event; it may contain slashes.")]
+NEWS = 20
+"""Lines of news in the status."""
 
 
-def router(parts: AppContext) -> APIRouter:
-    """`/v1/status`, predictions with their lineage, models, alerts, cases, retrainings, drift."""
+def router(context: AppContext) -> APIRouter:
+    """Return the routes that read the loop."""
     routes = APIRouter(
-        tags=["loop"], dependencies=[parts.callers.require_role("viewer")], responses=problems(401, 403, 429)
+        tags=["state of the loop"],
+        dependencies=[context.authenticator.require_role("viewer")],
+        responses=problems(401, 403, 429),
     )
 
     @routes.get("/v1/status")
     def status() -> dict[str, Any]:
-        """Counts, lag, the champion, accuracy by version, and the newest news."""
-        loop = parts.loop
+        """Return counts, lag, the champion, the accuracy by version, and the newest news."""
+        loop = context.loop
         with loop.lock:
-            status, accuracy, history = loop.status, loop.accuracy, loop.history
+            counts, accuracy, history = loop.status, loop.accuracy, loop.history
             return {
-                "stream": parts.settings.stream,
-                "phase": status.phase,
+                "stream": context.settings.stream,
+                "phase": counts.phase,
                 "champion": history.champion or None,
-                "events": status.events,
-                "predictions": status.predictions,
-                "labels": status.labels,
-                "outcomes": status.outcomes,
-                "dead_letters": status.dead_letters,
-                "lag": status.lag,
+                "events": counts.events,
+                "predictions": counts.predictions,
+                "labels": counts.labels,
+                "outcomes": counts.outcomes,
+                "dead_letters": counts.dead_letters,
+                "lag": counts.lag,
                 "events_per_second": round(loop.rate, 2),
                 "accuracy": accuracy.accuracy,
                 "accuracy_by_version": {version: track.accuracy for version, track in accuracy.versions.items()},
                 "drift_alerts": dict(history.alerts_by_signal),
                 "retrainings": dict(history.retrainings_by_end),
                 "retraining": loop.retraining,
-                "news": list(loop.news.lines)[-20:],
+                "news": list(loop.news.lines)[-NEWS:],
             }
 
     @routes.get("/v1/predictions/{event_id:any}", responses=problems(404, 502, 503))
-    def prediction(event_id: str) -> dict[str, Any]:
-        """What was said about an event, while it is kept (DRIFTLOOP_KEEP_HOURS)."""
-        return _plain(find_prediction(parts, event_id))
+    def prediction(event_id: EventId) -> dict[str, Any]:
+        """Return the prediction of an event. Predictions are kept for DRIFTLOOP_KEEP_HOURS."""
+        return _as_json(find_prediction(context, event_id))
 
     @routes.get("/v1/lineage/{event_id:any}", responses=problems(404, 502, 503))
-    def descent(event_id: str) -> dict[str, Any]:
-        """Where that prediction comes from: the model, what it was trained on, the alert, the dataset's revision."""
-        found = find_prediction(parts, event_id)
-        versions = parts.ask_registry(lambda registry: registry.versions())
-        loop = parts.loop
+    def descent(event_id: EventId) -> dict[str, Any]:
+        """Return the lineage of a prediction: its model, the training data, the alert behind it, and earlier models."""
+        found = find_prediction(context, event_id)
+        versions = context.query_registry(lambda registry: registry.versions())
+        loop = context.loop
         with loop.lock:
             alerts, runs = dict(loop.history.alerts), list(loop.history.runs.values())
-        return _plain(lineage(found, versions, alerts, runs))
+        return _as_json(lineage(found, versions, alerts, runs))
 
     @routes.get("/v1/models", responses=problems(503))
     def models() -> list[dict[str, Any]]:
-        """Every registered version, oldest first."""
-        return [vars(model) for model in parts.ask_registry(lambda registry: registry.models())]
+        """Return all registered versions, oldest first."""
+        return [vars(model) for model in context.query_registry(lambda registry: registry.models())]
 
     @routes.get("/v1/alerts")
-    def alerts(limit: Many = 100) -> list[dict[str, Any]]:
-        """Drift alerts with their evidence, the newest last."""
-        loop = parts.loop
+    def alerts(limit: Limit = 100) -> list[dict[str, Any]]:
+        """Return the newest drift alerts with their evidence, newest last."""
+        loop = context.loop
         with loop.lock:
-            return _all_plain(list(loop.history.alerts.values())[-limit:])
+            return _all_as_json(list(loop.history.alerts.values())[-limit:])
 
     @routes.get("/v1/cases/{case_id}", responses=problems(404, 503))
-    def case(case_id: str) -> dict[str, Any]:
-        """Everything about one alert: what moved, what was done about it, and what came of it."""
-        loop = parts.loop
+    def case(case_id: Annotated[str, Path(description="Id of an alert.")]) -> dict[str, Any]:
+        """Return the case of an alert: the changes in the data, the retrainings and the outcome."""
+        loop = context.loop
         with loop.lock:
             known = case_id in loop.history.alerts
-        found = {one.case_id: one for one in builder.cases(builder.read(parts.settings))} if known else {}
+        found = {one.case_id: one for one in builder.cases(builder.read(context.settings))} if known else {}
         if case_id not in found:
-            raise HTTPException(404, f"There is no case {case_id[:100]!r}: /v1/alerts has the ids.")
-        return _plain(found[case_id])
+            raise HTTPException(404, f"There is no case {case_id[:100]!r}. /v1/alerts lists the ids.")
+        return _as_json(found[case_id])
 
     @routes.get("/v1/retrainings")
-    def retrainings(limit: Many = 100) -> list[dict[str, Any]]:
-        """Retrainings, and what people did, each with all that was said of it; the newest last."""
-        loop = parts.loop
+    def retrainings(limit: Limit = 100) -> list[dict[str, Any]]:
+        """Return the newest retrainings and manual actions with all their steps, newest last."""
+        loop = context.loop
         with loop.lock:
             runs = list(loop.history.runs.items())[-limit:]
         return [
             {
                 "run_id": run_id,
-                "kind": said[0].kind,
-                "trigger": said[0].trigger,
-                "reason": said[0].reason,
-                "state": said[-1].state,
-                "ended": any(line.is_final for line in said),
-                "steps": _all_plain(said),
+                "kind": steps[0].kind,
+                "trigger": steps[0].trigger,
+                "reason": steps[0].reason,
+                "state": steps[-1].state,
+                "ended": any(step.is_final for step in steps),
+                "steps": _all_as_json(steps),
             }
-            for run_id, said in runs
+            for run_id, steps in runs
         ]
 
     @routes.get("/v1/drift")
     def drift() -> dict[str, Any]:
-        """Whether the stream drifts now, as far as is known: the newest alert, and what has come of it so far."""
-        loop = parts.loop
+        """Return the newest alert, the versions promoted since, and the present accuracy."""
+        loop = context.loop
         with loop.lock:
             alert = next(reversed(loop.history.alerts.values()), None)
             since = [] if alert is None else [u for u in loop.history.promotions if u.published_at >= alert.detected_at]
             return {
-                "alert": None if alert is None else _plain(alert),
+                "alert": None if alert is None else _as_json(alert),
                 "promoted_since": [update.version for update in since],
                 "accuracy": loop.accuracy.accuracy,
             }
@@ -130,10 +135,10 @@ def router(parts: AppContext) -> APIRouter:
     return routes
 
 
-def _plain(message: msgspec.Struct) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(message)
-    return found
+def _as_json(found: msgspec.Struct) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(found)
+    return fields
 
 
-def _all_plain(messages: list[Any]) -> list[dict[str, Any]]:
-    return [_plain(message) for message in messages if isinstance(message, Message)]
+def _all_as_json(messages: Iterable[msgspec.Struct]) -> list[dict[str, Any]]:
+    return [_as_json(message) for message in messages]

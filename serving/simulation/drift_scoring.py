@@ -1,6 +1,6 @@
-"""Which alerts found which drift, and which were false: the definitions that live runs and benchmarks share.
+"""Scores of drift alerts against the true drifts of a scenario, for simulations and benchmarks.
 
-They follow CapyMOA's `EvaluateDriftDetector`.
+The definitions are those of CapyMOA's `EvaluateDriftDetector`.
 """
 
 from __future__ import annotations
@@ -22,28 +22,31 @@ Verdict = Literal["detection", "repeat", "false alarm", "unknown"]
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known about the scenario."""
+    """True drifts of a scenario."""
 
     scenario: str
     drifts: tuple[int, ...] = ()
+    """Their stream positions, ascending."""
     known: bool = True
+    """False if the scenario does not define its drifts."""
     bootstrap: int = 0
     """Events that the first model is trained on."""
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """A true drift, and the first alert within `MAX_DELAY` labelled events after it and before the next one."""
+    """A true drift and its detection: the first alert within `MAX_DELAY` labelled events and before the next drift."""
 
     true_position: int
     detected_position: int | None
+    """Stream position of the detection; `None` if the drift was missed. So are the fields below."""
     delay: int | None
-    """Labelled events at stream positions from the true one up to the detected one, exclusive."""
+    """Labelled events from the true position up to the detected one, exclusive."""
     signal: str | None
     detector: str | None
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """An alert and what it turned out to be; unknown where the scenario does not know its drifts."""
+    """A drift alert with its verdict."""
 
     position: int
     onset: int
@@ -51,55 +54,67 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     detector: str
     severity: float
     verdict: Verdict
+    """`detection`, `repeat` or `false alarm`; `unknown` if the scenario does not define its drifts."""
     alert_id: str = ""
 
 
 def judge_alerts(
     raised: Sequence[DriftAlert], truth: Truth, labelled: Iterable[int], max_delay: int = MAX_DELAY
 ) -> tuple[list[Drift], list[Alert]]:
-    """What became of each true drift, and what each alert was, by stream position.
+    """Score alerts by stream position.
 
-    A drift at p counts as detected by the first alert at or after p, before the next true drift, with at most
-    ``max_delay`` labelled events (positions ``labelled``) between them. Further alerts in that span are repeats;
-    alerts outside every span are false alarms.
+    The first alert at or after a drift and before the next drift detects it, if at most ``max_delay`` labelled events
+    lie between them. Further alerts in that span are repeats. Alerts outside every span are false alarms.
+
+    Args:
+        raised: Alerts in any order.
+        truth: True drifts.
+        labelled: Stream positions of the labelled events.
+        max_delay: Labelled events within which a drift must be detected.
+
+    Returns:
+        The true drifts with their detections, and the alerts with their verdicts.
     """
     positions = sorted(labelled)
 
     def delay(start: int, end: int) -> int:
         return bisect_left(positions, end) - bisect_left(positions, start)
 
-    ordered = sorted(raised, key=lambda alert: alert.position)
     detections: dict[int, DriftAlert] = {}
-    judged: list[Alert] = []
-    for alert in ordered:
-        before = [p for p in truth.drifts if p <= alert.position]
+    scored: list[Alert] = []
+    for alert in sorted(raised, key=lambda alert: alert.position):
+        drift = max((position for position in truth.drifts if position <= alert.position), default=None)
         verdict: Verdict = "false alarm"
         if not truth.known:
             verdict = "unknown"
-        elif before and delay(before[-1], alert.position) <= max_delay:
-            verdict = "repeat" if before[-1] in detections else "detection"
-            detections.setdefault(before[-1], alert)
-        judged.append(
-            Alert(
-                position=alert.position,
-                onset=alert.onset,
-                signal=alert.signal,
-                detector=alert.detector,
-                severity=alert.severity,
-                verdict=verdict,
-                alert_id=alert.alert_id,
-            )
-        )
-    drifts: list[Drift] = []
-    for position in truth.drifts:
-        hit = detections.get(position)
-        drifts.append(
-            Drift(
-                true_position=position,
-                detected_position=hit.position if hit else None,
-                delay=delay(position, hit.position) if hit else None,
-                signal=hit.signal if hit else None,
-                detector=hit.detector if hit else None,
-            )
-        )
-    return drifts, judged
+        elif drift is not None and delay(drift, alert.position) <= max_delay:
+            verdict = "repeat" if drift in detections else "detection"
+            detections.setdefault(drift, alert)
+        scored.append(_scored(alert, verdict))
+    drifts = []
+    for drift in truth.drifts:
+        detection = detections.get(drift)
+        drifts.append(_drift(drift, detection, delay(drift, detection.position) if detection else None))
+    return drifts, scored
+
+
+def _scored(alert: DriftAlert, verdict: Verdict) -> Alert:
+    return Alert(
+        position=alert.position,
+        onset=alert.onset,
+        signal=alert.signal,
+        detector=alert.detector,
+        severity=alert.severity,
+        verdict=verdict,
+        alert_id=alert.alert_id,
+    )
+
+
+def _drift(position: int, detection: DriftAlert | None, delay: int | None) -> Drift:
+    return Drift(
+        true_position=position,
+        detected_position=detection.position if detection else None,
+        delay=delay,
+        signal=detection.signal if detection else None,
+        detector=detection.detector if detection else None,
+    )

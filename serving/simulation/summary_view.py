@@ -1,4 +1,4 @@
-"""The summary of a simulation on the screen, at its end."""
+"""Summary of a simulation on the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from serving.simulation.summary import RetrainingRun, Summary
 
 
 def show(summary: Summary, file: Path, console: Console) -> None:
-    """Print the summary for people; ``file`` is where all of it lies."""
+    """Print a summary.
+
+    Args:
+        summary: Summary to print.
+        file: Path of `summary.json`, which has all of it.
+        console: Console to print on.
+    """
     console.print(Text(f"\n{escape_control_chars(summary.scenario)}: {_headline(summary)}", style="bold"))
     if summary.missing:
         console.print(Text(f"Incomplete: {summary.missing}.", style="yellow"))
@@ -28,19 +34,19 @@ def show(summary: Summary, file: Path, console: Console) -> None:
         console.print(_drifts(summary))
     if summary.retrainings:
         console.print(_retrainings(summary.retrainings))
-    console.print(Text(f"All of it: {file}"), soft_wrap=True)
+    console.print(Text(f"Full summary: {file}"), soft_wrap=True)
 
 
 def _headline(summary: Summary) -> str:
     accuracy = summary.accuracy.prequential
-    right = "no labelled event counts yet" if accuracy is None else f"prequential accuracy {accuracy:.3f}"
-    return f"{summary.predictions - summary.duplicates} of {summary.events} events predicted, {right}"
+    shown = "no labelled event counts yet" if accuracy is None else f"prequential accuracy {accuracy:.3f}"
+    return f"{summary.predictions - summary.duplicates} of {summary.events} events predicted, {shown}"
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     accuracy, latency = summary.accuracy, summary.latency
     rows = [
-        ("counted", f"{accuracy.counted} labelled events; {accuracy.warm_up} of the warm-up are left out"),
+        ("counted", f"{accuracy.counted} labelled events; {accuracy.warm_up} of the warm-up do not count"),
         ("after 2,000 events", _number(accuracy.prequential_after_2000)),
     ]
     if summary.drifts_known:
@@ -53,7 +59,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
             )
         )
     else:
-        rows.append(("alerts", f"{len(summary.alerts)}; the scenario does not say where its drifts are"))
+        rows.append(("alerts", f"{len(summary.alerts)}; the scenario does not define its drifts"))
     rolled = f", {summary.rollbacks} rolled back" if summary.rollbacks else ""
     rows += [
         (
@@ -63,7 +69,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ),
         ("dead letters", f"{summary.dead_letters}; duplicates {summary.duplicates}"),
         ("latency", f"p50 {_ms(latency.p50)}, p95 {_ms(latency.p95)}, p99 {_ms(latency.p99)}"),
-        ("speed", f"{summary.events_per_second:.1f} events/s over {summary.seconds:.0f} s in all"),
+        ("speed", f"{summary.events_per_second:.1f} events/s over {summary.seconds:.0f} s in total"),
         ("first prediction", _seconds(summary.first_prediction_seconds)),
         ("first promotion", _seconds(summary.first_promotion_seconds)),
         ("peak memory", f"{summary.peak_memory_mb / 1024:.2f} GB"),

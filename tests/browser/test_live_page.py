@@ -127,7 +127,7 @@ def test_a_correction_reaches_the_topic(world: StreamHarness, context: BrowserCo
     row = feed(page).get_by_role("listitem").first
     row.hover()
     button = row.get_by_role("button", name=re.compile("should be"))
-    event_id, label = json.loads(str(button.get_attribute("data-said")))
+    event_id, label = json.loads(str(button.get_attribute("data-choice")))
     button.click()
     expect(page.get_by_role("alert").filter(has_text="corrected to")).to_be_visible()
     world.until(lambda: len(labels(world)) == 1)
@@ -141,7 +141,7 @@ def test_what_is_labelled_leaves_the_queue_which_has_the_least_sure_first(
     world: StreamHarness, context: BrowserContext
 ) -> None:
     page = visit(context, running(world)).page
-    queue = page.get_by_role("region", name="Worth labelling")
+    queue = page.get_by_role("region", name="Labelling queue")
     expect(queue.get_by_role("listitem")).to_have_count(8)
     joined = {o.event_id for o in world.read(OUTCOMES)}
     waiting = [p for p in world.read(PREDICTIONS) if isinstance(p, Prediction) and p.event_id not in joined]
@@ -149,7 +149,7 @@ def test_what_is_labelled_leaves_the_queue_which_has_the_least_sure_first(
 
     def shown() -> list[str]:
         rows = queue.get_by_role("button", name=re.compile("is right")).all()
-        return [json.loads(str(one.get_attribute("data-said")))[0] for one in rows]
+        return [json.loads(str(one.get_attribute("data-choice")))[0] for one in rows]
 
     assert shown() == [p.event_id for p in surest[:8]]
     queue.get_by_role("button", name=re.compile("is right")).first.click()
@@ -208,11 +208,11 @@ def test_a_browser_that_lies_about_a_button_gets_a_sentence(world: StreamHarness
         (json.dumps(["no such event", "negative"]), "There is no prediction for"),
         (json.dumps(["e1", "no such label"]), "The model knows negative, positive"),
     ):
-        button.evaluate("(e, said) => { e.dataset.said = said }", said)
+        button.evaluate("(e, said) => { e.dataset.choice = said }", said)
         button.click()
         expect(page.get_by_role("alert").filter(has_text=words)).to_be_visible()
     for said in ("", "no json", "[]", "5", "{}"):
-        button.evaluate("(e, said) => { e.dataset.said = said }", said)
+        button.evaluate("(e, said) => { e.dataset.choice = said }", said)
         button.click()
     page.wait_for_timeout(1000)
     assert labels(world) == []
@@ -229,7 +229,7 @@ def test_who_may_see_what(world: StreamHarness, context: BrowserContext) -> None
         page.get_by_role("button").click()
 
     log_in("wrong" * 4)
-    expect(page.get_by_role("alert")).to_have_text("Nobody has this token.")
+    expect(page.get_by_role("alert")).to_have_text("This token is unknown.")
     offers = {"v": (0, 0), "a": (1, 0), "r": (1, 1)}
     for letter, (corrections, steering) in offers.items():
         log_in(letter * 16)
@@ -239,7 +239,7 @@ def test_who_may_see_what(world: StreamHarness, context: BrowserContext) -> None
         (cookie,) = context.cookies()
         assert cookie["httpOnly"] and cookie["sameSite"] == "Strict"
         assert page.evaluate("document.cookie") == ""
-        page.get_by_role("button", name=re.compile("^Log .* out$")).click()
+        page.get_by_role("button", name=re.compile("^Log out .*")).click()
         expect(page.get_by_label(re.compile("token"))).to_be_visible()
     assert context.cookies() == []
 
@@ -251,8 +251,8 @@ def test_an_admin_steers(world: StreamHarness, context: BrowserContext) -> None:
     page.get_by_label(re.compile("token")).fill("r" * 16)
     page.get_by_role("button").click()
     page.get_by_role("button", name="Retrain now").click()
-    page.get_by_label("Why?").fill("it is Friday")
-    page.get_by_role("button", name="Do it").click()
+    page.get_by_label("Reason").fill("it is Friday")
+    page.get_by_role("button", name="Confirm").click()
     world.until(lambda: world.count(COMMANDS) == 1)
     (command,) = world.read(COMMANDS)
     assert (command.action, command.by, command.reason) == ("retrain", "root", "it is Friday")
@@ -263,7 +263,7 @@ def test_two_versions_are_laid_side_by_side(world: StreamHarness, context: Brows
     world.promote(flipped=True)
     page = visit(context, api).page
     expect(page.get_by_role("group", name="models")).to_contain_text("v2", timeout=SOON)
-    for which, version in (("One version", "v1"), ("Other version", "v2")):
+    for which, version in (("First version", "v1"), ("Second version", "v2")):
         page.get_by_label(which).click()
         page.get_by_role("option", name=version).click()
         expect(page.get_by_role("listbox")).to_have_count(0, timeout=SOON)  # a list that closes would catch a click
@@ -272,6 +272,37 @@ def test_two_versions_are_laid_side_by_side(world: StreamHarness, context: Brows
     expect(table).to_contain_text("digest", timeout=SOON)
     marked = table.locator("tr.marked").all_inner_texts()
     assert any(row.startswith("digest") for row in marked) and not any(row.startswith("candidate") for row in marked)
+
+
+LONG = (
+    "better: 0.633 against 0.233 on the newest 30 events, accuracy +0.400 [+0.133, +0.633], Brier score -0.920 "
+    "[-1.264, -0.542]; forgetting: 0.055 against 0.885: excused, since what the champion knew no longer holds"
+)
+
+
+def test_a_long_reason_is_one_sentence_until_it_is_opened(world: StreamHarness, context: BrowserContext) -> None:
+    run = {"run_id": "r", "trigger": "t", "stream": world.settings.stream}
+    checks = [
+        {"name": "minimum gain", "passed": True, "words": "a gain of +0.400"},
+        {"name": "forgetting", "passed": True, "excused": True, "words": "0.055 against 0.885"},
+    ]
+    put(world.outbox, "retraining", made(Retraining, state="queued", reason="drift of 0.151 (fused)", **run))
+    gated = made(Retraining, state="gated", candidate="linear", reason=LONG, scores={"checks": checks}, **run)
+    put(world.outbox, "retraining", gated)
+    world.outbox.flush()
+    seen = visit(context, serve(world))
+    panel = seen.page.get_by_role("region", name="Retraining", exact=True)
+    row = panel.get_by_role("group", name="candidates")
+    expect(row).to_contain_text("better: 0.633 against 0.233 on the newest 30 events", timeout=SOON)
+    expect(row).not_to_contain_text("no longer holds")
+    expect(panel.get_by_text("no longer holds")).not_to_be_visible()
+    seen.page.screenshot(path="/tmp/shot_folded.png", full_page=True)
+    panel.get_by_text("linear: gate checks, 2 of 2 passed; excused: forgetting").click()
+    expect(panel.get_by_text("no longer holds")).to_be_visible()
+    expect(panel.get_by_role("group", name="gate checks")).to_contain_text("forgettingexcused0.055 against 0.885")
+    seen.page.wait_for_timeout(600)
+    seen.page.screenshot(path="/tmp/shot_open.png", full_page=True)
+    assert seen.complaints == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -283,7 +314,7 @@ def test_nothing_is_found_by_an_audit_of_accessibility(world: StreamHarness, bro
     with browser.new_context(color_scheme=scheme) as context:
         page = visit(context, api).page
         page.locator(".alert").click()
-        page.get_by_role("button", name="What came of it").click()
+        page.get_by_role("button", name="Show outcome").click()
         page.wait_for_timeout(2000)
         found = Axe().run(page).response["violations"]
     assert [(one["id"], [node["html"][:200] for node in one["nodes"][:5]]) for one in found] == []
@@ -302,12 +333,12 @@ def test_it_can_be_used_with_the_keyboard_alone(world: StreamHarness, context: B
     page = visit(context, running(world)).page
     expect(feed(page).get_by_role("listitem")).to_have_count(12)
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "To the content"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.classList.contains('page')")
     for _ in range(60):
         page.keyboard.press("Tab")
-        said = page.evaluate("document.activeElement.dataset.said")
+        said = page.evaluate("document.activeElement.dataset.choice")
         if said:
             break
     assert said

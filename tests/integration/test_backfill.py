@@ -23,7 +23,8 @@ from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import environment
 from driftloop.core.topics import EVENTS, PREDICTIONS
-from serving.backfill import OffsetSelection, Span, backfill
+from serving.backfill.backfill import OffsetSelection, backfill
+from serving.backfill.comparison import Span
 from tests.integration.conftest import StreamHarness, event, text_and_label
 
 ALL = OffsetSelection(0)
@@ -125,7 +126,7 @@ def test_offsets_are_each_partitions_own(world: StreamHarness) -> None:
     client.close()
     status, said, words = run(world, "--version", version, "--from", "5")
     assert (status, said) == (2, "") and words.count("\n") == 1
-    assert f"Offset 5 of {topic}, partition 0, is gone, the first that is kept is 12: give --from 12 or later" in words
+    assert f"Offset 5 of {topic}, partition 0, was deleted. The oldest that is kept is 12: give --from 12 or later" in words
     status, said, _ = run(world, "--version", version, "--from", "earliest", "--json")
     assert status == 0 and json.loads(said)["spans"] == [{"partition": 0, "start": 12, "end": 30}]
 
@@ -144,7 +145,7 @@ def test_the_verb_says_it_in_words(world: StreamHarness) -> None:
     assert len(out.read_text().splitlines()) == 20
     kept = out.read_bytes()
     status, said, words = run(world, "--version", good, "--from", "0", "--out", str(out))
-    assert status == 2 and "is there already: choose another file" in words and out.read_bytes() == kept
+    assert status == 2 and "already exists. Choose another file" in words and out.read_bytes() == kept
     status, said, words = run(world, "--version", "999", "--from", "0")
     assert status == 2 and "There is no version '999' in the registry." in words
     strange = world.promote(tampered=True, announce=False)

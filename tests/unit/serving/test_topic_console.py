@@ -96,12 +96,12 @@ def test_wrong_shows_mistakes_only() -> None:
 
 @pytest.mark.parametrize("text", ["label", "=negative", ""])
 def test_a_filter_that_says_no_field_or_no_value_is_refused(text: str) -> None:
-    with pytest.raises(DriftloopError, match=r"does not say field=value, as in `--where label=negative`"):
+    with pytest.raises(DriftloopError, match=r"is not of the form field=value. Write it as in `--where label=negative`"):
         Filters.parse([text])
 
 
 def test_a_field_that_the_topic_does_not_have_is_named_with_those_it_has() -> None:
-    with pytest.raises(DriftloopError, match=r"on labels have no field 'verdict': there is annotator, event_id, "):
+    with pytest.raises(DriftloopError, match=r"on labels have no field 'verdict'. Their fields are annotator, event_id, "):
         Filters.parse(["verdict=x"]).check(topics.LABELS)
     with pytest.raises(DriftloopError, match=r"on labels have no field 'segment'"):
         Filters.parse(segment="cars").check(topics.LABELS)
@@ -110,7 +110,7 @@ def test_a_field_that_the_topic_does_not_have_is_named_with_those_it_has() -> No
 
 def test_wrong_works_on_outcomes_only() -> None:
     Filters.parse(wrong=True).check(topics.OUTCOMES)
-    with pytest.raises(DriftloopError, match=r"--wrong works on the topic outcomes: predictions does not know"):
+    with pytest.raises(DriftloopError, match=r"--wrong works on the topic outcomes only. Messages on predictions have no"):
         Filters.parse(wrong=True).check(topics.PREDICTIONS)
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_watched_is_refused_before_a_broker_is_asked() -> None:
         (made(Event), "#41 airlines  my flight was late"),
         (made(Event, segment="", position=-1), "#- -  my flight was late"),
         (made(Prediction), "#41 negative 0.90  v2 encoder+head 12 ms  airlines  my flight was late"),
-        (made(Label), "#41 negative  by somebody  e1"),
+        (made(Label), "#41 negative  by unknown  e1"),
         (made(Label, annotator="anna"), "negative  by anna"),
         (made(Outcome), "#41 ✓ negative 0.90  v2  airlines  my flight was late"),
         (made(Outcome, correct=False, label="positive"), "✗ negative, is positive 0.90"),
@@ -146,7 +146,7 @@ def test_what_cannot_be_watched_is_refused_before_a_broker_is_asked() -> None:
         (made(ModelUpdate, action="rollback"), "○ rollback v2"),
         (made(Retraining), "r1  rejected  linear  v2  3.5 s  better by 0.1"),
         (made(Retraining, candidate="", version="", seconds=0.0), "r1  rejected  better by 0.1"),
-        (made(Label, annotator="anna", feedback=True), "negative  by anna, in answer to the prediction  e1"),
+        (made(Label, annotator="anna", feedback=True), "negative  by anna (feedback on the prediction)  e1"),
         (made(Command, version="3", by="anna"), "c1  promote v3  by anna: better by 0.1"),
         (made(Command, action="retrain", version=""), "c1  retrain  by ann: better"),
         (made(DeadLetter), "† events[0] offset 12, 7 bytes, by scorer: not an event"),

@@ -286,11 +286,11 @@ SUMMARY = Summary(
 )  # fmt: skip
 TOLD = (
     "3499 of 3500 events predicted, prequential accuracy 0.812",
-    "3000 labelled events; 500 of the warm-up are left out",
+    "3000 labelled events; 500 of the warm-up do not count",
     "1 of 2 detected within 2000 labelled events, 4 false alarms, 5 repeats",
     "1 retrainings and 2 refreshes, 1 promoted, 2 rolled back", "3; duplicates 11", "p50 10 ms, p95 20 ms, p99 –",
-    "39.5 events/s over 95 s in all", "after 7.5 s", "2.00 GB", "score 1", "cars", "90 labelled", "promoted v2",
-    "All of it: runs/one/summary.json",
+    "39.5 events/s over 95 s in total", "after 7.5 s", "2.00 GB", "score 1", "cars", "90 labelled", "promoted v2",
+    "Full summary: runs/one/summary.json",
 )  # fmt: skip
 
 
@@ -315,5 +315,5 @@ def test_the_end_of_a_run_never_obeys_what_a_stranger_wrote() -> None:
 def test_an_incomplete_run_says_what_is_missing_and_an_unknown_truth_judges_nobody() -> None:
     told = closed(missing="2 of 9 events have no prediction", drifts_known=False, drifts=[])
     assert "Incomplete: 2 of 9 events have no prediction." in told
-    assert "false alarms" not in told and "does not say where its drifts are" in told
+    assert "false alarms" not in told and "does not define its drifts" in told
     assert "Incomplete" not in closed()

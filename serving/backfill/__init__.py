@@ -1,0 +1,1 @@
+"""Backfill: past events scored with another version of the model, and the differences."""
