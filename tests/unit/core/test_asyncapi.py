@@ -80,7 +80,7 @@ def test_who_sends_and_receives_is_who_may() -> None:
 def test_fields_are_told_what_stands_below_them_in_the_code() -> None:
     schemas = FOUND["components"]["schemas"]
     assert schemas["DriftAlert"]["properties"]["outcome_offset"]["description"].startswith("Offset in `outcomes`")
-    assert schemas["Label"]["properties"]["feedback"]["description"].startswith("A person's word")
+    assert schemas["Label"]["properties"]["feedback"]["description"].startswith("True for a human label")
     assert set(schemas) >= {topic.message.__name__ for topic in topics.ALL}
     assert all(schemas[topic.message.__name__]["description"] for topic in topics.ALL)
     assert schemas["Event"]["properties"]["schema"]["default"] == messages.SCHEMA
