@@ -1,69 +1,92 @@
-"""The cases of a stream, put together from `drift-alerts`, `outcomes` and `retraining`."""
+"""Drift cases of a stream, built from `drift-alerts`, `outcomes` and `retraining`."""
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
 from driftloop.core import topics
 from driftloop.core.kafka.topic_history import TopicHistory, first_messages, read_history
-from driftloop.core.messages import DriftAlert, Outcome, Retraining
+from driftloop.core.messages import DriftAlert, Message, Outcome, Retraining
 from driftloop.core.settings import Settings
 from serving.cases.model import AccuracySpan, Candidate, Case, Movement, Resolution, Round, SliceImpact, Swap
 from serving.cases.resolution import describe_outcome, verdict_of
 
+M = TypeVar("M", bound=Message)
+
 SWAPPING = ("promoted", "rolled-back")
-PARTS, PART = 60, 10
-"""The course of the accuracy has so many parts at most, of so many labelled events at least."""
+"""States of a retraining that change the champion."""
+SPANS, SPAN = 60, 10
+"""Most spans of an accuracy course, and the fewest labelled events of a span."""
 
 
-def read(settings: Settings) -> TopicHistory:
-    """Read the topics that cases are built from, for one stream."""
+def read_case_history(settings: Settings) -> TopicHistory:
+    """Read the topics that cases are built from, for one stream.
+
+    Raises:
+        DriftloopError: The broker does not answer.
+    """
     history = read_history(settings, topics.DRIFT_ALERTS, topics.OUTCOMES, topics.RETRAINING)
     return history.of_stream(settings.stream)
 
 
 def cases(history: TopicHistory) -> list[Case]:
     """Return all cases of a stream, in the order of their alerts. A repeated alert or outcome counts once."""
-    told = replace(
-        history, alerts=first_messages(history.alerts, "alert_id"), outcomes=first_messages(history.outcomes)
+    outcomes = [outcome for outcome in first_messages(history.outcomes) if not outcome.in_sample]
+    outcomes.sort(key=lambda outcome: outcome.occurred_at)
+    stream = _LabelledStream(
+        outcomes,
+        [outcome.occurred_at for outcome in outcomes],
+        {outcome.position: outcome.occurred_at for outcome in outcomes},
     )
-    counted = sorted((o for o in told.outcomes if not o.in_sample), key=lambda o: o.occurred_at)
-    swaps = _swaps(told, counted)
-    stream = _Stream(counted, [o.occurred_at for o in counted], {o.position: o.occurred_at for o in counted})
-    return [_case(alert, told, stream, swaps) for alert in told.alerts]
+    alerts = first_messages(history.alerts, "alert_id")
+    swaps = _swaps(history.retrainings, outcomes)
+    return [_case(alert, alerts, history.retrainings, stream, swaps) for alert in alerts]
 
 
 @dataclass(frozen=True)
-class _Stream:
-    """The labelled events that count, in the order of their occurrence."""
+class _LabelledStream:
+    """Labelled events that count, in the order of their occurrence."""
 
     outcomes: Sequence[Outcome]
     times: Sequence[float]
-    at: Mapping[int, float]
+    """`occurred_at` of each."""
+    time_at: Mapping[int, float]
     """`occurred_at` by stream position."""
 
     def between(self, start: float, end: float) -> Sequence[Outcome]:
-        """Those that occurred from ``start`` on and before ``end``."""
+        """Return the events from a time up to another, exclusive.
+
+        Args:
+            start: Unix seconds.
+            end: Unix seconds.
+        """
         return self.outcomes[bisect.bisect_left(self.times, start) : bisect.bisect_left(self.times, end)]
 
 
-def _case(alert: DriftAlert, told: TopicHistory, stream: _Stream, swaps: Mapping[str, list[Swap]]) -> Case:
+def _case(
+    alert: DriftAlert,
+    alerts: Sequence[DriftAlert],
+    retrainings: Sequence[Retraining],
+    stream: _LabelledStream,
+    swaps: Mapping[str, list[Swap]],
+) -> Case:
+    """Return the case of one alert; ``swaps`` are the changes of the champion by alert."""
     own = swaps.get(alert.alert_id, [])
-    earlier = [start for made in swaps.values() for start in _starts(made, stream) if start < alert.onset_at]
-    taken = next(iter(_starts(own, stream)), None)
-    end = _next_onset(alert, told.alerts, stream, taken)
+    earlier = [start for made in swaps.values() for start in _start_times(made, stream) if start < alert.onset_at]
+    swapped = next(iter(_start_times(own, stream)), None)
+    end = _next_onset(alert, alerts, stream, swapped)
     before = stream.between(max(earlier, default=float("-inf")), alert.onset_at)
-    until = stream.between(alert.onset_at, end if taken is None else max(taken, alert.onset_at))
-    since = [] if taken is None else stream.between(max(taken, alert.onset_at), end)
-    own_rounds = rounds(alert.alert_id, told.retrainings)
+    until = stream.between(alert.onset_at, end if swapped is None else max(swapped, alert.onset_at))
+    since = [] if swapped is None else stream.between(max(swapped, alert.onset_at), end)
+    own_rounds = rounds(alert.alert_id, retrainings)
     verdict = verdict_of(own_rounds, own)
-    shares = _share(before), _share(until), _share(since)
+    spans = _span(before), _span(until), _span(since)
     evidence = alert.evidence
     return Case(
         case_id=alert.alert_id,
@@ -81,175 +104,182 @@ def _case(alert: DriftAlert, told: TopicHistory, stream: _Stream, swaps: Mapping
         onset_low=alert.onset_low,
         onset_high=alert.onset_high,
         onset_at=alert.onset_at,
-        moved=moved(evidence),
+        moved=movements(evidence),
         estimated_accuracy=_objects(evidence.get("estimated_accuracy")),
-        segments=_hurt(before, until, since, lambda o: o.segment),
-        classes=_hurt(before, until, since, lambda o: o.label),
+        segments=_slice_impacts(before, until, since, lambda o: o.segment),
+        classes=_slice_impacts(before, until, since, lambda o: o.label),
         course=_course([*before, *until, *since]),
         rounds=own_rounds,
         swaps=own,
         came_of_it=Resolution(
             verdict=verdict,
-            words=describe_outcome(verdict, own_rounds, own, *shares),
-            before=shares[0],
-            until=shares[1],
-            since=shares[2],
+            words=describe_outcome(verdict, own_rounds, own, *spans),
+            before=spans[0],
+            until=spans[1],
+            since=spans[2],
         ),
     )
 
 
-def _starts(swaps: Sequence[Swap], stream: _Stream) -> list[float]:
-    """When each swap took effect: `occurred_at` of the first labelled event that the version scored."""
-    return [stream.at[swap.position] for swap in swaps if swap.position in stream.at]
+def _start_times(swaps: Sequence[Swap], stream: _LabelledStream) -> list[float]:
+    """Return the time at which each swap took effect: `occurred_at` of the first labelled event of its version."""
+    return [stream.time_at[swap.position] for swap in swaps if swap.position in stream.time_at]
 
 
-def _next_onset(alert: DriftAlert, alerts: Sequence[DriftAlert], stream: _Stream, taken: float | None) -> float:
-    """Where the next drift begins. An alert whose onset lies before this one was answered is of the same drift."""
-    answered = stream.at.get(alert.position, alert.onset_at) if taken is None else taken
+def _next_onset(
+    alert: DriftAlert, alerts: Sequence[DriftAlert], stream: _LabelledStream, swapped: float | None
+) -> float:
+    """Return the onset of the next drift. An alert with an onset before the swap belongs to the same drift."""
+    answered = stream.time_at.get(alert.position, alert.onset_at) if swapped is None else swapped
     limit = max(answered, alert.onset_at)
     return min((other.onset_at for other in alerts if other.onset_at > limit), default=float("inf"))
 
 
-def _swaps(told: TopicHistory, counted: Sequence[Outcome]) -> dict[str, list[Swap]]:
-    """Changes of the champion by case. A rollback belongs to the case whose promotion it takes back."""
+def _swaps(retrainings: Sequence[Retraining], outcomes: Sequence[Outcome]) -> dict[str, list[Swap]]:
+    """Return the changes of the champion by case. A rollback belongs to the case whose promotion it takes back."""
     first: dict[str, int] = {}
-    for outcome in counted:
+    for outcome in outcomes:
         first.setdefault(outcome.model_version, outcome.position)
-    found: dict[str, list[Swap]] = {}
+    swaps: dict[str, list[Swap]] = {}
     owner = ""
-    for line in told.retrainings:
-        if line.state not in SWAPPING or not line.version:
+    for step in retrainings:
+        if step.state not in SWAPPING or not step.version:
             continue
-        rolled = line.state == "rolled-back"
-        owner = (owner or line.trigger) if rolled else line.trigger
+        rolled_back = step.state == "rolled-back"
+        owner = (owner or step.trigger) if rolled_back else step.trigger
         swap = Swap(
-            version=line.version,
-            action="rollback" if rolled else "promote",
-            candidate=line.candidate,
-            reason=line.reason,
-            at=line.at,
-            position=first.get(line.version, -1),
+            version=step.version,
+            action="rollback" if rolled_back else "promote",
+            candidate=step.candidate,
+            reason=step.reason,
+            at=step.at,
+            position=first.get(step.version, -1),
         )
-        found.setdefault(owner, []).append(swap)
-    return found
+        swaps.setdefault(owner, []).append(swap)
+    return swaps
 
 
-def rounds(trigger: str, diary: Sequence[Retraining]) -> list[Round]:
-    """The retrainings that ``trigger`` (an alert's id, or the policy's own word) led to, in their order."""
-    own = [line for line in diary if line.trigger == trigger]
-    begun = {line.run_id: line for line in own if line.state == "queued"}
-    manual = [line for line in own if line.run_id not in begun]
-    out = []
-    for run_id, queued in begun.items():
-        steps = [line for line in own if line.run_id == run_id]
-        named: dict[str, list[Retraining]] = {}
-        for line in steps:
-            if line.candidate:
-                named.setdefault(line.candidate, []).append(line)
-        known = queued.scores
-        ended = [line for line in steps if line.is_final]
-        out.append(
-            Round(
-                run_id=run_id,
-                kind=queued.kind,
-                reason=queued.reason,
-                position=queued.position,
-                at=queued.at,
-                state=(ended or steps)[-1].state,
-                seconds=ended[-1].seconds if ended else 0.0,
-                first_offset=_whole(known.get("first_offset")),
-                last_offset=_whole(known.get("last_offset")),
-                labelled=_whole(known.get("labelled")),
-                rows=_whole(known.get("rows")),
-                candidates=[_candidate(name, lines, manual) for name, lines in named.items()],
-                trigger=trigger,
-            )
-        )
-    return out
+def rounds(trigger: str, retrainings: Sequence[Retraining]) -> list[Round]:
+    """Return the retrainings that a trigger led to, in their order.
+
+    Args:
+        trigger: Id of an alert, or the name that the policy gives its other triggers.
+        retrainings: Messages of the topic `retraining`.
+    """
+    own = [step for step in retrainings if step.trigger == trigger]
+    queued = {step.run_id: step for step in own if step.state == "queued"}
+    manual = [step for step in own if step.run_id not in queued]
+    return [_round(start, [step for step in own if step.run_id == run_id], manual) for run_id, start in queued.items()]
 
 
-def _candidate(name: str, lines: Sequence[Retraining], manual: Sequence[Retraining]) -> Candidate:
-    """A candidate of one round; one that waited has the state that a person gave it since."""
-    last = lines[-1]
-    gated = next((line for line in reversed(lines) if line.scores), last)
+def _round(queued: Retraining, steps: Sequence[Retraining], manual: Sequence[Retraining]) -> Round:
+    """Return one retraining from its messages and the manual actions of the same case."""
+    by_candidate = _grouped([step for step in steps if step.candidate], lambda step: step.candidate)
+    inputs = queued.scores
+    ends = [step for step in steps if step.is_final]
+    return Round(
+        run_id=queued.run_id,
+        kind=queued.kind,
+        reason=queued.reason,
+        position=queued.position,
+        at=queued.at,
+        state=(ends or steps)[-1].state,
+        seconds=ends[-1].seconds if ends else 0.0,
+        first_offset=_whole_number(inputs.get("first_offset")),
+        last_offset=_whole_number(inputs.get("last_offset")),
+        labelled=_whole_number(inputs.get("labelled")),
+        rows=_whole_number(inputs.get("rows")),
+        candidates=[_candidate(name, own, manual) for name, own in by_candidate.items()],
+        trigger=queued.trigger,
+    )
+
+
+def _candidate(name: str, steps: Sequence[Retraining], manual: Sequence[Retraining]) -> Candidate:
+    """Return a candidate of one round. If it waited for approval, a later manual decision gives its state."""
+    last = steps[-1]
+    gated = next((step for step in reversed(steps) if step.scores), last)
     if last.state == "waiting":
-        spoken = [
-            line
-            for line in manual
-            if line.at >= last.at
-            and line.candidate == name
-            and (line.version == last.version or line.state == "promoted")
+        decisions = [
+            step
+            for step in manual
+            if step.at >= last.at
+            and step.candidate == name
+            and (step.version == last.version or step.state == "promoted")
         ]
-        last = spoken[0] if spoken else last
+        last = decisions[0] if decisions else last
     return Candidate(
         name=name,
         state=last.state,
         version=last.version,
         reason=last.reason,
         seconds=gated.seconds,
-        accuracy=_figure(gated.scores.get("accuracy")),
-        champion_accuracy=_figure(gated.scores.get("champion_accuracy")),
+        accuracy=_number(gated.scores.get("accuracy")),
+        champion_accuracy=_number(gated.scores.get("champion_accuracy")),
         checks=_objects(gated.scores.get("checks")),
         segments=_objects(gated.scores.get("segments")),
         classes=_objects(gated.scores.get("classes")),
     )
 
 
-def moved(evidence: Mapping[str, Any]) -> list[Movement]:
-    """The alert's ranked movements; the evidence of a single detector is plainer, and has mixes and words."""
+def movements(evidence: Mapping[str, Any]) -> list[Movement]:
+    """Return the movements of an alert, the most certain first.
+
+    The evidence of a single detector has no ranked movements. There they are computed from its class mixes and words.
+    """
     ranked = []
     for one in _list(evidence.get("moved")):
         with suppress(msgspec.ValidationError):
             ranked.append(msgspec.convert(one, Movement))
-    if ranked:
-        return ranked
+    return ranked or [*_class_movements(evidence), *_word_movements(evidence)]
+
+
+def _class_movements(evidence: Mapping[str, Any]) -> list[Movement]:
+    """Return the larger movement of each class, among predictions and labels, largest first."""
     found: dict[str, Movement] = {}
     for key, measure in (("predicted_mix", "predicted"), ("label_mix", "label")):
         old, new = (one if isinstance(one, dict) else {} for one in [*_list(evidence.get(key)), {}, {}][:2])
         for name in {*old, *new}:
-            was, now = _figure(old.get(name)) or 0.0, _figure(new.get(name)) or 0.0
-            if name not in found or abs(now - was) > _change(found[name]):
+            was, now = _number(old.get(name)) or 0.0, _number(new.get(name)) or 0.0
+            if name not in found or abs(now - was) > _size(found[name]):
                 found[name] = Movement(what="class", name=name, measure=measure, before=was, after=now)
-    words = _list(evidence.get("words"))
+    return sorted(found.values(), key=lambda movement: (-_size(movement), movement.name))
+
+
+def _word_movements(evidence: Mapping[str, Any]) -> list[Movement]:
+    """Return the words of an alert, whose shares are unknown."""
     return [
-        *sorted(found.values(), key=lambda one: (-_change(one), one.name)),
-        *(Movement(what="word", name=str(word), measure="share", before=None, after=None) for word in words),
+        Movement(what="word", name=str(word), measure="share", before=None, after=None)
+        for word in _list(evidence.get("words"))
     ]
 
 
-def _change(moved: Movement) -> float:
-    return abs((moved.after or 0.0) - (moved.before or 0.0))
+def _size(movement: Movement) -> float:
+    return abs((movement.after or 0.0) - (movement.before or 0.0))
 
 
-def _hurt(
+def _slice_impacts(
     before: Sequence[Outcome], until: Sequence[Outcome], since: Sequence[Outcome], key: Callable[[Outcome], str]
 ) -> list[SliceImpact]:
-    """Each slice's accuracy on both sides and after the answer, those that lost most first."""
+    """Return the accuracy of each slice before the drift, until the swap and since, the largest loss first."""
     sides = [_grouped(rows, key) for rows in (before, until, since)]
-    whole = _share(before).accuracy
-    found = []
+    overall = _span(before).accuracy
+    impacts = []
     for name in sorted({*sides[0], *sides[1]} - {""}):
-        was, now, then = (_share(side.get(name, [])) for side in sides)
-        held_against = whole if was.accuracy is None else was.accuracy
-        known = held_against is not None and now.accuracy is not None
-        lost = (held_against - now.accuracy) * now.labelled if known else 0.0  # type: ignore[operator]
-        found.append(SliceImpact(name=name, before=was, after=now, lost=round(lost, 1), since=then))
-    return sorted(found, key=lambda one: (-one.lost, one.name))
+        was, fell, is_now = (_span(side.get(name, [])) for side in sides)
+        baseline = overall if was.accuracy is None else was.accuracy
+        known = baseline is not None and fell.accuracy is not None
+        lost = (baseline - fell.accuracy) * fell.labelled if known else 0.0  # type: ignore[operator]
+        impacts.append(SliceImpact(name=name, before=was, after=fell, lost=round(lost, 1), since=is_now))
+    return sorted(impacts, key=lambda impact: (-impact.lost, impact.name))
 
 
 def _course(rows: Sequence[Outcome]) -> list[AccuracySpan]:
-    size = max(-(-len(rows) // PARTS), PART)
-    return [_share(rows[start : start + size]) for start in range(0, len(rows), size)]
+    """Return the accuracy in at most `SPANS` spans of equal size."""
+    size = max(-(-len(rows) // SPANS), SPAN)
+    return [_span(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _grouped(rows: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, list[Outcome]]:
-    out: dict[str, list[Outcome]] = {}
-    for row in rows:
-        out.setdefault(key(row), []).append(row)
-    return out
-
-
-def _share(rows: Sequence[Outcome]) -> AccuracySpan:
+def _span(rows: Sequence[Outcome]) -> AccuracySpan:
     if not rows:
         return AccuracySpan(labelled=0, accuracy=None)
     return AccuracySpan(
@@ -260,15 +290,25 @@ def _share(rows: Sequence[Outcome]) -> AccuracySpan:
     )
 
 
-def _whole(value: Any) -> int:
+def _grouped(rows: Sequence[M], key: Callable[[M], str]) -> dict[str, list[M]]:
+    groups: dict[str, list[M]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _whole_number(value: Any) -> int:
+    """Return a whole number of untyped evidence; -1 if it is none."""
     return value if isinstance(value, int) else -1
 
 
-def _figure(value: Any) -> float | None:
+def _number(value: Any) -> float | None:
+    """Return a number of untyped evidence; `None` if it is none or too large."""
     return float(value) if isinstance(value, int | float) and abs(value) < 1e12 else None
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
+    """Return the objects of an untyped list."""
     return [one for one in _list(value) if isinstance(one, dict)]
 
 

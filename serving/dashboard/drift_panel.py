@@ -48,7 +48,7 @@ class DriftPanel:
             if alert.onset_low >= 0:
                 onset += f", between {alert.onset_low} and {alert.onset_high}"
             widgets.label(f"{onset}. Kind: {alert.kind}. Detector: {alert.detector}, on version {alert.model_version}.")
-            found = builder.moved(alert.evidence)
+            found = builder.movements(alert.evidence)
             if found:
                 head = ["type", "name", "measure", "before", "after"]
                 widgets.table("changed segments, classes and words", head, [_movement(one) for one in found[:ROWS]])
@@ -57,7 +57,7 @@ class DriftPanel:
         return made
 
     async def _show_outcome(self, alert_id: str, into: ui.element) -> None:
-        history = await asyncio.to_thread(builder.read, self._context.settings)
+        history = await asyncio.to_thread(builder.read_case_history, self._context.settings)
         found = [case for case in builder.cases(history) if case.case_id == alert_id]
         into.clear()
         with into:

@@ -157,7 +157,7 @@ class Story:
 
     def _drift_alert(self, alert: DriftAlert) -> list[Caption]:
         self._alert = alert
-        changes = "; ".join(_change(one) for one in builder.moved(alert.evidence)[:3])
+        changes = "; ".join(_change(one) for one in builder.movements(alert.evidence)[:3])
         largest = f" Largest changes: {changes}." if changes else ""
         text = (
             f"The monitor raises an alert at event {alert.position}: the signal "

@@ -95,7 +95,7 @@ def router(context: AppContext) -> APIRouter:
         loop = context.loop
         with loop.lock:
             known = case_id in loop.history.alerts
-        found = {one.case_id: one for one in builder.cases(builder.read(context.settings))} if known else {}
+        found = {one.case_id: one for one in builder.cases(builder.read_case_history(context.settings))} if known else {}
         if case_id not in found:
             raise HTTPException(404, f"There is no case {case_id[:100]!r}. /v1/alerts lists the ids.")
         return _as_json(found[case_id])

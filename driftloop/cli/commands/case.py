@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise DriftloopError("`--html` and `--replay` need a case id; run `driftloop case` to list the ids.")
     settings = find_settings(StackOptions.of(arguments), arguments.run)
     topics.create(settings)
-    cases = builder.cases(builder.read(settings))
+    cases = builder.cases(builder.read_case_history(settings))
     if arguments.id is None:
         if arguments.json:
             write_json(cases)
