@@ -64,7 +64,7 @@ def _card(model: Model, facts: RunFacts) -> list[Block]:
     # Each row of the card: its name, its value, and the condition under which it is shown.
     rows: list[tuple[str, str, object]] = [
         ("Model", f"{_kind(model)}; {display_names.description(model.candidate)}", True),
-        ("Promoted", f"{formatting.utc_time(model.promoted_at)}, after {_trigger(model)}", True),
+        ("Promoted", f"{formatting.utc_time(model.promoted_at)}; trigger: {_trigger(model)}", True),
         ("Training data", _training_data(model), True),
         ("Reason for promotion", short(model.reason), True),
         ("Gate checks", formatting.safe_text(count_passed(checks), 200), checks),
