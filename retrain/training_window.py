@@ -1,4 +1,4 @@
-"""What a retraining learns from: the labelled events around an alert, and the slice kept aside."""
+"""Training window: the labelled events that a retraining learns from, and the slices that it holds out."""
 
 from __future__ import annotations
 
@@ -19,47 +19,54 @@ if TYPE_CHECKING:
 
 MIN_HOLDOUT = 30
 MAX_HOLDOUT = 600
+"""Smallest and largest number of the newest rows that are held out."""
 BEFORE_STEP = 5
 MAX_BEFORE = 200
-"""Of the rows before the drift, one in so many, and no more than so many, are kept aside."""
+"""One in `BEFORE_STEP` of the rows before the drift is held out, at most `MAX_BEFORE` of them."""
 ROW_FIELDS = ("segments", "annotators", "weights", "gate_weights")
+"""Fields of a window that are empty or have one value per row."""
 
 
 @dataclass(frozen=True)
 class TrainingWindow:
-    """n labelled events in the order of their arrival, oldest first."""
+    """n labelled events in the order of occurrence, oldest first."""
 
     event_ids: tuple[str, ...]
     texts: tuple[str, ...]
     labels: tuple[str, ...]
     embeddings: Matrix
-    """Shape (n, d), of the encoder in ``encoder``."""
+    """Shape (n, d), made by the encoder in ``encoder``."""
     encoder: Path
-    """Folder with the exported encoder that made the embeddings."""
+    """Folder with the exported encoder."""
     onset: int
-    """Index of the first row that is believed to lie after the drift; 0 when no drift is known."""
+    """Index of the first row after the drift, as estimated; 0 if no drift is known."""
     first_offset: int = -1
     last_offset: int = -1
-    """Offsets in `outcomes` (for the first champion, in `labels`), both inclusive."""
+    """Offsets in `outcomes`, both inclusive; for the first champion, in `labels`."""
     segments: tuple[str, ...] = ()
     """Shape (n,) or empty: the part of the stream that each event comes from."""
     annotators: tuple[str, ...] = ()
-    """Shape (n,) or empty: who gave each label."""
+    """Shape (n,) or empty: the annotator of each label."""
     weights: tuple[float, ...] = ()
-    """Shape (n,) or empty for ones: how far each label is trusted where a model learns from it."""
+    """Shape (n,) or empty for ones: trust in each label for training."""
     gate_weights: tuple[float, ...] = ()
-    """Shape (n,) or empty for ones: how far each label is trusted where models are compared."""
+    """Shape (n,) or empty for ones: trust in each label for the comparison of models."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The distinct labels, sorted."""
+        """Return the distinct labels, sorted."""
         return tuple(sorted(set(self.labels)))
 
     def take(self, rows: Sequence[int] | slice, onset: int | None = None) -> TrainingWindow:
-        """The rows given by a slice or a list of indices, in that order."""
+        """Return a window of some of the rows.
+
+        Args:
+            rows: Slice or indices of the rows, in the order of the new window.
+            onset: Onset in the new window. `None` keeps the number of this one.
+        """
         index = np.arange(len(self))[rows]
         return TrainingWindow(
             event_ids=tuple(self.event_ids[i] for i in index),
@@ -74,10 +81,10 @@ class TrainingWindow:
         )
 
     def hold_out(self, share: float) -> tuple[TrainingWindow, TrainingWindow, TrainingWindow]:
-        """Rows to learn from, and two slices that no candidate learns from before it is judged on them.
+        """Return the rows to learn from, and two slices that no candidate learns before it is judged on them.
 
-        The first is the newest ``share`` of the rows since the onset; the second, from before the drift, is every
-        fifth of the newest older rows, and empty where no drift is known.
+        The first slice is the newest ``share`` of the rows since the onset. The second slice is one in `BEFORE_STEP` of
+        the rows before the drift; it is empty if no drift is known.
         """
         since = len(self) - self.onset
         kept = min(max(int(since * share), MIN_HOLDOUT), MAX_HOLDOUT, len(self) // 2)
@@ -92,7 +99,7 @@ class TrainingWindow:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the window into ``folder``, for a child process."""
+        """Write the window into a folder, for a child process."""
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "embeddings.npy", self.embeddings)
         rest = {
@@ -109,7 +116,7 @@ class TrainingWindow:
 
     @classmethod
     def load(cls, folder: Path) -> TrainingWindow:
-        """Read what `save` wrote."""
+        """Read the window that `save` wrote."""
         rest = json.loads((folder / "window.json").read_text(encoding="utf-8"))
         for name in ("event_ids", "texts", "labels", *ROW_FIELDS):
             rest[name] = tuple(rest[name])
@@ -125,27 +132,25 @@ def build_window(
     *,
     keep: bool = False,
 ) -> TrainingWindow:
-    """The outcomes as a window, in the order in which the events occurred.
+    """Return labelled events as a window, in the order of occurrence.
 
-    ``offsets`` are the first and last offset of the outcomes, both inclusive. Embeddings come from the store where
-    it has them for this encoder; the others are computed, and with ``keep`` stored for the next window.
+    The store provides the embeddings of this encoder that it holds; the others are computed.
+
+    Args:
+        outcomes: Labelled events.
+        offsets: First and last offset of the outcomes, both inclusive.
+        onset_at: `occurred_at` of the first event after the drift.
+        store: Online store with embeddings.
+        encoder: Encoder of the embeddings.
+        keep: Store the computed embeddings for the next window.
     """
     rows = sorted(outcomes, key=lambda outcome: outcome.occurred_at)
-    stored = store.embeddings([row.event_id for row in rows], encoder.digest)
-    missing = [i for i, vector in enumerate(stored) if vector is None or len(vector) != encoder.dimension]
-    if missing:
-        # As the store gives them back: a window is the same whether its embeddings come from there or not.
-        computed = encoder.embed([rows[i].text for i in missing]).astype(np.float16).astype(np.float32)
-        for i, vector in zip(missing, computed, strict=True):
-            stored[i] = vector
-        if keep:
-            store.put_embeddings({rows[i].event_id: stored[i] for i in missing}, encoder.digest)
     onset = sum(row.occurred_at < onset_at for row in rows)
     return TrainingWindow(
         event_ids=tuple(row.event_id for row in rows),
         texts=tuple(row.text for row in rows),
         labels=tuple(row.label for row in rows),
-        embeddings=np.stack([vector for vector in stored if vector is not None]),
+        embeddings=_embeddings(rows, store, encoder, keep),
         encoder=encoder.folder,
         onset=0 if onset == len(rows) else onset,
         first_offset=offsets[0],
@@ -153,3 +158,17 @@ def build_window(
         segments=tuple(row.segment for row in rows),
         annotators=tuple(row.annotator for row in rows),
     )
+
+
+def _embeddings(rows: Sequence[Outcome], store: OnlineStore, encoder: Encoder, keep: bool) -> Matrix:
+    """Return the embeddings of the rows, shape (n, d), from the store or computed."""
+    vectors = store.embeddings([row.event_id for row in rows], encoder.digest)
+    missing = [i for i, vector in enumerate(vectors) if vector is None or len(vector) != encoder.dimension]
+    if missing:
+        # Rounded as the store returns them, so that a window does not depend on the source of its embeddings.
+        computed = encoder.embed([rows[i].text for i in missing]).astype(np.float16).astype(np.float32)
+        for i, vector in zip(missing, computed, strict=True):
+            vectors[i] = vector
+        if keep:
+            store.put_embeddings({rows[i].event_id: vectors[i] for i in missing}, encoder.digest)
+    return np.stack([vector for vector in vectors if vector is not None])

@@ -1,4 +1,4 @@
-"""Whom to ask what: the newest predicted events without a label that a person's answer would be worth most for."""
+"""Active learning: selection of the unlabelled predictions whose labels would help most."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ M = TypeVar("M", bound=Message)
 Values = NDArray[np.float64]
 
 MAX_LABELLED = 1000
-"""Newest labelled events that the others are compared with."""
+"""Newest labelled events that the unlabelled ones are compared with."""
 CHUNK = 512
-"""Rows whose similarities to all labelled rows are computed at once."""
+"""Rows whose similarities to all labelled rows are computed together."""
 MAX_RANKED = 3000
-"""Events looked at closely; of more, those most worth it by themselves."""
+"""Events that are ranked. Of more events, those of the greatest own worth are ranked."""
 SAME_DISTANCE = 1e-3
-"""Cosine distance up to which two texts are one: the rounding of embeddings stored in 16 bits lies below."""
-
+"""Cosine distance up to which two texts count as the same. The rounding of embeddings stored in 16 bits is smaller."""
+DRIFTED_WORTH = 2.0
+"""Worth of an event from a segment that drifted. The worth of the others is at most 1."""
 
 
 @dataclass(frozen=True)
@@ -43,35 +44,35 @@ class LabelRequest:
     predicted: str
     probability: float
     why: str
+    """Reason for the selection."""
 
 
 def select_for_labelling(settings: Settings, budget: int, newest: int = 2000) -> list[LabelRequest]:
-    """At most ``budget`` of the newest ``among`` predictions without a label, the most worth asking first.
+    """Return the unlabelled predictions that are most worth labelling, best first; see `rank_for_labelling`.
 
-    Worth are doubt, novelty, and the segments that the newest alert says have moved; see `rank_for_labelling`. Events
-    whose embedding is not in the store any more are left out.
+    Events whose embedding is no longer in the store are left out.
+
+    Args:
+        settings: Settings of the stream.
+        budget: Largest number of events to return.
+        newest: Number of newest predictions to select from.
     """
     store = OnlineStore(settings)
-    predictions = {p.event_id: p for p in _newest(settings, PREDICTIONS, Prediction, newest)}
-    known = store.joined(list(predictions))
-    open_ = [p for event_id, p in predictions.items() if event_id not in known and p.encoder]
-    if not open_:
+    unlabelled = _unlabelled(settings, store, newest)
+    if not unlabelled:
         return []
-    encoder = open_[-1].encoder
-    rows, embeddings = _embedded(store, [p for p in open_ if p.encoder == encoder], encoder)
-    labelled = [o.event_id for o in _newest(settings, OUTCOMES, Outcome, MAX_LABELLED)]
-    _, seen = _embedded(store, labelled, encoder)
+    encoder = unlabelled[-1].encoder
+    rows, embeddings = _with_embeddings(store, [p for p in unlabelled if p.encoder == encoder], encoder)
     if not rows:
         return []
-    classes = sorted({name for p in rows for name in p.probabilities})
-    probabilities = np.array([[p.probabilities.get(name, 0.0) for name in classes] for p in rows])
-    alerts = _newest(settings, DRIFT_ALERTS, DriftAlert, 1)
-    segments = _moved(alerts[-1]) if alerts else set()
-    moved = np.array([p.segment in segments for p in rows])
-    chosen = rank_for_labelling(
-        probabilities, embeddings, seen, budget, drifted=moved if moved.any() and not moved.all() else None
-    )
-    return [_question(rows[row], bool(moved[row])) for row in chosen]
+    labelled_ids = [outcome.event_id for outcome in _newest(settings, OUTCOMES, Outcome, MAX_LABELLED)]
+    _, labelled = _with_embeddings(store, labelled_ids, encoder)
+    segments = _drifted_segments(settings)
+    drifted = np.array([row.segment in segments for row in rows])
+    # Drift in no row, or in all of them, does not tell the rows apart.
+    distinguishing = drifted if drifted.any() and not drifted.all() else None
+    chosen = rank_for_labelling(_probabilities(rows), embeddings, labelled, budget, drifted=distinguishing)
+    return [_label_request(rows[row], bool(drifted[row])) for row in chosen]
 
 
 def rank_for_labelling(
@@ -82,28 +83,35 @@ def rank_for_labelling(
     *,
     drifted: NDArray[np.bool_] | None = None,
 ) -> list[int]:
-    """Indices of at most ``budget`` of n unlabelled events, the most worth labelling first.
+    """Return the indices of the unlabelled events that are most worth labelling, best first.
 
-    Each choice is the event that brings labelled texts closest to all that is worth knowing (facility location, Wei,
-    Iyer and Bilmes 2015): the sum over all events of worth times the rise of their cosine similarity to the nearest
-    labelled or chosen text. So what is new counts, outliers that stand for nothing but themselves come late, near
-    duplicates bring nothing, and exact ones are left out even where the budget is not used up. An event's worth is how
-    unsure the model is, 1 minus the margin between its two likeliest classes (Scheffer et al. 2001); where ``moved``,
-    of shape (n,), says that it is from a segment that drifted, it is 2 whatever the model says: a model that the drift
-    made wrong is often sure of it, and to ask by its doubts is then worse than to ask at random.
+    Each choice is the event that brings the labelled texts closest to all events, weighted by their worth (facility
+    location, Wei, Iyer and Bilmes 2015). Its gain is the sum over all events of worth times the rise of their cosine
+    similarity to the nearest labelled or chosen text. So new texts come first, outliers late, and near duplicates bring
+    nothing. Exact duplicates are left out even if the budget is not used up.
 
-    ``probabilities`` has shape (n, classes), ``embeddings`` (n, d) and ``labelled`` (m, d); m may
-    be 0. There is no chance in it: ties go to the older event.
+    The worth of an event is the uncertainty of the model: 1 minus the margin between its two likeliest classes
+    (Scheffer et al. 2001). For an event from a segment that drifted it is `DRIFTED_WORTH`. A model that the drift made
+    wrong is often certain, and a choice by its uncertainty is then worse than a random one.
+
+    The result has no randomness: ties go to the older event.
+
+    Args:
+        probabilities: Probabilities of n unlabelled events, shape (n, classes).
+        embeddings: Their embeddings, shape (n, d).
+        labelled: Embeddings of the labelled events, shape (m, d); m may be 0.
+        budget: Largest number of indices.
+        drifted: Shape (n,): True for events from a segment that drifted. `None` if no segment did.
 
     Raises:
-        ValueError: the arguments are not as many, or the budget is negative.
+        ValueError: The arguments differ in length, or the budget is negative.
     """
     n = len(probabilities)
     if len(embeddings) != n or (drifted is not None and len(drifted) != n) or budget < 0:
         raise ValueError(f"{len(embeddings)} embeddings for {n} events, and a budget of {budget}")
     worth = _uncertainty(probabilities)
     if drifted is not None:
-        worth = np.where(drifted, 2.0, worth)
+        worth = np.where(drifted, DRIFTED_WORTH, worth)
     embeddings, labelled = _unit(embeddings), _unit(labelled)
     covered = _similarity_to_nearest(embeddings, labelled)
     rows = np.sort(np.argsort(-worth * (1 - covered), kind="stable")[:MAX_RANKED])
@@ -121,26 +129,40 @@ def rank_for_labelling(
     return [int(rows[number]) for number in chosen]
 
 
-def _question(prediction: Prediction, moved: bool) -> LabelRequest:
-    probability = max(prediction.probabilities.values(), default=0.0)
-    why = f"its segment {prediction.segment} has moved" if moved else f"new, or in doubt ({probability:.2f})"
-    return LabelRequest(
-        prediction.event_id, prediction.text, prediction.segment, prediction.label, round(probability, 4), why
-    )
+def _unlabelled(settings: Settings, store: OnlineStore, newest: int) -> list[Prediction]:
+    """Return the newest predictions that have an embedding and no label, oldest first."""
+    predictions = {p.event_id: p for p in _newest(settings, PREDICTIONS, Prediction, newest)}
+    labelled = store.joined(list(predictions))
+    return [p for event_id, p in predictions.items() if event_id not in labelled and p.encoder]
 
 
-def _moved(alert: DriftAlert) -> set[str]:
-    """The segments that the alert's evidence says have risen."""
-    found, moved = set(), alert.evidence.get("moved")
+def _probabilities(predictions: Sequence[Prediction]) -> Values:
+    """Return the probabilities of all classes that occur, shape (n, classes)."""
+    classes = sorted({name for prediction in predictions for name in prediction.probabilities})
+    return np.array([[prediction.probabilities.get(name, 0.0) for name in classes] for prediction in predictions])
+
+
+def _drifted_segments(settings: Settings) -> set[str]:
+    """Return the segments whose share has risen, by the evidence of the newest alert."""
+    alerts = _newest(settings, DRIFT_ALERTS, DriftAlert, 1)
+    found, moved = set(), alerts[-1].evidence.get("moved") if alerts else None
     for one in moved if isinstance(moved, list) else ():
-        with suppress(TypeError, AttributeError, KeyError):  # a single detector's evidence is another
+        with suppress(TypeError, AttributeError, KeyError):  # the evidence of a single detector has another form
             if one["what"] == "segment" and one["after"] > one["before"]:
                 found.add(str(one["name"]))
     return found
 
 
-def _embedded(store: OnlineStore, items: Sequence[T], encoder: str) -> tuple[list[T], Matrix]:
-    """Those of the predictions (or ids) whose embedding is in the store, and the embeddings."""
+def _label_request(prediction: Prediction, drifted: bool) -> LabelRequest:
+    probability = max(prediction.probabilities.values(), default=0.0)
+    why = f"segment {prediction.segment} drifted" if drifted else f"new or uncertain ({probability:.2f})"
+    return LabelRequest(
+        prediction.event_id, prediction.text, prediction.segment, prediction.label, round(probability, 4), why
+    )
+
+
+def _with_embeddings(store: OnlineStore, items: Sequence[T], encoder: str) -> tuple[list[T], Matrix]:
+    """Return the predictions (or ids) whose embedding is in the store, and the embeddings."""
     ids = [item.event_id if isinstance(item, Prediction) else str(item) for item in items]
     vectors = store.embeddings(ids, encoder) if ids else []
     kept = [(item, vector) for item, vector in zip(items, vectors, strict=True) if vector is not None]
@@ -150,7 +172,7 @@ def _embedded(store: OnlineStore, items: Sequence[T], encoder: str) -> tuple[lis
 
 
 def _newest(settings: Settings, topic: Topic, kind: type[M], most: int) -> list[M]:
-    """The newest messages of a topic, ``most`` of them or a few more, in order of arrival."""
+    """Return the newest messages of a topic, at most ``most``, in order of arrival."""
     full = name(settings, topic)
     with clients.assigned_consumer(settings, full) as client:
         ends = client.end_offsets(list(client.assignment()))
@@ -159,9 +181,9 @@ def _newest(settings: Settings, topic: Topic, kind: type[M], most: int) -> list[
 
 
 def _uncertainty(probabilities: NDArray[np.floating]) -> Values:
-    """Shape (n,): 1 where the two likeliest classes are as likely, 0 where one is certain; never quite 0.
+    """Return the uncertainty, shape (n,): 1 if the two likeliest classes are equally likely, near 0 if one is certain.
 
-    An event of which a stale model is certain may still be worth a look where it is new.
+    It is never quite 0: an event of which a stale model is certain may still be worth a label if it is new.
     """
     if probabilities.shape[1] < 2:
         return np.ones(len(probabilities))
@@ -170,12 +192,12 @@ def _uncertainty(probabilities: NDArray[np.floating]) -> Values:
 
 
 def _unit(rows: Matrix) -> Matrix:
-    """The rows (n, d), each scaled to length 1; one of zeros stays."""
+    """Return the rows (n, d), each scaled to length 1; a row of zeros stays."""
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)) if len(rows) else rows
 
 
 def _similarity_to_nearest(embeddings: Matrix, labelled: Matrix) -> Values:
-    """Shape (n,): cosine similarity to the nearest labelled row, 0 where there is none or it points away."""
+    """Return the cosine similarity to the nearest labelled row, shape (n,); 0 without one or if it is negative."""
     if not len(labelled):
         return np.zeros(len(embeddings))
     nearest = [
