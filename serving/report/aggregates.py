@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from driftloop.core.messages import Outcome, Prediction
-from serving.report.run_data import Bin, Confused, Durations, Mix, Second, Slice, Texts
+from serving.report.run_data import Bin, Confusion, Durations, Mix, Second, Slice, Texts
 
 BINS, SMALLEST = 60, 50
 """Largest number of bins along the stream; the size of a bin is a multiple of the second number, in events."""
@@ -64,11 +64,11 @@ def label_mixes(outcomes: Iterable[Outcome]) -> list[Mix]:
     return [Mix(segment=segment, labels=dict(sorted(labels.items()))) for segment, labels in found.items()]
 
 
-def confusions(counted: Iterable[Outcome]) -> list[Confused]:
+def confusions(counted: Iterable[Outcome]) -> list[Confusion]:
     """Return the count of each pair of true and predicted label."""
     pairs = Counter((outcome.label, outcome.predicted) for outcome in counted)
     return [
-        Confused(label=label, predicted=predicted, count=count) for (label, predicted), count in sorted(pairs.items())
+        Confusion(label=label, predicted=predicted, count=count) for (label, predicted), count in sorted(pairs.items())
     ]
 
 

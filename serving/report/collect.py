@@ -17,7 +17,7 @@ from driftloop.core.settings import Settings
 from serving.cases import builder
 from serving.cases.model import Round
 from serving.report import aggregates
-from serving.report.run_data import Chosen, Model, RunData, Source
+from serving.report.run_data import Model, RunData, RunSettings, Source
 from serving.simulation.summarise import BOOTSTRAP, NO_RETRAINING, counts
 
 PACKAGES = (
@@ -26,34 +26,33 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def collect(settings: Settings, found: TopicHistory, source: Source, stack: str) -> RunData:
+def collect(settings: Settings, history: TopicHistory, source: Source, stack: str) -> RunData:
     """Return the content of `report.json`. Without MLflow its part is empty and `unread` has the reason.
 
     Args:
         settings: Settings of the run.
-        found: Messages of the run's topics.
+        history: Messages of the run's topics.
         source: Scenario and data of the stream.
         stack: Kind of the stack, embedded or own.
     """
-    data = collect_from_topics(settings, found, source, stack)
+    data = collect_from_topics(settings, history, source, stack)
     models, unread = _with_registry(settings, data.models)
     return msgspec.structs.replace(data, models=models, unread=unread)
 
 
-def collect_from_topics(settings: Settings, found: TopicHistory, source: Source, stack: str) -> RunData:
+def collect_from_topics(settings: Settings, history: TopicHistory, source: Source, stack: str) -> RunData:
     """Return the part of the data that comes from the topics, without a request to MLflow.
 
     Args:
         settings: Settings of the run.
-        found: Messages of the run's topics.
+        history: Messages of the run's topics.
         source: Scenario and data of the stream.
         stack: Kind of the stack, embedded or own.
     """
-    outcomes = first_messages(found.outcomes)
+    outcomes = first_messages(history.outcomes)
     counted = [outcome for outcome in outcomes if counts(outcome, source.warm_up)]
-    predictions = first_messages(found.predictions)
-    history = found.of_stream(settings.stream)
-    diary = history.retrainings
+    predictions = first_messages(history.predictions)
+    stream = history.of_stream(settings.stream)
     label, right = aggregates.majority_label(outcomes, counted)
     live, backlog = aggregates.end_to_end(predictions)
     return RunData(
@@ -69,32 +68,32 @@ def collect_from_topics(settings: Settings, found: TopicHistory, source: Source,
         mean_confidence=sum(o.confidence for o in counted) / len(counted) if counted else None,
         majority=label,
         majority_right=right,
-        latency=aggregates.durations([one.latency_ms for one in found.predictions]),
+        latency=aggregates.durations([one.latency_ms for one in history.predictions]),
         end_to_end=aggregates.durations(live),
         backlog=backlog,
         speed=aggregates.speed(predictions),
         reached=max((prediction.position for prediction in predictions), default=-1),
-        cases=builder.cases(history),
-        rounds=rounds(diary),
-        models=promoted_models(diary, predictions, counted),
+        cases=builder.cases(stream),
+        rounds=rounds(stream.retrainings),
+        models=promoted_models(stream.retrainings, predictions, counted),
         software=_software(),
     )
 
 
-def rounds(diary: Sequence[Retraining]) -> list[Round]:
+def rounds(retrainings: Sequence[Retraining]) -> list[Round]:
     """Return all retrainings except the one of the first model, in the order in which they were queued."""
-    triggers = dict.fromkeys(line.trigger for line in diary if line.trigger != BOOTSTRAP)
-    known = [one for trigger in triggers for one in builder.rounds(trigger, diary)]
+    triggers = dict.fromkeys(line.trigger for line in retrainings if line.trigger != BOOTSTRAP)
+    known = [one for trigger in triggers for one in builder.rounds(trigger, retrainings)]
     return sorted((one for one in known if not one.run_id.startswith(NO_RETRAINING)), key=lambda one: one.at)
 
 
 def promoted_models(
-    diary: Sequence[Retraining], predictions: Sequence[Prediction], counted: Sequence[Outcome]
+    retrainings: Sequence[Retraining], predictions: Sequence[Prediction], counted: Sequence[Outcome]
 ) -> list[Model]:
     """Return every version that became the champion, in the order of the promotions.
 
     Args:
-        diary: Messages on `retraining`.
+        retrainings: Messages on `retraining`.
         predictions: The first prediction of each event.
         counted: The labelled events that count.
     """
@@ -105,7 +104,7 @@ def promoted_models(
     for outcome in counted:
         labelled.setdefault(outcome.model_version, []).append(outcome)
     models = {}
-    for line in diary:
+    for line in retrainings:
         if line.state not in builder.SWAPPING or not line.version:
             continue
         own, rows = scored.get(line.version, []), labelled.get(line.version, [])
@@ -168,9 +167,9 @@ def _with_tags(model: Model, version: Any, run: Any) -> Model:
     )
 
 
-def _chosen(settings: Settings, stack: str) -> Chosen:
+def _chosen(settings: Settings, stack: str) -> RunSettings:
     retrain, gate = settings.retrain, settings.retrain.gate
-    return Chosen(
+    return RunSettings(
         stack=stack,
         secured=settings.secured,
         encoder=_base_name(settings.model.encoder),

@@ -108,7 +108,7 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, int]
 
 
-class Confused(msgspec.Struct, frozen=True, kw_only=True):
+class Confusion(msgspec.Struct, frozen=True, kw_only=True):
     """Count of the events with the true label ``label`` and the predicted label ``predicted``."""
 
     label: str
@@ -172,7 +172,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters in MLflow. All fields from ``topic`` on are from MLflow, and empty if it did not answer."""
 
 
-class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that the report describes."""
 
     stack: str = "embedded"
@@ -206,13 +206,13 @@ class RunData(msgspec.Struct, frozen=True, kw_only=True):
 
     written_at: float = 0.0
     source: Source = Source()
-    chosen: Chosen = Chosen()
+    chosen: RunSettings = RunSettings()
     labels: list[Mix] = []
     texts: Texts = Texts()
     bins: list[Bin] = []
     segments: list[Slice] = []
     classes: list[Slice] = []
-    confused: list[Confused] = []
+    confused: list[Confusion] = []
     mean_confidence: float | None = None
     """Mean confidence over the labelled events that count; `None` without any."""
     majority: str = ""

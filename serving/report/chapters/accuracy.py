@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from serving.cases.model import AccuracySpan, Case
 from serving.report import charts, formatting
 from serving.report.document import Block, Chapter, Column, Figure, Heading, Paragraph, Table
-from serving.report.run_data import Confused, RunFacts, Slice
+from serving.report.run_data import Confusion, RunFacts, Slice
 
 TITLE = "Accuracy over time"
 CLASSES = 8
@@ -142,7 +142,7 @@ def _f1(one: Slice, predicted: dict[str, int]) -> float | None:
     return 2 * one.right / both if both else None
 
 
-def _mistakes(mistakes: Sequence[Confused]) -> str:
+def _mistakes(mistakes: Sequence[Confusion]) -> str:
     total = sum(one.count for one in mistakes)
     most = [
         f"{formatting.safe_text(one.label, 30)} predicted as {formatting.safe_text(one.predicted, 30)} "
