@@ -157,7 +157,7 @@ class Worker:
         """Raise if a retraining failed, so that `--once` exits non-zero."""
         if runs.failure:
             raise DriftloopError(
-                f"A retraining failed ({runs.failure}): correct that and run the same command again; the topic "
+                f"A retraining failed ({runs.failure}): correct that and run the same command again. The topic "
                 "`retraining` has the details."
             )
 
