@@ -1,1 +1,1 @@
-"""Drift: which signals are watched, by which detectors, and what is said when one of them alarms."""
+"""Drift detection: signals, detectors, and the alerts that they raise."""

@@ -1,8 +1,8 @@
-"""Accuracy before the labels are there: what the model's confidence, calibrated on past outcomes, lets expect.
+"""Estimated accuracy of predictions without labels, by the model's calibrated confidence.
 
-The method is NannyML's CBPE: the mean of the calibrated confidence over a block of predictions. It holds while P(y|x)
-stays as it was; under concept drift it cannot know, so each block is kept until its labels are there, and its realised
-accuracy stands beside the estimate.
+The method is NannyML's CBPE (confidence-based performance estimation): the mean of the calibrated confidence over a
+block of predictions. It is valid while P(y|x) does not change, and it cannot see a concept drift. Each block is
+therefore kept until its labels come, and its realised accuracy is stored beside the estimate.
 """
 
 from __future__ import annotations
@@ -16,36 +16,39 @@ from sklearn.isotonic import IsotonicRegression
 
 from stream_processors.drift.row_buffer import RowBuffer
 
-BLOCK = 250
+BLOCK_SIZE = 250
+"""Predictions in a block."""
 MIN_CALIBRATION = 50
-"""Outcomes without which nothing is estimated."""
-CALIBRATION = 2000
-BLOCKS = 400
-"""Blocks kept."""
+"""Outcomes without which no estimate is made."""
+MAX_CALIBRATION = 2000
+"""Newest outcomes that the confidence is calibrated on."""
+MAX_BLOCKS = 400
+"""Newest blocks that are kept."""
 Z = 1.96
+"""Quantile of the normal distribution for a 95% interval."""
 
 
 class Block(msgspec.Struct, kw_only=True):
-    """Successive predictions of one model version."""
+    """Block of successive predictions of one model version."""
 
     start_at: float
     end_at: float
-    """`occurred_at` of the first and the last prediction."""
+    """`occurred_at` of the last prediction; `start_at` is that of the first."""
     start: int
     end: int
-    """Their positions."""
+    """Position of the last prediction; `start` is that of the first."""
     version: str
     estimate: float | None = None
     low: float | None = None
     high: float | None = None
-    """The estimated accuracy with its 95% interval; None where there were too few outcomes to calibrate on."""
+    """Upper end of the estimate's 95% interval; all three are `None` if there were too few outcomes to calibrate on."""
     realised: float | None = None
-    """Accuracy over the labels that have come."""
+    """Accuracy over the labels that have come; `None` before the first."""
     labels: int = 0
 
     @property
     def failed(self) -> bool:
-        """Whether the realised accuracy lies outside the interval by more than chance over its labels explains."""
+        """True if the realised accuracy lies outside the interval by more than chance over its labels explains."""
         if self.estimate is None or self.low is None or self.high is None or self.realised is None:
             return False
         noise = Z * (self.estimate * (1 - self.estimate) / max(self.labels, 1)) ** 0.5
@@ -53,24 +56,40 @@ class Block(msgspec.Struct, kw_only=True):
 
 
 class ConfidenceBasedEstimator:
-    """Estimates the accuracy of each block of predictions, and later says what became of it."""
+    """Estimator of the accuracy of each block of predictions (CBPE, NannyML), which also records the realised accuracy.
 
-    def __init__(self, block: int = BLOCK) -> None:
-        self._size = block
+    Args:
+        block_size: Predictions in a block.
+    """
+
+    def __init__(self, block_size: int = BLOCK_SIZE) -> None:
+        self._size = block_size
         self.confidences: list[float] = []
-        """Of the block that is still growing."""
-        self.past: RowBuffer[tuple[float, bool, str]] = RowBuffer(CALIBRATION)
-        """Outcomes: the confidence, whether the prediction was right, and the version that made it."""
-        self.blocks: deque[Block] = deque(maxlen=BLOCKS)
-        """Oldest first; the last one may still be growing, and has no estimate then."""
+        """Confidences of the block that is still growing."""
+        self.past: RowBuffer[tuple[float, bool, str]] = RowBuffer(MAX_CALIBRATION)
+        """Outcomes as (confidence, True if the prediction was correct, version that made it)."""
+        self.blocks: deque[Block] = deque(maxlen=MAX_BLOCKS)
+        """Blocks, oldest first; the last one may still be growing, and has no estimate then."""
 
     def restore(self, blocks: Iterable[Block], confidences: Iterable[float]) -> None:
-        """Take over `blocks` and `confidences`; `past` takes its rows by itself."""
-        self.blocks = deque(blocks, BLOCKS)
+        """Restore `blocks` and `confidences`; the rows of `past` are restored separately.
+
+        Args:
+            blocks: Stored blocks, oldest first.
+            confidences: Stored confidences of the block that was still growing.
+        """
+        self.blocks = deque(blocks, MAX_BLOCKS)
         self.confidences = list(confidences)
 
     def predicted(self, confidence: float, version: str, position: int, occurred_at: float) -> Block | None:
-        """Take a prediction; the block that it completes, None otherwise. A new version begins a new block."""
+        """Add a prediction; return the block that it completes, or `None`. A new version begins a new block.
+
+        Args:
+            confidence: Confidence of the predicted label, from 0 to 1.
+            version: Model version that predicted.
+            position: Position of the event in the stream.
+            occurred_at: Time of the event, in seconds since 1970.
+        """
         if self.confidences and self.blocks[-1].version != version:
             self.blocks.pop()
             self.confidences.clear()
@@ -88,7 +107,14 @@ class ConfidenceBasedEstimator:
         return block
 
     def labelled(self, confidence: float, correct: bool, version: str, occurred_at: float) -> None:
-        """Take an outcome: it calibrates what comes, and counts for the block that it belongs to."""
+        """Add an outcome, for the calibration and for the realised accuracy of its block.
+
+        Args:
+            confidence: Confidence of the predicted label, from 0 to 1.
+            correct: True if the prediction was correct.
+            version: Model version that predicted.
+            occurred_at: Time of the event, in seconds since 1970.
+        """
         self.past.append((confidence, correct, version))
         for block in reversed(self.blocks):
             if block.version == version and block.start_at <= occurred_at <= block.end_at:
@@ -97,10 +123,14 @@ class ConfidenceBasedEstimator:
                 break
 
     def estimate(self, confidences: Sequence[float], version: str) -> tuple[float | None, float | None, float | None]:
-        """Mean calibrated confidence and its 95% interval; the version's own outcomes are used where there are enough.
+        """Return the mean calibrated confidence and its 95% interval; three times `None` with too few outcomes.
 
-        The interval adds the spread of the block's own outcomes to that of the outcomes behind the calibration; a
-        change of P(y|x) is in neither.
+        Only outcomes of the same version are used, if they are enough. The interval adds the spread of the block's own
+        outcomes to that of the outcomes behind the calibration. It does not cover a change of P(y|x).
+
+        Args:
+            confidences: Confidences of the block.
+            version: Model version that predicted.
         """
         own = [(confidence, correct) for confidence, correct, by in self.past if by == version]
         past = own if len(own) >= MIN_CALIBRATION else [(confidence, correct) for confidence, correct, _ in self.past]

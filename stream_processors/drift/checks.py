@@ -1,4 +1,4 @@
-"""What every detector does: the checks of `driftloop.testing.checks` for them."""
+"""Checks that every detector passes; `driftloop.testing.checks` runs them."""
 
 from __future__ import annotations
 
@@ -12,55 +12,70 @@ from stream_processors.drift.detectors import CustomDetector, Detector, RiverDet
 
 @dataclass(frozen=True)
 class Subject:
-    """A detector to be checked; each check has its own."""
+    """Detector under check."""
 
     make: Callable[[], RiverDetector | CustomDetector]
-    most: int = 10
-    """False alarms in 1,000 values that do not move: one in a hundred, as tests at that level raise by design."""
+    """Makes a new detector."""
+    max_false_alarms: int = 10
+    """Maximum of false alarms in 1,000 values that do not move. One in a hundred is what tests at that level raise."""
 
 
 def bernoulli(seed: int, rate: float, n: int) -> list[float]:
-    """``n`` values, 1 with the probability ``rate`` and else 0."""
+    """Return random values that are 0 or 1.
+
+    Args:
+        seed: Seed of the random numbers.
+        rate: Probability of a 1.
+        n: Number of values.
+    """
     rng = random.Random(seed)
     return [float(rng.random() < rate) for _ in range(n)]
 
 
 def alarms(detector: RiverDetector | CustomDetector, values: Sequence[float]) -> list[int]:
-    """The places at which it says that there is a drift."""
+    """Return the indices of the values at which a detector alarms.
+
+    Args:
+        detector: Detector that gets the values.
+        values: Values of the signal.
+    """
     return [i for i, value in enumerate(values) if detector.update(value) is State.DRIFT]
 
 
-def has_its_parts(subject: Subject) -> None:
-    """It has a name, `update` and `reset`."""
+def check_interface(subject: Subject) -> None:
+    """The detector has a name, `update` and `reset`."""
     made = subject.make()
     expect(isinstance(made, Detector), "one of name, update and reset is missing")
     expect(isinstance(made.name, str) and made.name, f"its name is {made.name!r}, not a word")
 
 
-def finds_a_jump(subject: Subject) -> None:
-    """A rise from 0.2 to 0.8 is found within 400 values."""
+def check_finds_jump(subject: Subject) -> None:
+    """The detector finds a rise from 0.2 to 0.8 within 400 values."""
     detector = subject.make()
     alarms(detector, bernoulli(1, 0.2, 1000))
     expect(alarms(detector, bernoulli(2, 0.8, 400)), "a rise from 0.2 to 0.8 was not found within 400 values")
 
 
-def leaves_a_flat_signal_alone(subject: Subject) -> None:
-    """A signal that does not move is mostly left alone."""
+def check_flat_signal(subject: Subject) -> None:
+    """The detector seldom alarms on a signal that does not move."""
     found = alarms(subject.make(), bernoulli(1, 0.2, 1000))
-    expect(len(found) <= subject.most, f"{len(found)} alarms in 1000 values that do not move, more than {subject.most}")
+    expect(
+        len(found) <= subject.max_false_alarms,
+        f"{len(found)} alarms in 1000 values that do not move, more than {subject.max_false_alarms}",
+    )
 
 
-def takes_any_share(subject: Subject) -> None:
-    """Any number from 0 to 1 is answered with a State."""
+def check_any_share(subject: Subject) -> None:
+    """The detector answers any number from 0 to 1 with a State."""
     detector = subject.make()
     rng = random.Random(8)
     for value in (0.0, 1.0, *(rng.random() for _ in range(300))):
-        said = detector.update(value)
-        expect(isinstance(said, State), f"{value} was answered with {said!r}")
+        state = detector.update(value)
+        expect(isinstance(state, State), f"{value} was answered with {state!r}")
 
 
-def goes_on_when_restored(subject: Subject) -> None:
-    """One that is restored from a dump goes on as if nothing had happened."""
+def check_restore(subject: Subject) -> None:
+    """A detector that is restored from a dump alarms as the original does."""
     one, other = subject.make(), subject.make()
     alarms(one, bernoulli(3, 0.3, 300))
     other.restore(one.dump())
@@ -70,8 +85,8 @@ def goes_on_when_restored(subject: Subject) -> None:
     expect(found == again, f"the alarms come at {again[:3]} after a restart and at {found[:3]} without one")
 
 
-def forgets_when_reset(subject: Subject) -> None:
-    """`reset` forgets everything."""
+def check_reset(subject: Subject) -> None:
+    """The detector forgets everything on `reset`."""
     used, fresh = subject.make(), subject.make()
     alarms(used, bernoulli(5, 0.05, 500))
     used.reset()
@@ -81,10 +96,10 @@ def forgets_when_reset(subject: Subject) -> None:
 
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
-    has_its_parts,
-    finds_a_jump,
-    leaves_a_flat_signal_alone,
-    takes_any_share,
-    goes_on_when_restored,
-    forgets_when_reset,
+    check_interface,
+    check_finds_jump,
+    check_flat_signal,
+    check_any_share,
+    check_restore,
+    check_reset,
 )

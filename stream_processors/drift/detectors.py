@@ -1,4 +1,4 @@
-"""Detectors: River's change detectors, and the user's own, behind one small protocol, chosen by a configured line."""
+"""Detectors of a single signal: River's change detectors and custom classes, chosen by a configured line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stream_processors.drift.unpickling import load_pickle
 
 
 class State(Enum):
-    """What a detector says after a value."""
+    """State of a detector after a value."""
 
     STABLE = "stable"
     WARNING = "warning"
@@ -27,21 +27,26 @@ class State(Enum):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Watches one number; `stream_processors.drift.checks` has the checks that each of them passes."""
+    """Detector of a change in one number; `stream_processors.drift.checks` has the checks that each one passes."""
 
     name: str
 
     def update(self, value: float) -> State:
-        """Take the next value of the signal and say what it means."""
+        """Add the next value of the signal; return the state after it."""
         ...
 
     def reset(self) -> None:
-        """Forget everything: the model behind the signal has changed."""
+        """Forget everything, because the model behind the signal has changed."""
         ...
 
 
 class RiverDetector:
-    """Any `river.base.DriftDetector` as a `Detector`."""
+    """`Detector` that uses a `river.base.DriftDetector`, or a binary one.
+
+    Args:
+        name: Name of the detector.
+        make: Makes a new detector of River.
+    """
 
     def __init__(self, name: str, make: Callable[[], Any]) -> None:
         self.name = name
@@ -49,7 +54,7 @@ class RiverDetector:
         self.reset()
 
     def update(self, value: float) -> State:
-        """Take the next value; for the DDM family it must be 0 or 1."""
+        """Add a value, which must be 0 or 1 for the DDM family; return the state after it."""
         self._river.update(bool(value) if self._binary else value)
         if self._river.drift_detected:
             return State.DRIFT
@@ -61,66 +66,71 @@ class RiverDetector:
         self._binary = isinstance(self._river, BinaryDriftDetector | STEPD)
 
     def dump(self) -> bytes:
-        """Everything the detector has learnt, for `restore`."""
+        """Return everything that the detector has learnt, for `restore`."""
         return pickle.dumps(self._river)
 
     def restore(self, state: bytes) -> None:
-        """Take over what `dump` wrote. The caller has checked that the bytes are its own."""
+        """Restore a result of `dump`. The caller must have checked the signature of the bytes."""
         self._river = load_pickle(state)
 
 
 class CustomDetector:
-    """A detector of the user's own, with its state kept: pickled, unless it has ``dump`` and ``restore`` itself."""
+    """`Detector` that uses a custom class. Its state is pickled, unless the class has ``dump`` and ``restore``.
+
+    Args:
+        name: Name of the detector.
+        make: Makes a new object of the class.
+    """
 
     def __init__(self, name: str, make: Callable[[], Any]) -> None:
         self.name = name
         self._make = make
-        self._own = make()
+        self._custom = make()
 
     def update(self, value: float) -> State:
-        """Take the next value.
+        """Add a value; return the state after it.
 
         Raises:
-            DriftloopError: it answered with something that is no `State`.
+            DriftloopError: The class returned something other than a `State`.
         """
-        said = self._own.update(value)
-        if not isinstance(said, State):
+        state = self._custom.update(value)
+        if not isinstance(state, State):
             raise DriftloopError(
-                f"The detector {self.name} answered {said!r}: `update` must return a State of "
+                f"The detector {self.name} answered {state!r}: `update` must return a State of "
                 "stream_processors.drift.detectors."
             )
-        return said
+        return state
 
     def reset(self) -> None:
         """Forget everything."""
-        self._own.reset()
+        self._custom.reset()
 
     def dump(self) -> bytes:
-        """Everything the detector has learnt, for `restore`.
+        """Return everything that the detector has learnt, for `restore`.
 
         Raises:
-            DriftloopError: it has neither a ``dump`` of its own nor can it be pickled.
+            DriftloopError: The object has no ``dump`` and cannot be pickled.
         """
-        if hasattr(self._own, "dump"):
-            return bytes(self._own.dump())
+        if hasattr(self._custom, "dump"):
+            return bytes(self._custom.dump())
         try:
-            return pickle.dumps(self._own)
-        except Exception as error:  # whatever a stranger's class keeps
+            return pickle.dumps(self._custom)
+        except Exception as error:  # an attribute of a custom class may raise anything
             raise DriftloopError(
-                f"The state of the detector {self.name} cannot be kept ({error}): give the class `dump` and `restore`, "
+                f"The state of the detector {self.name} cannot be kept ({error}). Give the class `dump` and `restore`, "
                 "or keep nothing in it that pickle refuses, such as a lambda or an open file."
             ) from error
 
     def restore(self, state: bytes) -> None:
-        """Take over what `dump` wrote. The caller has checked that the bytes are its own."""
-        if hasattr(self._own, "dump"):
-            self._own.restore(state)
+        """Restore a result of `dump`. The caller must have checked the signature of the bytes."""
+        if hasattr(self._custom, "dump"):
+            self._custom.restore(state)
         else:
-            self._own = load_pickle(state)
+            self._custom = load_pickle(state)
 
 
 SIGNALS = frozenset({"error", "confidence", "mix"})
-"""What a single detector can watch."""
+"""Signals of the single detectors."""
 
 FAMILIES: dict[str, tuple[type[Any], frozenset[str]]] = {
     "adwin": (drift.ADWIN, SIGNALS),
@@ -132,14 +142,14 @@ FAMILIES: dict[str, tuple[type[Any], frozenset[str]]] = {
     "hddm-w": (binary.HDDMW, frozenset({"error"})),
     "stepd": (STEPD, frozenset({"error"})),
 }
-"""River's detectors, and STEPD, by name, and the signals that each can watch; the binary ones need a 0/1 error."""
+"""Class and possible signals of each built-in detector, by name; the binary ones need a 0/1 error."""
 
 
 def make_detector(text: str) -> tuple[str, RiverDetector | CustomDetector]:
-    """The signal and the detector that a line such as ``error:adwin?delta=0.002`` describes.
+    """Return the signal and the detector of a configured line such as ``error:adwin?delta=0.002``.
 
     Raises:
-        DriftloopError: unknown signal, detector or parameter, or a detector that cannot watch the signal.
+        DriftloopError: The signal, the detector or a parameter is unknown, or the detector cannot watch the signal.
     """
     signal, _, rest = text.partition(":")
     name, _, query = rest.partition("?")
@@ -151,25 +161,30 @@ def make_detector(text: str) -> tuple[str, RiverDetector | CustomDetector]:
 
 
 def make_custom(family: Any, name: str, parameters: dict[str, int | float]) -> RiverDetector | CustomDetector:
-    """A detector of the class ``family``, of River's or of the user's own, called with ``parameters``.
+    """Return a detector of a class of River or of a custom class.
+
+    Args:
+        family: Class, or another callable that makes a detector.
+        name: Name of the detector.
+        parameters: Arguments of the class.
 
     Raises:
-        DriftloopError: it cannot be made, or is no detector.
+        DriftloopError: The class cannot be called with the parameters, or is no detector.
     """
 
     def make() -> Any:
         return family(**parameters)
 
-    rivers = isinstance(family, type) and issubclass(family, DriftDetector | BinaryDriftDetector)
+    from_river = isinstance(family, type) and issubclass(family, DriftDetector | BinaryDriftDetector)
     try:
         made = make()
     except TypeError as error:
         raise DriftloopError(
-            f"The detector {name} does not take these parameters: {error}; correct what stands after the question mark."
+            f"The detector {name} does not take these parameters: {error}. Correct the part after the question mark."
         ) from error
-    except Exception as error:  # a stranger's code
+    except Exception as error:  # custom code may raise anything
         raise DriftloopError(f"The detector {name} cannot be made ({type(error).__name__}: {error}).") from error
-    if rivers:
+    if from_river:
         return RiverDetector(name, make)
     if not isinstance(made, Detector):
         raise DriftloopError(f"{name} is not a detector: it needs a name, update and reset, or to be one of River's.")
@@ -177,10 +192,14 @@ def make_custom(family: Any, name: str, parameters: dict[str, int | float]) -> R
 
 
 def parse_parameters(query: str, text: str) -> dict[str, int | float]:
-    """Numbers by name, from ``query``, what stands after the question mark of ``text``.
+    """Return numbers by name.
+
+    Args:
+        query: Part of the line after the question mark.
+        text: Whole line, for the error message.
 
     Raises:
-        DriftloopError: one of them is no number.
+        DriftloopError: A value is no number.
     """
     parameters: dict[str, int | float] = {}
     for pair in filter(None, query.split("&")):
@@ -193,7 +212,7 @@ def parse_parameters(query: str, text: str) -> dict[str, int | float]:
 
 
 def _family(name: str, text: str) -> tuple[Any, frozenset[str]]:
-    """The class of that name, and the signals that it can watch."""
+    """Return the class of a name, and the signals that it can watch."""
     if name in FAMILIES:
         return FAMILIES[name]
     if ":" not in name and name not in plugins.names("detectors"):

@@ -1,8 +1,8 @@
-"""Where a drift is declared: signals in, alerts out.
+"""Drift monitor of a stream: predictions and outcomes in, alerts out.
 
-A `DriftWatch` sees every prediction and every outcome of a stream, feeds the fused detector or each configured single
-one, and turns an alarm into a `DriftAlert` that says when the change began and what moved. The live monitor and the
-in-process benchmarks run this same class.
+A `DriftMonitor` gets every prediction and every outcome of a stream. It updates the fused detector and each configured
+single one. An alarm becomes a `DriftAlert` with the onset of the change and what moved. The monitor process and the
+in-process benchmarks use the same class.
 """
 
 from __future__ import annotations
@@ -34,78 +34,89 @@ from stream_processors.drift.explanation import (
 )
 from stream_processors.drift.fused_detector import Finding, FusedDetector, make_fused_detector
 from stream_processors.drift.row_buffer import BufferDelta, RowBuffer
-from stream_processors.drift.signals import KEPT, Observation
+from stream_processors.drift.signals import MAX_ROWS, Observation
 from stream_processors.drift.single_signal import SignalDetector, make_signal_detector
 from stream_processors.drift.unpickling import load_pickle
 
 log = logging.getLogger(__name__)
 
 MADE_BY = f"driftloop {driftloop.__version__}, detectors 3, and river {river.__version__}"
-"""To be counted up where what is pickled changes."""
+"""Versions that pickled the detectors. Increase the number of the detectors if the content of their pickles changes."""
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """What a watch has seen, or what of it is new."""
+    """Observations of a monitor: all of them, or those added since the last save."""
 
     labelled: BufferDelta[ObservedEvent]
     predicted: BufferDelta[ObservedEvent]
     fused: dict[str, dict[str, BufferDelta[Observation]]]
-    """By detector and signal."""
+    """Observations by detector and signal."""
     calibration: BufferDelta[tuple[float, bool, str]] = BufferDelta(True, [])
-    """What the accuracy is estimated from."""
+    """Outcomes that the accuracy is estimated from."""
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What a watch has learnt, ready to be stored."""
+    """Stored state of a monitor's detectors."""
 
     version: str
     labelled: list[ObservedEvent]
-    """Empty since the rows are stored by themselves."""
+    """Empty, because the rows are stored separately; older versions stored them here."""
     predicted: list[ObservedEvent]
+    """As `labelled`."""
     detectors: dict[str, dict[str, bytes]]
     begins: dict[str, float]
     fused: dict[str, bytes] = {}
     blocks: list[Block] = []
     """Estimated accuracy of each block of predictions, and the realised one once its labels have come."""
     confidences: list[float] = []
-    """Of the predictions in the last block, where it is still growing."""
+    """Confidences of the last block, if it is still growing."""
     outcomes: int = 0
     made_by: str = ""
-    """The versions that pickled the detectors: no others can be trusted to understand them."""
+    """Versions that pickled the detectors. Other versions may not understand them."""
 
 
 class DriftMonitor:
-    """Watches one stream with the detectors of ``specs``: ``fused``, or ``signal:detector?parameter=value``."""
+    """Drift detectors of one stream, and the estimate of its accuracy.
+
+    Args:
+        specs: Configured lines: ``fused``, or ``signal:detector?parameter=value``.
+        stream: Id of the stream.
+    """
 
     def __init__(self, specs: Sequence[str], stream: str) -> None:
         self._stream = stream
         self._version = ""
         fused = [text for text in specs if text.partition("?")[0] == "fused"]
         self._fused: dict[str, FusedDetector] = {text: make_fused_detector(text) for text in fused}
-        self._tracks: list[SignalDetector] = [make_signal_detector(text) for text in specs if text not in fused]
-        self._begins = dict.fromkeys(specs, float("-inf"))
-        """`occurred_at` of the concept's first observation: older ones are no "before" of the next change."""
-        self._labelled: RowBuffer[ObservedEvent] = RowBuffer(KEPT)
-        self._predicted: RowBuffer[ObservedEvent] = RowBuffer(KEPT)
-        self._estimate = ConfidenceBasedEstimator()
+        self._single: list[SignalDetector] = [make_signal_detector(text) for text in specs if text not in fused]
+        # `occurred_at` of the present concept's first observation: older ones are not compared with the next change.
+        self._concept_start = dict.fromkeys(specs, float("-inf"))
+        self._labelled: RowBuffer[ObservedEvent] = RowBuffer(MAX_ROWS)
+        self._predicted: RowBuffer[ObservedEvent] = RowBuffer(MAX_ROWS)
+        self._estimator = ConfidenceBasedEstimator()
         self.outcomes = 0
-        """How many it has been given."""
+        """Number of outcomes that it has been given."""
 
     @property
     def blocks(self) -> Sequence[Block]:
-        """The accuracy estimated for each block of predictions, oldest first."""
-        return self._estimate.blocks
+        """Estimated accuracy of each block of predictions, oldest first."""
+        return self._estimator.blocks
 
     @property
     def levels(self) -> dict[str, float]:
-        """How near each signal of the fused detectors is to an alarm; together they raise one at 1."""
-        return {name: level for fusion in self._fused.values() for name, level in fusion.levels.items()}
+        """Contribution of each signal of the fused detectors to an alarm, which a sum of 1 raises."""
+        return {name: level for fused in self._fused.values() for name, level in fused.levels.items()}
 
     def predicted(self, prediction: Prediction, embedding: Matrix | None = None) -> list[DriftAlert]:
-        """Take a prediction, and the embedding of its text, shape (d,), where there is one. No label is needed."""
-        if prediction.in_sample or not self._same_model(prediction.model_version):
+        """Add a prediction, without its label; return the alerts.
+
+        Args:
+            prediction: Next prediction.
+            embedding: Embedding of its text, shape (d,), if there is one.
+        """
+        if prediction.in_sample or not self._is_current(prediction.model_version):
             return []
-        seen = ObservedEvent(
+        event = ObservedEvent(
             position=prediction.position,
             occurred_at=prediction.occurred_at,
             predicted=prediction.label,
@@ -115,26 +126,30 @@ class DriftMonitor:
             segment=prediction.segment,
             version=prediction.model_version,
         )
-        self._predicted.append(seen)
-        self._estimate.predicted(seen.confidence, seen.version, seen.position, seen.occurred_at)
+        self._predicted.append(event)
+        self._estimator.predicted(event.confidence, event.version, event.position, event.occurred_at)
         signals = ("mix",) if prediction.route in CASCADE_ROUTES else ("confidence", "mix")
-        alerts = self._feed(signals, seen, self._version, -1)
-        for text, fusion in self._fused.items():
-            found = fusion.predicted(prediction, embedding)
+        alerts = self._update_single(signals, event, self._version, -1)
+        for text, fused in self._fused.items():
+            found = fused.predicted(prediction, embedding)
             if found is not None:
-                alerts.append(self._declare_fused(text, found, seen, -1))
+                alerts.append(self._fused_alert(text, found, event, -1))
         return alerts
 
     def labelled(self, outcome: Outcome, offset: int) -> list[DriftAlert]:
-        """Take an outcome and its offset on the topic `outcomes`: error and log loss need true labels.
+        """Add an outcome, for the error and the log loss; return the alerts.
 
-        The error is followed across promotions: a drift that falls together with one would otherwise look like a
-        model that has always been bad.
+        The error is followed across promotions. Otherwise a drift at the moment of a promotion would look like a model
+        that has always been bad.
+
+        Args:
+            outcome: Next outcome.
+            offset: Its offset on the topic `outcomes`.
         """
         self.outcomes += 1
         if outcome.in_sample:
             return []
-        seen = ObservedEvent(
+        event = ObservedEvent(
             position=outcome.position,
             occurred_at=outcome.occurred_at,
             predicted=outcome.predicted,
@@ -145,151 +160,175 @@ class DriftMonitor:
             segment=outcome.segment,
             version=outcome.model_version,
         )
-        self._labelled.append(seen)
-        correct = seen.predicted == seen.label
-        self._estimate.labelled(seen.confidence, correct, seen.version, seen.occurred_at)
-        alerts = self._feed(("error",), seen, outcome.model_version, offset)
-        for text, fusion in self._fused.items():
-            found = fusion.labelled(outcome)
+        self._labelled.append(event)
+        correct = event.predicted == event.label
+        self._estimator.labelled(event.confidence, correct, event.version, event.occurred_at)
+        alerts = self._update_single(("error",), event, outcome.model_version, offset)
+        for text, fused in self._fused.items():
+            found = fused.labelled(outcome)
             if found is not None:
-                alerts.append(self._declare_fused(text, found, seen, offset))
+                alerts.append(self._fused_alert(text, found, event, offset))
         return alerts
 
     def rows(self, *, fresh: bool = False) -> bytes:
-        """The kept observations, or those that are new since the last call, as MessagePack."""
+        """Return the kept observations as MessagePack.
 
-        def part(kept: RowBuffer[Any]) -> BufferDelta[Any]:
-            new = kept.take_delta()
-            return new if fresh else kept.all()
+        Args:
+            fresh: True to return only those added since the previous call.
+        """
 
-        fused = {text: {name: part(kept) for name, kept in fusion.rows.items()} for text, fusion in self._fused.items()}
+        def delta(buffer: RowBuffer[Any]) -> BufferDelta[Any]:
+            added = buffer.take_delta()
+            return added if fresh else buffer.all()
+
+        fused = {
+            text: {name: delta(buffer) for name, buffer in detector.rows.items()}
+            for text, detector in self._fused.items()
+        }
         return msgspec.msgpack.encode(
-            Rows(part(self._labelled), part(self._predicted), fused, part(self._estimate.past))
+            Rows(delta(self._labelled), delta(self._predicted), fused, delta(self._estimator.past))
         )
 
     def save(self) -> bytes:
-        """The state of every detector, as MessagePack; it belongs to the observations of `rows`."""
+        """Return the state of every detector as MessagePack, without the observations of `rows`."""
         return msgspec.msgpack.encode(
             Saved(
                 self._version,
                 [],
                 [],
-                {track.text: track.dump() for track in self._tracks},
-                self._begins,
-                {text: pickle.dumps(fusion) for text, fusion in self._fused.items()},
-                list(self._estimate.blocks),
-                self._estimate.confidences,
+                {single.text: single.dump() for single in self._single},
+                self._concept_start,
+                {text: pickle.dumps(fused) for text, fused in self._fused.items()},
+                list(self._estimator.blocks),
+                self._estimator.confidences,
                 self.outcomes,
                 MADE_BY,
             )
         )
 
     def restore(self, body: bytes, rows: Sequence[bytes]) -> None:
-        """Take over what `save` wrote and what `rows` gave, in its order; detectors that are no longer configured are
-        dropped, and so are all of them where another version of driftloop or River wrote them: they begin anew, with
-        the observations that are kept.
+        """Restore the state of a monitor. The caller must have checked the signature of the bytes.
 
-        The caller has checked that the bytes are its own: detectors are pickled. A `ValueError` says what is missing.
+        Detectors that are no longer configured are dropped. If other versions of driftloop or River pickled the
+        detectors, all of them begin anew, with the kept observations.
+
+        Args:
+            body: Result of `save`.
+            rows: Results of `rows`, in their order.
+
+        Raises:
+            ValueError: The state cannot be read, or observations are missing.
         """
         saved = msgspec.msgpack.decode(body, type=Saved)
+        deltas = [msgspec.msgpack.decode(part, type=Rows) for part in rows]
         self._version = saved.version
         self.outcomes = saved.outcomes
-        self._labelled.put(saved.labelled)
-        self._predicted.put(saved.predicted)
-        parts = [msgspec.msgpack.decode(one, type=Rows) for one in rows]
-        for one in parts:
-            self._labelled.take(one.labelled)
-            self._predicted.take(one.predicted)
-            self._estimate.past.take(one.calibration)
-        self._estimate.restore(saved.blocks, saved.confidences)
-        self._begins.update({text: at for text, at in saved.begins.items() if text in self._begins})
-        if saved.made_by != MADE_BY:
+        self._labelled.replace(saved.labelled)
+        self._predicted.replace(saved.predicted)
+        for delta in deltas:
+            self._labelled.apply(delta.labelled)
+            self._predicted.apply(delta.predicted)
+            self._estimator.past.apply(delta.calibration)
+        self._estimator.restore(saved.blocks, saved.confidences)
+        self._concept_start.update({text: at for text, at in saved.begins.items() if text in self._concept_start})
+        if saved.made_by == MADE_BY:
+            self._restore_detectors(saved, deltas)
+        else:
             by = saved.made_by or "an older version"
             log.warning("The detectors begin anew: those that are stored were written by %s, not %s.", by, MADE_BY)
-            return
-        for track in self._tracks:
-            track.restore(saved.detectors.get(track.text, {}))
+
+    def _restore_detectors(self, saved: Saved, deltas: Sequence[Rows]) -> None:
+        """Unpickle the detectors, and give the fused ones their observations."""
+        for single in self._single:
+            single.restore(saved.detectors.get(single.text, {}))
         for text in self._fused.keys() & saved.fused.keys():
             self._fused[text] = load_pickle(saved.fused[text])
-            for name, kept in self._fused[text].rows.items():
-                for one in parts:
-                    if name not in one.fused.get(text, {}):
+            for name, buffer in self._fused[text].rows.items():
+                for delta in deltas:
+                    if name not in delta.fused.get(text, {}):
                         raise ValueError(f"there are no observations for {name} of {text}")
-                    kept.take(one.fused[text][name])
+                    buffer.apply(delta.fused[text][name])
 
-    def _same_model(self, version: str) -> bool:
-        """False for what an older model said. With a newer one, what depends on the model starts afresh."""
+    def _is_current(self, version: str) -> bool:
+        """Return False for a prediction of an older model. For a newer model, restart the signals that depend on it."""
         if version == self._version:
             return True
         if _number(version) < _number(self._version):
             return False
         self._version = version
-        for track in self._tracks:
-            if track.signal != "error":
-                track.reset()
-        for fusion in self._fused.values():
-            fusion.new_model(version)
+        for single in self._single:
+            if single.signal != "error":
+                single.reset()
+        for fused in self._fused.values():
+            fused.new_model(version)
         return True
 
-    def _feed(self, signals: tuple[str, ...], seen: ObservedEvent, version: str, offset: int) -> list[DriftAlert]:
+    def _update_single(
+        self, signals: tuple[str, ...], event: ObservedEvent, version: str, offset: int
+    ) -> list[DriftAlert]:
+        """Update the single detectors of some signals; return their alerts."""
         alerts = []
-        for track in self._tracks:
-            if track.signal in signals and track.update(seen):
-                alert = self._declare(track, version, offset)
+        for single in self._single:
+            if single.signal in signals and single.update(event):
+                alert = self._single_alert(single, version, offset)
                 if alert is not None:
                     alerts.append(alert)
         return alerts
 
-    def _declare(self, track: SignalDetector, version: str, offset: int) -> DriftAlert | None:
-        """The alert, unless the signal moved for the better or there is too little before the change."""
-        kept = self._labelled if track.signal == "error" else self._predicted
-        same = track.signal == "error"
-        rows = [row for row in kept if row.occurred_at >= self._begins[track.text] and (same or row.version == version)]
-        cut = change_point(rows, track.signal)
+    def _single_alert(self, single: SignalDetector, version: str, offset: int) -> DriftAlert | None:
+        """Return the alert, or `None` if the signal has improved, or too little is known from before the change."""
+        across_models = single.signal == "error"
+        buffer = self._labelled if across_models else self._predicted
+        rows = [
+            row
+            for row in buffer
+            if row.occurred_at >= self._concept_start[single.text] and (across_models or row.version == version)
+        ]
+        cut = change_point(rows, single.signal)
         before, after = rows[:cut], rows[cut:]
         if len(before) < MIN_BEFORE:
             return None
-        self._begins[track.text] = after[0].occurred_at
-        severity = _severity(track.signal, before, after)
-        if (track.signal == "confidence" and severity >= 0) or (track.signal == "error" and severity <= 0):
+        self._concept_start[single.text] = after[0].occurred_at
+        severity = _severity(single.signal, before, after)
+        if (single.signal == "confidence" and severity >= 0) or (single.signal == "error" and severity <= 0):
             return None
         return self._alert(
-            track.text, track.text.partition(":")[2], track.signal, after, version, offset,
+            single.text, single.text.partition(":")[2], single.signal, after, version, offset,
             severity=severity, onset=after[0].position, onset_at=after[0].occurred_at,
-            window=len(after), evidence=explain(before, after), fired={track.signal: 1.0},
+            window=len(after), evidence=explain(before, after), fired={single.signal: 1.0},
         )  # fmt: skip
 
-    def _declare_fused(self, text: str, found: Finding, seen: ObservedEvent, offset: int) -> DriftAlert:
-        """The alert for a finding of the fused detector, with what moved in predictions and in outcomes."""
-        begin, at = self._begins[text], found.onset_at
+    def _fused_alert(self, text: str, found: Finding, event: ObservedEvent, offset: int) -> DriftAlert:
+        """Return the alert for a finding of the fused detector, with what moved in predictions and in outcomes."""
+        start, onset_at = self._concept_start[text], found.onset_at
         predicted, labelled = (
             (
-                [row for row in kept if begin <= row.occurred_at < at],
-                [row for row in kept if row.occurred_at >= at],
+                [row for row in buffer if start <= row.occurred_at < onset_at],
+                [row for row in buffer if row.occurred_at >= onset_at],
             )
-            for kept in (self._predicted, self._labelled)
+            for buffer in (self._predicted, self._labelled)
         )
-        self._begins[text] = at
-        before, after = labelled if seen.label else predicted
-        shown = explain(before, after)
-        ranked = movements(predicted, labelled)
-        shown["moved"] = [*ranked, *moved_words(*(labelled if seen.label else predicted))]
+        self._concept_start[text] = onset_at
+        before, after = labelled if event.label else predicted
+        evidence = explain(before, after)
+        evidence["moved"] = [*movements(predicted, labelled), *moved_words(before, after)]
         estimated = [block for block in self.blocks if block.estimate is not None][-4:]
-        shown["estimated_accuracy"] = [
-            {"start": one.start, "end": one.end, "estimate": one.estimate, "low": one.low, "high": one.high}
-            for one in estimated
+        evidence["estimated_accuracy"] = [
+            {"start": block.start, "end": block.end, "estimate": block.estimate, "low": block.low, "high": block.high}
+            for block in estimated
         ]
         return self._alert(
-            text, text, found.signal, after or [seen], seen.version, offset,
-            severity=found.severity, onset=found.onset, onset_at=at,
-            window=found.window, evidence=msgspec.to_builtins(shown), fired=found.shares,
+            text, text, found.signal, after or [event], event.version, offset,
+            severity=found.severity, onset=found.onset, onset_at=onset_at,
+            window=found.window, evidence=msgspec.to_builtins(evidence), fired=found.shares,
             kind=found.kind, onset_low=found.onset_low, onset_high=found.onset_high,
         )  # fmt: skip
 
     def _alert(
         self, text: str, detector: str, signal: Any, after: Sequence[ObservedEvent], version: str, offset: int, *,
-        severity: float, **known: Any,
+        severity: float, **fields: Any,
     ) -> DriftAlert:  # fmt: skip
+        """Return an alert with an id that is the same if the event is read again."""
         last = after[-1]
         key = f"{self._stream} {text} {version} {last.position} {last.occurred_at} {offset}"
         return DriftAlert(
@@ -302,7 +341,7 @@ class DriftMonitor:
             outcome_offset=offset,
             model_version=version,
             detected_at=time.time(),
-            **known,
+            **fields,
         )
 
 

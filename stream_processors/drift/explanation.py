@@ -1,4 +1,4 @@
-"""When a change began, and what moved: accuracy, confidence, label mix, words, segments and classes."""
+"""Explanation of a change: its onset, and the movement of accuracy, confidence, mix, words, segments and classes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 from stream_processors.drift.signals import words
 
 MIN_BEFORE = 30
-"""Observations needed before the onset for a change to be a change from something."""
+"""Observations before the onset without which no change is reported."""
 MIN_SIDE = 5
-"""Observations that each side of a change point must have."""
+"""Minimum number of observations on each side of a change point."""
 LIKELIHOOD_DROP = -2 * np.log(0.05)
-"""Twice the log of the ratio at which an onset is too unlikely beside the best one."""
-SAMPLES, EXCERPT = 3, 120
+"""Twice the log of the likelihood ratio below which an onset is too unlikely, compared with the best one."""
+MAX_EXAMPLES = 3
+"""Examples of a movement."""
+EXCERPT = 120
+"""Characters to which the text of an example is cut."""
 
 
 class ObservedEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One observation: a prediction, and its label where that has come."""
+    """Prediction of an event, with its label if that has come."""
 
     position: int
     occurred_at: float
@@ -35,29 +38,34 @@ class ObservedEvent(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
 
     def value(self, signal: str) -> float:
-        """The number that `signal` stands for: the error is 0 or 1, the confidence lies between 0 and 1."""
+        """Return the error, which is 0 or 1, or the confidence, which lies between 0 and 1."""
         return float(self.predicted != self.label) if signal == "error" else self.confidence
 
 
 class Movement(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment, class or word and the share that moved most."""
+    """Movement of a segment, class or word, by the share that moved most."""
 
     what: str
-    """segment, class or word."""
+    """Kind of the name: segment, class or word."""
     name: str
     measure: str
-    """share (of events), predicted (share of predictions), label (share of labels) or error (rate within it)."""
+    """Measure: share (of events), predicted (share of predictions), label (share of labels) or error (rate within)."""
     before: float
     after: float
     z: float
-    """The two-proportion z statistic; lists are ranked by its size."""
+    """Two-proportion z statistic; lists are ranked by its size."""
     event_ids: list[str]
     texts: list[str]
-    """Up to three examples since the onset, the newest first; texts are cut to 120 characters."""
+    """Texts of up to three examples since the onset, the newest first, cut to 120 characters each."""
 
 
 def change_point(rows: Sequence[ObservedEvent], signal: str) -> int:
-    """Index of the first row after the most likely single change in mean; see `change_interval`."""
+    """Return the index of the first row after the most likely single change in mean; see `change_interval`.
+
+    Args:
+        rows: Observations, oldest first.
+        signal: error, confidence or mix.
+    """
     if len(rows) < 2 * MIN_SIDE:
         return 0
     if signal == "mix":
@@ -69,11 +77,12 @@ def change_point(rows: Sequence[ObservedEvent], signal: str) -> int:
 
 
 def change_interval(values: NDArray[np.float64]) -> tuple[int, int, int]:
-    """Index of the first value after the most likely single change in mean, and the least and largest likely ones.
+    """Return the most likely single change in mean of values of shape (n, k), and the interval of likely ones.
 
-    Maximises the CUSUM statistic ``n1 n2 / n (m1 - m2)^2`` over all splits (Hinkley, 1970), summed over the columns of
-    ``values``, shape (n, k), each side holding at least `MIN_SIDE` rows. Over the variance that remains it is twice the
-    log likelihood ratio under Gaussian noise: the interval holds the splits at least 5% as likely as the best.
+    A change is the index of the first value after it. The most likely one maximises the CUSUM statistic
+    ``n1 n2 / n (m1 - m2)^2`` (Hinkley, 1970), summed over the columns, over all splits with at least `MIN_SIDE` rows on
+    each side. Divided by the remaining variance, the statistic is twice the log likelihood ratio under Gaussian noise.
+    The interval holds the splits that are at least 5% as likely as the best.
     """
     n = len(values)
     if n < 2 * MIN_SIDE:
@@ -90,24 +99,44 @@ def change_interval(values: NDArray[np.float64]) -> tuple[int, int, int]:
 
 
 def mean(rows: Sequence[ObservedEvent], signal: str) -> float:
-    """Mean of the signal over the rows."""
+    """Return the mean of a signal; 0 without rows.
+
+    Args:
+        rows: Observations.
+        signal: error or confidence.
+    """
     return float(np.mean([row.value(signal) for row in rows])) if rows else 0.0
 
 
 def mix(rows: Sequence[ObservedEvent], attribute: str = "predicted") -> dict[str, float]:
-    """Share of each class, by what was predicted or by the true label."""
+    """Return the share of each class.
+
+    Args:
+        rows: Observations.
+        attribute: predicted or label.
+    """
     counts = Counter(str(getattr(row, attribute)) for row in rows)
     return {name: round(count / len(rows), 4) for name, count in sorted(counts.items())}
 
 
 def mix_distance(before: Sequence[ObservedEvent], after: Sequence[ObservedEvent]) -> float:
-    """Total variation distance between the two mixes of predicted labels, from 0 to 1."""
+    """Return the total variation distance between two mixes of predicted labels, from 0 to 1.
+
+    Args:
+        before: Observations before the onset.
+        after: Observations since the onset.
+    """
     old, new = mix(before), mix(after)
     return 0.5 * sum(abs(new.get(name, 0.0) - old.get(name, 0.0)) for name in old.keys() | new.keys())
 
 
 def explain(before: Sequence[ObservedEvent], after: Sequence[ObservedEvent]) -> dict[str, Any]:
-    """What moved, as JSON: each entry holds the value before and after the onset."""
+    """Return what moved, as JSON; each entry holds the value before and after the onset.
+
+    Args:
+        before: Observations before the onset.
+        after: Observations since the onset.
+    """
     found: dict[str, Any] = {
         "confidence": [round(mean(before, "confidence"), 4), round(mean(after, "confidence"), 4)],
         "predicted_mix": [mix(before), mix(after)],
@@ -124,10 +153,16 @@ def movements(
     labelled: tuple[Sequence[ObservedEvent], Sequence[ObservedEvent]],
     most: int = 8,
 ) -> list[Movement]:
-    """Segments and classes that moved, the surest first; each pair holds the rows before and after the onset.
+    """Return the segments and classes that moved, the surest first.
 
-    Of a segment the share of events and the error within it are compared, of a class the share of predictions, the
-    share of true labels and the error among its true members; each is listed once, with what moved most.
+    For a segment, two measures are compared: the share of events and the error within it. For a class there are three:
+    the share of predictions, the share of true labels, and the error among its true members. Each segment or class is
+    listed once, with the measure that moved most.
+
+    Args:
+        predicted: Predictions before and since the onset.
+        labelled: Predictions with labels before and since the onset.
+        most: Maximum length of the result.
     """
     found: dict[tuple[str, str], Movement] = {}
 
@@ -150,7 +185,7 @@ def movements(
                 continue
             z = _z(hits[0], sizes[0], hits[1], sizes[1])
             if (what, name) not in found or abs(z) > abs(found[what, name].z):
-                examples = (members[1] or members[0])[: -SAMPLES - 1 : -1]
+                examples = (members[1] or members[0])[: -MAX_EXAMPLES - 1 : -1]
                 found[what, name] = _movement(what, name, measure, hits, sizes, z, examples)
 
     compare("segment", "share", predicted, lambda row: row.segment)
@@ -162,18 +197,30 @@ def movements(
 
 
 def moved_words(before: Sequence[ObservedEvent], after: Sequence[ObservedEvent], most: int = 8) -> list[Movement]:
-    """The risen words as movements, with examples."""
+    """Return the risen words as movements, with examples.
+
+    Args:
+        before: Observations before the onset.
+        after: Observations since the onset.
+        most: Maximum length of the result.
+    """
     found = []
     for name in risen_words(before, after, most):
         members = [[row for row in side if name in words(row.text)] for side in (before, after)]
         hits, sizes = list(map(len, members)), [len(before), len(after)]
         z = _z(hits[0], sizes[0], hits[1], sizes[1])
-        found.append(_movement("word", name, "share", hits, sizes, z, members[1][: -SAMPLES - 1 : -1]))
+        found.append(_movement("word", name, "share", hits, sizes, z, members[1][: -MAX_EXAMPLES - 1 : -1]))
     return found
 
 
 def risen_words(before: Sequence[ObservedEvent], after: Sequence[ObservedEvent], most: int = 8) -> list[str]:
-    """The words whose share of texts rose most, by the z-score of the log odds (Monroe et al., 2008)."""
+    """Return the words whose share of texts rose most, by the z-score of the log odds (Monroe et al., 2008).
+
+    Args:
+        before: Observations before the onset.
+        after: Observations since the onset.
+        most: Maximum length of the result.
+    """
     old, new = _words(before), _words(after)
     n_old, n_new = len(before) + 1, len(after) + 1
 
@@ -191,7 +238,7 @@ def _words(rows: Sequence[ObservedEvent]) -> Counter[str]:
 
 
 def _z(old: int, n_old: int, new: int, n_new: int) -> float:
-    """Two-proportion z with half a count added to each cell, so that an empty one can be compared."""
+    """Return the two-proportion z statistic, with half a count added to each cell, so that an empty one is no error."""
     a, b = (old + 0.5) / (n_old + 1), (new + 0.5) / (n_new + 1)
     pooled = (old + new + 1) / (n_old + n_new + 2)
     return float((b - a) / np.sqrt(pooled * (1 - pooled) * (1 / (n_old + 1) + 1 / (n_new + 1))))

@@ -1,12 +1,14 @@
-"""All signals fused into one decision with a stated rate of false alarms.
+"""Fused detector: one decision from all signals, with a bound on the rate of false alarms.
 
-Each signal has its e-detector; their weighted mean is one again, so the alarm at 10,000 / rate is raised at most
-``rate`` times in 10,000 events that do not drift (`stream_processors.drift.e_detector`). The signal that moves most
-decides, and the others cost it a factor of their number, which is a few events of delay.
+Each signal has an e-detector (`stream_processors.drift.e_detector`), and their weighted mean is an e-detector as well.
+An alarm at 10,000 / rate is therefore raised at most ``rate`` times in 10,000 events that do not drift. The signal that
+moves most decides. The others reduce its weight by a factor of their number, which delays the alarm by a few events.
 
-A change is told once. What is learnt about it later (labels that come late, a model that adapts) starts the reference
-anew without an alarm if it began before the alarm was raised; a change that began after it is another one. A fall of
-the error is a model that has learnt: the reference follows it.
+A change raises one alarm. Later evidence of the same change, from late labels or from a model that adapts, starts the
+reference anew without an alarm. It is the same change if it began before the alarm was raised. A fall of the error
+means that the model has learnt, and the reference follows it.
+
+The detector is pickled into the monitor's state, so its attributes keep their names.
 """
 
 from __future__ import annotations
@@ -20,36 +22,38 @@ import numpy as np
 from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import Outcome, Prediction
 from driftloop.core.models.classifier import Matrix
-from driftloop.core.models.first_stage import STAGES
+from driftloop.core.models.first_stage import CASCADE_ROUTES
 from stream_processors.drift.explanation import MIN_BEFORE, change_interval
 from stream_processors.drift.row_buffer import RowBuffer
 from stream_processors.drift.signals import Embedding, Mix, Observation, Projection, Signal, TwoSidedSignal, Vocabulary
 
 Kind = Literal["covariate", "label", "concept", "unknown"]
 SIGNALS: tuple[str, ...] = ("error", "loss", "confidence", "mix", "embedding", "vocabulary")
+"""Names of all signals."""
 PER = 10_000
 """Events that the rate of false alarms refers to."""
 RATE = 0.03
-"""One in 333,000 events: in the 120,000 of five control streams more than one is raised with 5% at most (Poisson)."""
+"""Default rate: one false alarm in 333,000 events. In the 120,000 events of five control streams, the probability of
+more than one is at most 5% (Poisson)."""
 CHANCE = 0.1
-"""How often a signal that has not moved may be named among those that have."""
+"""Maximum probability that a signal which has not moved is named among those that have."""
 LABELLED_SHARE = 0.9
-"""Share of the false alarms that the labelled signals may raise, the others the rest: a change of the texts shows
-within few events however sure one wants to be, a fall of accuracy is seldom as plain."""
+"""Share of the false alarms that the labelled signals may raise; the others may raise the rest. A change of the texts
+shows within few events at any level, and a fall of the accuracy is seldom as plain."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An alarm of the fused detector."""
+    """Alarm of the fused detector."""
 
     signal: str
-    """The one with the strongest evidence: the onset is read off it."""
+    """Leading signal, with the strongest evidence; the onset is read from it."""
     shares: dict[str, float]
     """Share of each signal in the evidence, largest first."""
     onset: int
     onset_low: int
     onset_high: int
-    """Positions; low and high bound those at least 5% as likely as the best."""
+    """Positions in the stream; low and high bound those at least 5% as likely as the best."""
     onset_at: float
     severity: float
     """Mean score of the leading signal after the onset minus before it; for the mix the total variation distance."""
@@ -59,11 +63,13 @@ class Finding:
 
 
 class FusedDetector:
-    """Watches one stream through `SIGNALS`, or those given.
+    """Detector of a drift in any of several signals of one stream: a weighted mean of their e-detectors.
+
+    Source: Shin, Ramdas and Rinaldo, "E-detectors", 2022.
 
     Args:
-        rate: false alarms per 10,000 events that may be raised where nothing drifts.
-        signals: names out of `SIGNALS`.
+        rate: Maximum false alarms per 10,000 events that do not drift.
+        signals: Names out of `SIGNALS`.
     """
 
     def __init__(self, rate: float = RATE, signals: Sequence[str] = SIGNALS) -> None:
@@ -71,27 +77,30 @@ class FusedDetector:
         self._signals = {name: _make(name) for name in signals}
         self._projection = Projection()
         self._version = ""
+        # `occurred_at` of the newest event when the last alarm was raised: a change that began before is the same one.
         self._frontier = float("-inf")
-        """`occurred_at` of the newest event when the last alarm was raised: what began before is the same change."""
         self._newest = float("-inf")
 
     @property
     def evidence(self) -> float:
-        """The weighted mean of the signals' e-detectors; the alarm is raised at 10,000 / rate."""
+        """Weighted mean of the signals' e-detectors; the alarm is raised at 10,000 / rate."""
         return sum(self._values().values())
 
     @property
     def levels(self) -> dict[str, float]:
-        """What each signal adds to the evidence, in parts of what raises an alarm: together 1."""
+        """Contribution of each signal to the evidence, as a share of the limit; a sum of 1 raises an alarm."""
         return {name: value / self._limit for name, value in self._values().items()}
 
     @property
     def rows(self) -> dict[str, RowBuffer[Observation]]:
-        """What each signal has seen; pickle leaves it out."""
+        """Observations of each signal; pickle leaves them out."""
         return {name: signal.rows for name, signal in self._signals.items()}
 
     def _values(self) -> dict[str, float]:
-        """What each signal adds to the evidence; signals that have seen nothing leave their share to the others."""
+        """Return the contribution of each signal to the evidence.
+
+        A signal without observations leaves its share to the others.
+        """
         seen = [signal for signal in self._signals.values() if signal.rows]
         labelled = sum(one.labelled for one in seen)
         both = 0 < labelled < len(seen)
@@ -100,11 +109,16 @@ class FusedDetector:
         return {one.name: (share if one.labelled else rest) * one.value for one in seen}
 
     def predicted(self, prediction: Prediction, embedding: Matrix | None = None) -> Finding | None:
-        """Take a prediction, and the embedding of its text of shape (d,) where there is one."""
+        """Add a prediction; return a finding, or `None`.
+
+        Args:
+            prediction: Next prediction.
+            embedding: Embedding of its text, shape (d,), if there is one.
+        """
         raws: dict[str, object] = {"mix": prediction.label}
-        if prediction.route not in STAGES:
+        if prediction.route not in CASCADE_ROUTES:
             raws["confidence"] = 1 - max(prediction.probabilities.values(), default=1.0)
-        else:  # the load decides how many there are of these, and the stage of which texts
+        else:  # the load decides how many events a cascade's stage gets, and the stage decides which texts
             embedding = None
         if prediction.text:
             raws["vocabulary"] = prediction.text
@@ -113,10 +127,10 @@ class FusedDetector:
         return self._take(raws, prediction)
 
     def labelled(self, outcome: Outcome) -> Finding | None:
-        """Take an outcome."""
+        """Add an outcome; return a finding, or `None`."""
         raws: dict[str, object] = {"error": float(outcome.predicted != outcome.label)}
-        # Late labels of an older model come still; and how many of a stage's answers there are, the load decides.
-        if outcome.probabilities and outcome.model_version == self._version and outcome.route not in STAGES:
+        # Late labels of an older model still come, and the load decides how many events a cascade's stage gets.
+        if outcome.probabilities and outcome.model_version == self._version and outcome.route not in CASCADE_ROUTES:
             raws["loss"] = 1 - outcome.probabilities.get(outcome.label, 0.0)
         found = self._take(raws, outcome)
         for name in ("error", "loss"):
@@ -127,9 +141,9 @@ class FusedDetector:
         return found
 
     def new_model(self, version: str) -> None:
-        """Start those signals afresh whose level belongs to the model; the others go on.
+        """Restart the signals whose level belongs to the model; the others continue.
 
-        The log loss is one of the former: a promoted model that is right more often may be less sure of it.
+        The log loss is restarted: a promoted model that is right more often may be less sure.
         """
         self._version = version
         for signal in self._signals.values():
@@ -144,7 +158,7 @@ class FusedDetector:
         return self._alarm() if self.evidence >= self._limit else None
 
     def _alarm(self) -> Finding | None:
-        """The finding, None where it is a known change or one from too little; the references start anew."""
+        """Start the references anew; return the finding, or `None` for a known change or too few observations."""
         values = self._values()
         ranked = sorted(values, key=lambda name: -values[name])
         leading = self._signals[ranked[0]]
@@ -175,10 +189,11 @@ class FusedDetector:
         )
 
     def _kind(self) -> Kind:
-        """Which of P(x), P(y) and P(y|x) the moved signals speak for; a moved input comes first, for it moves all.
+        """Return the kind of the change: P(x), P(y) or P(y|x). A moved input comes first, because it moves all signals.
 
-        Moved are the signal with the strongest evidence and those that have more than chance gives: the mean evidence
-        of n scores is n where nothing drifts, so `CHANCE` bounds how often it is n / `CHANCE` or more (Markov).
+        The signal with the strongest evidence has moved, and so has each one with more evidence than chance explains.
+        The mean evidence of n scores is n without a drift. The probability that it is n / `CHANCE` or more is therefore
+        at most `CHANCE` (Markov).
         """
         values = {name: signal.value for name, signal in self._signals.items() if signal.rows}
         mix, error = values.get("mix", 0.0), max(values.get("error", 0.0), values.get("loss", 0.0))
@@ -194,10 +209,10 @@ class FusedDetector:
 
 
 def make_fused_detector(text: str) -> FusedDetector:
-    """The detector that a line such as ``fused?rate=1&signals=error+mix`` describes.
+    """Return the detector of a configured line such as ``fused?rate=1&signals=error+mix``.
 
     Raises:
-        DriftloopError: an unknown parameter or signal, or a rate that is no number above 0.
+        DriftloopError: The line has an unknown parameter or signal, or a rate that is no number above 0.
     """
     _, _, query = text.partition("?")
     rate, signals = RATE, SIGNALS

@@ -1,4 +1,4 @@
-"""The newest rows of a sequence, stored bit by bit: of some thousands a batch changes a few."""
+"""Bounded row buffer with incremental persistence: only rows added since the last save are written."""
 
 from __future__ import annotations
 
@@ -11,48 +11,52 @@ T = TypeVar("T")
 
 
 class BufferDelta(NamedTuple, Generic[T]):
-    """What has become of the rows since they were last stored."""
+    """Change of a buffer since the last save."""
 
-    anew: bool
-    """Whether these are all rows; otherwise they come behind those before."""
+    complete: bool
+    """True if `rows` replace all earlier ones; otherwise they are appended to them."""
     rows: list[T]
 
 
 class RowBuffer(deque[T]):
-    """At most ``most`` rows; those before are forgotten."""
+    """Buffer of the newest rows.
 
-    def __init__(self, most: int) -> None:
-        super().__init__((), most)
-        self._fresh = 0
-        self._anew = True
+    Args:
+        size: Maximum number of rows; older ones are dropped.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__((), size)
+        self._added = 0
+        self._replaced = True
 
     def append(self, row: T) -> None:
-        """Take the next row."""
+        """Append a row."""
         super().append(row)
-        self._fresh += 1
+        self._added += 1
 
-    def put(self, rows: Iterable[T]) -> None:
-        """Have these in place of all."""
+    def replace(self, rows: Iterable[T]) -> None:
+        """Replace all rows."""
         rows = list(rows)
         super().clear()
         super().extend(rows)
-        self._anew = True
+        self._replaced = True
 
     def all(self) -> BufferDelta[T]:
-        """All rows."""
+        """Return all rows."""
         return BufferDelta(True, list(self))
 
     def take_delta(self) -> BufferDelta[T]:
-        """What is new since this was last asked for; to be asked for once for each time that it is stored."""
-        if self._anew or self._fresh >= len(self):
-            part = self.all()
+        """Return the rows added since the previous call. Call exactly once per save."""
+        if self._replaced or self._added >= len(self):
+            delta = self.all()
         else:
-            part = BufferDelta(False, list(islice(self, len(self) - self._fresh, None)))
-        self._fresh, self._anew = 0, False
-        return part
+            delta = BufferDelta(False, list(islice(self, len(self) - self._added, None)))
+        self._added, self._replaced = 0, False
+        return delta
 
-    def take(self, part: BufferDelta[T]) -> None:
-        """What `all` or `fresh` has given, one after the other."""
-        if part.anew:
+    def apply(self, delta: BufferDelta[T]) -> None:
+        """Apply a result of `all` or `take_delta`; apply all of them in sequence to restore a buffer."""
+        if delta.complete:
             super().clear()
-        super().extend(part.rows)
+        super().extend(delta.rows)

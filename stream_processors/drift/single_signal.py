@@ -1,4 +1,4 @@
-"""A single signal under a single detector, as configured by a line such as ``error:adwin``."""
+"""Detector of a single signal, as configured by a line such as ``error:adwin``."""
 
 from __future__ import annotations
 
@@ -13,47 +13,53 @@ SignalName = Literal["error", "confidence", "mix"]
 
 @dataclass
 class SignalDetector:
-    """One signal under one detector; for the mix, one detector for each class."""
+    """Detector of one signal; for the mix, one detector per class.
+
+    Args:
+        signal: Name of the signal.
+        text: Configured line, from which the detectors are made.
+        detectors: Detectors by class, or under an empty name if the signal is not the mix.
+    """
 
     signal: SignalName
     text: str
     detectors: dict[str, RiverDetector | CustomDetector] = field(default_factory=dict)
 
-    def update(self, seen: ObservedEvent) -> bool:
-        """Feed the detectors; True when one of them alarms."""
+    def update(self, event: ObservedEvent) -> bool:
+        """Add an event; return True if a detector alarms."""
         if self.signal == "mix":
-            self._meet(seen.predicted)
-            alarms = [self._feed(name, float(seen.predicted == name)) for name in self.detectors]
+            self._add(event.predicted)
+            alarms = [self._update_one(name, float(event.predicted == name)) for name in self.detectors]
             return any(alarms)
-        self._meet("")
-        return self._feed("", seen.value(self.signal))
+        self._add("")
+        return self._update_one("", event.value(self.signal))
 
     def reset(self) -> None:
-        """Forget everything the detectors have learnt."""
+        """Drop the state of the detectors."""
         self.detectors.clear()
 
     def dump(self) -> dict[str, bytes]:
-        """The state of each detector."""
+        """Return the state of each detector."""
         return {name: detector.dump() for name, detector in self.detectors.items()}
 
     def restore(self, states: dict[str, bytes]) -> None:
-        """Take over what `dump` gave."""
+        """Restore a result of `dump`."""
         for name, state in states.items():
-            self._meet(name)
+            self._add(name)
             self.detectors[name].restore(state)
 
-    def _feed(self, name: str, value: float) -> bool:
+    def _update_one(self, name: str, value: float) -> bool:
         return self.detectors[name].update(value) is State.DRIFT
 
-    def _meet(self, name: str) -> None:
+    def _add(self, name: str) -> None:
         if name not in self.detectors:
             self.detectors[name] = make_detector(self.text)[1]
 
 
 def make_signal_detector(text: str) -> SignalDetector:
-    """The track of a configured line.
+    """Return the detector of a configured line such as ``error:adwin``.
 
     Raises:
-        DriftloopError: see `make_detector`.
+        DriftloopError: The line is wrong; see `make_detector`.
     """
     return SignalDetector(cast(SignalName, make_detector(text)[0]), text)

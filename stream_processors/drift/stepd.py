@@ -1,4 +1,4 @@
-"""STEPD, which River does not have: the newest errors against all before them."""
+"""STEPD, a change detector on errors that River does not have."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from scipy.stats import norm
 
 
 class STEPD(DriftAndWarningDetector):  # type: ignore[misc]  # river has no types
-    """Statistical Test of Equal Proportions (Nishida and Yamauchi, 2007).
+    """Detector of a rise in the error rate by a test of equal proportions (Nishida and Yamauchi, 2007).
 
-    Compares the error rate over the newest ``window`` answers with that over all older ones since the last drift, by a
-    two-proportion z test with continuity correction; only a rise counts.
+    It compares the error rate of the newest ``window`` predictions with that of all older ones since the last drift.
+    The test is a two-proportion z test with continuity correction.
 
     Args:
-        window: answers in the newer sample.
-        alpha_drift: level of the drift, two-sided as in the paper.
-        alpha_warning: level of the warning.
+        window: Number of predictions in the newer sample.
+        alpha_drift: Level of the drift, two-sided as in the paper.
+        alpha_warning: Level of the warning.
     """
 
     def __init__(self, window: int = 30, alpha_drift: float = 0.003, alpha_warning: float = 0.05) -> None:
@@ -28,7 +28,7 @@ class STEPD(DriftAndWarningDetector):  # type: ignore[misc]  # river has no type
         self._restart()
 
     def update(self, x: bool) -> None:
-        """Take the next answer; True stands for an error."""
+        """Add a prediction; True stands for an error."""
         if self.drift_detected:
             self._restart()
         if len(self._newest) == self.window:

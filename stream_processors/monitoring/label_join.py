@@ -37,21 +37,21 @@ def join(store: OnlineStore, predictions: dict[str, Prediction], labels: dict[st
         labels: Labels of the batch, by event id.
     """
     done = store.joined([*labels, *predictions])
-    wanted = [event_id for event_id in labels if event_id not in done and event_id not in predictions]
+    unmatched_labels = [event_id for event_id in labels if event_id not in done and event_id not in predictions]
     found = dict(predictions)
-    found |= _read(Prediction, wanted, store.predictions(wanted))
-    alone = [event_id for event_id in predictions if event_id not in labels and event_id not in done]
-    late = _read(Label, alone, store.parked_labels(alone))
+    found |= _read(Prediction, unmatched_labels, store.predictions(unmatched_labels))
+    unlabelled = [event_id for event_id in predictions if event_id not in labels and event_id not in done]
+    unparked = _read(Label, unlabelled, store.parked_labels(unlabelled))
     outcomes: list[Outcome] = []
     parked: dict[str, bytes] = {}
-    for event_id, label in {**labels, **late}.items():
+    for event_id, label in {**labels, **unparked}.items():
         if event_id in done:
             continue
         if event_id in found:
             outcomes.append(outcome(found[event_id], label))
         else:
             parked[event_id] = messages.encode(label)
-    return Joined(outcomes, parked, list(late))
+    return Joined(outcomes, parked, list(unparked))
 
 
 def _read(kind: type[M], event_ids: Sequence[str], bodies: Sequence[bytes | None]) -> dict[str, M]:
@@ -65,7 +65,12 @@ def _read(kind: type[M], event_ids: Sequence[str], bodies: Sequence[bytes | None
 
 
 def outcome(prediction: Prediction, label: Label) -> Outcome:
-    """Return a prediction and its label as one line of the training log."""
+    """Return a prediction and its label as one line of the training log.
+
+    Args:
+        prediction: Prediction of an event.
+        label: Label of the same event.
+    """
     return Outcome(
         event_id=prediction.event_id,
         text=prediction.text,

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 LEVEL = Gauge("driftloop_drift_evidence_ratio", "Evidence of a drift; all signals together alarm at 1.", ["signal"])
 ESTIMATE = Gauge("driftloop_estimated_accuracy_ratio", "Accuracy over the newest block, estimated without labels.")
-ESTIMATE.set(math.nan)  # until there is one
+ESTIMATE.set(math.nan)  # until the first estimate
 JOINED = Counter(
     "driftloop_outcomes",
     "Predictions joined with their label, by whether they were right; without those of a model's own training data.",

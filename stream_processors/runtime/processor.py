@@ -54,8 +54,8 @@ class BatchHandler(Protocol):
         """Functions that a batch passes in order.
 
         The first takes the records, and each other one takes what the one before it returned. The last returns the
-        number of dead letters in the batch, once every result is confirmed. `StagePipeline` says which steps may run
-        in parallel.
+        number of dead letters in the batch, once every result is confirmed. `StagePipeline` describes which steps
+        may run in parallel.
         """
         ...
 
@@ -254,6 +254,10 @@ class BatchProcessor:
         5. Forget the offsets: the broker's count from now on.
 
         Steps 2 to 4 end after `handover_seconds`. Then a batch is read a second time, by the partition's new owner.
+
+        Args:
+            _app: The Faust app.
+            _revoked: Partitions that change hands.
         """
         self._liveness.owns(None)
         with contextlib.suppress(TimeoutError):
@@ -266,8 +270,12 @@ class BatchProcessor:
     async def on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         """Begin with the partitions that the group has assigned.
 
-        They are passed on to the liveness monitor. Its thread must not ask Faust's consumer for them: the first access
+        The liveness monitor gets them from here. Its thread must not ask Faust's consumer for them: the first access
         creates the consumer, and it would belong to the wrong thread.
+
+        Args:
+            _app: The Faust app.
+            assigned: Partitions that this process owns now.
         """
         self._offsets.forget()
         self._liveness.owns(assigned)

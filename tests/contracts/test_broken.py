@@ -19,14 +19,14 @@ from tests.broken import candidates, classifiers, detectors
 from tests.broken import policies as moods
 
 DETECTORS = [
-    (detector.has_its_parts, detectors.Nameless, "not a detector: it needs a name, update and reset"),
-    (detector.finds_a_jump, detectors.Deaf, "from 0.2 to 0.8 was not found"),
-    (detector.leaves_a_flat_signal_alone, detectors.Nervous, "alarms in 1000 values that do not move, more than 10"),
-    (detector.takes_any_share, detectors.BitsOnly, "it raised AssertionError: neither right nor wrong"),
-    (detector.takes_any_share, detectors.Truthful, "answered False: `update` must return a State"),
-    (detector.goes_on_when_restored, detectors.Amnesiac, "after a restart and at"),
-    (detector.goes_on_when_restored, detectors.Unpicklable, "cannot be kept"),
-    (detector.forgets_when_reset, detectors.Stubborn, "after `reset` and at"),
+    (detector.check_interface, detectors.Nameless, "not a detector: it needs a name, update and reset"),
+    (detector.check_finds_jump, detectors.Deaf, "from 0.2 to 0.8 was not found"),
+    (detector.check_flat_signal, detectors.Nervous, "alarms in 1000 values that do not move, more than 10"),
+    (detector.check_any_share, detectors.BitsOnly, "it raised AssertionError: neither right nor wrong"),
+    (detector.check_any_share, detectors.Truthful, "answered False: `update` must return a State"),
+    (detector.check_restore, detectors.Amnesiac, "after a restart and at"),
+    (detector.check_restore, detectors.Unpicklable, "cannot be kept"),
+    (detector.check_reset, detectors.Stubborn, "after `reset` and at"),
 ]
 POLICIES = [
     (policy.check_interface, moods.Nameless, "its name is '', not a word"),
@@ -111,4 +111,8 @@ def test_a_check_that_fails_does_not_keep_the_next_from_being_run() -> None:
     def passes(_subject: object) -> None:
         """It passes."""
 
-    assert [result.failure for result in run_checks([fails, passes, fails], None)] == ["as it should", "", "as it should"]
+    assert [result.failure for result in run_checks([fails, passes, fails], None)] == [
+        "as it should",
+        "",
+        "as it should",
+    ]

@@ -52,14 +52,17 @@ def test_the_page_names_every_kind_and_shows_what_is_said() -> None:
 def test_what_fails_is_said_with_why_and_ends_with_1() -> None:
     status, said, words = check("tests.broken.detectors:Deaf")
     assert (status, words) == (1, "")
-    assert "failed  A rise from 0.2 to 0.8 is found within 400 values: a rise from 0.2 to 0.8 was not found" in said
-    assert "passed  A signal that does not move is mostly left alone\n" in said
+    assert (
+        "failed  The detector finds a rise from 0.2 to 0.8 within 400 values: a rise from 0.2 to 0.8 was not found"
+        in said
+    )
+    assert "passed  The detector seldom alarms on a signal that does not move\n" in said
     assert said.endswith("4 of 6 checks passed.\n")
 
 
 def test_a_class_without_its_parts_is_one_that_fails() -> None:
     status, said, _ = check("tests.broken.detectors:Nameless")
-    assert status == 1 and "failed  It has a name, `update` and `reset`: " in said
+    assert status == 1 and "failed  The detector has a name, `update` and `reset`: " in said
     assert "is not a detector: it needs a name, update and reset" in said
 
 

@@ -13,7 +13,7 @@ EVERY = [f"{signal}:{name}" for name, (_, signals) in FAMILIES.items() for signa
 
 def subject(text: str) -> Subject:
     # KSWIN tests at every value: its false alarm rate is alpha by design.
-    return Subject(lambda: make_detector(text)[1], most=10 if "kswin" in text or "eddm" in text else 1)
+    return Subject(lambda: make_detector(text)[1], max_false_alarms=10 if "kswin" in text or "eddm" in text else 1)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

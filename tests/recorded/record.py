@@ -21,7 +21,7 @@ from driftloop.core import messages, topics
 from driftloop.core.kafka import clients
 from driftloop.core.models.bundle import MANIFEST, SIGNATURE
 from driftloop.core.models.registry import Registry
-from driftloop.core.online_store import MONITOR, OnlineStore
+from driftloop.core.online_store import MONITOR_STATE, OnlineStore
 from driftloop.core.settings import Settings, load
 from stream_processors.drift.drift_monitor import DriftMonitor
 
@@ -40,7 +40,7 @@ def record(settings: Settings, folder: Path) -> None:
                 lines += [raw.value for found in client.poll(timeout_ms=500).values() for raw in found]
         good = [line for line in lines if _readable(topic.message, line)]
         (folder / f"{topic.name}.jsonl").write_bytes(b"\n".join(good[-MOST:]) + b"\n")
-    state, rows = OnlineStore(settings).state(MONITOR)
+    state, rows = OnlineStore(settings).state(MONITOR_STATE)
     newest = _newest(rows)
     (folder / "monitor.rows").write_bytes(newest)
     (folder / "monitor.state").write_bytes(_shortened(state or b"", newest, settings.signing_key))
@@ -56,8 +56,8 @@ def _newest(stored: Sequence[bytes]) -> bytes:
     """The last of the monitor's observations, as one part."""
     watch = DriftMonitor((), "")
     watch.restore(watch.save(), stored)
-    watch._labelled.put(list(watch._labelled)[-5:])
-    watch._predicted.put(list(watch._predicted)[-5:])
+    watch._labelled.replace(list(watch._labelled)[-5:])
+    watch._predicted.replace(list(watch._predicted)[-5:])
     return watch.rows()
 
 

@@ -113,7 +113,7 @@ def test_another_class_is_no_detector(text: str) -> None:
 def test_another_class_is_no_policy_and_no_candidate() -> None:
     with pytest.raises(DriftloopError, match=r"ClassMeans cannot be made|is not a policy"):
         make_policy(RetrainSettings(policy="my_package.candidate:ClassMeans"))
-    with pytest.raises(DriftloopError, match=r"Cusum is not a candidate: it needs a name, quick, fit"):
+    with pytest.raises(DriftloopError, match=r"Cusum is not a candidate. Give it `name`, `quick`, `fit`"):
         catalogue.find("my_package.detector:Cusum")
     with pytest.raises(DriftloopError, match=r"cannot be made .TypeError: .*called without arguments"):
         catalogue.find("my_package.policy:EveryMistakes")
@@ -125,7 +125,7 @@ def test_the_watch_keeps_the_state_of_an_own_detector_signed(text: str) -> None:
         made = drift_monitor.DriftMonitor([text], "s")
         if state is not None:
             made.restore(_unsigned(state, "key").watch, [made.rows()])
-        (track,) = made._tracks
+        (track,) = made._single
         track._meet("")
         return alarms(track.detectors[""], values), made
 

@@ -1,4 +1,4 @@
-"""Estimated accuracy before the labels: right while P(y|x) holds, visibly wrong when it does not."""
+"""Accuracy estimation: it is right while P(y|x) holds, and visibly wrong when it changes."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from stream_processors.drift.accuracy_estimation import ConfidenceBasedEstimator
 def play(
     estimate: ConfidenceBasedEstimator, start: int, n: int, centre: float, *, swapped: bool = False, delay: int = 200
 ) -> None:
-    """The true rate of correct answers is 0.5 + (confidence - 0.5) / 2: an overconfident model."""
+    """Feed an overconfident model: its true rate of correct answers is 0.5 + (confidence - 0.5) / 2."""
     rng = np.random.default_rng(start)
     waiting: list[tuple[float, bool, int]] = []
     for i in range(start, start + n + delay):
@@ -23,7 +23,7 @@ def play(
 
 
 def test_a_fall_in_accuracy_that_confidence_shows_is_estimated() -> None:
-    estimate = ConfidenceBasedEstimator(block=500)
+    estimate = ConfidenceBasedEstimator(block_size=500)
     play(estimate, 0, 2000, 0.75)
     rng = np.random.default_rng(1)
     assert estimate.estimate([0.7] * 500, "1")[0] is not None
@@ -46,7 +46,7 @@ def test_a_label_swap_makes_the_estimate_fail_and_says_so() -> None:
 
 
 def test_nothing_is_estimated_before_there_are_outcomes_and_a_new_version_begins_a_new_block() -> None:
-    estimate = ConfidenceBasedEstimator(block=10)
+    estimate = ConfidenceBasedEstimator(block_size=10)
     assert estimate.estimate([0.9], "1") == (None, None, None)
     for i in range(15):
         estimate.predicted(0.9, "1", i, float(i))

@@ -1,4 +1,4 @@
-"""Which stage answers: the first one under load alone, never in a drift, and not once it has come to differ."""
+"""Cascade router: the first stage answers under load alone, never in a drift, and not once it has come to differ."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_no_text_at_all_is_nothing(model: BundleClassifier) -> None:
 
 
 def other_way_round(model: BundleClassifier) -> None:
-    """A first stage that is as sure, and says something else."""
+    """Give the model a first stage that is as sure, and answers something else."""
     assert model.first_stage is not None
     model.first_stage = replace(
         model.first_stage,

@@ -1,4 +1,4 @@
-"""When a processor stops burying messages, and when it goes on."""
+"""Circuit breaker: it opens on too many dead letters, and closes after a good batch."""
 
 from __future__ import annotations
 

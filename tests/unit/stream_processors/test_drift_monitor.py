@@ -1,4 +1,4 @@
-"""Where a drift is declared: from predictions and outcomes to alerts."""
+"""Drift monitor: from predictions and outcomes to alerts."""
 
 import random
 

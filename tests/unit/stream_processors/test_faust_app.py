@@ -1,4 +1,4 @@
-"""Taking from Faust's channel: what is there without delay, every message once."""
+"""Faust app: events are taken from its channel without delay, each one once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_error_thrown_into_the_channel_is_raised() -> None:
 
 
 class Flow:
-    """A consumer's, with what came of each message, and how often Faust's own way was gone."""
+    """Flow of a consumer, and the number of times that Faust's own way was taken."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.slow = 0

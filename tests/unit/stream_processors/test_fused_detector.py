@@ -1,4 +1,4 @@
-"""The fused detector: its false alarms, what it finds, and what it takes for the same change."""
+"""Fused detector: its false alarms, its findings, and the changes that count as the same."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from stream_processors.monitoring.label_join import outcome as join_one
 
 
 class Stream:
-    """Predictions with their labels at once: an accuracy, a share of class a, and a pool of words."""
+    """Stream of predictions with immediate labels, with an accuracy, a share of class a, and a pool of words."""
 
     def __init__(self, seed: int = 1, lines: tuple[str, ...] = ("fused",)) -> None:
         self.rng = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def test_nothing_is_raised_where_nothing_drifts() -> None:
 
 @pytest.mark.parametrize("route", [FIRST_ROUTE, SECOND_ROUTE, ""])
 def test_a_stage_that_is_less_sure_is_no_drift(route: str) -> None:
-    """The load decides how many answers are a stage's. The control: an encoder that is so all of a sudden is one."""
+    """The load decides how many answers come from a stage. The control: the same change of the encoder is a drift."""
     stream = Stream()
     assert stream.play(1000) == []
     alerts = stream.play(1500, route=route, between=(0.5, 0.6))
@@ -136,7 +136,7 @@ def test_a_model_that_learns_raises_nothing_and_its_own_fall_is_seen_against_its
 
 
 def answered(fusion: FusedDetector, right: list[bool], start: int = 0) -> list[Finding]:
-    """Feed outcomes whose positions count from ``start``; what was found."""
+    """Feed outcomes whose positions count from ``start``; return the findings."""
     found = []
     for i, correct in enumerate(right, start):
         label = "a" if correct else "b"
@@ -149,7 +149,7 @@ def answered(fusion: FusedDetector, right: list[bool], start: int = 0) -> list[F
 
 
 def predicted(fusion: FusedDetector, start: int, end: int, label: str) -> list[Finding]:
-    """Feed predictions at positions from ``start`` to ``end``; what was found."""
+    """Feed predictions at positions from ``start`` to ``end``; return the findings."""
     found = []
     for i in range(start, end):
         prediction = Prediction(
@@ -161,7 +161,7 @@ def predicted(fusion: FusedDetector, start: int, end: int, label: str) -> list[F
 
 
 def rights(n: int, rate: float, seed: int = 5) -> list[bool]:
-    """Whether each of ``n`` answers is right."""
+    """Return ``n`` random values that are True with the probability ``rate``."""
     return list(np.random.default_rng(seed).random(n) < rate)
 
 

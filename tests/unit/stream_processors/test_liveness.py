@@ -1,4 +1,4 @@
-"""When a processor has stalled, and when it only has nothing to do: decided by a clock that the test turns."""
+"""Liveness: a stalled processor is told from an idle one, by a clock that the test turns."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PATIENCE = 60.0
 
 @dataclass
 class Watched:
-    """A processor's progress, what waits for it, and what was said of it."""
+    """Progress of a processor, its lag, and the stalls that were reported."""
 
     now: float = 1_000.0
     lag: int = 0
     messages: bool = True
-    """Whether what waits are messages, and not a transaction's own offsets."""
+    """True if messages wait, and not only the offset of a transaction."""
     said: list[str] = field(default_factory=list)
     progress: Any = None
 
     def after(self, seconds: float) -> list[str]:
-        """What has been said once so much time has gone by, in which it was looked at every few seconds."""
+        """Return the reported stalls after N seconds, with a check every three seconds."""
         for _ in range(int(seconds / 3)):
             self.now += 3
             self.progress._check(SimpleNamespace(topics=set))

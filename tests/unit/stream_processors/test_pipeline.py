@@ -1,4 +1,4 @@
-"""Batches on their way through steps: in order, one in a step, several under way."""
+"""Pipeline: batches keep their order, one in each step, several in flight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAIT = 10.0
 
 
 async def through(line: StagePipeline, batches: Sequence[Any]) -> list[Any]:
-    """What comes out of the line, in the order in which it does."""
+    """Return the results of a pipeline in the order in which they come."""
     out: list[Any] = []
 
     async def carry(batch: Any) -> None:
@@ -34,7 +34,7 @@ def test_each_batch_goes_through_all_steps_in_order() -> None:
 
 
 def test_a_batch_is_at_one_step_while_the_next_is_at_the_one_before() -> None:
-    """The second step of each batch ends when the first step of the next one has begun: one at a time never would."""
+    """The second step of each batch waits until the first step of the next one has begun."""
     begun = [threading.Event() for _ in range(6)]
     met = []
 
@@ -108,7 +108,7 @@ def test_what_a_step_raises_is_raised_to_whoever_carries() -> None:
 
 
 def test_no_more_batches_are_under_way_than_there_are_steps() -> None:
-    """The second step is at the first batch, the second batch waits for it in the first step, and the third outside."""
+    """The first batch is in the second step, the second waits in the first step, and the third waits outside."""
     free = threading.Event()
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Rows stored bit by bit are, put together again, the rows; and a monitor's state is taken over only with its own."""
+"""Row buffer: the stored deltas restore the rows, and a monitor's state is restored only with its own rows."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def test_what_is_stored_bit_by_bit_is_what_is_kept(seed: int) -> None:
         for _ in range(rng.choice([0, 1, 7, 30, 120])):
             kept.append(rng.randrange(1000))
         if rng.random() < 0.1:
-            kept.put(row for row in list(kept) if row % 2)
+            kept.replace(row for row in list(kept) if row % 2)
         if rng.random() < 0.05:
-            kept.put(())
+            kept.replace(())
         stored.append(kept.take_delta())
         again = RowBuffer[int](50)
         for part in stored:
-            again.take(part)
+            again.apply(part)
         assert list(again) == list(kept) == kept.all().rows
-    assert any(part.anew for part in stored[1:]) and not all(part.anew for part in stored)
+    assert any(part.complete for part in stored[1:]) and not all(part.complete for part in stored)
 
 
 class Stored:
-    """The part of the store that a monitor's state goes through."""
+    """Part of the online store that holds a monitor's state."""
 
     def __init__(self) -> None:
         self.saved: bytes | None = None
@@ -51,7 +51,7 @@ def monitor(store: Stored) -> Monitor:
 
 
 def fed(store: Stored, batches: int) -> tuple[Monitor, Stream]:
-    """A monitor that has seen a stream, and stored its state after each ten events."""
+    """Return a monitor that has seen a stream, and stored its state after each ten events."""
     made, stream = monitor(store), Stream()
     stream.watch = made._detection
     for _ in range(batches):

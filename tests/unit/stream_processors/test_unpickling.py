@@ -1,4 +1,4 @@
-"""Detectors that the version before this one has stored: restored, they find the evidence that it would have found."""
+"""Unpickling: detectors that the version before has stored find the evidence that it would have found."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_control_without_the_table_the_state_cannot_be_read(
 
 
 def test_names_outside_the_room_stay_as_they_are() -> None:
-    """A class of the user's own may be called as one of ours was."""
+    """A custom class may have the name that one of ours had."""
     body = b"ccollections\nOrderedDict\n."
     assert unpickling.load_pickle(body).__name__ == "OrderedDict"
     with pytest.raises(ModuleNotFoundError, match="elsewhere"):
