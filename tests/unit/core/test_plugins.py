@@ -126,7 +126,7 @@ def test_the_watch_keeps_the_state_of_an_own_detector_signed(text: str) -> None:
         if state is not None:
             made.restore(_unsigned(state, "key").watch, [made.rows()])
         (track,) = made._single
-        track._meet("")
+        track._add("")
         return alarms(track.detectors[""], values), made
 
     before, after = bernoulli(3, 0.3, 300), bernoulli(4, 0.75, 300)
