@@ -34,12 +34,14 @@ from stream_processors.scoring.prediction_store import PredictionStore
 
 log = logging.getLogger(__name__)
 
-LEVEL = Gauge("driftloop_drift_evidence_ratio", "Evidence of a drift; all signals together alarm at 1.", ["signal"])
-ESTIMATE = Gauge("driftloop_estimated_accuracy_ratio", "Accuracy over the newest block, estimated without labels.")
+LEVEL = Gauge(
+    "driftloop_drift_evidence_ratio", "Evidence of a drift by signal; a sum of 1 raises an alarm.", ["signal"]
+)
+ESTIMATE = Gauge("driftloop_estimated_accuracy_ratio", "Estimated accuracy of the newest block of predictions.")
 ESTIMATE.set(math.nan)  # until the first estimate
 JOINED = Counter(
     "driftloop_outcomes",
-    "Predictions joined with their label, by whether they were right; without those of a model's own training data.",
+    "Predictions joined with their labels, by correctness, without the training data of the model.",
     ["version", "correct"],
 )
 

@@ -28,7 +28,7 @@ FIRST_BATCH = "waiting for its first batch, and what that needs"
 
 BATCH_SECONDS = Histogram(
     "driftloop_batch_seconds",
-    "Time from a batch's start until all its results are confirmed.",
+    "Seconds from a batch's start until all its results are confirmed.",
     ["role"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )

@@ -66,8 +66,8 @@ class OffsetTracker:
                 existing = clients.next_message_offset(self._settings, tp, expected[tp])
                 if existing < message.offset:
                     raise DriftloopError(
-                        f"Message {existing} of {tp.topic}, partition {tp.partition}, was not handed over, and "
-                        f"{message.offset} was: this process ends, so that it is started again and reads it."
+                        f"Message {existing} of {tp.topic}, partition {tp.partition}, was not handed over, although "
+                        f"message {message.offset} was. This process ends, so that it is started again and reads it."
                     )
             expected[tp] = max(expected[tp], message.offset + 1)
         return batch

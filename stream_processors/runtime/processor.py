@@ -108,8 +108,8 @@ def run(
         except SystemExit as end:
             if end.code:
                 raise DriftloopError(
-                    f"The {role} was ended by an error of Faust, which is in the lines above; nothing was "
-                    "acknowledged, so start it again."
+                    f"Faust ended the {role} with an error, which is in the lines above. Nothing was acknowledged: "
+                    "start it again."
                 ) from end
     clients.remove_group_member(settings, app.conf.id, member)
 
@@ -122,8 +122,8 @@ class BatchProcessor:
     3. `handle` carries the batch through the steps, and marks its offsets as handled.
     4. `commit` sends the handled offsets to the broker, every second.
 
-    Between these, `on_revoked` finishes and commits what is in flight before partitions change hands, `on_assigned`
-    begins with the new partitions, and `shutdown` does the same as `on_revoked` for good.
+    Before partitions change hands, `on_revoked` finishes and commits the batches in flight. `on_assigned` begins with
+    the new partitions. `shutdown` finishes and commits for good.
 
     All methods run on Faust's event loop. The steps run in threads of their own.
 
@@ -323,4 +323,4 @@ def _describe_offsets(records: Sequence[Record]) -> str:
 
 def _exit_stalled(reason: str) -> NoReturn:
     """End a process that takes no messages although some wait; its supervisor starts it again."""
-    exit_process(DriftloopError(f"{reason}: this process ends, so that it is started again; nothing was acknowledged."))
+    exit_process(DriftloopError(f"{reason}. This process ends, so that it is started again. Nothing was acknowledged."))

@@ -39,7 +39,7 @@ BUSY = 0.5
 LOAD_SECONDS = 5.0
 """Seconds over which the load is measured."""
 
-ROUTES = Counter("driftloop_routes", "Predictions by which stage made them.", ["route"])
+ROUTES = Counter("driftloop_routes", "Predictions by the stage that made them.", ["route"])
 
 
 class Answer(NamedTuple):

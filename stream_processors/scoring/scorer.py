@@ -34,10 +34,10 @@ later event would look like a part of its training data."""
 
 Scored = tuple[Event, Answer]
 
-PREDICTED = Counter("driftloop_predictions", "Predictions by the version that made them.", ["version"])
+PREDICTED = Counter("driftloop_predictions", "Predictions by model version.", ["version"])
 AGE = Histogram(
     "driftloop_event_age_seconds",
-    "Age of an event, since it occurred, when its prediction is safe.",
+    "Seconds from an event until its prediction is confirmed by Redis and the broker.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 
