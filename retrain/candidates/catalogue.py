@@ -1,4 +1,4 @@
-"""The candidates by name. A candidate's packages are imported when it is asked for, not before."""
+"""Catalogue of candidates by name. The packages of a candidate are imported when it is looked up, not before."""
 
 from __future__ import annotations
 
@@ -14,41 +14,48 @@ CANDIDATES: dict[str, str] = {
     "finetune": "retrain.candidates.finetune:FineTune",
 }
 QUICK = frozenset({"linear"})
-"""Those of them that are waited for; the worker never imports the others."""
+"""Built-in candidates that the worker waits for. It never imports the other ones."""
 
 
 def find(name: str) -> Candidate:
-    """The candidate called ``name`` here or in an installed package, or the one that ``module:Class`` names.
+    """Make the candidate of this name: built in, from an installed package, or given as ``module:Class``.
 
     Raises:
-        DriftloopError: there is no such candidate, or its packages are not installed.
+        DriftloopError: The candidate does not exist, or its packages are not installed.
     """
     if name not in CANDIDATES and ":" not in name and name not in plugins.names("candidates"):
         known = ", ".join((*CANDIDATES, *plugins.names("candidates")))
-        raise DriftloopError(f"There is no candidate called {name}: choose from {known}, or give module:Class.")
+        raise DriftloopError(f"There is no candidate {name}. Choose from {known}, or give module:Class.")
     return make_custom(plugins.find("candidates", CANDIDATES.get(name, name)), name)
 
 
 def make_custom(cls: Any, name: str) -> Candidate:
-    """A candidate of the class ``cls``, which is called without arguments.
+    """Make a candidate of a class.
+
+    Args:
+        cls: Class of the candidate. It is called without arguments.
+        name: Name of the candidate in error messages.
 
     Raises:
-        DriftloopError: it cannot be made, or lacks what a candidate has.
+        DriftloopError: The class cannot be made, or is not a candidate.
     """
     try:
         candidate = cls()
-    except Exception as error:  # a stranger's code
+    except Exception as error:  # code of the user may raise anything
         raise DriftloopError(
-            f"The candidate {name} cannot be made ({type(error).__name__}: {error}): it is called without arguments; "
-            "see that what it needs is installed."
+            f"The candidate {name} cannot be made ({type(error).__name__}: {error}). Let it take no arguments, and "
+            "install the packages that it needs."
         ) from error
     if not isinstance(candidate, Candidate):
-        raise DriftloopError(f"{name} is not a candidate: it needs a name, quick, fit, rescue and refit.")
+        raise DriftloopError(f"{name} is not a candidate. Give it `name`, `quick`, `fit`, `rescue` and `refit`.")
     return candidate
 
 
 def is_quick(name: str) -> bool:
-    """Whether the candidate is waited for; one that cannot be imported is not: its own process says what is wrong."""
+    """Return True if the worker waits for the candidate.
+
+    A candidate that cannot be imported is not waited for: its own process reports the error.
+    """
     if name in CANDIDATES:
         return name in QUICK
     try:

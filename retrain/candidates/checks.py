@@ -112,7 +112,10 @@ def check_learns(subject: Subject) -> None:
     """It learns texts that two words make easy."""
     said = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1).predict(HELD_OUT[0]).labels
     accuracy = float(np.mean([a == b for a, b in zip(said, HELD_OUT[1], strict=True)]))
-    expect(accuracy > MIN_ACCURACY, f"{accuracy:.2f} of its answers are right, not more than {MIN_ACCURACY}; a third is chance")
+    expect(
+        accuracy > MIN_ACCURACY,
+        f"{accuracy:.2f} of its answers are right, not more than {MIN_ACCURACY}; a third is chance",
+    )
 
 
 def check_seed(subject: Subject) -> None:

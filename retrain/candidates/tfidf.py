@@ -1,4 +1,4 @@
-"""The words of a text as columns beside its embedding."""
+"""TF-IDF features: the words of a text as columns beside its embedding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 FEATURES_PER_TEXT = 4
-"""So many words and word pairs are read for each text, the most frequent: short texts have fewer that occur twice, long
-ones ten times as many, which do harm."""
+"""Words and word pairs kept for each text, the most frequent ones.
+
+Short texts have fewer that occur twice. Long texts have ten times as many, which harm the model.
+"""
 
 
 def fit_tfidf(texts: Sequence[str]) -> tuple[TfidfVectorizer, Any] | None:
-    """TF-IDF of words and word pairs that occur in two texts or more, and the columns (n, v) of ``texts``, sparse.
+    """Fit TF-IDF on the words and word pairs that occur in two texts or more.
 
-    None where no word occurs twice.
+    Returns:
+        The vectorizer and the sparse columns of ``texts``, shape (n, v). `None` if no word occurs twice.
     """
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2),
@@ -30,5 +33,5 @@ def fit_tfidf(texts: Sequence[str]) -> tuple[TfidfVectorizer, Any] | None:
         columns = vectorizer.fit_transform(texts)
     except ValueError:
         return None
-    columns.sort_indices()  # as `transform` has them, so that sums come out the same
+    columns.sort_indices()  # in the order of `transform`, so that sums are the same to the last bit
     return vectorizer, columns

@@ -1,4 +1,4 @@
-"""The network that fine-tuning trains: the encoder with a linear head, its first weights, and its device."""
+"""Trainable network of the fine-tuning candidate: the encoder with a linear head, its first weights, and its device."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ from retrain.candidates.base import CannotFit, Task
 from retrain.training_window import TrainingWindow
 
 choose_device = partial(torch_encoder.choose_device, variable="DRIFTLOOP_RETRAIN__DEVICE")
-"""Where to train; see `driftloop.core.models.torch_encoder.choose_device`."""
+"""Return the device to train on; see `driftloop.core.models.torch_encoder.choose_device`."""
 
 
 def has_bf16(device: str) -> bool:
-    """Whether to train in bfloat16: on a GPU that computes in it itself."""
+    """Return True if the device is a GPU that computes in bfloat16 natively."""
     import torch
 
     return device == "cuda" and bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def load_network(window: TrainingWindow, task: Task) -> tuple[Any, Any]:
-    """The network with a fresh head, and its tokenizer; torch takes the budget's cores."""
+    """Load the encoder with a fresh head, and its tokenizer; torch gets the cores of the budget.
+
+    Args:
+        window: Window whose classes the head has.
+        task: Task with the model and the budget.
+
+    Raises:
+        CannotFit: torch or transformers is not installed.
+        DriftloopError: The encoder cannot be loaded.
+    """
     try:
         import torch
         import transformers
@@ -46,26 +55,34 @@ def load_network(window: TrainingWindow, task: Task) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DriftloopError(
-            f"The encoder {task.model.encoder} could not be loaded for fine-tuning ({reason}): give a folder in the "
-            "Hub's layout or a model the Hub has, in DRIFTLOOP_MODEL__ENCODER."
+            f"The encoder {task.model.encoder} could not be loaded for fine-tuning ({reason}). Give a folder in the "
+            "Hub's layout or the name of a model on the Hub in DRIFTLOOP_MODEL__ENCODER."
         ) from error
-    # Half of a small encoder's weights are its word vectors; a few hundred rows touch few of them.
+    # Half of a small encoder's weights are its word vectors. A few hundred rows touch few of them.
     encoder.get_input_embeddings().requires_grad_(False)
     return add_linear_head(encoder, len(window.classes)), tokenizer
 
 
 def initialise_head(network: Any, rows: TrainingWindow, classes: Sequence[str]) -> None:
-    """Start the head as a logistic regression over the stored embeddings."""
+    """Initialise the head as a logistic regression on the stored embeddings.
+
+    Embeddings of another size come from another encoder; the head then keeps its random weights.
+
+    Args:
+        network: Network with a linear head, changed in place.
+        rows: Rows to fit the regression on.
+        classes: Class of each output of the head.
+    """
     import torch
     from sklearn.linear_model import LogisticRegression
 
     if rows.embeddings.shape[1] != network.classifier.in_features:
-        return  # embeddings of another encoder: the head starts at random
-    found = LogisticRegression(C=2.0, max_iter=200).fit(rows.embeddings, np.asarray(rows.labels))
-    two = len(found.classes_) == 2
-    weight = np.vstack([-found.coef_ / 2, found.coef_ / 2]) if two else found.coef_
-    bias = np.concatenate([-found.intercept_ / 2, found.intercept_ / 2]) if two else found.intercept_
-    lines = [list(classes).index(str(name)) for name in found.classes_]
+        return
+    model = LogisticRegression(C=2.0, max_iter=200).fit(rows.embeddings, np.asarray(rows.labels))
+    binary = len(model.classes_) == 2  # scikit-learn keeps one row for two classes
+    weight = np.vstack([-model.coef_ / 2, model.coef_ / 2]) if binary else model.coef_
+    bias = np.concatenate([-model.intercept_ / 2, model.intercept_ / 2]) if binary else model.intercept_
+    outputs = [list(classes).index(str(name)) for name in model.classes_]
     with torch.no_grad():
-        network.classifier.weight[lines] = torch.tensor(weight, dtype=torch.float32)
-        network.classifier.bias[lines] = torch.tensor(bias, dtype=torch.float32)
+        network.classifier.weight[outputs] = torch.tensor(weight, dtype=torch.float32)
+        network.classifier.bias[outputs] = torch.tensor(bias, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Which rows of a window a candidate learns from, and which of the newest ones it validates on."""
+"""Choice of the training and validation rows of a window, and the weight of the rows before the drift."""
 
 from __future__ import annotations
 
@@ -17,28 +17,35 @@ from retrain.training_window import TrainingWindow
 
 Rows = NDArray[np.int64]
 Fold = tuple[Rows, Rows]
-"""Indices to train on and, all of them later, indices to validate on."""
+"""Indices to train on, and later indices to validate on."""
 
 MIN_ROWS = 20
+"""Rows that a window must have."""
 MIN_RECENT = 16
-"""With fewer rows after the onset, the newest half of the window stands in for them in validation."""
+"""Rows after the onset below which the newest half of the window replaces them in validation."""
 ONE_FOLD_ROWS = 300
-"""With so many rows after the onset, their newest quarter is validation enough."""
+"""Rows after the onset from which on their newest quarter is enough for validation."""
 OLD_WEIGHTS = (0.0, 0.05, 0.3, 1.0)
-"""What a row before the drift may count for, where a row after it counts for 1."""
+"""Weights that a row before the drift may have; a row after it has weight 1."""
 DEFAULT_OLD_WEIGHT = 0.3
-"""What it counts for where the rows after the drift are too few to choose."""
+"""Weight of a row before the drift if there are too few rows after it to choose one."""
 MAX_OLD_ROWS = 1000
-"""How many rows before the drift are learnt from where they count for less than those after it: the last, so the
-likest ones of a window `by_likeness`."""
+"""Rows before the drift that are learnt if they count less than those after it: the last ones of the window.
+
+In a window ordered by `order_by_similarity` these are the most similar ones.
+"""
 SELECTION_ROWS = 2000
-"""Rows before the drift, the last, that are enough to choose their weight with, or to learn what they look like."""
+"""Rows before the drift that are enough to choose their weight, or to learn how they look: the last ones."""
 MIN_PROBABILITY = 1e-3
-"""Least probability counted for the true label, so that one sure mistake does not decide a search."""
+"""Smallest probability counted for the true label, so that one certain mistake does not decide a search."""
 
 
 def require_learnable(window: TrainingWindow) -> None:
-    """Raise `CannotFit` where there is nothing to tell apart, or next to nothing to learn from."""
+    """Check that the window has two classes and enough rows.
+
+    Raises:
+        CannotFit: There is one class only, or there are too few rows.
+    """
     if len(window.classes) < 2:
         raise CannotFit(f"all {len(window)} labels are '{window.classes[0] if window.classes else ''}'")
     if len(window) < MIN_ROWS:
@@ -46,10 +53,14 @@ def require_learnable(window: TrainingWindow) -> None:
 
 
 def forward_folds(labels: Sequence[str], onset: int) -> list[Fold]:
-    """Folds in the order of time over the rows after ``onset``: train on what was known, validate on what came next.
+    """Return folds in the order of time over the rows after the onset: train on earlier rows, validate on later ones.
 
-    One fold where the recent rows are many, three where they are few. A fold whose training rows hold one class is
-    left out; where that leaves none, the last quarter is validated on models of all rows.
+    There is one fold if the recent rows are many, and three if they are few. A fold whose training rows hold one class
+    is left out. If no fold is left, models of all rows are validated on the last quarter.
+
+    Args:
+        labels: Label of each row, shape (n,).
+        onset: Index of the first row after the drift.
     """
     n = len(labels)
     start = onset if n - onset >= MIN_RECENT else n // 2
@@ -61,10 +72,10 @@ def forward_folds(labels: Sequence[str], onset: int) -> list[Fold]:
 
 
 def choose_old_weight(window: TrainingWindow) -> float:
-    """What the rows before the onset should count for: the least log loss on the rows after it, of a quick model.
+    """Return the weight of the rows before the onset with the least log loss on the rows after it.
 
-    After an abrupt drift that is little or nothing, after a false alarm 1. The quick model is a logistic regression on
-    the embeddings alone.
+    It is small or 0 after an abrupt drift, and 1 after a false alarm. The loss is that of a quick model, a logistic
+    regression on the embeddings alone.
     """
     if window.onset == 0:
         return 1.0
@@ -90,11 +101,12 @@ def choose_old_weight(window: TrainingWindow) -> float:
 
 
 def order_by_similarity(window: TrainingWindow) -> TrainingWindow:
-    """The same rows, those before the onset in the order of how much they look like those after it, the likest last.
+    """Return the same rows, those before the onset ordered by their similarity to those after it, most similar last.
 
-    How likely a text is recent is what a logistic regression on the embeddings says that tells the two apart
-    (covariate shift: Bickel, Brueckner and Scheffer, 2009). Where a concept comes back, these are the rows of its
-    earlier time. A past of no more than `REACH` rows stays in the order of time.
+    A logistic regression on the embeddings separates the rows before from those after the onset. Its estimate that a
+    text is recent is the similarity (covariate shift: Bickel, Brueckner and Scheffer, 2009). If a concept comes back,
+    the most similar rows are those of its earlier time. A past of at most `MAX_OLD_ROWS` rows stays in the order of
+    time.
     """
     n, onset = len(window), window.onset
     if not MAX_OLD_ROWS < onset < n:
@@ -103,14 +115,18 @@ def order_by_similarity(window: TrainingWindow) -> TrainingWindow:
     shown = np.concatenate([old, np.arange(max(onset, n - MAX_OLD_ROWS), n)])
     model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=50, tol=1e-3)
     fit_unconverged(model, window.embeddings[shown], shown >= onset)
-    likeness = model.decision_function(window.embeddings[:onset])
-    return window.take([*np.argsort(likeness, kind="stable").tolist(), *range(onset, n)])
+    similarity = model.decision_function(window.embeddings[:onset])
+    return window.take([*np.argsort(similarity, kind="stable").tolist(), *range(onset, n)])
 
 
 def row_weights(window: TrainingWindow, old_weight: float) -> NDArray[np.float64]:
-    """Shape (n,): ``old_weight`` before the onset, 1 after it, times how far each label is trusted.
+    """Return the weight of each row, shape (n,): its trust, times ``old_weight`` before the onset.
 
-    Where the past counts for less, only its last `REACH` rows count at all.
+    If ``old_weight`` is less than 1, only the last `MAX_OLD_ROWS` rows before the onset have a weight.
+
+    Args:
+        window: Labelled events.
+        old_weight: Weight of a row before the onset.
     """
     weights = np.asarray(window.weights, dtype=np.float64) if window.weights else np.ones(len(window))
     weights[: window.onset] *= old_weight
@@ -120,16 +136,29 @@ def row_weights(window: TrainingWindow, old_weight: float) -> NDArray[np.float64
 
 
 def fit_unconverged(model: LogisticRegression, features: Any, labels: Any, weights: Any = None) -> None:
-    """Fit, and say nothing where the steps run out: an order shows long before its model has converged."""
+    """Fit without a warning if the steps run out: the ranking is stable long before the model has converged.
+
+    Args:
+        model: Model to fit in place.
+        features: Shape (n, d).
+        labels: Shape (n,).
+        weights: Shape (n,). `None` weighs all rows alike.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(features, labels, sample_weight=weights)
 
 
 def sample_rows(window: TrainingWindow, old_share: float, limit: int, seed: int) -> Rows:
-    """At most ``limit`` row indices in the order of time: the newest after the onset, then ``old_share`` of the rest.
+    """Return row indices in the order of time: the newest after the onset, then a random part of the older ones.
 
-    Every class of the window keeps at least two rows, so that the model knows the names of all of them.
+    Every class of the window keeps at least two rows, so that the model knows all of them.
+
+    Args:
+        window: Labelled events.
+        old_share: Share of the rows before the onset to take.
+        limit: Largest number of rows, before those of missing classes are added.
+        seed: Seed of the random part.
     """
     recent = np.arange(max(window.onset, len(window) - limit), len(window))
     old = np.arange(window.onset)
@@ -153,12 +182,20 @@ def fold_losses(
     loss_limits: Sequence[float] = (),
     deadline: float = float("inf"),
 ) -> list[float]:
-    """Log loss on each fold, in nats per row, of a fresh estimator from ``make`` for each.
+    """Return the log loss of a fresh estimator on each fold, in nats per row.
 
-    A loss above the fold's number in ``hopeless`` is the last: the rest of the folds is spared.
+    A loss above the limit of its fold ends the evaluation; the remaining folds are skipped.
+
+    Args:
+        make: Makes an unfitted estimator.
+        features: Shape (n, d).
+        labels: Shape (n,).
+        folds: Folds to evaluate.
+        loss_limits: Limit of each fold; empty for none.
+        deadline: Time of `time.monotonic` after which no fold begins.
 
     Raises:
-        TimeoutError: `time.monotonic` was past ``deadline`` before a fold.
+        TimeoutError: The deadline passed before a fold.
     """
     losses: list[float] = []
     for (train, test), limit in zip(folds, loss_limits or [float("inf")] * len(folds), strict=True):
@@ -172,7 +209,13 @@ def fold_losses(
 
 
 def log_loss(classes: Sequence[str], probabilities: NDArray[Any], labels: NDArray[np.str_]) -> float:
-    """Mean of -log p(true label); a label that the model cannot name has probability `FLOOR`."""
+    """Return the mean of -log p(true label).
+
+    Args:
+        classes: The k classes of the model.
+        probabilities: Shape (n, k).
+        labels: True labels, shape (n,). One that the model cannot name has probability `MIN_PROBABILITY`.
+    """
     column = {str(name): i for i, name in enumerate(classes)}
     found = [probabilities[row, column[name]] if name in column else 0.0 for row, name in enumerate(labels)]
     values = np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0)

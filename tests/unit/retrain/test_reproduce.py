@@ -118,7 +118,7 @@ def test_the_settings_that_a_worker_wrote_down_win_over_those_of_the_moment() ->
     assert repeat_decision(told, 0, replace(CHOSEN, policy="never")).same is True
 
 
-@pytest.mark.parametrize("recording", sorted(path.name for path in RECORDED.iterdir() if path.is_dir()))
+@pytest.mark.parametrize("recording", sorted(path.parent.name for path in RECORDED.glob("*/retraining.jsonl")))
 def test_the_settings_that_earlier_versions_wrote_down_are_read(recording: str) -> None:
     lines = (RECORDED / recording / "retraining.jsonl").read_bytes().splitlines()
     queued = [line for line in (decode(Retraining, line) for line in lines) if "settings" in line.scores]
