@@ -218,7 +218,17 @@ def _candidate(name: str, steps: Sequence[Retraining], manual: Sequence[Retraini
         checks=_objects(gated.scores.get("checks")),
         segments=_objects(gated.scores.get("segments")),
         classes=_objects(gated.scores.get("classes")),
+        figures=_figures(gated.scores),
     )
+
+
+def _figures(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among the scores, except both accuracies. Those of a part have its name as a prefix."""
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        parts = {f"{name}_{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {key: one for key, one in parts.items() if not isinstance(one, bool) and _number(one) is not None}
+    return {name: float(value) for name, value in found.items() if name not in ("accuracy", "champion_accuracy")}
 
 
 def movements(evidence: Mapping[str, Any]) -> list[Movement]:

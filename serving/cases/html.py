@@ -10,7 +10,16 @@ from html import escape
 from driftloop.core.terminal_text import escape_control_chars
 from serving.cases import chart
 from serving.cases.model import AccuracySpan, Candidate, Case, Movement, Round, SliceImpact
-from serving.cases.reasons import CHECK_COLUMNS, as_sentence, check_rows, count_passed, first_sentence, has_more
+from serving.cases.reasons import (
+    CHECK_COLUMNS,
+    COMPARISON_COLUMNS,
+    as_sentence,
+    check_rows,
+    comparison_rows,
+    count_passed,
+    first_sentence,
+    has_more,
+)
 from serving.cases.terminal import alert_facts, headline, training_data
 
 BAR = 160
@@ -145,10 +154,13 @@ def _candidate(one: Candidate) -> str:
     ]
     if one.checks:
         rows = [
-            [_text(name), f'<span class="{result}">{result}</span>', _text(finding)]
-            for name, result, finding in check_rows(one.checks)
+            [_text(name), f'<span class="{result}">{result}</span>', limit, _text(finding)]
+            for name, result, limit, finding in check_rows(one.checks)
         ]
         parts.append(_details(f"Gate checks: {count_passed(one.checks)}", _table(CHECK_COLUMNS, rows)))
+    if one.figures:
+        rows = [[_text(name), value] for name, value in comparison_rows(one)]
+        parts.append(_details("Comparison with the champion", _table(COMPARISON_COLUMNS, rows)))
     for title, groups in (("segment", one.segments), ("class", one.classes)):
         if groups:
             keys = ("name", "rows", "champion", "challenger")

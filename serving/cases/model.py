@@ -76,6 +76,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     segments: list[dict[str, Any]]
     classes: list[dict[str, Any]]
     """Accuracies of both models by segment and by class, each with name, rows, champion and challenger."""
+    figures: dict[str, float] = {}
+    """Other figures of the decision by name, such as held_out, difference_low and brier_gain_low."""
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):

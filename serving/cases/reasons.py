@@ -6,9 +6,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serving.cases.model import Candidate
+
 LONGEST = 100
 """Largest number of characters of a short form. A longer sentence is cut at a comma, or else with an ellipsis."""
-CHECK_COLUMNS = ("check", "result", "finding")
+CHECK_COLUMNS = ("check", "result", "limit", "finding")
+COMPARISON_COLUMNS = ("figure", "value")
+UNKNOWN = "–"
+INTERVALS = (
+    ("difference in accuracy, interval", "difference_low", "difference_high"),
+    ("gain in Brier score, interval", "brier_gain_low", "brier_gain_high"),
+)
+"""Figures of the gate that are the two bounds of an interval."""
+FIGURES = {
+    "held_out": "held-out events",
+    "brier_gain": "gain in Brier score",
+    "quantisation_agreement": "share of equal labels in int8 and full precision",
+    "quantisation_loss": "loss of accuracy in int8",
+    "quantisation_rows": "events compared in int8",
+}
+"""Names of other figures."""
 _END = re.compile(r"(?<=[.!?])\s+|;\s+")
 _COMMA = re.compile(r",\s(?![^\[(]*[\])])")
 
@@ -41,9 +58,26 @@ def as_sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
-def check_rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def check_rows(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
     """Return the rows of a table of the gate's checks; `CHECK_COLUMNS` are its heads."""
-    return [(str(check.get("name", "")), check_result(check), str(check.get("words", ""))) for check in checks]
+    return [
+        (str(check.get("name", "")), check_result(check), _figure(check.get("limit")), str(check.get("words", "")))
+        for check in checks
+    ]
+
+
+def comparison_rows(candidate: Candidate) -> list[tuple[str, str]]:
+    """Return the rows of a table of the comparison with the champion; `COMPARISON_COLUMNS` are its heads."""
+    figures = dict(candidate.figures)
+    rows = [
+        ("accuracy of the candidate", candidate.accuracy),
+        ("accuracy of the champion", candidate.champion_accuracy),
+    ]
+    shown = [(name, _figure(value)) for name, value in rows if value is not None]
+    for name, low, high in INTERVALS:
+        if low in figures and high in figures:
+            shown.append((name, f"{figures.pop(low):+.3f} to {figures.pop(high):+.3f}"))
+    return shown + [(FIGURES.get(name, name.replace("_", " ")), _figure(value)) for name, value in figures.items()]
 
 
 def check_result(check: Mapping[str, Any]) -> str:
@@ -58,3 +92,10 @@ def count_passed(checks: Sequence[Mapping[str, Any]]) -> str:
     passed = sum(bool(check.get("passed")) for check in checks)
     excused = [str(check.get("name", "")) for check in checks if check_result(check) == "excused"]
     return f"{passed} of {len(checks)} passed" + (f"; excused: {', '.join(excused)}" if excused else "")
+
+
+def _figure(value: Any) -> str:
+    """Return a number with at most three decimal places; a dash if it is not a number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return UNKNOWN
+    return f"{value:g}" if value == round(value) else f"{value:.3f}"

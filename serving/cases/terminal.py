@@ -12,7 +12,7 @@ from rich.text import Text
 
 from driftloop.core.terminal_text import escape_control_chars
 from serving.cases.model import AccuracySpan, Candidate, Case, Movement, Round, SliceImpact
-from serving.cases.reasons import CHECK_COLUMNS, as_sentence, check_rows, first_sentence, has_more
+from serving.cases.reasons import CHECK_COLUMNS, as_sentence, check_rows, comparison_rows, first_sentence, has_more
 
 NAME, REASON, SHORT, EXAMPLE = 40, 400, 120, 100
 SLICES = 8
@@ -134,9 +134,12 @@ def _candidate(console: Console, one: Candidate) -> None:
     _print(console, f"  {one.name}{version} {one.state}{reason}", REASON)
     if one.checks:
         table = _table(*CHECK_COLUMNS)
-        for name, result, finding in check_rows(one.checks):
-            table.add_row(*_cells(name, result, finding, limit=REASON))
+        for row in check_rows(one.checks):
+            table.add_row(*_cells(*row, limit=REASON))
         console.print(Padding(table, (0, 0, 0, 4)))
+    if one.figures:
+        figures = "; ".join(f"{name} {value}" for name, value in comparison_rows(one))
+        _print(console, f"    Comparison: {figures}", 2 * REASON)
     if has_more(one.reason):
         _print(console, f"    Full reason: {as_sentence(one.reason)}", 2 * REASON, style="dim")
 

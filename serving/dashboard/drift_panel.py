@@ -11,7 +11,15 @@ from driftloop.core.messages import DriftAlert
 from driftloop.core.terminal_text import escape_control_chars
 from serving.cases import builder
 from serving.cases.model import Candidate, Case, Movement, Round, SliceImpact
-from serving.cases.reasons import CHECK_COLUMNS, check_rows, count_passed, first_sentence, has_more
+from serving.cases.reasons import (
+    CHECK_COLUMNS,
+    COMPARISON_COLUMNS,
+    check_rows,
+    comparison_rows,
+    count_passed,
+    first_sentence,
+    has_more,
+)
 from serving.dashboard import widgets
 from serving.dashboard.snapshots import ALERTS
 from serving.routes import AppContext
@@ -115,6 +123,8 @@ def _gate_decision(one: Candidate) -> None:
             ui.label(escape_control_chars(one.reason, widgets.LONGEST))
         if one.checks:
             widgets.table("gate checks", CHECK_COLUMNS, check_rows(one.checks))
+        if one.figures:
+            widgets.table("comparison with the champion", COMPARISON_COLUMNS, comparison_rows(one))
 
 
 def _outcome(case: Case) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from serving.cases.reasons import CHECK_COLUMNS, as_sentence, check_rows, first_sentence, has_more
+from serving.cases.model import Candidate
+from serving.cases.reasons import (
+    CHECK_COLUMNS,
+    COMPARISON_COLUMNS,
+    as_sentence,
+    check_rows,
+    comparison_rows,
+    first_sentence,
+    has_more,
+)
 from serving.report import formatting
 from serving.report.document import Column, Details, Paragraph, Table
 
@@ -33,23 +41,27 @@ def full_reasons(summary: str, head: str, reasons: Iterable[tuple[str, str]]) ->
     return [Details(summary, [Table("Reasons as written by the retrainer", columns, rows)])]
 
 
-def gate_decision(version: str, reason: str, checks: Sequence[Mapping[str, Any]]) -> list[Details]:
-    """Return the whole reason of a promotion and the checks of the gate, as one block; empty without either.
+def gate_decision(version: str, reason: str, candidate: Candidate | None) -> list[Details]:
+    """Return the whole reason of a promotion, the checks of the gate and its figures; empty without any of them.
 
     Args:
         version: The promoted version.
         reason: The reason of the promotion.
-        checks: Checks of the gate, from the topic `retraining`.
+        candidate: The candidate that became this version; `None` if it did not pass through the gate.
     """
     blocks: list[Paragraph | Table] = []
     if has_more(reason):
         blocks.append(Paragraph(f"Full reason: {as_sentence(formatting.safe_text(reason, LONGEST))}"))
-    if checks:
-        rows = [
-            (formatting.safe_text(name, 30), result, formatting.safe_text(finding, 300))
-            for name, result, finding in check_rows(checks)
+    if candidate is not None and candidate.checks:
+        checks = [
+            (formatting.safe_text(name, 30), result, limit, formatting.safe_text(finding, 300))
+            for name, result, limit, finding in check_rows(candidate.checks)
         ]
-        widths = (1.3, 0.8, 5.0)
+        widths = (1.3, 0.8, 0.6, 5.0)
         columns = [Column(head, weight=weight) for head, weight in zip(CHECK_COLUMNS, widths, strict=True)]
-        blocks.append(Table(f"Gate checks of version {version}", columns, rows))
+        blocks.append(Table(f"Gate checks of version {version}", columns, checks))
+    if candidate is not None and candidate.figures:
+        figures = [(formatting.safe_text(name, 60), value) for name, value in comparison_rows(candidate)]
+        columns = [Column(head) for head in COMPARISON_COLUMNS]
+        blocks.append(Table(f"Comparison of version {version} with the champion", columns, figures))
     return [Details(f"Gate decision on version {version}", blocks)] if blocks else []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from serving.cases.model import Candidate
 from serving.cases.reasons import as_sentence, count_passed
 from serving.report import display_names, formatting
 from serving.report.document import Block, Chapter, Column, Heading, Note, Pairs, Paragraph, Table
@@ -57,7 +57,8 @@ def model_cards(facts: RunFacts) -> Chapter:
 
 def _card(model: Model, facts: RunFacts) -> list[Block]:
     version = formatting.safe_text(model.version, 20)
-    checks = _checks(model, facts)
+    candidate = _candidate(model, facts)
+    checks = candidate.checks if candidate else []
     labelled = sum(one.labelled for one in model.segments)
     segments = [one for one in model.segments if one.name]
     parameters = _parameters(model)
@@ -78,7 +79,7 @@ def _card(model: Model, facts: RunFacts) -> list[Block]:
     return [
         Heading(f"Version {version}"),
         Pairs(f"Model card of version {version}", [(name, value) for name, value, shown in rows if shown]),
-        *gate_decision(version, model.reason, checks),
+        *gate_decision(version, model.reason, candidate),
     ]
 
 
@@ -99,13 +100,13 @@ def _training_data(model: Model) -> str:
     return f"{count}offsets {first} to {last} of {formatting.safe_text(model.topic, 40)}"
 
 
-def _checks(model: Model, facts: RunFacts) -> Sequence[Mapping[str, Any]]:
-    """Return the gate's checks of a version; empty if it never passed through the gate."""
+def _candidate(model: Model, facts: RunFacts) -> Candidate | None:
+    """Return the candidate that became a version; `None` if it did not pass through the gate."""
     for one in facts.data.rounds:
         for candidate in one.candidates:
             if candidate.version and candidate.version == model.version:
-                return candidate.checks
-    return []
+                return candidate
+    return None
 
 
 def _service(model: Model, labelled: int) -> str:

@@ -261,7 +261,7 @@ def test_the_text_of_a_case_tells_all_of_it() -> None:
         "linear v2 promoted: because of promoted",
     ):
         assert part in text
-    assert re.search(r"minimum gain +passed +a gain of \+0\.200 reaches the minimum", text), "the gate's check"
+    assert re.search(r"minimum gain +passed +– +a gain of \+0\.200 reaches the minimum", text), "the gate's check"
     assert re.search(r"delta +0\.900 +100 +0\.400 +60 +30", text), "the segment's fall"
     table = shown([only(history([raised], stream(), ANSWER))])
     assert re.search(r"first +120 +covariate +\+0\.250 +1 +promoted v2: 0\.900 → 0\.400 → 0\.800", table)

@@ -11,7 +11,15 @@ from rich.console import Console
 from serving.cases import html, terminal
 from serving.cases.builder import cases
 from serving.cases.model import Case
-from serving.cases.reasons import LONGEST, as_sentence, check_rows, count_passed, first_sentence, has_more
+from serving.cases.reasons import (
+    LONGEST,
+    as_sentence,
+    check_rows,
+    comparison_rows,
+    count_passed,
+    first_sentence,
+    has_more,
+)
 from tests.unit.serving.test_case import ANSWER, GATED, Page, alert, history, stream
 
 PROMOTED = (
@@ -25,7 +33,7 @@ REFUSED = (
     "on the newest) has not become worse beyond chance; though better: 0.900 against 0.880 on the newest 60 events"
 )
 CHECKS = [
-    {"name": "minimum gain", "passed": True, "words": "a gain of +0.400", "excused": False},
+    {"name": "minimum gain", "passed": True, "words": "a gain of +0.400", "excused": False, "limit": 0.0125},
     {"name": "forgetting", "passed": True, "words": "0.055 against 0.885", "excused": True},
     {"name": "latency", "passed": False, "words": "9.00 ms per event", "excused": False},
 ]
@@ -53,16 +61,37 @@ def test_a_sentence_begins_with_a_capital_and_ends_with_a_full_stop() -> None:
 
 
 def test_checks_have_one_of_three_results() -> None:
-    assert [result for _, result, _ in check_rows(CHECKS)] == ["passed", "excused", "failed"]
+    assert [row[1:3] for row in check_rows(CHECKS)] == [("passed", "0.013"), ("excused", "–"), ("failed", "–")]
     assert count_passed(CHECKS) == "2 of 3 passed; excused: forgetting"
-    assert check_rows([{}]) == [("", "failed", "")] and count_passed([]) == "0 of 0 passed"
+    assert check_rows([{}]) == [("", "failed", "–", "")] and count_passed([]) == "0 of 0 passed"
+
+
+FIGURES = {
+    "difference_low": 0.1333, "difference_high": 0.6333, "held_out": 30.0, "refresh": True, "other_figure": 0.25,
+    "quantisation": {"agreement": 0.981, "int8": True},
+}  # fmt: skip
 
 
 def long_case() -> Case:
-    scores = {**GATED, "checks": CHECKS}
+    scores = {**GATED, "checks": CHECKS, **FIGURES}
     lines = [replace(one, reason=PROMOTED, scores=scores) if one.candidate else one for one in ANSWER]
     (found,) = cases(history([alert()], stream(), lines))
     return found
+
+
+def test_the_figures_of_the_decision_are_named() -> None:
+    (candidate,) = long_case().rounds[0].candidates
+    assert candidate.figures == {
+        "difference_low": 0.1333, "difference_high": 0.6333, "held_out": 30.0, "other_figure": 0.25,
+        "quantisation_agreement": 0.981,
+    }  # fmt: skip
+    assert comparison_rows(candidate) == [
+        ("accuracy of the candidate", "0.800"), ("accuracy of the champion", "0.600"),
+        ("difference in accuracy, interval", "+0.133 to +0.633"), ("held-out events", "30"), ("other figure", "0.250"),
+        ("share of equal labels in int8 and full precision", "0.981"),
+    ]  # fmt: skip
+    page = html.render(long_case())
+    assert "<summary>Comparison with the champion</summary>" in page and "<td>+0.133 to +0.633</td>" in page
 
 
 def test_the_page_of_a_case_folds_long_reasons_and_checks() -> None:
@@ -72,7 +101,9 @@ def test_the_page_of_a_case_folds_long_reasons_and_checks() -> None:
     assert PROMOTED not in read.text["h3"] and PROMOTED in read.text["details"]
     assert "Gate checks: 2 of 3 passed; excused: forgetting" in read.text["summary"]
     assert "Full reason" in read.text["summary"] and " open" not in page
-    assert '<td>forgetting</td><td><span class="excused">excused</span></td><td>0.055 against 0.885</td>' in page
+    assert (
+        '<td>forgetting</td><td><span class="excused">excused</span></td><td>–</td><td>0.055 against 0.885</td>' in page
+    )
 
 
 def test_a_short_reason_has_nothing_behind_it() -> None:
@@ -85,5 +116,5 @@ def test_the_terminal_has_the_first_sentence_then_the_checks_then_the_whole_reas
     terminal.show(long_case(), Console(file=out, width=200, highlight=False, markup=False, emoji=False))
     said = out.getvalue()
     first = said.index("linear v2 promoted: better: 0.633 against 0.233 on the newest 30 events, accuracy")
-    assert first < said.index("excused  0.055 against 0.885") < said.index("Full reason: Better: 0.633")
+    assert first < said.index("excused  –      0.055 against 0.885") < said.index("Full reason: Better: 0.633")
     assert "so what it knew no longer holds." in said

@@ -314,7 +314,7 @@ def test_a_card_says_how_its_version_did_while_it_was_champion() -> None:
     right = sum(one.correct for one in rows) / len(rows)
     assert f"{len(rows)} events from event 470 on; accuracy {right:.3f} on {len(rows)} labels that arrived" in said
     assert "Reason for promotion\nbecause of promoted" in said and "Gate checks\n1 of 1 passed" in said
-    checks = "check\nresult\nfinding\nsegment accuracy\npassed\nno accuracy harmed"
+    checks = "check\nresult\nlimit\nfinding\nsegment accuracy\npassed\n–\nno accuracy harmed"
     assert f"Gate checks of version 2\n{checks}" in said
     assert "planes 0.800 of 260" in said
     assert "No model was promoted" in chapter(facts_of(retrainings=[]), "Model cards")
