@@ -261,8 +261,8 @@ def no_split() -> None:
     scorer: Any = import_module("stream_processors.scoring.scorer").Scorer
 
     def score(self: Any, batch: Any, events: Any, pending: Any = None) -> Any:
-        said = self._router.finish(batch.model, pending or self._ask(batch, events))
-        return [(event, answer) for (_, event), answer in zip(events.values(), said, strict=True)]
+        answers = self._router.finish(batch.model, pending or self._ask(batch, events))
+        return [(event, answer) for (_, event), answer in zip(events.values(), answers, strict=True)]
 
     patch(scorer, "_score", score)
 

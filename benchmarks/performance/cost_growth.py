@@ -1,9 +1,9 @@
-"""What an event costs as classes, texts, partitions, the labels' delay and the history grow: each a small plot.
+"""Cost growth: CPU time of an event against classes, words, partitions, label delay and history, with plots.
 
     python -m benchmarks.performance.cost_growth --out runs/growth.json --plot docs/scaling/growth.svg
 
-CPU milliseconds of the process that does the work, for each event of a backlog or of a steady load. Where the model is
-not what grows, a stub stands in for it, so that a change of what is around it is not lost in the encoder's cost.
+The cost is the CPU time of the process for each event of a backlog or of a steady load. A stub replaces the model where
+the model is not what grows, so that the encoder's cost does not hide a change.
 """
 
 from __future__ import annotations
@@ -49,111 +49,116 @@ DELAYS = (0, 1_000, 10_000, 50_000)
 HISTORY = (10_000, 50_000, 100_000, 200_000)
 """Events before those that are measured."""
 EVENTS = 6_000
-"""That a cost is measured on."""
+"""Events that a cost is measured on."""
 RATE = 1_000.0
 """Events per second of a steady load."""
 PATIENCE = 900.0
+"""Seconds after which waiting for messages fails."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event costs a process at one value of what grows."""
+    """Cost of an event in one process at one value of a dimension."""
 
     what: str
+    """The dimension that grows."""
     value: int
     role: str
+    """`scorer` or `monitor`."""
     ms: float
-    """CPU milliseconds for an event: the median of three parts of the load."""
+    """CPU milliseconds of an event, median of three parts of the load."""
     lowest: float
     highest: float
 
 
 @dataclass
-class Growth:
-    """Streams of their own on one stack, one for each point."""
+class GrowthBench:
+    """Measures each dimension, with a separate stream for each value."""
 
     settings: Settings
+    """A started stack."""
     folder: Path
+    """Folder for logs and bundles."""
     texts: Sequence[str]
     points: list[Point] = field(default_factory=list)
 
     def classes(self) -> None:
-        """A linear head over the encoder's embeddings, and the detectors of as many shares of predicted labels."""
+        """Grow the classes of a linear head, and the detectors of the class shares."""
         for number in CLASSES:
             labels = [f"class {row % number}" for row in range(len(self.texts))]
-            with self._world(f"classes-{number}") as world:
-                self._promote(world, labels[: 10 * number])
-                _send(world, range(EVENTS), self.texts)
-                self._backlog(world, "classes", number, "score", topics.PREDICTIONS)
-                _label(world, range(EVENTS), labels)
-                self._backlog(world, "classes", number, "monitor", topics.OUTCOMES)
+            with self._stream(f"classes-{number}") as stream:
+                self._promote(stream, labels[: 10 * number])
+                _send(stream, range(EVENTS), self.texts)
+                self._backlog(stream, "classes", number, "score", topics.PREDICTIONS)
+                _label(stream, range(EVENTS), labels)
+                self._backlog(stream, "classes", number, "monitor", topics.OUTCOMES)
 
     def words(self) -> None:
-        """Texts of so many words; what is longer than the encoder reads is cut."""
-        some = " ".join(self.texts).split()
-        order = np.random.default_rng(7)
+        """Grow the words of a text. The encoder truncates long texts."""
+        words = " ".join(self.texts).split()
+        random = np.random.default_rng(7)
         for number in WORDS:
-            starts = order.integers(0, len(some) - number, size=EVENTS // 3).tolist()
-            texts = [" ".join(some[start : start + number]) for start in starts]
-            with self._world(f"words-{number}") as world:
-                self._promote(world, ["positive", "negative"] * 100)
-                _send(world, range(len(texts)), texts)
-                self._backlog(world, "words", number, "score", topics.PREDICTIONS, len(texts))
+            starts = random.integers(0, len(words) - number, size=EVENTS // 3).tolist()
+            texts = [" ".join(words[start : start + number]) for start in starts]
+            with self._stream(f"words-{number}") as stream:
+                self._promote(stream, ["positive", "negative"] * 100)
+                _send(stream, range(len(texts)), texts)
+                self._backlog(stream, "words", number, "score", topics.PREDICTIONS, len(texts))
 
     def partitions(self) -> None:
-        """The scorer around a stub."""
+        """Grow the partitions of a scorer with a stub model."""
         for number in PARTITIONS:
-            with self._world(f"partitions-{number}", partitions=number) as world:
-                world.promote()
-                _send(world, range(3 * EVENTS), self.texts)
-                self._backlog(world, "partitions", number, "score", topics.PREDICTIONS, 3 * EVENTS, stub=True)
+            with self._stream(f"partitions-{number}", partitions=number) as stream:
+                stream.promote()
+                _send(stream, range(3 * EVENTS), self.texts)
+                self._backlog(stream, "partitions", number, "score", topics.PREDICTIONS, 3 * EVENTS, stub=True)
 
     def delay(self) -> None:
-        """The monitor, at a steady load whose labels come so many events late; the predictions are a stub's."""
+        """Grow the label delay of the monitor, at a steady load with a stub model."""
         for number in DELAYS:
-            with self._world(f"delay-{number}") as world:
-                world.promote()
-                _start(world, "score", stub=True)
-                child = _start(world, "monitor")
-                _send(world, range(number), self.texts)
-                _marked(world, child, topics.PREDICTIONS, number)
+            with self._stream(f"delay-{number}") as stream:
+                stream.promote()
+                _start(stream, "score", stub=True)
+                child = _start(stream, "monitor")
+                _send(stream, range(number), self.texts)
+                _marked(stream, child, topics.PREDICTIONS, number)
                 marks = []
                 for part in range(4):  # the first one warms up
-                    self._steady(world, number + part * EVENTS // 3, number + (part + 1) * EVENTS // 3, number)
-                    marks.append(_marked(world, child, topics.OUTCOMES, (part + 1) * EVENTS // 3))
-                self._note("label delay", number, "monitor", marks)
+                    self._steady(stream, number + part * EVENTS // 3, number + (part + 1) * EVENTS // 3, number)
+                    marks.append(_marked(stream, child, topics.OUTCOMES, (part + 1) * EVENTS // 3))
+                self._record("label delay", number, "monitor", marks)
 
     def history(self) -> None:
-        """Both processes, the scorer around a stub, at a steady load after so many events."""
-        with self._world("history") as world:
-            world.promote()
-            scorer, monitor = _start(world, "score", stub=True), _start(world, "monitor")
+        """Grow the history of both processes, at a steady load with a stub model."""
+        with self._stream("history") as stream:
+            stream.promote()
+            scorer, monitor = _start(stream, "score", stub=True), _start(stream, "monitor")
             sent = 0
             for before in HISTORY:
                 marks: list[list[tuple[int, float]]] = []
                 for part in range(4):
-                    self._steady(world, sent, before + part * EVENTS // 3)
+                    self._steady(stream, sent, before + part * EVENTS // 3)
                     sent = before + part * EVENTS // 3
                     marks.append(
                         [
-                            _marked(world, scorer, topics.PREDICTIONS, sent),
-                            _marked(world, monitor, topics.OUTCOMES, sent),
+                            _marked(stream, scorer, topics.PREDICTIONS, sent),
+                            _marked(stream, monitor, topics.OUTCOMES, sent),
                         ]
                     )
                 for role, own in zip(("score", "monitor"), zip(*marks, strict=True), strict=True):
-                    self._note("history", before, role, own)
+                    self._record("history", before, role, own)
 
-    def _steady(self, world: StreamHarness, first: int, last: int, delay: int = 0) -> None:
-        """Send events at `RATE`, each with the label of the one so many events before it."""
+    def _steady(self, stream: StreamHarness, first: int, last: int, delay: int = 0) -> None:
+        """Send events at `RATE`, each with the label of the event ``delay`` positions before it."""
         for begin in range(first, last, 100):
             due = time.monotonic() + 100 / RATE
             numbers = range(begin, min(begin + 100, last))
-            _send(world, numbers, self.texts)
-            _label(world, range(numbers.start - delay, numbers.stop - delay), ["positive"])
+            _send(stream, numbers, self.texts)
+            _label(stream, range(numbers.start - delay, numbers.stop - delay), ["positive"])
             time.sleep(max(0.0, due - time.monotonic()))
 
     def _backlog(
         self,
-        world: StreamHarness,
+        stream: StreamHarness,
         what: str,
         value: int,
         role: str,
@@ -161,13 +166,13 @@ class Growth:
         events: int = EVENTS,
         stub: bool = False,
     ) -> None:
-        """Have a process work off what waits for it."""
-        child = _start(world, role, stub)
-        marks = [_marked(world, child, out, part * events // 4) for part in range(1, 5)]
+        """Let a process work through a backlog."""
+        child = _start(stream, role, stub)
+        marks = [_marked(stream, child, out, part * events // 4) for part in range(1, 5)]
         child.stop()
-        self._note(what, value, role, marks)
+        self._record(what, value, role, marks)
 
-    def _note(self, what: str, value: int, role: str, marks: Sequence[tuple[int, float]]) -> None:
+    def _record(self, what: str, value: int, role: str, marks: Sequence[tuple[int, float]]) -> None:
         found = [1000 * (cpu - before) / (n - m) for (m, before), (n, cpu) in pairwise(marks) if n > m]
         role = "scorer" if role == "score" else role
         point = Point(
@@ -176,76 +181,81 @@ class Growth:
         self.points.append(point)
         print(f"{what} {value:,}: {role} {point.ms:.3f} ms", file=sys.stderr, flush=True)
 
-    def _promote(self, world: StreamHarness, labels: Sequence[str]) -> None:
-        """A champion with as many classes as there are different labels."""
-        encoder = exported_encoder(world.settings.model)
+    def _promote(self, stream: StreamHarness, labels: Sequence[str]) -> None:
+        """Promote a champion with as many classes as there are different labels."""
+        encoder = exported_encoder(stream.settings.model)
         texts = list(self.texts[: len(labels)])
         head = Head(LogisticRegression(max_iter=20).fit(encoder.embed(texts), np.asarray(labels)))
-        bundle = world.folder / "bundle"
+        bundle = stream.folder / "bundle"
         lineage = Lineage(candidate="linear")
-        key = world.settings.signing_key
+        key = stream.settings.signing_key
         write_bundle(bundle, encoder=encoder, head=head, labels=head.classes, lineage=lineage, key=key)
-        train_champion.announce(world.settings, bundle)
+        train_champion.announce(stream.settings, bundle)
 
     @contextmanager
-    def _world(self, name: str, **changes: Any) -> Iterator[StreamHarness]:
+    def _stream(self, name: str, **changes: Any) -> Iterator[StreamHarness]:
         settings = replace(self.settings, stream=name, topic_prefix=f"{name}.", **changes)
         topics.create(settings)
         folder = self.folder / name
         folder.mkdir()
-        world = StreamHarness(settings, folder)
+        stream = StreamHarness(settings, folder)
         try:
-            yield world
+            yield stream
         finally:
-            world.close()
+            stream.close()
 
 
-def _start(world: StreamHarness, role: str, stub: bool = False) -> ManagedProcess:
+def _start(stream: StreamHarness, role: str, stub: bool = False) -> ManagedProcess:
     if stub and role == "score":
-        return world.start(role, plan=world.folder / "plan", changes=("stub",))
-    return world.start(role)
+        return stream.start(role, plan=stream.folder / "plan", changes=("stub",))
+    return stream.start(role)
 
 
-def _marked(world: StreamHarness, child: ManagedProcess, out: Topic, messages: int) -> tuple[int, float]:
-    """When a topic has had so many messages: how many it has had, and the CPU seconds of a process."""
-    world.until(lambda: world.count(out) >= messages, PATIENCE)
-    return world.count(out), cpu_seconds(child.pid or 0)
+def _marked(stream: StreamHarness, child: ManagedProcess, out: Topic, messages: int) -> tuple[int, float]:
+    """Wait for a number of messages on a topic. Return their number and the CPU seconds of a process."""
+    stream.until(lambda: stream.count(out) >= messages, PATIENCE)
+    return stream.count(out), cpu_seconds(child.pid or 0)
 
 
-def _send(world: StreamHarness, numbers: Sequence[int], texts: Sequence[str]) -> None:
-    """Events; the n-th has the n-th of the texts, which are gone through again and again."""
+def _send(stream: StreamHarness, numbers: Sequence[int], texts: Sequence[str]) -> None:
+    """Send events. The n-th has the n-th text, again from the first after the last."""
     _put(
-        world,
+        stream,
         topics.EVENTS,
         (Event(event_id=f"e{n}", text=texts[n % len(texts)], occurred_at=1000.0 + n, position=n) for n in numbers),
     )
 
 
-def _label(world: StreamHarness, numbers: Sequence[int], labels: Sequence[str]) -> None:
-    """Labels of those events, likewise."""
+def _label(stream: StreamHarness, numbers: Sequence[int], labels: Sequence[str]) -> None:
+    """Send labels, again from the first after the last."""
     _put(
-        world,
+        stream,
         topics.LABELS,
         (Label(event_id=f"e{n}", label=labels[n % len(labels)], labelled_at=1000.0 + n, position=n) for n in numbers),
     )
 
 
-def _put(world: StreamHarness, topic: Topic, bodies: Iterable[Event | Label]) -> None:
+def _put(stream: StreamHarness, topic: Topic, bodies: Iterable[Event | Label]) -> None:
     for body in bodies:
-        world.outbox.put(topic.name, body.event_id, body)
+        stream.outbox.put(topic.name, body.event_id, body)
         if body.position % 1000 == 999:
-            world.outbox.flush()
-    world.outbox.flush()
+            stream.outbox.flush()
+    stream.outbox.flush()
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """One small plot for each of what grows, as one SVG file."""
-    whats = list(dict.fromkeys(point.what for point in points))
+    """Draw one SVG file with a small plot for each dimension.
+
+    Args:
+        points: Measured costs.
+        path: File to write.
+    """
+    dimensions = list(dict.fromkeys(point.what for point in points))
     with svg():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(2.4 * len(whats), 2.4), layout="constrained")
-        for axes, what in zip(np.atleast_1d(figure.subplots(1, len(whats))), whats, strict=True):
+        figure = Figure(figsize=(2.4 * len(dimensions), 2.4), layout="constrained")
+        for axes, what in zip(np.atleast_1d(figure.subplots(1, len(dimensions))), dimensions, strict=True):
             for role, colour in (("scorer", "#0b6e99"), ("monitor", "#d98324")):
                 own = [point for point in points if (point.what, point.role) == (what, role)]
                 x, y = [point.value for point in own], [point.ms for point in own]
@@ -259,42 +269,44 @@ def draw(points: Sequence[Point], path: Path) -> None:
             axes.set_ylim(bottom=0)
             axes.set_title(what)
             axes.legend(frameon=False)
-        figure.supylabel("ms of a core, an event")
+        figure.supylabel("ms of a core per event")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
 
 
-PARTS: dict[str, Callable[[Growth], None]] = {
-    "classes": Growth.classes,
-    "words": Growth.words,
-    "partitions": Growth.partitions,
-    "delay": Growth.delay,
-    "history": Growth.history,
+PARTS: dict[str, Callable[[GrowthBench], None]] = {
+    "classes": GrowthBench.classes,
+    "words": GrowthBench.words,
+    "partitions": GrowthBench.partitions,
+    "delay": GrowthBench.delay,
+    "history": GrowthBench.history,
 }
 
 
 def main() -> int:
     """Print one table, write its rows as JSON, and draw them."""
-    parser = argparse.ArgumentParser(prog="benchmarks.performance.cost_growth", description=__doc__.split("\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    parser.add_argument("--plot", type=Path, help="SVG file for the plots")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.performance.cost_growth", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="dimensions to measure")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the plots as SVG")
     options = parser.parse_args()
     texts = [row.text for row in load_scenario("tweets-stationary").sequence]
     with (
         tempfile.TemporaryDirectory(prefix="driftloop-bench-") as folder,
         EmbeddedStack(Path(folder, "stack")) as stack,
     ):
-        growth = Growth(stack.settings(Settings(keep_hours=1.0)), Path(folder), texts)
+        bench = GrowthBench(stack.settings(Settings(keep_hours=1.0)), Path(folder), texts)
         for part in options.parts:
-            PARTS[part](growth)
-    print(f"{'what grows':<12} {'to':>8} {'process':<8} {'ms an event':>12}  lowest – highest")
-    for point in growth.points:
+            PARTS[part](bench)
+    print(f"{'dimension':<12} {'value':>8} {'process':<8} {'ms per event':>12}  lowest – highest")
+    for point in bench.points:
         spread = f"{point.lowest:.3f} – {point.highest:.3f}"
         print(f"{point.what:<12} {point.value:>8,} {point.role:<8} {point.ms:>12.3f}  {spread}")
-    save_json(options.out, growth.points)
+    save_json(options.out, bench.points)
     if options.plot:
-        draw(growth.points, options.plot)
+        draw(bench.points, options.plot)
     return 0
 
 

@@ -1,7 +1,7 @@
-"""What open live pages cost the server: the CPU of `driftloop serve` with and without tabs, on a loop at work.
+"""Dashboard cost: CPU of `driftloop serve` with and without open tabs of the dashboard, on a running loop.
 
-A simulation replays the tweets at a fixed rate; stretches without a tab and stretches with some take turns. The browser
-is a real one without a window. A share is of one core.
+A simulation replays the tweets at a fixed rate. Periods without a tab and periods with some alternate. The browser is a
+headless Chromium. Shares are of one core.
 
     python -m benchmarks.performance.dashboard_cost --tabs 5 --seconds 30 --rounds 3
 """
@@ -27,24 +27,39 @@ from driftloop.core.processes.supervisor import LAUNCHER, ManagedProcess
 from serving.demo.browser import launch
 
 WARM_UP = 30.0
-"""Seconds from the live page's first answer on that are not measured."""
+"""Seconds after the dashboard's first response that are not measured."""
 PATIENCE = 180.0
-"""Seconds that the live page has to come up."""
+"""Seconds after which waiting for the dashboard fails."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """The server with so many tabs open."""
+    """Cost of the server with a number of open tabs."""
 
     tabs: int
     share: float
-    """CPU seconds a second, median of the rounds."""
+    """CPU seconds per second, median of the rounds."""
     shares: list[float]
+    """CPU seconds per second of each round."""
     mib: float
-    """Resident memory at the end of the last round."""
+    """Resident memory in MiB at the end of the last round."""
 
 
 def measure(tabs: int, seconds: float, rounds: int, rate: float, folder: Path) -> list[Row]:
-    """A row without tabs, and one with ``tabs``."""
+    """Measure the server without tabs and with some.
+
+    Args:
+        tabs: Number of open tabs.
+        seconds: Duration of each period.
+        rounds: Number of periods of each kind.
+        rate: Events per second.
+        folder: Folder for the run and its log.
+
+    Returns:
+        A row without tabs, and one with ``tabs``.
+
+    Raises:
+        DriftloopError: The simulation has started no dashboard.
+    """
     command = [sys.executable, "-m", "driftloop", "simulate", "tweets", "--plain", "--out", str(folder / "run")]
     log = folder / "simulate.log"
     child = ManagedProcess("simulate", [*command, "--rate", str(rate)], env=dict(os.environ), log=log, grace=30.0)
@@ -90,7 +105,7 @@ def _address(child: ManagedProcess, log: Path) -> str:
 
 def _server(child: ManagedProcess) -> psutil.Process:
     below = psutil.Process(child.pid).children(recursive=True)
-    # Not its launcher, whose command line ends with the same words.
+    # The command line of its launcher ends with the same words.
     found = {one.pid: one.cmdline() for one in below}
     (pid,) = (pid for pid, words in found.items() if words[-1:] == ["serve"] and str(LAUNCHER) not in words)
     return psutil.Process(pid)
@@ -102,7 +117,7 @@ def _share(server: psutil.Process, browser: Browser, address: str, tabs: int, se
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("canvas")
-    time.sleep(5)  # a page's first seconds are not what it costs
+    time.sleep(5)  # the first seconds of a page cost more
     before, began = sum(server.cpu_times()[:2]), time.monotonic()
     time.sleep(seconds)
     share = (sum(server.cpu_times()[:2]) - before) / (time.monotonic() - began)
@@ -113,21 +128,25 @@ def _share(server: psutil.Process, browser: Browser, address: str, tabs: int, se
 
 def main() -> int:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="benchmarks.performance.dashboard_cost", description=__doc__.splitlines()[0])
-    parser.add_argument("--tabs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each stretch")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=40.0, help="events a second")
-    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
-    chosen = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.performance.dashboard_cost", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--tabs", type=int, default=5, help="number of open tabs (default: 5)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of each period (default: 30)")
+    parser.add_argument("--rounds", type=int, default=3, help="periods of each kind (default: 3)")
+    parser.add_argument("--rate", type=float, default=40.0, help="events per second (default: 40)")
+    parser.add_argument("--out", "--json", type=Path, metavar="FILE", help="write the rows as JSON")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="driftloop-live-page-") as folder:
-        rows = measure(chosen.tabs, chosen.seconds, chosen.rounds, chosen.rate, Path(folder))
-    save_json(chosen.json, rows)
+        rows = measure(options.tabs, options.seconds, options.rounds, options.rate, Path(folder))
+    save_json(options.out, rows)
     print("| open tabs | share of a core | each round | MiB |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row.tabs} | {row.share:.1%} | {', '.join(f'{one:.1%}' for one in row.shares)} | {row.mib:.0f} |")
     alone, beside = rows
-    print(f"\n{chosen.tabs} tabs cost {beside.share - alone.share:.1%} of a core at {chosen.rate:g} events a second.")
+    print(
+        f"\n{options.tabs} tabs cost {beside.share - alone.share:.1%} of a core at {options.rate:g} events per second."
+    )
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Several scorers on one topic: how much faster, who took what, and what a change of their number loses or doubles.
+"""Scaling benchmark: several scorers on one topic, their speed-up and shares, and a change of their number.
 
-Every event takes each scorer at least a fixed time (`DRIFTLOOP_SCORER__MIN_MS_PER_EVENT`), as if the model had an accelerator
-of its own: so it is the sharing that is measured, and not how many scorers two cores can carry.
+Every event takes each scorer a minimum time (`DRIFTLOOP_SCORER__MIN_MS_PER_EVENT`), as if its model had an accelerator.
+So the sharing is measured, and not the number of scorers that the cores can carry.
 
-    python -m benchmarks.performance.scaling --workers 1,2,4,8 --seconds 15
+    driftloop bench scaling --workers 1,2,4,8 --seconds 15
 """
 
 from __future__ import annotations
@@ -38,44 +38,46 @@ from driftloop.devstack.ports import free_port
 from driftloop.devstack.stack import EmbeddedStack
 
 PATIENCE = 300.0
-"""Seconds after which something that was to happen is given up."""
+"""Seconds after which waiting for a condition fails."""
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """One number of scorers at full load."""
+    """Throughput of a number of scorers at full load."""
 
     scorers: int
     events_per_second: float
     speed_up: float
-    """Over one scorer."""
+    """Throughput relative to the first number of scorers."""
     shares: list[float]
-    """Of the events, for each scorer, largest first."""
+    """Share of the events of each scorer, largest first."""
     cores: float
     """CPU seconds per second of all scorers together."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One to three scorers and back to one, under a steady load."""
+    """Change from one scorer to three and back to one, under a steady load."""
 
     how: str
-    """How two of the three end: told to stop, or killed."""
+    """End of two of the three: told to stop, or killed."""
     events: int
     lost: int
     """Events without a prediction."""
     doubled: int
-    """Prediction messages beyond one for each event."""
+    """Prediction messages in excess of one for each event."""
     longest_pause: float
-    """Seconds between two predictions at most."""
+    """Maximum time between two predictions in seconds."""
 
 
 def main() -> int:
     """Print two tables, and write their rows as JSON."""
-    parser = argparse.ArgumentParser(prog="benchmarks.performance.scaling", description=__doc__.split("\n")[0])
-    parser.add_argument("--workers", default="1,2,4,8", help="numbers of scorers")
-    parser.add_argument("--floor", type=float, default=5.0, help="milliseconds that an event takes a scorer")
-    parser.add_argument("--partitions", type=int, default=24)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of full load for each number")
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser = argparse.ArgumentParser(
+        prog="driftloop bench scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", default="1,2,4,8", metavar="N,…", help="numbers of scorers (default: 1,2,4,8)")
+    parser.add_argument("--floor", type=float, default=5.0, help="minimum milliseconds of an event (default: 5)")
+    parser.add_argument("--partitions", type=int, default=24, help="partitions of each topic (default: 24)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of full load for each number (default: 15)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON")
     options = parser.parse_args()
     speeds: list[Speed] = []
     with tempfile.TemporaryDirectory(prefix="driftloop-bench-") as folder, EmbeddedStack(Path(folder)) as stack:
@@ -101,23 +103,29 @@ def main() -> int:
 
 @dataclass
 class Scorer:
-    """A scorer process, and where it tells of itself."""
+    """A scorer process."""
 
     child: ManagedProcess
     port: int
+    """Port of its metrics."""
 
     def metric(self, name: str) -> float:
-        """A metric of its own, 0 where it does not answer yet."""
+        """Return the value of a metric, 0 while the process does not respond."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-                families = list(text_string_to_metric_families(answer.read().decode()))
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as response:
+                families = list(text_string_to_metric_families(response.read().decode()))
         except OSError:
             return 0.0
         return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
 class Bench:
-    """Sends events, starts and ends scorers, and counts predictions."""
+    """Sends events, starts and ends scorers, and counts predictions.
+
+    Args:
+        settings: A stream with a champion.
+        folder: Folder for the logs.
+    """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._settings = settings
@@ -127,7 +135,13 @@ class Bench:
         self._started = 0
 
     def at_full_load(self, number: int, seconds: float, one: Speed | None) -> Speed:
-        """``number`` scorers on as many events as keep them busy for about ``seconds``."""
+        """Measure scorers on as many events as keep them busy for some time.
+
+        Args:
+            number: Number of scorers.
+            seconds: Time that the events should take.
+            one: Result that the speed-up is relative to. None for the first one.
+        """
         with self._scorers(number) as scorers:
             self._settle(scorers)
             self._send(self._settings.partitions * 4)  # the first batch of each loads the model
@@ -140,18 +154,24 @@ class Bench:
             self._until(lambda: self._predictions() >= self._sent, "the predictions")
             took = time.perf_counter() - began
             cores = (sum(map(cpu_seconds, pids)) - cpu) / took
-            took_each = [s.metric("driftloop_records_total") - b for s, b in zip(scorers, before, strict=True)]
+            counts = [s.metric("driftloop_records_total") - b for s, b in zip(scorers, before, strict=True)]
         speed = events / took
         return Speed(
             scorers=number,
             events_per_second=round(speed, 1),
             speed_up=round(speed / one.events_per_second, 3) if one else 1.0,
-            shares=sorted((round(taken / sum(took_each), 3) for taken in took_each), reverse=True),
+            shares=sorted((round(count / sum(counts), 3) for count in counts), reverse=True),
             cores=round(cores, 2),
         )
 
     def change(self, how: str, rate: float = 120.0, seconds: float = 15.0) -> Change:
-        """One scorer, then three, then one, each for ``seconds``, while ``rate`` events/s arrive."""
+        """Run one scorer, then three, then one, under a steady load.
+
+        Args:
+            how: End of two of the three: `told to stop` or `killed`.
+            rate: Events per second.
+            seconds: Duration of each stage.
+        """
         first = self._sent
         stop = threading.Event()
 
@@ -174,12 +194,12 @@ class Bench:
             sender.join()
             wanted = {f"e{number}" for number in range(first, self._sent)}
             self._until(lambda: not wanted - {p.event_id for p in self._read()}, "the predictions", must=False)
-        return self._verdict(how, wanted)
+        return self._change(how, wanted)
 
-    def _verdict(self, how: str, wanted: set[str]) -> Change:
-        said = [p for p in self._read() if p.event_id in wanted]
-        counts = Counter(p.event_id for p in said)
-        times = sorted({p.event_id: p.predicted_at for p in said}.values())
+    def _change(self, how: str, wanted: set[str]) -> Change:
+        predictions = [p for p in self._read() if p.event_id in wanted]
+        counts = Counter(p.event_id for p in predictions)
+        times = sorted({p.event_id: p.predicted_at for p in predictions}.values())
         return Change(
             how=how,
             events=len(wanted),
@@ -207,7 +227,7 @@ class Bench:
             yield scorers
 
     def _settle(self, scorers: Sequence[Scorer]) -> None:
-        """Until every scorer has partitions, and all of them together have all."""
+        """Wait until every scorer has partitions, and all partitions are assigned."""
         partitions = self._settings.partitions
 
         def shared() -> bool:
@@ -226,7 +246,7 @@ class Bench:
 
     def _send(self, events: int) -> None:
         for _ in range(events):
-            text = f"ok {self._sent % 10}"  # short: the model itself costs next to nothing
+            text = f"ok {self._sent % 10}"  # short, so that the model costs almost nothing
             event = Event(event_id=f"e{self._sent}", text=text, occurred_at=time.time(), position=self._sent)
             self._outbox.put(topics.EVENTS.name, event.event_id, event)
             self._sent += 1

@@ -1,4 +1,4 @@
-"""What nothing can be faster than: the models without a broker, the tokeniser, the broker without a model."""
+"""Upper bounds of throughput: the model without a broker, the tokeniser alone, the broker without a model."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from stream_processors.scoring.cascade_router import CascadeRouter
 
 
 @dataclass
-class Bare:
-    """Something that is run in this process."""
+class BareLoop:
+    """A loop of work in this process."""
 
     name: str
     work: Callable[[int], int]
-    """Does the next piece; how many events that were."""
+    """Processes the next events, given the number done so far. Returns their number."""
     done: int = 0
     rounds: list[tuple[float, float]] = field(default_factory=list)
     """Events per second and CPU seconds per event."""
 
     def run(self, seconds: float) -> None:
-        """For so long."""
+        """Run one round of at least ``seconds``."""
         cpu, began, before = time.process_time(), time.perf_counter(), self.done
         while time.perf_counter() - began < seconds:
             self.done += self.work(self.done)
@@ -36,14 +36,20 @@ class Bare:
         self.rounds.append((events / (time.perf_counter() - began), (time.process_time() - cpu) / events))
 
 
-def limits(settings: Settings, folder: Path, texts: Sequence[str]) -> list[Bare]:
-    """The bare loops of the bundles in a folder, the tokeniser, and the broker."""
+def upper_bounds(settings: Settings, folder: Path, texts: Sequence[str]) -> list[BareLoop]:
+    """Return the loops of the bundles in a folder, of the tokeniser, and of the broker.
+
+    Args:
+        settings: Broker, batch size and signing key.
+        folder: Folder with the bundles `linear` and, optionally, `cascade`.
+        texts: Texts to predict.
+    """
     size = settings.scorer.batch
     names = [name for name in ("linear", "cascade") if (folder / name).is_dir()]
     models = {name: load_bundle(folder / name, settings.signing_key) for name in names}
     for model in models.values():
         model.encoder.tune(texts[:64])
-    stages = CascadeRouter("always")
+    router = CascadeRouter("always")
 
     def batch(start: int) -> list[str]:
         return [texts[(start + i) % len(texts)] for i in range(size)]
@@ -54,31 +60,31 @@ def limits(settings: Settings, folder: Path, texts: Sequence[str]) -> list[Bare]
 
     def cascade(start: int) -> int:
         model, ids = models["cascade"], [f"e{start + i}" for i in range(size)]
-        stages.finish(model, stages.begin(model, ids, batch(start), full=True, drifting=False))
+        router.finish(model, router.begin(model, ids, batch(start), full=True, drifting=False))
         return size
 
     def tokeniser(start: int) -> int:
         models["linear"].encoder.tokenise(batch(start))
         return size
 
-    first = [Bare("bare loop, cascade", cascade)] if "cascade" in models else []
+    first = [BareLoop("bare loop, cascade", cascade)] if "cascade" in models else []
     return [
         *first,
-        Bare("bare loop, encoder", encoder),
-        Bare("tokeniser", tokeniser),
-        Bare("broker, there and back", Passing(settings).work),
+        BareLoop("bare loop, encoder", encoder),
+        BareLoop("tokeniser", tokeniser),
+        BareLoop("broker, round trip", BrokerRoundTrip(settings).work),
     ]
 
 
-class Passing:
-    """Messages read from one topic and written to another, by kafka-python, in batches."""
+class BrokerRoundTrip:
+    """Copies messages from one topic to another with kafka-python, in batches."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = replace(settings, topic_prefix="passing.", stream="passing")
         self._made = False
 
     def work(self, done: int) -> int:
-        """At most 500 events."""
+        """Copy at most 500 events and return their number."""
         if not self._made:
             topics.create(self._settings)
             self._in, self._out = (topics.name(self._settings, topic) for topic in (topics.EVENTS, topics.PREDICTIONS))

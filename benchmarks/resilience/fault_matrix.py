@@ -1,12 +1,12 @@
-"""Faults happen to a running loop, one after the other; after each, the ledger says what was lost or doubled.
+"""Fault matrix: faults in a running loop, one after the other, with an audit after each.
 
-    python -m benchmarks.resilience.fault_matrix                          # every victim, moment and action: about an hour
+    python -m benchmarks.resilience.fault_matrix                          # every victim, moment and action: an hour
     python -m benchmarks.resilience.fault_matrix --sample 10 --seed 3     # ten of them, drawn by the seed
     python -m benchmarks.resilience.fault_matrix --only scorer/idle/kill Kafka/idle/kill --runs 10
 
 Victims are the scorer, the monitor, the retrainer, the producer, MLflow, Valkey and Kafka. Moments are points in the
-work of the scorer, or of the victim itself where it has such: see `MOMENTS`. Recovery is the time from the fault to the
-next prediction; where what is frozen holds the others up, it holds the freezing.
+work of the scorer, or of the victim itself if it has such a point: see `MOMENTS`. Recovery is the time from the fault
+to the next prediction. If a frozen victim blocks the others, it includes the time of the freeze.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from driftloop.devstack.stack import EmbeddedStack
 
 PROCESSES = ("scorer", "monitor", "retrainer", "producer")
 SERVICES = {"MLflow": "mlflow", "Valkey": "valkey", "Kafka": "kafka"}
-AT_ONCE = 8
-"""Faults that happen to one loop."""
+FAULTS_PER_LOOP = 8
+"""Faults in one loop. The audit reads all of its messages."""
 SECOND = "second scorer"
-"""Comes so that there is a rebalance, and goes."""
+"""Scorer that is started to cause a rebalance, and removed."""
 MOMENTS = {
     "idle": {},
     "mid-batch": {"scorer": "in-the-model", "monitor": "joined", "retrainer": "decided", "producer": "sending"},
@@ -47,11 +47,11 @@ MOMENTS = {
     "rebalance": {"scorer": "rebalance"},
     "swap": {"scorer": "model-loaded", "retrainer": "announced"},
 }
-"""By moment, at which point of whose work the victim is struck; others than those named, at the scorer's."""
+"""Points of each moment by the victim. The other victims have that of the scorer."""
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What happens, to whom, and when."""
+    """A fault of a victim at a moment."""
 
     victim: str
     moment: str
@@ -59,20 +59,20 @@ class Fault(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """As it is given on the command line."""
+        """Name on the command line."""
         return f"{self.victim}/{self.moment}/{self.action}"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a fault."""
+    """Outcome of a fault."""
 
     fault: Fault
     recovery: float | None
-    """Seconds from the fault until a reader of the topic sees the next prediction; a look takes some 0.3 s."""
+    """Seconds from the fault until a consumer reads the next prediction, to about 0.3 s. None without recovery."""
     events: int
-    """On the topic so far."""
+    """Events on the topic so far."""
     findings: list[str]
-    """What the ledger has to complain of; nothing is what it should be."""
+    """Messages that were lost, duplicated or stalled. Empty if all is correct."""
 
 
 FAULTS = [
@@ -84,19 +84,22 @@ FAULTS = [
 
 
 def main() -> int:
-    """Print a table, and write its rows as JSON; 1 where anything was lost or doubled, or did not come back."""
-    parser = argparse.ArgumentParser(prog="benchmarks.resilience.fault_matrix", description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", help="faults as victim/moment/action")
-    parser.add_argument("--sample", type=int, help="how many faults, drawn by the seed")
-    parser.add_argument("--seed", type=int, default=7, help="of the order and the sample")
-    parser.add_argument("--runs", type=int, default=1, help="how often each fault happens")
-    parser.add_argument("--freeze", type=float, default=30.0, help="seconds that a frozen process is frozen")
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    """Print a table, and write its rows as JSON. Return 1 if a message was lost or duplicated, or nothing recovered."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.resilience.fault_matrix", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--only", nargs="+", metavar="FAULT", help="faults as victim/moment/action")
+    parser.add_argument("--sample", type=int, metavar="N", help="number of faults, drawn by the seed")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the order and the sample (default: 7)")
+    parser.add_argument("--runs", type=int, default=1, help="repetitions of each fault (default: 1)")
+    parser.add_argument("--freeze", type=float, default=30.0, help="seconds that a process is frozen (default: 30)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON")
     options = parser.parse_args()
-    strange = set(options.only or ()) - {fault.name for fault in FAULTS}
-    if strange:
+    unknown = set(options.only or ()) - {fault.name for fault in FAULTS}
+    if unknown:
         parser.error(
-            f"there is no fault {', '.join(sorted(strange))}: a victim is {', '.join((*PROCESSES, *SERVICES))}"
+            f"unknown fault {', '.join(sorted(unknown))}: give victim/moment/action. Victims are "
+            f"{', '.join((*PROCESSES, *SERVICES))}, moments {', '.join(MOMENTS)}, actions {', '.join(ACTIONS)}."
         )
     faults = [fault for fault in FAULTS if not options.only or fault.name in options.only] * options.runs
     random.Random(options.seed).shuffle(faults)
@@ -110,38 +113,50 @@ def main() -> int:
 
 
 def run_faults(folder: Path, faults: Sequence[Fault], freeze: float) -> list[Row]:
-    """Let the faults happen one after the other; a new loop every `AT_ONCE`, for the ledger reads all of it."""
+    """Inject faults one after the other, in a new loop every `FAULTS_PER_LOOP`.
+
+    Args:
+        folder: Folder for the stack, logs and bundles.
+        faults: Faults to inject.
+        freeze: Seconds that a process is frozen.
+    """
     rows: list[Row] = []
     with EmbeddedStack(folder / "stack") as stack:
-        for first in range(0, len(faults), AT_ONCE):
+        for first in range(0, len(faults), FAULTS_PER_LOOP):
             settings = stack.settings(Settings(stream=f"faults-{first}", topic_prefix=f"faults-{first}."))
             (folder / str(first)).mkdir()
             with LoopUnderLoad(stack, settings, folder / str(first)) as running:
-                for fault in faults[first : first + AT_ONCE]:
+                for fault in faults[first : first + FAULTS_PER_LOOP]:
                     rows.append(inject_fault(running, fault, freeze))
-                    words = "; ".join(rows[-1].findings) or "nothing lost, nothing doubled"
-                    after = "" if rows[-1].recovery is None else f" after {rows[-1].recovery:.1f} s"
-                    print(f"{len(rows)}/{len(faults)} {fault.name}: next prediction{after}; {words}", file=sys.stderr)
+                    findings = "; ".join(rows[-1].findings) or "no message lost or duplicated"
+                    recovery = "no recovery" if rows[-1].recovery is None else f"recovery in {rows[-1].recovery:.1f} s"
+                    print(f"{len(rows)}/{len(faults)} {fault.name}: {recovery}; {findings}", file=sys.stderr)
     return rows
 
 
 def inject_fault(running: LoopUnderLoad, fault: Fault, freeze: float = 30.0) -> Row:
-    """Let one fault happen, wait until predictions come again, and ask the ledger."""
+    """Inject one fault, wait for the next prediction, and audit.
+
+    Args:
+        running: A running loop.
+        fault: The fault.
+        freeze: Seconds that a process is frozen.
+    """
     name = SERVICES.get(fault.victim, fault.victim)
     try:
-        # One that ends again and again is started again later and later, and has no spare.
-        running.until(f"a {name} that is over the last fault", lambda: running.has_recovered(name))
-        moment = _happen(running, fault, name)
-        with _thawing(running.pid(name), freeze) if fault.action == "freeze" else nullcontext():
+        # A process that ends repeatedly is restarted after longer and longer delays, and without a warm standby.
+        running.until(f"recovery of {name} from the last fault", lambda: running.has_recovered(name))
+        moment = _trigger(running, fault, name)
+        with _resumed_after(running.pid(name), freeze) if fault.action == "freeze" else nullcontext():
             running.until("the next prediction", lambda: running.predicted_after(moment))
             recovery = time.time() - moment
         if SECOND in running.children:
             running.stop(SECOND)
-        said = running.pause_and_audit()
-        findings = [f"{one.count} {one.what} (first: {', '.join(one.first)})" for one in said.findings]
-        findings += [f"not looked at: {reason}" for reason in said.unchecked]
-        if said.counts["waiting"] or said.counts["labels_waiting"]:
-            findings.append(f"stalled: {said.counts}")
+        report = running.pause_and_audit()
+        findings = [f"{one.count} {one.what} (first: {', '.join(one.first)})" for one in report.findings]
+        findings += [f"not checked: {reason}" for reason in report.unchecked]
+        if report.counts["waiting"] or report.counts["labels_waiting"]:
+            findings.append(f"stalled: {report.counts}")
         sent, missing, doubled = running.count_sent()
         findings += [f"{missing} events were never sent"] * bool(missing)
         findings += [f"{doubled} events were sent twice"] * bool(doubled)
@@ -150,8 +165,8 @@ def inject_fault(running: LoopUnderLoad, fault: Fault, freeze: float = 30.0) -> 
         return Row(fault=fault, recovery=None, events=0, findings=[str(error)])
 
 
-def _happen(running: LoopUnderLoad, fault: Fault, name: str) -> float:
-    """Bring the loop to the moment; returns when the fault happened, in Unix time."""
+def _trigger(running: LoopUnderLoad, fault: Fault, name: str) -> float:
+    """Bring the loop to the moment of the fault. Return the Unix time at which it happened."""
     points = MOMENTS[fault.moment]
     if fault.moment == "idle":
         running.pause_and_audit()
@@ -171,18 +186,18 @@ def _happen(running: LoopUnderLoad, fault: Fault, name: str) -> float:
 
 
 @contextmanager
-def _thawing(pid: int, seconds: float) -> Iterator[None]:
-    """Let a frozen process go on after ``seconds``; over when it does."""
-    thaw = threading.Timer(seconds, os.kill, (pid, signal.SIGCONT))
-    thaw.start()
+def _resumed_after(pid: int, seconds: float) -> Iterator[None]:
+    """Resume a frozen process after ``seconds``. The context ends no earlier."""
+    timer = threading.Timer(seconds, os.kill, (pid, signal.SIGCONT))
+    timer.start()
     try:
         yield
     finally:
-        thaw.join()
+        timer.join()
 
 
 def show(rows: Sequence[Row]) -> None:
-    """A line for each victim and moment, and the recovery times by victim and action."""
+    """Print a line for each victim and moment, and the recovery times by victim and action."""
     print(f"{'victim':<10} {'moment':<13} " + " ".join(f"{action:>8}" for action in ACTIONS) + "  findings")
     cells: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -197,8 +212,7 @@ def show(rows: Sequence[Row]) -> None:
         if row.recovery is not None:
             groups[row.fault.victim, row.fault.action].append(row.recovery)
     for (victim, action), found_times in sorted(groups.items()):
-        middle, most = median(found_times), max(found_times)
-        print(f"{victim:<10} {action:<8} {len(found_times):>4} {middle:>7.1f} {most:>7.1f}")
+        print(f"{victim:<10} {action:<8} {len(found_times):>4} {median(found_times):>7.1f} {max(found_times):>7.1f}")
 
 
 def _seconds(times: Sequence[float]) -> str:

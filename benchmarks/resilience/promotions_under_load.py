@@ -1,10 +1,10 @@
-"""Promotions under load: how long predictions pause, and what becomes of a model that is bad and was let through.
+"""Promotions under load: pauses between predictions, and the recovery from a bad model.
 
     python -m benchmarks.resilience.promotions_under_load --promotions 100 --poisoned 5
 
-Three phases under the same load: no promotion, a promotion about every second, and the same while scorers are killed,
-come and go. Then a model that says the opposite of the truth is promoted past the gate, as a person could, and the loop
-is left to itself: the labels that it takes until the stream has a good one again.
+Three phases have the same load: no promotion, a promotion about every second, and the same with scorers that are
+killed, added and removed. Then a model with flipped labels is promoted without the gate, as an operator could do. The
+benchmark counts the labels until the loop has replaced it by a good one.
 """
 
 from __future__ import annotations
@@ -36,40 +36,42 @@ SECOND = "second scorer"
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
-    """One phase: how many promotions it had, and the pauses between two answers, in milliseconds."""
+    """One phase, with the pauses between two predictions in milliseconds."""
 
     name: str
     promotions: int
     faults: int
     predictions: int
     versions: int
-    """Different model versions that answered."""
+    """Number of model versions that predicted."""
     p50: float
     p99: float
     longest: float
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it."""
+    """Outcome of the benchmark."""
 
     phases: list[Phase]
     verdict: str
+    """Verdict of the audit."""
     findings: list[str]
+    """Findings of the audit."""
     unregistered: int
-    """Predictions whose version the registry does not know."""
+    """Predictions of a version that is not in the registry."""
     labels_until_rolled_back: list[int]
-    """Labelled answers of each poisoned model before another one was promoted."""
+    """Labelled predictions of each bad model before another one was promoted."""
 
 
 def main() -> int:
-    """Print the tables, and write them as JSON; 1 where the ledger complains."""
+    """Print the tables, and write them as JSON. Return 1 if the audit has findings."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks.resilience.promotions_under_load", description=__doc__.split("\n")[0]
+        prog="python -m benchmarks.resilience.promotions_under_load", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--promotions", type=int, default=100)
-    parser.add_argument("--poisoned", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=60.0, help="events per second")
-    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    parser.add_argument("--promotions", type=int, default=100, help="promotions of a phase (default: 100)")
+    parser.add_argument("--poisoned", type=int, default=5, help="number of bad models (default: 5)")
+    parser.add_argument("--rate", type=float, default=60.0, help="events per second (default: 60)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="driftloop-swaps-") as folder,
@@ -79,22 +81,30 @@ def main() -> int:
         with LoopUnderLoad(stack, settings, Path(folder), rate=options.rate) as running:
             done = measure(running, options.promotions, options.poisoned)
     show(done.phases)
-    print(f"{done.verdict}; {'; '.join(done.findings) or 'no findings'}; {done.unregistered} of an unknown version")
-    print(f"labels until a poisoned model was replaced: {done.labels_until_rolled_back}")
+    print(f"audit: {done.verdict}; {'; '.join(done.findings) or 'no findings'}")
+    print(f"predictions of an unregistered version: {done.unregistered}")
+    print(f"labels until a bad model was replaced: {done.labels_until_rolled_back}")
     save_json(options.out, done)
     return int(bool(done.findings))
 
 
 def show(phases: Sequence[Phase]) -> None:
-    """A line for each phase; pauses in milliseconds."""
-    print(f"{'phase':<24} {'swaps':>5} {'faults':>6} {'answers':>8} {'versions':>8} {'p50':>6} {'p99':>7} {'max':>8}")
+    """Print a line for each phase, with the pauses in milliseconds."""
+    heads = f"{'promotions':>10} {'faults':>6} {'predictions':>11} {'versions':>8} {'p50':>6} {'p99':>7} {'max':>8}"
+    print(f"{'phase':<24} {heads}")
     for row in phases:
-        counts = f"{row.promotions:>5} {row.faults:>6} {row.predictions:>8} {row.versions:>8}"
+        counts = f"{row.promotions:>10} {row.faults:>6} {row.predictions:>11} {row.versions:>8}"
         print(f"{row.name:<24} {counts} {row.p50:>6.0f} {row.p99:>7.0f} {row.longest:>8.0f}")
 
 
 def measure(running: LoopUnderLoad, promotions: int, poisoned: int) -> Result:
-    """All phases on a loop that runs."""
+    """Run all phases.
+
+    Args:
+        running: A running loop.
+        promotions: Number of promotions of a phase.
+        poisoned: Number of bad models.
+    """
     pair = [running.harness.promote(rows=rows) for rows in (80, 120)]
     phases = [
         _phase(running, "no promotion", 0, pair, faults=False, seconds=promotions * EVERY),
@@ -102,12 +112,12 @@ def measure(running: LoopUnderLoad, promotions: int, poisoned: int) -> Result:
         _phase(running, "promotions and faults", promotions, pair, faults=True),
     ]
     labels = [_poison(running) for _ in range(poisoned)]
-    said = running.pause_and_audit()
+    report = running.pause_and_audit()
     known = {str(one.version) for one in Promoter(running.settings, running.harness.outbox).registry.versions()}
     return Result(
         phases=phases,
-        verdict=said.verdict,
-        findings=[f"{one.count} {one.what}" for one in said.findings],
+        verdict=report.verdict,
+        findings=[f"{one.count} {one.what}" for one in report.findings],
         unregistered=sum(one.model_version not in known for one in _read(running, 0.0)),
         labels_until_rolled_back=labels,
     )
@@ -117,33 +127,33 @@ def _phase(
     running: LoopUnderLoad, name: str, promotions: int, pair: Sequence[str], *, faults: bool, seconds: float = 0.0
 ) -> Phase:
     promoter = Promoter(running.settings, running.harness.outbox)
-    began, struck = time.time(), 0
+    began, faults_done = time.time(), 0
     time.sleep(seconds)
     for number in range(promotions):
         promoter.promote(pair[number % 2], "benchmark", "benchmark")
         if faults and number % FAULT_EVERY == FAULT_EVERY - 1:
-            struck += 1
-            _strike(running, struck)
+            faults_done += 1
+            _disturb_scorers(running, faults_done)
         time.sleep(EVERY)
     running.pause_and_audit()
-    said = _read(running, began)
-    times = sorted({one.predicted_at for one in said})
+    predictions = _read(running, began)
+    times = sorted({one.predicted_at for one in predictions})
     gaps = np.diff(times) * 1000 if len(times) > 1 else np.zeros(1)
     p50, p99 = np.percentile(gaps, [50, 99])
     return Phase(
         name=name,
         promotions=promotions,
-        faults=struck,
-        predictions=len(said),
-        versions=len({one.model_version for one in said}),
+        faults=faults_done,
+        predictions=len(predictions),
+        versions=len({one.model_version for one in predictions}),
         p50=round(float(p50), 1),
         p99=round(float(p99), 1),
         longest=round(float(gaps.max()), 1),
     )
 
 
-def _strike(running: LoopUnderLoad, number: int) -> None:
-    """In turns: the scorer is killed, a second one comes, and goes."""
+def _disturb_scorers(running: LoopUnderLoad, number: int) -> None:
+    """Add a second scorer, kill the first, or remove the second, in turn."""
     if number % 3 == 1:
         running.children["scorer"].kill()
     elif SECOND not in running.children:
@@ -153,14 +163,14 @@ def _strike(running: LoopUnderLoad, number: int) -> None:
 
 
 def _poison(running: LoopUnderLoad) -> int:
-    """Promote a model that is wrong on purpose; its labelled answers until another one is promoted."""
+    """Promote a model with flipped labels. Return its labelled predictions until another one is promoted."""
     bad = running.harness.promote(flipped=True)
 
     def replaced() -> float | None:
         name = topics.name(running.settings, topics.MODEL_UPDATES)
-        told = clients.read_all(running.settings, name, ModelUpdate)
-        since = max(one.published_at for one in told if one.version == bad)
-        later = [one.published_at for one in told if one.published_at > since]
+        updates = clients.read_all(running.settings, name, ModelUpdate)
+        since = max(one.published_at for one in updates if one.version == bad)
+        later = [one.published_at for one in updates if one.published_at > since]
         return min(later) if later else None
 
     running.until("another model", lambda: replaced() is not None)
@@ -172,7 +182,7 @@ def _poison(running: LoopUnderLoad) -> int:
 
 
 def _read(running: LoopUnderLoad, since: float) -> list[Prediction]:
-    """The first answer to each event that was given after ``since``."""
+    """Return the first prediction of each event that was made after ``since``."""
     name = topics.name(running.settings, topics.PREDICTIONS)
     first: dict[str, Prediction] = {}
     for one in clients.read_all(running.settings, name, Prediction):

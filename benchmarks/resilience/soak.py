@@ -1,10 +1,10 @@
-"""Faults at random, every 10 to 20 seconds, to a loop under load; at the end the ledger, memory and open files.
+"""Soak test: random faults every 10 to 20 seconds in a loop under load, with an audit at the end.
 
     python -m benchmarks.resilience.soak --minutes 30 --seed 7
 
-What happens is drawn by the seed, which is printed: processes and services are killed, frozen for some seconds and told
-to end, models are swapped, a scorer comes and goes, hostile messages arrive, the store is emptied. Predictions are kept
-in the store for three minutes, so that its memory can be flat.
+The seed, which is printed, draws the faults. Processes and services are killed, terminated or frozen for some seconds.
+Models are promoted, a scorer is added and removed, malformed messages are sent, the store is flushed. Predictions stay
+in the store for three minutes, so that its memory can be constant. The growth of memory and open files is printed.
 """
 
 from __future__ import annotations
@@ -37,38 +37,39 @@ from serving.audit.audit import Audit
 VICTIMS = ("scorer", "monitor", "retrainer", "producer", *SERVICES)
 SECOND = "second scorer"
 KEEP_HOURS = 0.05
-HOSTILE = (b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"event_id": 5}', b'{"event_id": "\\ud800"}', b"x" * 70_000)
+"""Hours that predictions stay in the store."""
+MALFORMED = (b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"event_id": 5}', b'{"event_id": "\\ud800"}', b"x" * 70_000)
 
 
 class Soak(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
+    """Outcome of the soak test."""
 
     seed: int
     seconds: float
     faults: dict[str, int]
-    """How often what happened."""
+    """Number of occurrences of each fault."""
     audit: Audit
     never_sent: int
-    """Events missing on the topic between others."""
+    """Missing positions between the events on the topic."""
     stalled: str
-    """What did not come through at the end; empty: everything did."""
+    """Error of the last prediction that did not arrive. Empty if it arrived."""
     growth: list[process_sampler.Growth]
 
     @property
     def clean(self) -> bool:
-        """Whether everything is there once."""
+        """True if every message was processed exactly once."""
         counts = self.audit.counts
-        through = counts["waiting"] == counts["labels_waiting"] == 0
-        return self.audit.clean and not self.never_sent and not self.stalled and through
+        processed = counts["waiting"] == counts["labels_waiting"] == 0
+        return self.audit.clean and not self.never_sent and not self.stalled and processed
 
 
 def main() -> int:
-    """Print what happened and three tables; 1 where anything was lost, doubled or stalled."""
-    parser = argparse.ArgumentParser(prog="benchmarks.resilience.soak", description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000)
-    parser.add_argument("--rate", type=float, default=40.0, help="events per second")
-    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    """Print the outcome. Return 1 if a message was lost, duplicated or stalled."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.resilience.soak", description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=30.0, help="duration of the load (default: 30)")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 10_000, help="seed of the faults (default: any)")
+    parser.add_argument("--rate", type=float, default=40.0, help="events per second (default: 40)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     with (
@@ -89,10 +90,21 @@ def soak(
     seconds: float,
     seed: int,
     rate: float,
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    report: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     pause: tuple[float, float] = (10.0, 20.0),
 ) -> Soak:
-    """Hurt a loop on ``stack`` for ``seconds``; seconds between two faults are drawn from ``pause``."""
+    """Run a loop with random faults.
+
+    Args:
+        stack: A started stack.
+        settings: A stream whose topics do not exist yet.
+        folder: Folder for logs, plans and bundles.
+        seconds: Duration of the load.
+        seed: Seed of the faults.
+        rate: Events per second.
+        report: Called with a line about each fault.
+        pause: Minimum and maximum seconds between two faults.
+    """
     rng = random.Random(seed)
     happened: Counter[str] = Counter()
     with LoopUnderLoad(stack, settings, folder, rate=rate, rows=int(rate * (seconds + 600))) as running:
@@ -100,52 +112,52 @@ def soak(
         with process_sampler.Sampler(lambda: _pids(running)) as sampler:
             while time.monotonic() - began < seconds:
                 time.sleep(rng.uniform(*pause))
-                what = _something(running, rng)
-                happened[what] += 1
-                say(f"{time.monotonic() - began:6.0f} s: {what}")
+                fault = _random_fault(running, rng)
+                happened[fault] += 1
+                report(f"{time.monotonic() - began:6.0f} s: {fault}")
             lasted = time.monotonic() - began
         stalled, moment = "", time.time()
         try:
             running.until("a prediction", lambda: running.predicted_after(moment))
         except WaitTimeout as error:
             stalled = str(error)
-        running.count_sent()  # what is on the topic now has no gaps that may still be filled
-        said = running.pause_and_audit()
+        running.count_sent()  # gaps before the events on the topic now cannot be filled any more
+        found = running.pause_and_audit()
         _, never_sent, _ = running.count_sent()
     return Soak(
         seed=seed,
         seconds=round(lasted),
         faults=dict(sorted(happened.items())),
-        audit=said,
+        audit=found,
         never_sent=never_sent,
         stalled=stalled,
         growth=sampler.growth(),
     )
 
 
-def _something(running: LoopUnderLoad, rng: random.Random) -> str:
-    """Let one thing happen, and say what."""
-    kind = rng.choices(["signal", "swap", "second scorer", "hostile", "empty store"], [10, 2, 2, 2, 1])[0]
-    if kind == "swap":
-        with suppress(Exception):  # MLflow may be down: then there is no swap
+def _random_fault(running: LoopUnderLoad, rng: random.Random) -> str:
+    """Inject one random fault and return its name."""
+    kind = rng.choices(["signal", "promotion", "second scorer", "malformed", "flush"], [10, 2, 2, 2, 1])[0]
+    if kind == "promotion":
+        with suppress(Exception):  # MLflow may be down, and then no model is promoted
             running.harness.promote(flipped=rng.random() < 0.3)
-        return "a model is swapped"
+        return "a model is promoted"
     if kind == "second scorer":
         if SECOND in running.children:
             running.stop(SECOND)
-            return "the second scorer goes"
+            return "the second scorer is removed"
         running.start(SECOND, "score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="second")
-        return "a second scorer comes"
-    if kind == "hostile":
+        return "a second scorer is added"
+    if kind == "malformed":
         for number in range(rng.randint(1, 30)):
-            running.harness.outbox.put(EVENTS.name, f"hostile-{rng.random()}-{number}", rng.choice(HOSTILE))
+            running.harness.outbox.put(EVENTS.name, f"malformed-{rng.random()}-{number}", rng.choice(MALFORMED))
         running.harness.outbox.flush()
-        return "hostile events"
-    if kind == "empty store":
-        with suppress(Exception):  # it may be down
+        return "malformed events are sent"
+    if kind == "flush":
+        with suppress(Exception):  # the store may be down
             store = OnlineStore(running.settings)
             store.client.delete(*store.client.scan_iter(store.key("*"), count=1000))
-        return "the store is emptied"
+        return "the store is flushed"
     victim, action = rng.choice(VICTIMS), rng.choice(list(ACTIONS))
     pid = running.pid(victim)
     with suppress(ProcessLookupError):
@@ -162,10 +174,10 @@ def _pids(running: LoopUnderLoad) -> dict[str, int]:
 
 
 def show(done: Soak) -> None:
-    """What happened, the ledger, and how the processes grew."""
+    """Print the faults, the audit, and the growth of the processes."""
     print(f"{done.seconds} s, {sum(done.faults.values())} faults, seed {done.seed}")
-    for what, often in done.faults.items():
-        print(f"  {often:>3} {what}")
+    for fault, count in done.faults.items():
+        print(f"  {count:>3} {fault}")
     print(f"{done.audit.verdict}: {done.audit.counts}; {done.never_sent} never sent {done.stalled}")
     for finding in done.audit.findings:
         print(f"  {finding.kind}: {finding.count} {finding.what} (first: {', '.join(finding.first)})")

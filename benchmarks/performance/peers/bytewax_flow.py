@@ -1,4 +1,4 @@
-"""A Bytewax flow that collects batches of 32 for a pipeline."""
+"""Bytewax flow with batches of 32 for a Hugging Face pipeline."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from bytewax.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSource
 from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
 
-from benchmarks.performance.peers.pipeline_model import Labeller, answer, job
+from benchmarks.performance.peers.pipeline_model import PipelineModel, encode_prediction, parse_job
 
 BATCH = 32
 
 
 def main() -> None:
-    """Until SIGTERM."""
-    todo = job()
-    labeller = Labeller(todo.bundle)
+    """Run until SIGTERM."""
+    job = parse_job()
+    model = PipelineModel(job.bundle)
     flow = Dataflow("score")
 
     def score(keyed: tuple[str, list[Any]]) -> list[Any]:
         events = [json.loads(message.value) for message in keyed[1]]
-        labels = labeller.label([event["text"] for event in events])
+        labels = model.predict([event["text"] for event in events])
         return [
-            KafkaSinkMessage(event["event_id"].encode(), answer(event, label))
+            KafkaSinkMessage(event["event_id"].encode(), encode_prediction(event, label))
             for event, label in zip(events, labels, strict=True)
         ]
 
-    source = KafkaSource([todo.kafka], [todo.events], batch_size=BATCH)
+    source = KafkaSource([job.kafka], [job.events], batch_size=BATCH)
     messages = op.key_on("one", op.input("events", flow, source), lambda message: "")
     batches = op.collect("batches", messages, timedelta(milliseconds=100), BATCH)
-    op.output("predictions", op.flat_map("score", batches, score), KafkaSink([todo.kafka], todo.predictions))
+    op.output("predictions", op.flat_map("score", batches, score), KafkaSink([job.kafka], job.predictions))
     run_main(flow)
 
 

@@ -1,4 +1,4 @@
-"""A Faust agent that calls a pipeline for each event."""
+"""Faust agent that calls a Hugging Face pipeline for each event."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import faust
 
-from benchmarks.performance.peers.pipeline_model import Labeller, answer, job
+from benchmarks.performance.peers.pipeline_model import PipelineModel, encode_prediction, parse_job
 
 
 def main() -> None:
-    """Until SIGTERM."""
-    todo = job()
-    labeller = Labeller(todo.bundle)
+    """Run until SIGTERM."""
+    job = parse_job()
+    model = PipelineModel(job.bundle)
     app = faust.App(
-        todo.group,
-        broker=f"kafka://{todo.kafka}",
+        job.group,
+        broker=f"kafka://{job.kafka}",
         store="memory://",
         value_serializer="raw",
         web_enabled=False,
@@ -26,14 +26,14 @@ def main() -> None:
         consumer_auto_offset_reset="earliest",
         datadir=tempfile.mkdtemp(),
     )
-    out = app.topic(todo.predictions)
+    out = app.topic(job.predictions)
 
-    @app.agent(app.topic(todo.events))  # type: ignore[untyped-decorator]
+    @app.agent(app.topic(job.events))  # type: ignore[untyped-decorator]
     async def score(stream: Any) -> None:
         async for value in stream:
             event = json.loads(value)
-            [label] = labeller.label([event["text"]])
-            await out.send(key=event["event_id"].encode(), value=answer(event, label))
+            [label] = model.predict([event["text"]])
+            await out.send(key=event["event_id"].encode(), value=encode_prediction(event, label))
 
     worker = faust.Worker(app, loglevel="WARN", quiet=True)
     worker.spinner = None

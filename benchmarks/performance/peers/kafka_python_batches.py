@@ -1,4 +1,4 @@
-"""A loop on kafka-python with batches of 32, by a pipeline or by a model server that is asked over HTTP."""
+"""Loop on kafka-python with batches of 32, for a Hugging Face pipeline or for a model server over HTTP."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from collections.abc import Callable, Sequence
 
 from kafka import KafkaConsumer, KafkaProducer
 
-from benchmarks.performance.peers.pipeline_model import Labeller, answer, job
+from benchmarks.performance.peers.pipeline_model import PipelineModel, encode_prediction, parse_job
 
 BATCH = 32
 
 
 def main() -> None:
-    """Until SIGTERM."""
-    todo = job()
-    label = asking(todo.server) if todo.server else Labeller(todo.bundle).label
+    """Run until SIGTERM."""
+    job = parse_job()
+    predict = server_client(job.server) if job.server else PipelineModel(job.bundle).predict
     consumer = KafkaConsumer(
-        todo.events,
-        bootstrap_servers=todo.kafka,
-        group_id=todo.group,
+        job.events,
+        bootstrap_servers=job.kafka,
+        group_id=job.group,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         max_poll_records=BATCH,
     )
-    producer = KafkaProducer(bootstrap_servers=todo.kafka, acks="all", linger_ms=5)
+    producer = KafkaProducer(bootstrap_servers=job.kafka, acks="all", linger_ms=5)
     while True:
         found = [one for part in consumer.poll(timeout_ms=1000).values() for one in part]
         if not found:
             continue
         events = [json.loads(one.value) for one in found]
-        for event, said in zip(events, label([event["text"] for event in events]), strict=True):
-            producer.send(todo.predictions, key=event["event_id"].encode(), value=answer(event, said))
+        for event, label in zip(events, predict([event["text"] for event in events]), strict=True):
+            producer.send(job.predictions, key=event["event_id"].encode(), value=encode_prediction(event, label))
         producer.flush()
         consumer.commit()
 
 
-def asking(address: str) -> Callable[[Sequence[str]], list[str]]:
-    """Labels from MLflow's model server."""
+def server_client(address: str) -> Callable[[Sequence[str]], list[str]]:
+    """Return a function that gets labels from MLflow's model server."""
 
-    def label(texts: Sequence[str]) -> list[str]:
+    def predict(texts: Sequence[str]) -> list[str]:
         body = json.dumps({"inputs": list(texts)}).encode()
         request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as found:
             return [row["label"] for row in json.load(found)["predictions"]]
 
-    return label
+    return predict
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Quix Streams application that calls a pipeline for each event."""
+"""Quix Streams application that calls a Hugging Face pipeline for each event."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 
 from quixstreams import Application
 
-from benchmarks.performance.peers.pipeline_model import Labeller, job
+from benchmarks.performance.peers.pipeline_model import PipelineModel, parse_job
 
 
 def main() -> None:
-    """Until SIGTERM."""
-    todo = job()
-    labeller = Labeller(todo.bundle)
+    """Run until SIGTERM."""
+    job = parse_job()
+    model = PipelineModel(job.bundle)
     app = Application(
-        broker_address=todo.kafka,
-        consumer_group=todo.group,
+        broker_address=job.kafka,
+        consumer_group=job.group,
         auto_offset_reset="earliest",
         auto_create_topics=False,
         state_dir=tempfile.mkdtemp(),
     )
 
     def score(event: dict[str, Any]) -> dict[str, Any]:
-        [label] = labeller.label([event["text"]])
+        [label] = model.predict([event["text"]])
         return {"event_id": event["event_id"], "label": label}
 
-    events = app.dataframe(app.topic(todo.events, value_deserializer="json"))
-    events.apply(score).to_topic(app.topic(todo.predictions, value_serializer="json"))
+    events = app.dataframe(app.topic(job.events, value_deserializer="json"))
+    events.apply(score).to_topic(app.topic(job.predictions, value_serializer="json"))
     app.run()
 
 

@@ -325,7 +325,8 @@ def test_contradictory_sources(tmp_path, spec, words):
 
 def test_hub_out_of_reach(tmp_path):
     code = (
-        "from pathlib import Path; from producers.data import datasets as d; from driftloop.core.errors import DriftloopError\n"
+        "from pathlib import Path; from producers.data import datasets as d\n"
+        "from driftloop.core.errors import DriftloopError\n"
         "try: d.load(d.DatasetSpec(hub='cardiffnlp/tweet_eval', config='sentiment'), Path())\n"
         "except DriftloopError as error: print(error)"
     )
