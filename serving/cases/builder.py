@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-
-import msgspec
 
 from driftloop.core import topics
 from driftloop.core.kafka.topic_history import TopicHistory, first_messages, read_history
 from driftloop.core.messages import DriftAlert, Message, Outcome, Retraining
 from driftloop.core.settings import Settings
-from serving.cases.model import AccuracySpan, Candidate, Case, Movement, Resolution, Round, SliceImpact, Swap
+from serving.cases.model import AccuracySpan, Candidate, Case, Resolution, Round, SliceImpact, Swap
+from serving.cases.movements import movements
 from serving.cases.resolution import describe_outcome, verdict_of
+from serving.cases.untyped import as_number, as_objects, as_whole_number
 
 M = TypeVar("M", bound=Message)
 
@@ -105,7 +104,7 @@ def _case(
         onset_high=alert.onset_high,
         onset_at=alert.onset_at,
         moved=movements(evidence),
-        estimated_accuracy=_objects(evidence.get("estimated_accuracy")),
+        estimated_accuracy=as_objects(evidence.get("estimated_accuracy")),
         segments=_slice_impacts(before, until, since, lambda o: o.segment),
         classes=_slice_impacts(before, until, since, lambda o: o.label),
         course=_course([*before, *until, *since]),
@@ -185,10 +184,10 @@ def _round(queued: Retraining, steps: Sequence[Retraining], manual: Sequence[Ret
         at=queued.at,
         state=(ends or steps)[-1].state,
         seconds=ends[-1].seconds if ends else 0.0,
-        first_offset=_whole_number(inputs.get("first_offset")),
-        last_offset=_whole_number(inputs.get("last_offset")),
-        labelled=_whole_number(inputs.get("labelled")),
-        rows=_whole_number(inputs.get("rows")),
+        first_offset=as_whole_number(inputs.get("first_offset")),
+        last_offset=as_whole_number(inputs.get("last_offset")),
+        labelled=as_whole_number(inputs.get("labelled")),
+        rows=as_whole_number(inputs.get("rows")),
         candidates=[_candidate(name, own, manual) for name, own in by_candidate.items()],
         trigger=queued.trigger,
     )
@@ -213,11 +212,11 @@ def _candidate(name: str, steps: Sequence[Retraining], manual: Sequence[Retraini
         version=last.version,
         reason=last.reason,
         seconds=gated.seconds,
-        accuracy=_number(gated.scores.get("accuracy")),
-        champion_accuracy=_number(gated.scores.get("champion_accuracy")),
-        checks=_objects(gated.scores.get("checks")),
-        segments=_objects(gated.scores.get("segments")),
-        classes=_objects(gated.scores.get("classes")),
+        accuracy=as_number(gated.scores.get("accuracy")),
+        champion_accuracy=as_number(gated.scores.get("champion_accuracy")),
+        checks=as_objects(gated.scores.get("checks")),
+        segments=as_objects(gated.scores.get("segments")),
+        classes=as_objects(gated.scores.get("classes")),
         figures=_figures(gated.scores),
     )
 
@@ -227,44 +226,8 @@ def _figures(scores: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in scores.items():
         parts = {f"{name}_{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
-        found |= {key: one for key, one in parts.items() if not isinstance(one, bool) and _number(one) is not None}
+        found |= {key: one for key, one in parts.items() if not isinstance(one, bool) and as_number(one) is not None}
     return {name: float(value) for name, value in found.items() if name not in ("accuracy", "champion_accuracy")}
-
-
-def movements(evidence: Mapping[str, Any]) -> list[Movement]:
-    """Return the movements of an alert, the most certain first.
-
-    The evidence of a single detector has no ranked movements. There they are computed from its class mixes and words.
-    """
-    ranked = []
-    for one in _list(evidence.get("moved")):
-        with suppress(msgspec.ValidationError):
-            ranked.append(msgspec.convert(one, Movement))
-    return ranked or [*_class_movements(evidence), *_word_movements(evidence)]
-
-
-def _class_movements(evidence: Mapping[str, Any]) -> list[Movement]:
-    """Return the larger movement of each class, among predictions and labels, largest first."""
-    found: dict[str, Movement] = {}
-    for key, measure in (("predicted_mix", "predicted"), ("label_mix", "label")):
-        old, new = (one if isinstance(one, dict) else {} for one in [*_list(evidence.get(key)), {}, {}][:2])
-        for name in {*old, *new}:
-            was, now = _number(old.get(name)) or 0.0, _number(new.get(name)) or 0.0
-            if name not in found or abs(now - was) > _size(found[name]):
-                found[name] = Movement(what="class", name=name, measure=measure, before=was, after=now)
-    return sorted(found.values(), key=lambda movement: (-_size(movement), movement.name))
-
-
-def _word_movements(evidence: Mapping[str, Any]) -> list[Movement]:
-    """Return the words of an alert, whose shares are unknown."""
-    return [
-        Movement(what="word", name=str(word), measure="share", before=None, after=None)
-        for word in _list(evidence.get("words"))
-    ]
-
-
-def _size(movement: Movement) -> float:
-    return abs((movement.after or 0.0) - (movement.before or 0.0))
 
 
 def _slice_impacts(
@@ -305,22 +268,3 @@ def _grouped(rows: Sequence[M], key: Callable[[M], str]) -> dict[str, list[M]]:
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
-
-
-def _whole_number(value: Any) -> int:
-    """Return a whole number of untyped evidence; -1 if it is none."""
-    return value if isinstance(value, int) else -1
-
-
-def _number(value: Any) -> float | None:
-    """Return a number of untyped evidence; `None` if it is none or too large."""
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e12 else None
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    """Return the objects of an untyped list."""
-    return [one for one in _list(value) if isinstance(one, dict)]
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else []

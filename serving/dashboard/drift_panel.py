@@ -11,6 +11,7 @@ from driftloop.core.messages import DriftAlert
 from driftloop.core.terminal_text import escape_control_chars
 from serving.cases import builder
 from serving.cases.model import Candidate, Case, Movement, Round, SliceImpact
+from serving.cases.movements import movements
 from serving.cases.reasons import (
     CHECK_COLUMNS,
     COMPARISON_COLUMNS,
@@ -56,7 +57,7 @@ class DriftPanel:
             if alert.onset_low >= 0:
                 onset += f", between {alert.onset_low} and {alert.onset_high}"
             widgets.label(f"{onset}. Kind: {alert.kind}. Detector: {alert.detector}, on version {alert.model_version}.")
-            found = builder.movements(alert.evidence)
+            found = movements(alert.evidence)
             if found:
                 head = ["type", "name", "measure", "before", "after"]
                 widgets.table("changed segments, classes and words", head, [_movement(one) for one in found[:ROWS]])

@@ -9,8 +9,8 @@ from typing import Literal
 
 from driftloop.core.messages import DriftAlert, Message, ModelUpdate, Outcome, Prediction, Retraining
 from driftloop.core.terminal_text import escape_control_chars
-from serving.cases import builder
 from serving.cases.model import Movement
+from serving.cases.movements import movements
 from serving.cases.reasons import as_sentence, first_sentence
 
 SEEN = 60
@@ -157,7 +157,7 @@ class Story:
 
     def _drift_alert(self, alert: DriftAlert) -> list[Caption]:
         self._alert = alert
-        changes = "; ".join(_change(one) for one in builder.movements(alert.evidence)[:3])
+        changes = "; ".join(_change(one) for one in movements(alert.evidence)[:3])
         largest = f" Largest changes: {changes}." if changes else ""
         text = (
             f"The monitor raises an alert at event {alert.position}: the signal "

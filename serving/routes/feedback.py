@@ -48,7 +48,7 @@ class CommandStatus(Body):
 
     command_id: str
     state: str
-    """`asked` until the retrainer takes it up, then a state of the topic `retraining`; at last `finished` or `failed`."""
+    """`asked` until the retrainer takes it up, then a state of the topic `retraining`: at last finished or failed."""
     words: str
     """Newest message of the retrainer; empty while the state is `asked`."""
 

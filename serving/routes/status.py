@@ -95,10 +95,11 @@ def router(context: AppContext) -> APIRouter:
         loop = context.loop
         with loop.lock:
             known = case_id in loop.history.alerts
-        found = {one.case_id: one for one in builder.cases(builder.read_case_history(context.settings))} if known else {}
-        if case_id not in found:
+        known_cases = builder.cases(builder.read_case_history(context.settings)) if known else []
+        found = next((one for one in known_cases if one.case_id == case_id), None)
+        if found is None:
             raise HTTPException(404, f"There is no case {case_id[:100]!r}. /v1/alerts lists the ids.")
-        return _as_json(found[case_id])
+        return _as_json(found)
 
     @routes.get("/v1/retrainings")
     def retrainings(limit: Limit = 100) -> list[dict[str, Any]]:
