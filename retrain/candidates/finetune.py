@@ -1,8 +1,8 @@
-"""Fine-tuning: the encoder itself learns the new concept, with transformers' Trainer.
+"""Fine-tuning candidate: the encoder itself learns the new concept, with transformers' Trainer.
 
-The head starts as a logistic regression over the frozen embeddings, and then both are trained: linear probing
-first keeps what the encoder knew (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022). Where there
-are rows and time enough, some are held out, and where training makes these worse it ends and goes back; see `stopping`.
+The head starts as a logistic regression on the frozen embeddings, and then both are trained. Linear probing first keeps
+what the encoder knew (Kumar et al., "Fine-Tuning can Distort Pretrained Features", ICLR 2022). If there are enough rows
+and time, some rows are held out, and training stops early when they get worse; see `retrain.candidates.early_stopping`.
 """
 
 from __future__ import annotations
@@ -21,31 +21,36 @@ from numpy.typing import NDArray
 from driftloop.core.models.bundle import BundleClassifier, write_bundle
 from driftloop.core.models.encoder import OnnxEncoder
 from driftloop.core.models.onnx_export import export
-from retrain.candidates import early_stopping
-from retrain.candidates import training_rows as choice
+from retrain.candidates import early_stopping, training_rows
 from retrain.candidates.base import Task
 from retrain.candidates.trainable_network import choose_device, has_bf16, initialise_head, load_network
 from retrain.training_window import TrainingWindow
 
 MAX_ROWS = 4000
 EPOCHS = 4
-"""Most passes over the rows; more of them learn the rows by heart."""
+"""Maximum number of passes over the rows. More passes overfit."""
 BATCH = 32
 LEARNING_RATE = 1e-4
 WARMUP = 0.1
 EXPORT_SECONDS = 12.0
-"""Kept of the budget for writing the graph and comparing it; more where the machine showed itself slow."""
+"""Part of the budget that is reserved for the export of the graph; more on a machine that has shown itself slow."""
 QUANTISATION_LOSS = 0.01
-"""Most accuracy that int8 may cost on the newest rows; otherwise the graph stays in fp32."""
+"""Accuracy on the newest rows that int8 may cost. With a greater loss the graph stays in fp32."""
 CHECKED_ROWS = 300
+"""Newest rows on which int8 is compared with fp32."""
 WEIGHTS = "weights.safetensors"
 
 
 class FineTune:
-    """The encoder and a linear head over its mean embedding, trained for as many steps as the budget allows.
+    """The encoder and a linear head on its mean embedding, trained for as many steps as the budget allows.
 
-    The number of steps follows from the measured speed: equal for a seed only where `EPOCHS` or ``patience`` ended the
-    training. A ``patience`` of 0 holds nothing out and trains to the end.
+    The number of steps follows from the measured speed. It is equal for a seed only if ``epochs`` or ``patience`` ended
+    the training.
+
+    Args:
+        epochs: Maximum number of passes over the rows.
+        learning_rate: Peak learning rate.
+        patience: Consecutive worse measurements that end the training. `0` holds no rows out and trains to the end.
     """
 
     name = "finetune"
@@ -60,14 +65,20 @@ class FineTune:
         self.progress: Callable[[str], None] = lambda text: None
 
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
-        """Train, export and write the bundle; see `Candidate.fit`."""
+        """Train, export and write the bundle; see `Candidate.fit`.
+
+        Args:
+            window: Labelled events to learn from.
+            task: Budget, lineage, signing key and scratch folder.
+            out: Folder of the bundle.
+        """
         started = time.monotonic()
-        choice.require_learnable(window)
+        training_rows.require_learnable(window)
         task.scratch.mkdir(parents=True, exist_ok=True)
         network, tokenizer = load_network(window, task)
         device = choose_device(task.device)
-        old_share = choice.choose_old_weight(window)
-        indices = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
+        old_share = training_rows.choose_old_weight(window)
+        indices = training_rows.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
         rows = window.take(indices.tolist())
         deadline = started + task.budget.seconds - max(EXPORT_SECONDS, 1.5 * (time.monotonic() - started))
         recent = indices >= window.onset
@@ -77,7 +88,13 @@ class FineTune:
         _write(network, tokenizer, window, parameters, task, out)
 
     def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
-        """Export the weights that the killed training had saved; see `Candidate.rescue`."""
+        """Export the weights that the killed training had saved; see `Candidate.rescue`.
+
+        Args:
+            window: Window of the fit.
+            task: Task of the fit.
+            out: Folder of the bundle.
+        """
         from safetensors.torch import load_model
 
         weights = task.scratch / WEIGHTS
@@ -89,7 +106,14 @@ class FineTune:
         return True
 
     def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool:
-        """It would take too long."""
+        """Return False: a refit would take too long.
+
+        Args:
+            window: Not used.
+            fitted: Not used.
+            task: Not used.
+            out: Not used.
+        """
         return False
 
     def _train(
@@ -102,8 +126,8 @@ class FineTune:
         task: Task,
         deadline: float,
     ) -> dict[str, Any]:
-        """Train ``network`` in place until the steps, the time or the patience are used up."""
-        from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
+        """Train the network in place until the steps, the time or the patience are used up; return a report."""
+        from transformers import DataCollatorWithPadding, PrinterCallback, Trainer
 
         device, seed = network.classifier.weight.device.type, task.budget.seed
         bf16 = has_bf16(device)
@@ -111,11 +135,11 @@ class FineTune:
         examples = _examples(tokenizer, rows, classes, task.model.max_tokens)
         seconds = _seconds_per_step(network, collate, examples, seed, bf16)
         affordable = max(1, int((deadline - time.monotonic()) / seconds))
-        watched = self.patience > 0 and affordable * BATCH >= early_stopping.MIN_PASSES * len(examples)
-        train, held = early_stopping.split_held_out(rows.labels, recent & watched, seed)
+        hold_out = self.patience > 0 and affordable * BATCH >= early_stopping.MIN_PASSES * len(examples)
+        train, held = early_stopping.split_held_out(rows.labels, recent & hold_out, seed)
         initialise_head(network.to("cpu"), rows.take(train.tolist()), classes)
         network.to(device)
-        watch = early_stopping.EarlyStopping(
+        stopping = early_stopping.EarlyStopping(
             network,
             [collate([examples[i] for i in held[at : at + BATCH]]) for at in range(0, len(held), BATCH)],
             task.scratch / WEIGHTS,
@@ -123,22 +147,50 @@ class FineTune:
             self.patience,
             self.progress,
         )
-        watch.begin()
-        learnt = [examples[i] for i in train[-affordable * BATCH :]]  # where not all can be seen once, the newest are
-        in_pass = -(-len(learnt) // BATCH)
-        every = -(-in_pass // early_stopping.MEASUREMENTS_PER_PASS)
-        affordable = max(1, int((deadline - time.monotonic()) / (seconds + watch.slowest_seconds / every)))
-        steps = min(self.epochs * in_pass, affordable)
+        stopping.begin()
+        # The newest rows are learnt if not all can be seen once.
+        learnt = [examples[i] for i in train[-affordable * BATCH :]]
+        steps_per_pass = -(-len(learnt) // BATCH)
+        every = -(-steps_per_pass // early_stopping.MEASUREMENTS_PER_PASS)
+        affordable = max(1, int((deadline - time.monotonic()) / (seconds + stopping.slowest_seconds / every)))
+        steps = min(self.epochs * steps_per_pass, affordable)
         if not len(held):
             every = max(1, steps // 4)
-        arguments = TrainingArguments(
+        trainer = Trainer(
+            model=network,
+            args=self._arguments(task, steps, device, bf16),
+            train_dataset=learnt,
+            data_collator=collate,
+            callbacks=[early_stopping.trainer_callback(stopping, steps, every)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # the graph is written in fp32
+        network.to("cpu").eval()
+        stopping.restore()
+        return {
+            "steps": trainer.state.global_step,
+            "rows_trained_on": len(learnt),
+            "epochs": round(trainer.state.global_step * BATCH / len(learnt), 2),
+            "seconds_per_step": round(seconds, 3),
+            "device": device,
+            "bf16": bf16,
+            "rows_held_out": len(held),
+            **stopping.report(),
+        }
+
+    def _arguments(self, task: Task, steps: int, device: str, bf16: bool) -> Any:
+        """Return the arguments of the Trainer: nothing is saved, logged or reported."""
+        from transformers import TrainingArguments
+
+        return TrainingArguments(
             output_dir=str(task.scratch / "trainer"),
             per_device_train_batch_size=BATCH,
             max_steps=steps,
             learning_rate=self.learning_rate,
             warmup_steps=int(WARMUP * steps),
             weight_decay=0.01,
-            seed=seed,
+            seed=task.budget.seed,
             use_cpu=device == "cpu",
             bf16=bf16,
             save_strategy="no",
@@ -149,32 +201,10 @@ class FineTune:
             dataloader_pin_memory=device != "cpu",
             remove_unused_columns=False,
         )
-        trainer = Trainer(
-            model=network,
-            args=arguments,
-            train_dataset=learnt,
-            data_collator=collate,
-            callbacks=[early_stopping.trainer_callback(watch, steps, every)],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # the graph is written in fp32
-        network.to("cpu").eval()
-        watch.restore()
-        return {
-            "steps": trainer.state.global_step,
-            "rows_trained_on": len(learnt),
-            "epochs": round(trainer.state.global_step * BATCH / len(learnt), 2),
-            "seconds_per_step": round(seconds, 3),
-            "device": device,
-            "bf16": bf16,
-            "rows_held_out": len(held),
-            **watch.report(),
-        }
 
 
 def _examples(tokenizer: Any, rows: TrainingWindow, classes: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:
-    """The rows as token ids, mask and the index of the class."""
+    """Return the rows as token ids, mask and the index of the class."""
     encoded = tokenizer(list(rows.texts), truncation=True, max_length=max_tokens)
     return [
         {
@@ -187,11 +217,11 @@ def _examples(tokenizer: Any, rows: TrainingWindow, classes: Sequence[str], max_
 
 
 def _seconds_per_step(network: Any, collate: Any, examples: list[dict[str, Any]], seed: int, bf16: bool) -> float:
-    """Median of three forward and backward passes that change nothing, after one that is not counted."""
+    """Return the median of three forward and backward passes that change no weight, after one that is not counted."""
     import torch
 
     chosen = random.Random(seed)
-    taken = []
+    durations = []
     device = network.classifier.weight.device
     network.train()
     for _ in range(4):
@@ -202,50 +232,50 @@ def _seconds_per_step(network: Any, collate: Any, examples: list[dict[str, Any]]
         loss.backward()
         loss.item()  # waits for a GPU
         network.zero_grad()
-        taken.append(time.perf_counter() - started)
-    return max(float(np.median(taken[1:])), 1e-4)
+        durations.append(time.perf_counter() - started)
+    return max(float(np.median(durations[1:])), 1e-4)
 
 
 @dataclass(frozen=True)
-class _Graph:
+class _ExportedEncoder:
     encoder: OnnxEncoder
-    found: dict[str, Any]
-    """What the lineage says of int8: whether the graph is in it, and how often both give the same label."""
+    parameters: dict[str, Any]
+    """Entries of the lineage about int8: whether the graph is in it, and how often both give the same label."""
 
 
 def _write(
     network: Any, tokenizer: Any, window: TrainingWindow, parameters: dict[str, Any], task: Task, out: Path
 ) -> None:
     network.eval()
-    graph = _graph(network, tokenizer, window, task)
+    exported = _export(network, tokenizer, window, task)
     write_bundle(
         out,
-        encoder=graph.encoder,
+        encoder=exported.encoder,
         head=None,
         labels=window.classes,
-        lineage=msgspec.structs.replace(task.lineage, parameters={**parameters, **graph.found}),
+        lineage=msgspec.structs.replace(task.lineage, parameters={**parameters, **exported.parameters}),
         key=task.signing_key,
     )
 
 
-def _graph(network: Any, tokenizer: Any, window: TrainingWindow, task: Task) -> _Graph:
-    """The graph in int8 where that was asked for and costs next to nothing, in fp32 otherwise."""
+def _export(network: Any, tokenizer: Any, window: TrainingWindow, task: Task) -> _ExportedEncoder:
+    """Export the graph in int8 if that is configured and costs next to no accuracy, in fp32 otherwise."""
 
-    def written(quantise: bool) -> OnnxEncoder:
+    def write_graph(quantise: bool) -> OnnxEncoder:
         folder = task.scratch / ("int8" if quantise else "fp32")
         export(network, tokenizer, folder, quantise=quantise, weights=task.model.for_gpu)
         return OnnxEncoder(folder, task.model.max_tokens, task.budget.cores)
 
-    plain = written(False)
-    if not task.model.quantise:
-        return _Graph(plain, {"int8": False})
-    newest = window.take(slice(-CHECKED_ROWS, None))
-
     def labels(encoder: OnnxEncoder) -> NDArray[np.str_]:
         return np.asarray(BundleClassifier(encoder, None, window.classes).predict(newest.texts).labels)
 
-    small = written(True)
-    one, other, truth = labels(small), labels(plain), np.asarray(newest.labels)
-    fits = bool((one == truth).mean() >= (other == truth).mean() - QUANTISATION_LOSS)
-    agreement = {"int8_agreement": round(float((one == other).mean()), 4), "int8_compared_on": len(newest)}
-    return _Graph(small if fits else plain, {"int8": fits, **agreement})
+    fp32 = write_graph(False)
+    if not task.model.quantise:
+        return _ExportedEncoder(fp32, {"int8": False})
+    newest = window.take(slice(-CHECKED_ROWS, None))
+    int8 = write_graph(True)
+    int8_labels, fp32_labels, truth = labels(int8), labels(fp32), np.asarray(newest.labels)
+    accurate = bool((int8_labels == truth).mean() >= (fp32_labels == truth).mean() - QUANTISATION_LOSS)
+    agreement = round(float((int8_labels == fp32_labels).mean()), 4)
+    parameters = {"int8": accurate, "int8_agreement": agreement, "int8_compared_on": len(newest)}
+    return _ExportedEncoder(int8 if accurate else fp32, parameters)

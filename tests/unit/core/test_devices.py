@@ -17,7 +17,7 @@ from retrain.candidates.trainable_network import choose_device
 from retrain.fitting import sandbox
 from tests import tiny
 
-NONE = "DRIFTLOOP_RETRAIN__DEVICE is cuda and torch finds no CUDA device: set it to auto or cpu, or run"
+NONE = "DRIFTLOOP_RETRAIN__DEVICE is cuda and torch finds no CUDA device: set it to auto or cpu, or use a machine"
 
 
 def task(folder: Path, device: str) -> Task:
