@@ -59,7 +59,7 @@ def speed(seconds: Sequence[SpeedSample]) -> Options:
         _line("predictions/s", [(_ms(one.at), round(one.rate, 1)) for one in seconds], LINES[0]),
         {**_line("events waiting", [(_ms(one.at), one.lag) for one in seconds], LINES[1]), "yAxisIndex": 1},
     ]
-    axes = [{"name": "predictions/s", "min": 0}, {"name": "events waiting", "min": 0, "splitLine": {"show": False}}]
+    axes = [{"name": "predictions/s", "min": 0}, {"name": "waiting", "min": 0, "splitLine": {"show": False}}]
     words = "Predictions per second and waiting events in the last two minutes."
     return _chart(words, series, {"type": "time"}, *axes)
 
