@@ -1,8 +1,8 @@
 """Masking of personal data in texts: handles, e-mail addresses, phone numbers and links.
 
-A handle becomes `@user` and a link `http`, as in TweetEval (Barbieri et al., Findings of EMNLP 2020) and as the cards
-of the models trained on it require. The other two become `<email>` and `<phone>`, as in ekphrasis (Baziotis et al.,
-SemEval 2017). A text is masked when it is read, so no topic, store, model or log holds the original.
+A handle becomes `@user` and a link `http`, as in TweetEval (Barbieri et al., Findings of EMNLP 2020). The cards of the
+models trained on it require these tokens. The other two become `<email>` and `<phone>`, as in ekphrasis (Baziotis et
+al., SemEval 2017). A text is masked when it is read, so no topic, store, model or log holds the original.
 
 Handles and links follow Twitter's definitions. Phone numbers are international ones, North American ones with an area
 code, and others that begin with 0. A number that may be an amount, a date or a reference is not masked.

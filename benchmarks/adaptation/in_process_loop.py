@@ -1,7 +1,7 @@
 """In-process loop: the live loop's monitor, policies, candidate, concept memory and gate on one stream, without Kafka.
 
-TPOT and fine-tuning are left out, so the linear head competes alone. The time model is simple: the model of a
-retraining takes over a fixed number of events after the decision, and a model of the memory after a part of them.
+TPOT and fine-tuning are left out, so the linear head competes alone. The time model is simple. A new model takes over
+a fixed number of events after the decision, and a model of the memory after a part of them.
 """
 
 from __future__ import annotations

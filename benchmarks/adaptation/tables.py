@@ -92,10 +92,10 @@ def _scenario_table(name: str, measured: Sequence[Measured], cpu: bool) -> str:
 
 
 def _title(name: str, rows: Sequence[Row]) -> str:
-    drifts = "unknown drifts" if rows[0].drifts is None else f"{len(rows[0].drifts)} drifts"
+    drifts = "unknown" if rows[0].drifts is None else len(rows[0].drifts)
     seeds = ", ".join(map(str, sorted({row.seed for row in rows})))
     return (
-        f"**{name}**: {rows[0].events} events, {drifts}, seeds {seeds}. Accuracy counts from event "
+        f"**{name}**: {rows[0].events} events, drifts: {drifts}, seeds: {seeds}. Accuracy counts from event "
         f"{rows[0].counted_from} on. The 95% intervals are bootstrapped over {MIN_SEEDS} or more seeds, otherwise over "
         f"blocks of {BLOCK} events."
     )

@@ -6,13 +6,10 @@ changes it. The changes of each injection are kept as the truth for detectors an
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, get_args
 
 import msgspec
-import numpy as np
 
 from driftloop.core.errors import DriftloopError
 from producers.scenarios import transforms
@@ -24,9 +21,7 @@ from producers.scenarios.scenario_schema import (
     TopicSpec,
     VocabularySpec,
 )
-
-WORD = re.compile(r"\b\w\w+\b")
-"""A word as in scikit-learn: two or more letters, digits or underscores."""
+from producers.scenarios.word_replacement import WORD, choose_words, named_words, new_word, word_replacer
 
 
 class Row(NamedTuple):
@@ -165,8 +160,8 @@ def _make_change(rows: Sequence[Row], spec: TextSpec, seed: int, number: int) ->
         truth = _truth(spec, classes=tuple(dict.fromkeys([*renamed, *renamed.values()])))
         return lambda row: row._replace(label=renamed.get(row.label, row.label)), truth
     if isinstance(spec, VocabularySpec):
-        words = _named_words(rows, spec) if spec.words else choose_words(rows, spec, seed, number)
-        replace = _word_replacer(words)
+        words = named_words(rows, spec) if spec.words else choose_words(rows, spec, seed, number)
+        replace = word_replacer(words)
         moved = _truth(spec, words=tuple(words), replacements=tuple(words.values()))
         return lambda row: row._replace(text=replace(row.text)), moved
     return lambda row: row._replace(text=_add_noise(row, spec, seed, number)), _truth(spec)
@@ -222,92 +217,10 @@ def _renamed_labels(spec: LabelSwapSpec, labels: Sequence[str]) -> dict[str, str
     return renamed
 
 
-def choose_words(rows: Sequence[Row], spec: VocabularySpec, seed: int, number: int = 0) -> dict[str, str]:
-    """Choose ``spec.count`` words of the affected rows and return each with its replacement.
-
-    Args:
-        rows: The stream in order.
-        spec: The vocabulary shift.
-        seed: Seed of the scenario.
-        number: Index of the injection in the scenario.
-
-    Returns:
-        Old word to new word, the most frequent word first.
-
-    Raises:
-        DriftloopError: The texts have too few words.
-    """
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.feature_selection import chi2
-
-    affected = _affected(rows, spec)
-    # The loss of a word that occurs in less than one text in a thousand is no drift.
-    counter = CountVectorizer(binary=True, token_pattern=WORD.pattern, min_df=max(2, len(affected) // 1000))
-    try:
-        counts = counter.fit_transform(row.text for row in affected)
-        names = counter.get_feature_names_out().tolist()
-    except ValueError:  # no text, or no word that is frequent enough
-        names = []
-    least = max(spec.count, 2) if spec.by == "each other" else spec.count
-    if len(names) < least:
-        raise DriftloopError(
-            f"The injection 'vocabulary' from position {spec.start} on asks for {least} words where {len(names)} are "
-            "frequent: lower `count`, or name the words in `words`."
-        )
-    frequency = np.asarray(counts.sum(axis=0)).ravel()
-    score = chi2(counts, [row.label for row in affected])[0] if spec.pick == "informative" else frequency
-    best = sorted(range(len(names)), key=lambda word: (-score[word], names[word]))[: spec.count]
-    old = [names[word] for word in sorted(best, key=lambda word: (-frequency[word], names[word]))]
-    chance = transforms.generator(seed, "vocabulary", number)
-    if spec.by == "each other":
-        order = list(old)
-        chance.shuffle(order)
-        replacement = dict(zip(order, [*order[1:], order[0]], strict=True))  # one cycle: no word keeps its place
-        return {word: replacement[word] for word in old}
-    taken = set(names)
-    return {word: _new_word(chance, taken) for word in old}
-
-
-def _named_words(rows: Sequence[Row], spec: VocabularySpec) -> dict[str, str]:
-    present = {word.lower() for row in _affected(rows, spec) for word in WORD.findall(row.text)}
-    for word in spec.words:
-        if word.lower() not in present:
-            raise DriftloopError(
-                f"The word {word!r} of the injection 'vocabulary' does not occur from position {spec.start} on: name "
-                "single words of the texts, two letters or longer, in `words`."
-            )
-    return spec.words
-
-
-def _affected(rows: Sequence[Row], spec: VocabularySpec) -> list[Row]:
-    return [row for row in rows[spec.start : spec.end] if not spec.segment or row.segment == spec.segment]
-
-
-def _new_word(chance: random.Random, taken: set[str]) -> str:
-    while True:
-        word = "".join(chance.choice("bdfgklmnprstvz") + chance.choice("aeiou") for _ in range(3))
-        if word not in taken:
-            taken.add(word)
-            return word
-
-
-def _word_replacer(words: Mapping[str, str]) -> Callable[[str], str]:
-    lower = {old.lower(): new for old, new in words.items()}
-
-    def swap(match: re.Match[str]) -> str:
-        word = match.group()
-        new = lower.get(word.lower())
-        if new is None:
-            return word
-        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
-
-    return lambda text: WORD.sub(swap, text)
-
-
 def _add_noise(row: Row, spec: NoiseSpec, seed: int, number: int) -> str:
     if spec.texts < 1 and transforms.generator(seed, "hit", number, row.row).random() >= spec.texts:
         return row.text
     if spec.of == "typos":
         return transforms.mistype(row.text, spec.share, transforms.generator(seed, "typos", row.row))
     chance = transforms.generator(seed, "tokens", number, row.row)
-    return WORD.sub(lambda match: _new_word(chance, set()) if chance.random() < spec.share else match.group(), row.text)
+    return WORD.sub(lambda match: new_word(chance, set()) if chance.random() < spec.share else match.group(), row.text)

@@ -41,7 +41,7 @@ class DatasetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Source of the labelled texts: the `[dataset]` table of a scenario. Exactly one of the first four is set."""
 
     path: str = ""
-    """A CSV, TSV, JSON lines or Parquet file, or a folder; relative to the scenario file."""
+    """A CSV, TSV, JSON lines or Parquet file, or a folder. Relative paths start at the scenario file."""
     packaged: str = ""
     """Name of data in a Python package: `tweets`, which comes with driftloop, or another of `packaged_datasets.py`."""
     hub: str = ""
@@ -97,7 +97,7 @@ class _Inject(
 
 
 class PriorSpec(_Inject, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="prior"):
-    """Other shares of the labels; their sum is 1. The texts of a label stay as they are."""
+    """Other shares of the labels. Their sum is 1. The texts of a label stay as they are."""
 
     shares: dict[str, Share]
 

@@ -6,7 +6,7 @@ import pytest
 
 from driftloop.core.errors import DriftloopError
 from producers.data.synthetic_texts import CLASSES, bayes_accuracy, make, posteriors
-from producers.scenarios.drift_injection import KINDS, Row, choose_words, inject, intensity, selection_truth
+from producers.scenarios.drift_injection import KINDS, Row, inject, intensity, selection_truth
 from producers.scenarios.drift_selection import select
 from producers.scenarios.scenario_schema import (
     AnnotatorSpec,
@@ -17,6 +17,7 @@ from producers.scenarios.scenario_schema import (
     TopicSpec,
     VocabularySpec,
 )
+from producers.scenarios.word_replacement import choose_words
 from producers.simulated_annotators import Annotation, annotate, first_sent
 
 SPEC = SyntheticSpec(events=3000, classes=3, topics=3, sentences=2)
