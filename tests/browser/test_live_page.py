@@ -21,7 +21,7 @@ from tests.integration.test_api import ready
 from tests.integration.test_serve import Api, put, serve
 from tests.unit.serving.test_views import made
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SOON = 20_000
 """Milliseconds for something to appear."""

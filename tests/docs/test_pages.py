@@ -25,7 +25,7 @@ from driftloop.devstack.ports import free_port
 from tests.docs.snippets import ROOT, Shell, Snippet, of
 from tests.docs.test_snippets import reviews
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 DOCS = ROOT / "docs"
 API = "127.0.0.1:8000"

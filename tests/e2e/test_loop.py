@@ -20,6 +20,7 @@ from driftloop.core.models.bundle import load_bundle
 from driftloop.core.models.registry import Registry
 from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
+from serving.audit.audit import audit
 from serving.report.chapters.cost import PROCESSES
 
 pytestmark = pytest.mark.timeout(600)
@@ -27,13 +28,30 @@ pytestmark = pytest.mark.timeout(600)
 QUICK = {"DRIFTLOOP_RETRAIN__TPOT_SECONDS": "15", "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS": "30"}
 
 
-def simulate(folder: Path, *arguments: str) -> dict[str, Any]:
-    """Run `driftloop simulate` to its end and return its summary."""
+def simulate(folder: Path, *arguments: str, **settings: str) -> dict[str, Any]:
+    """Run `driftloop simulate` to its end, with settings as variables, and return its summary."""
+    chosen = QUICK | {f"DRIFTLOOP_{name}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "driftloop", "simulate", *arguments, "--plain", "--out", str(folder)]
-    done = subprocess.run(command, env=os.environ | QUICK, capture_output=True, text=True, timeout=580)
+    done = subprocess.run(command, env=os.environ | chosen, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return summary
+
+
+def test_a_short_run_answers_its_drift_and_loses_nothing(tmp_path: Path) -> None:
+    """The fast tier's one run: a drift at event 1,500 of 2,400, answered by the linear head."""
+    folder = tmp_path / "run"
+    summary = simulate(
+        folder, "tweets-short", "--limit", "2400", "--rate", "90", "--no-page", RETRAIN__CANDIDATES="linear"
+    )
+    assert summary["events"] == summary["predictions"] == 2400
+    assert summary["duplicates"] == summary["dead_letters"] == summary["false_alarms"] == 0
+    (drift,) = summary["drifts"]
+    assert 1500 == drift["true_position"] <= drift["detected_position"] < 2000
+    assert summary["promotions"] >= 1
+    with EmbeddedStack(folder) as stack:
+        found = audit(stack.settings(Settings()))
+    assert found.clean and found.counts["events"] == found.counts["predictions"] == 2400, found
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +60,7 @@ def drifted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return folder, simulate(folder, "tweets-short", "--rate", "50")
 
 
+@pytest.mark.slow
 def test_every_event_is_predicted_once_and_the_drift_is_found(drifted: tuple[Path, dict[str, Any]]) -> None:
     _, summary = drifted
     assert summary["events"] == summary["predictions"] == 3500
@@ -51,6 +70,7 @@ def test_every_event_is_predicted_once_and_the_drift_is_found(drifted: tuple[Pat
     assert 1500 <= drift["detected_position"] < 2000
 
 
+@pytest.mark.slow
 def test_a_better_model_is_promoted_with_nobody_touching_anything(drifted: tuple[Path, dict[str, Any]]) -> None:
     """Old and new model score the same events, those that the new one scored live: neither was trained on them."""
     folder, summary = drifted
@@ -83,6 +103,7 @@ def test_a_better_model_is_promoted_with_nobody_touching_anything(drifted: tuple
     assert abs(accuracy[new] - live) < 0.02, "what was live is not what the registry holds"
 
 
+@pytest.mark.slow
 def test_the_run_leaves_a_report_with_its_figures(drifted: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = drifted
     reader = pypdf.PdfReader(folder / "report.pdf")
@@ -106,6 +127,7 @@ def test_the_run_leaves_a_report_with_its_figures(drifted: tuple[Path, dict[str,
     assert all(summary["cpu_seconds"].values())
 
 
+@pytest.mark.slow
 def test_the_report_can_be_written_again_when_nothing_runs(drifted: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = drifted
     before = (folder / "report.html").read_bytes()
@@ -117,6 +139,7 @@ def test_the_report_can_be_written_again_when_nothing_runs(drifted: tuple[Path, 
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_nothing_is_promoted_where_nothing_drifts(tmp_path: Path) -> None:
     summary = simulate(tmp_path / "run", "tweets-stationary", "--limit", "3000", "--rate", "150")
     assert summary["events"] == summary["predictions"] == 3000

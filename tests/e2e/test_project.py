@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 OLD = {1: "awful broken", 2: "slow cheap", 3: "okay fine", 4: "good solid", 5: "great perfect"}

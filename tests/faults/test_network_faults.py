@@ -20,7 +20,7 @@ from driftloop.core.topics import PREDICTIONS
 from driftloop.devstack.ports import free_port
 from driftloop.devstack.stack import EmbeddedStack
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 class Network:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from benchmarks.harness.fault_injection import write_plan
 from benchmarks.harness.fork_server import ForkServer
-from benchmarks.harness.stream_harness import text_and_label, findings_text
+from benchmarks.harness.stream_harness import findings_text, text_and_label
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import DeadLetter, Outcome, Prediction
@@ -30,7 +30,7 @@ from driftloop.core.topics import DEAD_LETTERS, OUTCOMES, PREDICTIONS
 from serving.audit.audit import Audit, audit
 from tests.integration.conftest import StreamHarness, event, label
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 EVENTS = 600
 
@@ -49,7 +49,10 @@ def hurt(world: StreamHarness, point: str, without: tuple[str, ...], complaint: 
     plan = world.folder / "plan"
     world.send(events=range(EVENTS), labels=range(EVENTS))
     world.start("monitor")
-    slow = {"DRIFTLOOP_SCORER__BATCH": "16", "DRIFTLOOP_SCORER__MIN_MS_PER_EVENT": "10"}  # or it would be through by then
+    slow = {
+        "DRIFTLOOP_SCORER__BATCH": "16",
+        "DRIFTLOOP_SCORER__MIN_MS_PER_EVENT": "10",
+    }  # or it would be through by then
     scorer = world.start("score", plan=plan, changes=without, **slow)
     if "no-waiting" in without:
         where = [topics.name(world.settings, topics.EVENTS)]

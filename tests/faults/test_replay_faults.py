@@ -17,6 +17,8 @@ from driftloop.core.kafka import clients
 from producers import replay
 from producers.scenarios.scenarios import load_scenario
 
+pytestmark = pytest.mark.slow
+
 ROWS = 1_500
 
 

@@ -13,7 +13,7 @@ from benchmarks.resilience.soak import KEEP_HOURS, soak
 from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FAULTS = [
     Fault("scorer", "acknowledged", "kill"),

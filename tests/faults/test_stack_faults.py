@@ -26,6 +26,8 @@ from driftloop.devstack.kafka_download import VERSION, kafka_classpath, read_pin
 from driftloop.devstack.ports import choose_ports, free_port
 from driftloop.devstack.stack import EmbeddedStack
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = {"nowhere": "http://127.0.0.1:9/maven2"}
 
 

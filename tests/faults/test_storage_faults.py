@@ -21,7 +21,7 @@ from driftloop.core.settings import Settings
 from driftloop.core.topics import OUTCOMES, PREDICTIONS
 from driftloop.devstack.stack import EmbeddedStack
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DISK = 400
 """Megabytes."""

@@ -21,7 +21,7 @@ from tests.integration.conftest import StreamHarness
 from tests.integration.test_serve import Api, serve, write_a_loop
 from tests.unit.serving.test_views import made
 
-pytestmark = pytest.mark.timeout(580)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(580)]
 
 MODEL = "/v2/models/{model}"
 ENDPOINTS = {

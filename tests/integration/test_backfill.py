@@ -126,7 +126,10 @@ def test_offsets_are_each_partitions_own(world: StreamHarness) -> None:
     client.close()
     status, said, words = run(world, "--version", version, "--from", "5")
     assert (status, said) == (2, "") and words.count("\n") == 1
-    assert f"Offset 5 of {topic}, partition 0, was deleted. The oldest that is kept is 12: give --from 12 or later" in words
+    assert (
+        f"Offset 5 of {topic}, partition 0, was deleted. The oldest that is kept is 12: give --from 12 or later"
+        in words
+    )
     status, said, _ = run(world, "--version", version, "--from", "earliest", "--json")
     assert status == 0 and json.loads(said)["spans"] == [{"partition": 0, "start": 12, "end": 30}]
 

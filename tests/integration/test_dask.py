@@ -31,6 +31,8 @@ from retrain.fitting import sandbox
 from retrain.fitting.sandbox import FitResult
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BLIND = """
 import sys
@@ -44,7 +46,7 @@ sys.meta_path.insert(0, Missing())
 """
 """Makes an interpreter in which driftloop is not installed."""
 OLD = "import sklearn; sklearn.__version__ = '1.2.3'\n"
-UNFIT = "start its scheduler and its workers from the same image or environment as `driftloop retrain`."
+UNFIT = "Start its scheduler and its workers from the same image or environment as `driftloop retrain`."
 
 
 @dataclass
@@ -213,10 +215,10 @@ def test_a_search_is_the_same_on_any_number_of_workers_and_without_a_cluster(
     ("cluster", "sentence"),
     [
         (None, "No Dask scheduler answers at tcp://127.0.0.1:1 ("),
-        ({"workers": ()}, "has no workers: start some with `dask worker tcp://127.0.0.1:"),
-        ({"workers": ("", BLIND)}, f"No module named 'retrain'\")): {UNFIT}"),
-        ({"workers": ("", OLD)}, f"has scikit-learn 1.2.3 for {sklearn.__version__}): {UNFIT}"),
-        ({"scheduler": BLIND, "workers": ("",)}, f"Error during deserialization of the task graph. This .*: {UNFIT}"),
+        ({"workers": ()}, "has no workers. Start some with `dask worker tcp://127.0.0.1:"),
+        ({"workers": ("", BLIND)}, f"No module named 'retrain'\")). {UNFIT}"),
+        ({"workers": ("", OLD)}, f"has scikit-learn 1.2.3 for {sklearn.__version__}). {UNFIT}"),
+        ({"scheduler": BLIND, "workers": ("",)}, f"Error during deserialization of the task graph. This .*. {UNFIT}"),
     ],
     ids=["nobody there", "no workers", "a worker without driftloop", "another scikit-learn", "a scheduler without it"],
 )

@@ -37,6 +37,8 @@ from driftloop.devstack.java import find_java
 from driftloop.devstack.kafka_download import kafka_classpath, read_pins
 from driftloop.devstack.stack import PORTS, SERVICES, EmbeddedStack
 
+pytestmark = pytest.mark.slow
+
 
 def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
     deadline = time.monotonic() + seconds

@@ -35,7 +35,7 @@ from tests.hostile import FULL, bodies, collected, count
 from tests.integration.conftest import StreamHarness
 from tests.unit.serving.test_views import made
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 GOOD = 300
 HOSTILE: dict[Topic, int] = {

@@ -19,7 +19,7 @@ from driftloop.core.settings import environment
 from driftloop.core.topics import OUTCOMES, PREDICTIONS
 from tests.integration.conftest import StreamHarness, text_and_label
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 EVENTS, WARM_UP = 240, 80
 PLANTED = ("@Secretjane77", "secretjack88@example.com", "+44 20 7946 0958", "http://t.co/Secretlink99", "＠секрет_имя")

@@ -39,7 +39,7 @@ from serving.live.accuracy import WINDOW
 from tests.integration.conftest import StreamHarness, text_and_label
 from tests.unit.repository.test_monitoring import listed
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 BURIED = {"scorer": 3, "monitor": 1, "retrainer": 1}
 """Dead letters by who finds them: a refused promotion is one of the scorer's."""

@@ -19,6 +19,8 @@ from driftloop.core.settings import Settings
 from driftloop.core.topics import EVENTS, PREDICTIONS
 from tests.integration.conftest import StreamHarness
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS = 6
 
 
@@ -28,7 +30,9 @@ def wide(settings: Settings, tmp_path: Path, fork_server: ForkServer) -> Iterato
     client = clients.admin(settings)
     client.create_partitions({topics.name(settings, topic): PARTITIONS for topic in (EVENTS, PREDICTIONS)})
     client.close()
-    made = StreamHarness(replace(settings, scorer=replace(settings.scorer, min_ms_per_event=10.0)), tmp_path, fork_server)
+    made = StreamHarness(
+        replace(settings, scorer=replace(settings.scorer, min_ms_per_event=10.0)), tmp_path, fork_server
+    )
     made.promote()
     yield made
     made.close()

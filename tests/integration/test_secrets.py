@@ -22,7 +22,7 @@ from driftloop.devstack.ports import HOST, free_port
 from tests.integration.conftest import text_and_label
 from tests.integration.test_simulate import Done, command, environ, link_cache, started, write_scenario
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PLANTED = {
     name: f"planted-{name}-8c1f4e" for name in ("signing-key", "redis-password", "sasl-password", "url-password")

@@ -36,6 +36,8 @@ from driftloop.devstack.ports import HOST
 from driftloop.devstack.stack import EmbeddedStack
 from tests.integration.conftest import StreamHarness
 
+pytestmark = pytest.mark.slow
+
 NAMES = [role.name for role in ROLES]
 
 

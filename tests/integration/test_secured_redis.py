@@ -27,6 +27,8 @@ from driftloop.devstack.credentials import REDIS, Credentials
 from driftloop.devstack.ports import HOST, free_port
 from tests.integration.test_embedded import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Locked:

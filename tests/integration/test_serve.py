@@ -226,7 +226,7 @@ def test_the_figures_follow_the_loop_while_it_runs(world: StreamHarness) -> None
     empty = api.figures()
     assert (empty["phase"], empty["champion"], empty["accuracy"]) == ("waiting for the first model", None, None)
     assert empty["events"] == empty["lag"] == 0 and empty["news"] == [] and empty["drift_alerts"] == {}
-    assert "driftloop_events_lag" in api.metrics() and "Nothing has been retrained" in api.get("/").body
+    assert "driftloop_events_lag" in api.metrics() and "No retraining has started." in api.get("/").body
     write_a_loop(world)
     world.until(lambda: shows_everything(api))
     world.send(events=range(7, 9))

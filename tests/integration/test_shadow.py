@@ -13,6 +13,8 @@ from driftloop.core.topics import MODEL_UPDATES
 from tests.integration.conftest import StreamHarness, event, text_and_label
 from tests.integration.test_worker import QUICK, alert, diary, states
 
+pytestmark = pytest.mark.slow
+
 OTHER = {"negative": "positive", "positive": "negative"}
 SLOW = QUICK | {"DRIFTLOOP_RETRAIN__CANDIDATES": "tests.misbehaving:Slow"}
 

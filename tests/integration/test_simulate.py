@@ -33,7 +33,7 @@ from driftloop.devstack.stack import EmbeddedStack
 from producers.scenarios.scenarios import load_scenario
 from tests.integration.conftest import event, text_and_label
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 EVENTS = 900
 WARM_UP = 60

@@ -20,7 +20,7 @@ from driftloop.core.settings import LogSettings, TraceSettings, environment
 from driftloop.core.topics import ALL, DEAD_LETTERS, EVENTS, LABELS, OUTCOMES, PREDICTIONS, Topic, name
 from tests.integration.conftest import StreamHarness, text_and_label
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 TOTAL, AT_ONCE = 120, 40
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
