@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from serving.cases.model import Case
 
 DESCRIPTION = """\
-Each alert opens a case. Without an id, this command lists all cases of the stream. With an id, it shows one case:
-which signals fired and when the change likely began; which words, topics and classes moved, with examples, and which of
-them lost accuracy; what the policy decided; what was trained on which offsets; the gate's verdict on each candidate;
-and the outcome. The first characters of an id are enough.
+Each alert opens a case. Without an id, this command lists all cases of the stream. With an id, it shows one case; the
+first characters of the id are enough. A case has
+  the signals that fired, and the likely start of the change
+  the words, topics and classes that moved, with examples, and those that lost accuracy
+  the decision of the policy
+  the models that were trained, with the offsets of their events
+  the gate's verdict on each candidate
+  the outcome
 
 reads   drift-alerts, outcomes, retraining; with --replay also bundles from MLflow and embeddings from Redis
 writes  nothing except missing topics and the page
