@@ -1,1 +1,1 @@
-"""From a drift alert to a promoted model."""
+"""Retraining: from a drift alert to a promoted model."""

@@ -1,4 +1,4 @@
-"""What every candidate does: the checks of `driftloop.testing.checks` for them, on made-up sentences and a tiny encoder."""
+"""Checks that every candidate passes, on synthetic sentences and a tiny encoder."""
 
 from __future__ import annotations
 
@@ -34,40 +34,52 @@ LINEAGE = Lineage(
 HELD_OUT = sentences(120, seed=99)
 ROWS, ONSET = 160, 60
 TOLERANCE = 1e-3
-"""How far two fits with the same seed may be apart."""
+"""Largest difference in probability between two fits with the same seed."""
 MIN_ACCURACY = 0.6
-"""Accuracy on texts that two words make easy, where a third is chance."""
+"""Accuracy to exceed on texts that two words make easy; chance is a third."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A candidate to be checked."""
+    """Candidate under check."""
 
     make: Callable[[], Candidate]
+    """Makes a new candidate."""
     name: str
-    """Under which a process of its own finds it: a listed name, or module:Class."""
+    """Name by which a child process finds it: a listed name, or module:Class."""
     folder: Path
-    """An empty one, for what is fitted."""
+    """Empty folder for the bundles."""
     seconds: float = 20.0
+    """Budget of a fit in a child process."""
     grace: float = 30.0
-    """The budget of a fit in a process of its own, and how long after it the process is killed."""
+    """Seconds after the budget at which the child process is killed."""
 
     @cached_property
     def fitted(self) -> Path:
-        """The bundle of a fit on a window whose last hundred rows lie after the drift."""
+        """Return the bundle of a fit on a window whose last hundred rows lie after the drift."""
         self.fit(tiny_encoder.window(ROWS, onset=ONSET), "fitted")
         return self.folder / "fitted"
 
-    def fit(self, window: TrainingWindow, where: str) -> BundleClassifier:
-        """A fit on ``window``, loaded; its bundle is in the folder ``where``."""
-        with threadpool_limits(1):
-            self.make().fit(window, self.task(where), self.folder / where)
-        return load_bundle(self.folder / where, tiny_encoder.KEY, threads=1)
+    def fit(self, window: TrainingWindow, folder: str) -> BundleClassifier:
+        """Fit on a window and load the bundle.
 
-    def task(self, where: str, seconds: float = 120.0) -> Task:
-        """The task of a fit."""
+        Args:
+            window: Window to learn from.
+            folder: Name of the bundle's folder.
+        """
+        with threadpool_limits(1):
+            self.make().fit(window, self.task(folder), self.folder / folder)
+        return load_bundle(self.folder / folder, tiny_encoder.KEY, threads=1)
+
+    def task(self, folder: str, seconds: float = 120.0) -> Task:
+        """Return the task of a fit.
+
+        Args:
+            folder: Name of the bundle's folder; the scratch folder is beside it.
+            seconds: Budget of the fit.
+        """
         model = ModelSettings(encoder=str(tiny_encoder.encoder_folder()), max_tokens=tiny_encoder.MAX_TOKENS)
-        scratch = self.folder / f"scratch-{where}"
+        scratch = self.folder / f"scratch-{folder}"
         scratch.mkdir(exist_ok=True)
         return Task(
             budget=Budget(seconds, 1, 7),
@@ -79,7 +91,7 @@ class Subject:
 
 
 def check_interface(subject: Subject) -> None:
-    """It has a name, `quick`, `fit`, `rescue` and `refit`."""
+    """The candidate has a name, `quick`, `fit`, `rescue` and `refit`."""
     made = subject.make()
     expect(isinstance(made, Candidate), "one of name, quick, fit, rescue and refit is missing")
     expect(isinstance(made.name, str) and made.name, f"its name is {made.name!r}, not a word")
@@ -87,57 +99,57 @@ def check_interface(subject: Subject) -> None:
 
 
 def check_bundle(subject: Subject) -> None:
-    """Its bundle is verified, loads, and gives each text probabilities that sum to 1."""
+    """The bundle verifies and loads, and gives each text probabilities that sum to 1."""
     manifest = verify_bundle(subject.fitted, tiny_encoder.KEY)
     expect(manifest.max_tokens == tiny_encoder.MAX_TOKENS, f"it was made for texts of {manifest.max_tokens} tokens")
-    said = _answers(load_bundle(subject.fitted, tiny_encoder.KEY, threads=1))
-    expect(said.shape == (len(HELD_OUT[0]), 3), f"its answers have the shape {said.shape}")
-    _expect_shares(said)
+    probabilities = _probabilities(load_bundle(subject.fitted, tiny_encoder.KEY, threads=1))
+    expect(probabilities.shape == (len(HELD_OUT[0]), 3), f"its probabilities have the shape {probabilities.shape}")
+    _expect_shares(probabilities)
 
 
 def check_labels(subject: Subject) -> None:
-    """Its labels are the classes of the window."""
+    """The labels of the model are the classes of the window."""
     labels = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1).labels
     expect(labels == tiny_encoder.window(ROWS).classes, f"its labels are {labels}")
 
 
 def check_lineage(subject: Subject) -> None:
-    """It signs the lineage that it was given, and adds its parameters."""
+    """The candidate signs the lineage of its task and adds its parameters."""
     lineage = verify_bundle(subject.fitted, tiny_encoder.KEY).lineage
     expect(_without_parameters(lineage) == LINEAGE, f"its lineage is {lineage}")
     expect(bool(lineage.parameters), "it added no parameters to the lineage")
 
 
 def check_learns(subject: Subject) -> None:
-    """It learns texts that two words make easy."""
-    said = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1).predict(HELD_OUT[0]).labels
-    accuracy = float(np.mean([a == b for a, b in zip(said, HELD_OUT[1], strict=True)]))
+    """The candidate learns texts that two words make easy."""
+    labels = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1).predict(HELD_OUT[0]).labels
+    accuracy = float(np.mean([a == b for a, b in zip(labels, HELD_OUT[1], strict=True)]))
     expect(
         accuracy > MIN_ACCURACY,
-        f"{accuracy:.2f} of its answers are right, not more than {MIN_ACCURACY}; a third is chance",
+        f"{accuracy:.2f} of its answers are right, not more than {MIN_ACCURACY}; chance is a third",
     )
 
 
 def check_seed(subject: Subject) -> None:
-    """A second fit with the same seed gives the same model."""
+    """Two fits with the same seed give the same model."""
     first = load_bundle(subject.fitted, tiny_encoder.KEY, threads=1)
     again = subject.fit(tiny_encoder.window(ROWS, onset=ONSET), "again")
-    gap = float(np.abs(_answers(again) - _answers(first)).max())
+    gap = float(np.abs(_probabilities(again) - _probabilities(first)).max())
     expect(gap <= TOLERANCE, f"the answers of two fits with the same seed differ by {gap:.4g}")
 
 
 def check_refuses_one_class(subject: Subject) -> None:
-    """A window of one class is refused with CannotFit, and nothing is written."""
+    """A window of one class raises CannotFit, and nothing is written."""
     _expect_refusal(subject, replace(tiny_encoder.window(80), labels=("neutral",) * 80), "one-class", "one class")
 
 
 def check_refuses_few_rows(subject: Subject) -> None:
-    """A window of nine rows is refused with CannotFit, and nothing is written."""
+    """A window of nine rows raises CannotFit, and nothing is written."""
     _expect_refusal(subject, tiny_encoder.window(9), "nine", "nine rows")
 
 
 def check_awkward_windows(subject: Subject) -> None:
-    """It takes windows with two classes, a rare class, one recent class, no words, hostile texts."""
+    """The candidate fits windows with two classes, a rare class, one recent class, no words, hostile texts."""
     for kind, window in awkward_windows().items():
         try:
             check_window(subject, window, kind.replace(" ", "-"))
@@ -146,7 +158,7 @@ def check_awkward_windows(subject: Subject) -> None:
 
 
 def awkward_windows() -> dict[str, TrainingWindow]:
-    """Windows that what is careless breaks on, by what is awkward about them."""
+    """Return windows that a careless candidate fails on, by what is awkward about them."""
     plain = tiny_encoder.window(100, onset=50)
     labels = plain.labels
     return {
@@ -158,44 +170,49 @@ def awkward_windows() -> dict[str, TrainingWindow]:
     }
 
 
-def check_window(subject: Subject, window: TrainingWindow, where: str) -> None:
-    """Fit on an awkward window and look at what came of it."""
-    model = subject.fit(window, where)
+def check_window(subject: Subject, window: TrainingWindow, folder: str) -> None:
+    """Fit on an awkward window and check the model.
+
+    Args:
+        subject: Candidate under check.
+        window: Window to learn from.
+        folder: Name of the bundle's folder.
+    """
+    model = subject.fit(window, folder)
     expect(set(model.labels) <= set(window.classes), f"labels {model.labels} for {window.classes}")
     expect(len(model.labels) > 1, f"the only label is {model.labels}")
-    _expect_shares(_answers(model))
+    _expect_shares(_probabilities(model))
 
 
 def check_rescue(subject: Subject) -> None:
     """Before the first checkpoint `rescue` returns False and writes nothing."""
     out = subject.folder / "rescued"
-    said = subject.make().rescue(tiny_encoder.window(60), subject.task("rescued"), out)
-    expect(said is False, f"`rescue` returned {said!r} where there is nothing to rescue")
-    expect(not out.exists(), "`rescue` wrote something where there is nothing to rescue")
+    rescued = subject.make().rescue(tiny_encoder.window(60), subject.task("rescued"), out)
+    expect(rescued is False, f"`rescue` returned {rescued!r} without a checkpoint")
+    expect(not out.exists(), "`rescue` wrote something without a checkpoint")
 
 
 def check_refit(subject: Subject) -> None:
-    """`refit` returns True with a verified bundle, or False and writes nothing."""
+    """`refit` returns True with a verified bundle, or False without one."""
     out = subject.folder / "refitted"
+    window = tiny_encoder.window(ROWS, onset=ONSET)
     with threadpool_limits(1):
-        said = subject.make().refit(
-            tiny_encoder.window(ROWS, onset=ONSET), subject.fitted, subject.task("refitted"), out
-        )
-    expect(said in (True, False), f"`refit` returned {said!r}, not True or False")
-    if said:
-        _expect_shares(_answers(load_bundle(out, tiny_encoder.KEY, threads=1)))
+        refitted = subject.make().refit(window, subject.fitted, subject.task("refitted"), out)
+    expect(refitted in (True, False), f"`refit` returned {refitted!r}, not True or False")
+    if refitted:
+        _expect_shares(_probabilities(load_bundle(out, tiny_encoder.KEY, threads=1)))
     else:
         expect(not out.exists(), "`refit` returned False and wrote something")
 
 
 def check_budget(subject: Subject) -> None:
-    """In a process of its own it ends within its budget and some grace, on a window that could take minutes."""
+    """A fit in a child process ends within its budget, with some grace, on a window that could take minutes."""
     window = tiny_encoder.window(1500, onset=700)
     task, folder = subject.task("budget", subject.seconds), subject.folder / "budget"
     folder.mkdir()
     end = sandbox.run(subject.name, window, task, folder, grace=subject.grace)
     expect(not end.overran, f"it was killed {subject.grace:g} s after the end of its budget of {subject.seconds:g} s")
-    expect(end.bundle is not None and not end.reason, end.reason or "there is no bundle")
+    expect(end.bundle is not None and not end.reason, end.reason or "it wrote no bundle")
     if end.bundle is not None:
         labels = load_bundle(end.bundle, tiny_encoder.KEY, threads=1).labels
         expect(labels == window.classes, f"its labels are {labels}")
@@ -217,18 +234,18 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 )
 
 
-def _expect_refusal(subject: Subject, window: TrainingWindow, where: str, what: str) -> None:
-    out = subject.folder / where
+def _expect_refusal(subject: Subject, window: TrainingWindow, folder: str, kind: str) -> None:
+    out = subject.folder / folder
     try:
-        subject.make().fit(window, subject.task(where), out)
+        subject.make().fit(window, subject.task(folder), out)
     except CannotFit as error:
         expect(bool(str(error)), "its CannotFit gives no reason")
-        expect(not out.exists(), f"it refused {what} and wrote something")
+        expect(not out.exists(), f"it refused {kind} and wrote something")
         return
-    expect(False, f"it was fitted on {what}")
+    expect(False, f"it was fitted on {kind}")
 
 
-def _answers(model: BundleClassifier) -> Any:
+def _probabilities(model: BundleClassifier) -> Any:
     return model.predict(HELD_OUT[0]).probabilities
 
 

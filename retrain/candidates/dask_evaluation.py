@@ -1,8 +1,8 @@
-"""Where TPOT's pipelines are compared: in a thread of this process, or on the workers of a Dask cluster.
+"""Evaluation of TPOT's pipelines in a thread of this process, or on the workers of a Dask cluster.
 
-Both ways are the same one: the rows travel first, then each pipeline, unfitted, and its loss comes back. Features and
-labels leave this process, the texts and the signing key do not. Scheduler and workers import this module, so they need
-driftloop's own environment.
+Both ways use the same code: the rows are sent once, then each unfitted pipeline is sent and its loss comes back.
+Features and labels leave this process; the texts and the signing key do not. Scheduler and workers import this module,
+so they need driftloop's own environment.
 """
 
 from __future__ import annotations
@@ -26,40 +26,46 @@ from threadpoolctl import threadpool_limits
 
 import driftloop
 from driftloop.core.errors import DriftloopError
-from retrain.candidates import training_rows as choice
+from retrain.candidates import training_rows
 from retrain.candidates.base import Interrupted
 
 CONNECT_SECONDS = 5.0
-"""Seconds within which a scheduler answers and has a worker, and within which it is left again."""
+"""Timeout of connecting to a scheduler, of waiting for its first worker, and of disconnecting."""
 
 OnScored = Callable[[Any, float], None]
+"""Takes a pipeline and its log loss, in nats per row."""
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What pipelines are compared on."""
+    """Rows and folds that pipelines are compared on."""
 
     features: NDArray[Any]
     """Dense, shape (n, d + w)."""
     labels: NDArray[Any]
     """Shape (n,)."""
-    folds: list[choice.Fold]
+    folds: list[training_rows.Fold]
     loss_limits: list[float]
-    """For each fold: a pipeline with a greater loss on it, in nats per row, is not tried on the others."""
+    """Limit of each fold, in nats per row. A pipeline with a greater loss is not tried on the remaining folds."""
 
 
-def minus_log_loss(pipeline: Any, ground: EvaluationData, seconds: float) -> list[Any]:
-    """The scores of an unfitted pipeline as TPOT wants them: minus its mean log loss, or `INVALID` where it has none.
+def minus_log_loss(pipeline: Any, data: EvaluationData, seconds: float) -> list[Any]:
+    """Return the score of a pipeline as TPOT expects it: minus its mean log loss, or `INVALID` if it cannot be fitted.
 
-    Runs on a worker. ``seconds`` are left to it by the worker's own clock, which need not be that of the search.
+    It runs on a worker, whose clock may differ from that of the search.
+
+    Args:
+        pipeline: Unfitted pipeline.
+        data: Rows and folds.
+        seconds: Time that is left, on the worker's own clock.
     """
     deadline = time.monotonic() + seconds
-    # For the life of the worker: put back at the end, the limit would be lifted for the pipeline in its next thread.
+    # Not restored: restoring the limit would lift it for the pipeline in the worker's next thread.
     threadpool_limits(1)
     try:
         with warnings.catch_warnings(action="ignore"):
-            losses = choice.fold_losses(
-                lambda: clone(pipeline), ground.features, ground.labels, ground.folds, ground.loss_limits, deadline
+            losses = training_rows.fold_losses(
+                lambda: clone(pipeline), data.features, data.labels, data.folds, data.loss_limits, deadline
             )
     except Exception:
         return ["INVALID"]
@@ -67,20 +73,26 @@ def minus_log_loss(pipeline: Any, ground: EvaluationData, seconds: float) -> lis
 
 
 @contextlib.contextmanager
-def open_workers(address: str, ground: EvaluationData, deadline: float, record: OnScored) -> Iterator[PipelineWorkers]:
-    """The workers of the Dask scheduler at ``address``, or of this process where it is empty, with the rows sent.
+def open_workers(address: str, data: EvaluationData, deadline: float, record: OnScored) -> Iterator[PipelineWorkers]:
+    """Connect to the workers of a Dask scheduler, or start one in this process, and send the rows.
+
+    Args:
+        address: Address of the scheduler; empty for this process.
+        data: Rows and folds.
+        deadline: Time of `time.monotonic` at which pending evaluations are cancelled.
+        record: Called with each pipeline and its loss.
 
     Raises:
-        DriftloopError: no scheduler answers, it has no workers, or they cannot run driftloop's pipelines.
+        DriftloopError: No scheduler answers, it has no workers, or they cannot run driftloop's pipelines.
     """
     with contextlib.ExitStack() as stack:
-        # Threads of a BLAS spin, and cost more than they give on a few thousand rows; put back for who called us.
+        # Threads of a BLAS spin, and cost more than they give on a few thousand rows. The limit ends with the search.
         stack.enter_context(threadpool_limits(1))
-        client = _connect(address) if address else Client(stack.enter_context(_in_this_process()))
-        stack.callback(_leave, client)
+        client = _connect(address) if address else Client(stack.enter_context(_local_cluster()))
+        stack.callback(_disconnect, client)
         if address:
-            _check(client, address)
-        found = PipelineWorkers(client, address, ground, deadline, record)
+            _check_workers(client, address)
+        found = PipelineWorkers(client, address, data, deadline, record)
         timer = threading.Timer(deadline - time.monotonic(), found.cancel_pending)
         timer.daemon = True
         timer.start()
@@ -89,71 +101,91 @@ def open_workers(address: str, ground: EvaluationData, deadline: float, record: 
 
 
 class PipelineWorkers:
-    """What TPOT takes for its Dask client; of a client it needs `cluster.workers`, `submit`, `scatter` and `run`.
+    """The Dask client that TPOT uses; it needs only `cluster.workers`, `submit`, `scatter` and `run` of a client.
 
-    TPOT itself would send the individual with its search space, and would keep the losses to itself until its end.
+    TPOT itself would send each individual with its search space, and would return the losses only at its end.
+
+    Args:
+        client: Client of the scheduler.
+        address: Address of the scheduler, for error messages.
+        data: Rows and folds, which are sent to the workers.
+        deadline: Time of `time.monotonic` after which nothing is submitted.
+        record: Called with each pipeline and its loss.
+
+    Raises:
+        DriftloopError: The workers cannot import driftloop.
     """
 
-    def __init__(self, client: Client, address: str, ground: EvaluationData, deadline: float, record: OnScored) -> None:
+    def __init__(self, client: Client, address: str, data: EvaluationData, deadline: float, record: OnScored) -> None:
         self._client = client
         self._address = address
         self._deadline = deadline
         self._record = record
         self._sent: list[Future] = []
         self.cluster = self
-        # Not scattered: a result is computed again where the workers that hold it are lost.
-        self._ground = client.submit(_hold, ground, pure=False)
-        with contextlib.suppress(TimeoutError):  # `submit` says so
-            wait(self._ground, timeout=max(deadline - time.monotonic(), 0.1))
-        if self._ground.status == "error":
-            raise _unfit(address, self._ground.exception())
+        # A result and not scattered data: it is computed again if the workers that hold it are lost.
+        self._data = client.submit(_identity, data, pure=False)
+        with contextlib.suppress(TimeoutError):  # `submit` reports the timeout
+            wait(self._data, timeout=max(deadline - time.monotonic(), 0.1))
+        if self._data.status == "error":
+            raise _unusable_cluster(address, self._data.exception())
 
     @property
     def workers(self) -> range:
-        """One for each thread; TPOT counts them before each generation."""
+        """Return one number for each worker thread; TPOT counts them before each generation."""
         return range(max(sum(self._client.nthreads().values()), 1))
 
     def submit(self, function: Any, individual: Any, *args: Any, **options: Any) -> Future:
-        """Have one individual compared; what TPOT would have had done to it is not needed.
+        """Submit one individual for evaluation; TPOT's own evaluation function is not used.
+
+        Args:
+            function: Not used.
+            individual: TPOT's individual.
+            *args: Not used.
+            **options: Not used.
 
         Raises:
-            TimeoutError: the time of the search is up, or its cluster is lost: what ends TPOT's evolution.
+            TimeoutError: The time of the search is up, or its cluster is lost. This ends TPOT's evolution.
         """
         left = self._deadline - time.monotonic()
         if left <= 0 or self.scheduler_lost:
             raise TimeoutError("the search is over")
         pipeline = individual.export_pipeline()
-        sent = self._client.submit(minus_log_loss, pipeline, self._ground, left, pure=False)
-        answer = _Answer(sent.key, self._client)
+        sent = self._client.submit(minus_log_loss, pipeline, self._data, left, pure=False)
+        answer = _LossFuture(sent.key, self._client)
         answer.record = partial(self._record, pipeline)
         self._sent.append(answer)
         return answer
 
     def scatter(self, data: Any) -> Any:
-        """TPOT's own rows stay here."""
+        """Return TPOT's own rows unchanged; they are not sent."""
         return data
 
     def run(self, function: Any) -> None:
-        """TPOT would have the workers collect their garbage."""
+        """Do nothing; TPOT would have the workers collect their garbage."""
 
     @property
     def scheduler_lost(self) -> bool:
-        """Whether the connection to the scheduler broke; the rows went with it, also where it is there again."""
-        return bool(self._ground.cancelled())
+        """Return True if the connection to the scheduler broke; the rows are lost with it, also if it comes back."""
+        return bool(self._data.cancelled())
 
     def check(self) -> None:
-        """Raise `Interrupted` where the scheduler was lost during the search."""
+        """Check the connection to the scheduler.
+
+        Raises:
+            Interrupted: The connection was lost during the search.
+        """
         if self.scheduler_lost:
             raise Interrupted(f"the Dask scheduler at {self._address} was lost in the middle of the search")
 
     def cancel_pending(self) -> None:
-        """The time is up: TPOT shall not wait for what is under way."""
+        """Cancel the pending evaluations, so that TPOT does not wait for them after the deadline."""
         with contextlib.suppress(Exception):
             self._client.cancel([answer for answer in tuple(self._sent) if not answer.done()], force=True)
 
 
-class _Answer(Future):  # type: ignore[misc]
-    """A loss on its way back. TPOT asks for it once, in the thread of the search."""
+class _LossFuture(Future):  # type: ignore[misc]
+    """A loss under evaluation. TPOT asks for it once, in the thread of the search."""
 
     record: Callable[[float], None]
 
@@ -164,18 +196,27 @@ class _Answer(Future):  # type: ignore[misc]
         return scores
 
 
-def _hold(ground: EvaluationData) -> EvaluationData:
-    return ground
+def versions() -> dict[str, str]:
+    """Return the versions that a worker must share with this process."""
+    return {
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "driftloop": driftloop.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
 
 
-def _in_this_process() -> LocalCluster:
-    here = "127.0.0.1:0"  # without an address, both would listen on all of the machine's, the scheduler on port 8787
+def _identity(data: EvaluationData) -> EvaluationData:
+    return data
+
+
+def _local_cluster() -> LocalCluster:
+    loopback = "127.0.0.1:0"  # the default would listen on all addresses of the machine, the scheduler on port 8787
     return LocalCluster(
         n_workers=1,
         threads_per_worker=1,
         processes=False,
-        dashboard_address=here,
-        worker_dashboard_address=here,
+        dashboard_address=loopback,
+        worker_dashboard_address=loopback,
         scheduler_kwargs={"dashboard": False},
         silence_logs=50,
         memory_limit=None,
@@ -185,56 +226,47 @@ def _in_this_process() -> LocalCluster:
 def _connect(address: str) -> Client:
     try:
         client = Client(address, timeout=CONNECT_SECONDS, name="driftloop-tpot")
-    except (OSError, ValueError, TypeError) as error:  # the last from an address whose kind needs more, such as TLS
+    except (OSError, ValueError, TypeError) as error:  # TypeError: an address such as tls:// needs more settings
         raise DriftloopError(
-            f"No Dask scheduler answers at {address} ({_in_short(error)}): start one with `dask scheduler`, or set "
+            f"No Dask scheduler answers at {address} ({_first_words(error)}). Start one with `dask scheduler`, or set "
             "DRIFTLOOP_RETRAIN__DASK to its address, or to nothing for a search on this machine."
         ) from error
     return client
 
 
-def _check(client: Client, address: str) -> None:
-    """Raise `DriftloopError` where there are no workers, or not with our versions."""
+def _check_workers(client: Client, address: str) -> None:
+    """Raise `DriftloopError` if there are no workers, or if their versions differ from this process."""
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except TimeoutError as error:
         raise DriftloopError(
-            f"The Dask scheduler at {address} has no workers: start some with `dask worker {address}`, from the same "
+            f"The Dask scheduler at {address} has no workers. Start some with `dask worker {address}`, from the same "
             "image or environment as `driftloop retrain`."
         ) from error
     ours = versions()
     try:
         found = client.run(versions)
     except Exception as error:
-        raise _unfit(address, error) from error
+        raise _unusable_cluster(address, error) from error
     for worker, theirs in found.items():
         if theirs != ours:
             differing = ", ".join(
                 f"{name} {theirs[name]} for {ours[name]}" for name in ours if theirs[name] != ours[name]
             )
-            raise _unfit(address, ValueError(f"{worker} has {differing}"))
+            raise _unusable_cluster(address, ValueError(f"{worker} has {differing}"))
 
 
-def versions() -> dict[str, str]:
-    """What a worker must have as we have it."""
-    return {
-        "Python": ".".join(platform.python_version_tuple()[:2]),
-        "driftloop": driftloop.__version__,
-        "scikit-learn": sklearn.__version__,
-    }
-
-
-def _unfit(address: str, error: BaseException | None) -> DriftloopError:
+def _unusable_cluster(address: str, error: BaseException | None) -> DriftloopError:
     return DriftloopError(
-        f"The Dask cluster at {address} cannot compare driftloop's pipelines ({_in_short(error)}): start its "
+        f"The Dask cluster at {address} cannot compare driftloop's pipelines ({_first_words(error)}). Start its "
         "scheduler and its workers from the same image or environment as `driftloop retrain`."
     )
 
 
-def _in_short(error: BaseException | None) -> str:
+def _first_words(error: BaseException | None) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _leave(client: Client) -> None:
-    with contextlib.suppress(Exception):  # a scheduler that was lost is left as well
+def _disconnect(client: Client) -> None:
+    with contextlib.suppress(Exception):  # the scheduler may be lost
         client.close(timeout=CONNECT_SECONDS)

@@ -1,7 +1,7 @@
-"""TPOT: a genetic search for a scikit-learn pipeline over embeddings and the principal directions of the words.
+"""TPOT candidate: a genetic search for a scikit-learn pipeline on embeddings and principal components of the words.
 
 Olson et al., "Evaluation of a tree-based pipeline optimization tool for automating data science" (GECCO 2016);
-Ribeiro et al., "TPOT2" (GPTP 2024). Only pipelines are searched that a bundle may carry: see
+Ribeiro et al., "TPOT2" (GPTP 2024). The search space has only pipelines that a bundle may contain; see
 `driftloop.core.models.head.TRUSTED`.
 """
 
@@ -31,8 +31,7 @@ from driftloop.core.files import atomic_path, write_atomic
 from driftloop.core.models.bundle import write_bundle
 from driftloop.core.models.encoder import OnnxEncoder
 from driftloop.core.models.head import TRUSTED, Head, load_head, stack_columns
-from retrain.candidates import dask_evaluation
-from retrain.candidates import training_rows as choice
+from retrain.candidates import dask_evaluation, training_rows
 from retrain.candidates.base import CannotFit, Task
 from retrain.candidates.dask_evaluation import EvaluationData
 from retrain.candidates.tfidf import fit_tfidf
@@ -42,14 +41,15 @@ from retrain.training_window import TrainingWindow
 log = logging.getLogger(__name__)
 
 MAX_ROWS = 2500
-"""Rows that pipelines are compared on: more make each comparison slower and the search shorter."""
-WORD_DIRECTIONS = 50
+"""Rows that pipelines are compared on. More rows make each comparison slower, so fewer pipelines are tried."""
+WORD_COMPONENTS = 50
+"""Principal components of the TF-IDF columns."""
 POPULATION = 16
 GENERATIONS = 40
 RESERVE = 0.15
-"""Share of the budget that is kept for fitting the winner on all rows and writing the bundle."""
+"""Share of the budget that is reserved for fitting the winner on all rows and writing the bundle."""
 LOSS_LIMIT_FACTOR = 1.5
-"""A pipeline that loses so many times as much on a fold as a plain logistic regression is not tried on the others."""
+"""A pipeline is skipped after a fold on which its loss exceeds this multiple of a plain logistic regression's."""
 BEST = "best.skops"
 BEST_SCORE = "best.json"
 
@@ -57,7 +57,11 @@ BEST_SCORE = "best.json"
 class TpotSearch:
     """The pipeline with the least log loss on the newest rows.
 
-    A search that ends by its generations is the same again for the same seed; one that ends by its time is not.
+    A search that ends by its generations is reproducible for a seed. One that ends by its time is not.
+
+    Args:
+        generations: Maximum number of generations.
+        population: Pipelines in each generation.
     """
 
     name = "tpot"
@@ -69,9 +73,15 @@ class TpotSearch:
         self.progress: Callable[[str], None] = lambda text: None
 
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
-        """Search until the time or the generations run out and write the winner; see `Candidate.fit`."""
+        """Search until the time or the generations run out, and write the winner; see `Candidate.fit`.
+
+        Args:
+            window: Labelled events to learn from.
+            task: Budget, lineage, signing key and scratch folder.
+            out: Folder of the bundle.
+        """
         deadline = time.monotonic() + task.budget.seconds * (1 - RESERVE)
-        choice.require_learnable(window)
+        training_rows.require_learnable(window)
         task.scratch.mkdir(parents=True, exist_ok=True)
         search = Search.prepare(window, task, deadline, self.progress)
         search.warm_start(task.warm_start)
@@ -81,7 +91,13 @@ class TpotSearch:
         _write(search.best, search.parameters(), window, search.old_share, task, out)
 
     def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
-        """Fit the best pipeline that the killed search had found; see `Candidate.rescue`."""
+        """Fit the best pipeline that the killed search had found; see `Candidate.rescue`.
+
+        Args:
+            window: Window of the fit.
+            task: Task of the fit.
+            out: Folder of the bundle.
+        """
         try:
             parameters = json.loads((task.scratch / BEST_SCORE).read_text(encoding="utf-8"))
             pipeline = skops.io.load(task.scratch / BEST, sorted(TRUSTED))
@@ -91,13 +107,20 @@ class TpotSearch:
         return True
 
     def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool:
-        """It would take too long."""
+        """Return False: a refit would take too long.
+
+        Args:
+            window: Not used.
+            fitted: Not used.
+            task: Not used.
+            out: Not used.
+        """
         return False
 
 
 @dataclass
 class Search:
-    """What pipelines are compared on, and the best of them so far."""
+    """Rows that pipelines are compared on, and the best pipeline so far."""
 
     data: EvaluationData
     old_share: float
@@ -108,28 +131,37 @@ class Search:
     best_loss: float = float("inf")
     evaluated: int = 0
     warm_started: int = 0
-    """Of those evaluated, how many came from earlier searches."""
+    """Number of evaluated pipelines that came from earlier searches."""
     workers: int = 1
-    """Pipelines that could be compared at the same time when the search began."""
+    """Pipelines that could be compared in parallel when the search began."""
 
     @classmethod
     def prepare(cls, window: TrainingWindow, task: Task, deadline: float, progress: Callable[[str], None]) -> Search:
-        """Choose the rows and the folds, and compute the features once."""
-        old_share = choice.choose_old_weight(window)
-        rows = choice.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
+        """Choose the rows and the folds, and compute the features once.
+
+        Args:
+            window: Labelled events to learn from.
+            task: Task with the seed and the scratch folder.
+            deadline: Time of `time.monotonic` at which the search must end.
+            progress: Called with a line after each better pipeline.
+        """
+        old_share = training_rows.choose_old_weight(window)
+        rows = training_rows.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
         part = window.take(rows.tolist(), onset=int((rows < window.onset).sum()))
         _, columns, matrix = _features(part, task.budget.seed)
         features = columns.fit_transform(matrix).astype(np.float32)
         labels = np.asarray(part.labels)
-        folds = choice.forward_folds(part.labels, part.onset)
-        # Not measured by the best so far: so it does not matter in which order the workers answer, and a search is the
-        # same again on any number of them.
-        common = choice.fold_losses(lambda: LogisticRegression(C=3.0, max_iter=100, tol=1e-3), features, labels, folds)
-        ground = EvaluationData(features, labels, folds, [LOSS_LIMIT_FACTOR * loss for loss in common])
+        folds = training_rows.forward_folds(part.labels, part.onset)
+        # The limits do not follow the best pipeline so far. So the order of the workers' answers does not matter, and a
+        # search is reproducible on any number of workers.
+        baseline = training_rows.fold_losses(
+            lambda: LogisticRegression(C=3.0, max_iter=100, tol=1e-3), features, labels, folds
+        )
+        ground = EvaluationData(features, labels, folds, [LOSS_LIMIT_FACTOR * loss for loss in baseline])
         return cls(ground, old_share, deadline, task.scratch, progress)
 
     def warm_start(self, heads: Sequence[Path]) -> None:
-        """Compare the pipelines that earlier searches ended with: this one ends with none that is worse here."""
+        """Evaluate the pipelines that earlier searches ended with, so that this one does not end with a worse one."""
         for path in reversed(heads):
             try:
                 steps = load_head(path).estimator.named_steps
@@ -143,15 +175,20 @@ class Search:
                 self.record(pipeline, -score)
 
     def record(self, pipeline: Any, loss: float) -> None:
-        """Take note of the loss of an unfitted pipeline, in nats per row, and keep the best for a rescue."""
+        """Record the loss of a pipeline, and keep the best one for a rescue.
+
+        Args:
+            pipeline: Unfitted pipeline.
+            loss: Log loss in nats per row.
+        """
         self.evaluated += 1
-        if (loss, _in_words(pipeline)) < (self.best_loss, _in_words(self.best)):
+        if (loss, _describe(pipeline)) < (self.best_loss, _describe(self.best)):
             self._keep(pipeline, loss)
 
     def parameters(self) -> dict[str, Any]:
-        """What the lineage says about the search."""
+        """Return the entries for the lineage."""
         return {
-            "pipeline": _in_words(self.best),
+            "pipeline": _describe(self.best),
             "validation_log_loss": round(self.best_loss, 4),
             "pipelines_compared": self.evaluated,
             "earlier_pipelines": self.warm_started,
@@ -163,19 +200,19 @@ class Search:
 
     def _keep(self, pipeline: Any, loss: float) -> None:
         self.best, self.best_loss = clone(pipeline), loss
-        # The score is written last and names the file that is whole.
+        # The score is written last, so that its file implies a complete pipeline.
         with atomic_path(self.scratch / BEST) as unfinished:
             skops.io.dump(self.best, unfinished)
         write_atomic(self.scratch / BEST_SCORE, json.dumps(self.parameters()).encode())
-        self.progress(f"tpot: pipeline {self.evaluated}, log loss {loss:.3f}, {_in_words(pipeline)}")
+        self.progress(f"tpot: pipeline {self.evaluated}, log loss {loss:.3f}, {_describe(pipeline)}")
 
 
 def _evolve(search: Search, population: int, generations: int, task: Task) -> None:
-    """Run TPOT's evolution until its end or the deadline, here or on the workers of the task's Dask cluster.
+    """Run TPOT's evolution until its end or the deadline, in this process or on the task's Dask cluster.
 
     Raises:
-        DriftloopError: the cluster cannot be used.
-        Interrupted: its scheduler was lost.
+        DriftloopError: The cluster cannot be used.
+        Interrupted: The connection to the scheduler was lost.
     """
     with dask_evaluation.open_workers(task.dask, search.data, search.deadline, search.record) as workers:
         search.workers = len(workers.workers)
@@ -199,30 +236,30 @@ def _evolve(search: Search, population: int, generations: int, task: Task) -> No
             random_state=task.budget.seed,
             verbose=0,
         )
-        # TPOT's rows are only those of its last fit, which is not used: `Search` holds the data and the winner.
+        # TPOT needs rows for its final fit, which is not used: `Search` holds the data and the winner.
         with contextlib.suppress(Exception):
             estimator.fit(features[:50], labels[:50])
         workers.check()
 
 
 def _features(window: TrainingWindow, seed: int) -> tuple[TfidfVectorizer | None, ColumnTransformer, Any]:
-    """The vectorizer, the step that makes its columns dense, and the sparse matrix (n, d + v) that goes into it."""
+    """Return the vectorizer, the step that makes its columns dense, and that step's sparse input (n, d + v)."""
     size = window.embeddings.shape[1]
     embeddings = ("embedding", "passthrough", slice(0, size))
-    read = fit_tfidf(window.texts)
-    if read is None or read[1].shape[1] < 2:  # one word is no direction
+    tfidf = fit_tfidf(window.texts)
+    if tfidf is None or tfidf[1].shape[1] < 2:  # one column has no principal components
         return None, ColumnTransformer([embeddings]), window.embeddings
-    vectorizer, words = read
-    directions = TruncatedSVD(min(WORD_DIRECTIONS, words.shape[1] - 1), random_state=seed)
-    columns = ColumnTransformer([embeddings, ("words", directions, slice(size, None))], sparse_threshold=0)
+    vectorizer, words = tfidf
+    components = TruncatedSVD(min(WORD_COMPONENTS, words.shape[1] - 1), random_state=seed)
+    columns = ColumnTransformer([embeddings, ("words", components, slice(size, None))], sparse_threshold=0)
     return vectorizer, columns, stack_columns(window.embeddings, words)
 
 
 def _write(
     pipeline: Any, parameters: dict[str, Any], window: TrainingWindow, old_share: float, task: Task, out: Path
 ) -> None:
-    """Fit ``pipeline`` on every row that counts and write the bundle."""
-    rows = choice.sample_rows(window, old_share, max(len(window), 1), task.budget.seed)
+    """Fit a pipeline on every row that has a weight, and write the bundle."""
+    rows = training_rows.sample_rows(window, old_share, max(len(window), 1), task.budget.seed)
     part = window.take(rows.tolist())
     vectorizer, columns, matrix = _features(part, task.budget.seed)
     estimator = Pipeline([("columns", columns), ("pipeline", clone(pipeline))])
@@ -238,7 +275,7 @@ def _write(
     )
 
 
-def _in_words(pipeline: Any) -> str:
-    """One line such as `StandardScaler -> LogisticRegression(C=2.1)`."""
+def _describe(pipeline: Any) -> str:
+    """Return one line such as `StandardScaler -> LogisticRegression(C=2.1)`."""
     steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else [pipeline]
     return " -> ".join(" ".join(str(step).split()) for step in steps)

@@ -1,6 +1,6 @@
-"""The pipelines that TPOT searches: an optional scaler, an optional reduction, and a classifier with probabilities.
+"""Search space of TPOT: an optional scaler, an optional reduction, and a classifier with probabilities.
 
-Every class is scikit-learn's own, so that skops stores it and a bundle may carry it, and every one fits a few
+Every class is scikit-learn's own, so that skops can store it and a bundle may contain it. Every class fits a few
 thousand rows of a few hundred columns in seconds.
 """
 
@@ -22,15 +22,21 @@ BALANCED = "balanced"
 
 
 def search_space(rows: int, columns: int, seed: int) -> Any:
-    """TPOT's search space for ``rows`` x ``columns`` dense features."""
+    """Return TPOT's search space for dense features.
+
+    Args:
+        rows: Number of rows.
+        columns: Number of columns.
+        seed: Seed of the estimators.
+    """
     from tpot.search_spaces.pipelines import ChoicePipeline, SequentialPipeline
 
     scalers = ChoicePipeline([_node(kind, {}) for kind in (StandardScaler, Normalizer)])
-    warps = _node(QuantileTransformer, {"n_quantiles": min(rows // 2, 200), "output_distribution": "normal"})
-    most = max(2, min(columns, rows // 4) - 1)
+    quantiles = _node(QuantileTransformer, {"n_quantiles": min(rows // 2, 200), "output_distribution": "normal"})
+    max_components = max(2, min(columns, rows // 4) - 1)
     reductions = ChoicePipeline(
         [
-            _node(PCA, {"n_components": ("int-log", 2, most), "whiten": (True, False), "random_state": seed}),
+            _node(PCA, {"n_components": ("int-log", 2, max_components), "whiten": (True, False), "random_state": seed}),
             _node(SelectPercentile, {"percentile": ("int", 10, 90)}),
         ]
     )
@@ -41,7 +47,7 @@ def search_space(rows: int, columns: int, seed: int) -> Any:
             SequentialPipeline([scalers, classifiers]),
             SequentialPipeline([reductions, classifiers]),
             SequentialPipeline([scalers, reductions, classifiers]),
-            SequentialPipeline([warps, reductions, classifiers]),
+            SequentialPipeline([quantiles, reductions, classifiers]),
         ]
     )
 
@@ -91,7 +97,7 @@ def _classifiers(rows: int, seed: int) -> list[Any]:
 
 
 def _node(kind: type, parameters: dict[str, Any]) -> Any:
-    """One estimator; a tuple is a range (`int`, `float`, `-log`) or the values to choose from, the rest is fixed."""
+    """Return one estimator. A tuple is a range (`int`, `float`, `-log`) or the choices; other values are fixed."""
     from ConfigSpace import Categorical, ConfigurationSpace, Float, Integer
     from tpot.search_spaces.nodes import EstimatorNode
 
@@ -112,7 +118,7 @@ def _node(kind: type, parameters: dict[str, Any]) -> Any:
 
 
 class _Parser:
-    """Turns a sampled configuration into the estimator's arguments, in plain Python types."""
+    """Converts a sampled configuration to the estimator's arguments, in plain Python types."""
 
     def __init__(self, fixed: dict[str, Any]) -> None:
         self.fixed = fixed

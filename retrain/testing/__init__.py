@@ -1,1 +1,1 @@
-"""Models of a few kilobytes for the checks of candidates."""
+"""Test doubles: models of a few kilobytes for the checks of candidates."""

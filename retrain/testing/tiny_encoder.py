@@ -1,6 +1,6 @@
-"""A tiny random BERT in the Hub's folder layout, its graph, and windows of made-up sentences to learn from.
+"""Tiny random BERT in the Hub's folder layout, its graph, and windows of synthetic sentences to learn from.
 
-For contract checks and tests: an encoder of megabytes would make each of them take minutes.
+It serves the checks of candidates and the tests. An encoder of megabytes would make each of them take minutes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_TOKENS = 24
 
 @cache
 def root() -> Path:
-    """A folder that goes when this process ends."""
+    """Return a folder that is deleted when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="driftloop-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def tokenizer() -> Any:
-    """Word pieces that are the words of the made-up sentences and single characters."""
+    """Return a tokenizer whose pieces are the words of the synthetic sentences and single characters."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -47,7 +47,13 @@ def tokenizer() -> Any:
 
 
 def save(folder: Path, *, classifier: bool, seed: int = 0) -> Path:
-    """Write a random model with its tokenizer into ``folder``."""
+    """Write a random model with its tokenizer, and return its folder.
+
+    Args:
+        folder: Folder to write to.
+        classifier: True for a model with a classification head, False for an encoder.
+        seed: Seed of the weights.
+    """
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertModel
     from transformers.utils.logging import disable_progress_bar
@@ -62,7 +68,7 @@ def save(folder: Path, *, classifier: bool, seed: int = 0) -> Path:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=64,
-        # A small range keeps words apart, as a trained encoder does; a large one lets a random head tell texts apart.
+        # A small range separates words, as a trained encoder does. A large one lets a random head separate texts.
         initializer_range=0.5 if classifier else 0.1,
     )
     if classifier:
@@ -76,13 +82,13 @@ def save(folder: Path, *, classifier: bool, seed: int = 0) -> Path:
 
 @cache
 def encoder_folder() -> Path:
-    """The tiny encoder in the Hub's layout."""
+    """Return the folder of the tiny encoder, in the Hub's layout."""
     return save(root() / "encoder", classifier=False)
 
 
 @cache
 def encoder() -> OnnxEncoder:
-    """The tiny encoder as a graph in fp32."""
+    """Return the tiny encoder as a graph in fp32."""
     from transformers import AutoModel
 
     folder = root() / "encoder-graph"
@@ -93,7 +99,13 @@ def encoder() -> OnnxEncoder:
 
 
 def window(n: int, onset: int = 0, seed: int = 0) -> TrainingWindow:
-    """A window of ``n`` sentences with the tiny encoder's embeddings."""
+    """Return a window of synthetic sentences with the tiny encoder's embeddings.
+
+    Args:
+        n: Number of sentences.
+        onset: Index of the first row after the drift; 0 for none.
+        seed: Seed of the sentences.
+    """
     texts, labels = sentences(n, seed)
     return TrainingWindow(
         event_ids=tuple(str(i) for i in range(n)),

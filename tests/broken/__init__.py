@@ -1,1 +1,1 @@
-"""Classes that are wrong in one way each: the checks of the contracts are seen to fail on them."""
+"""Custom classes with one fault each, on which the checks fail."""

@@ -1,4 +1,4 @@
-"""Candidates that are wrong in one way each."""
+"""Candidates with one fault each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unsigned(LinearHead):
 
 
 class Forgetful(LinearHead):
-    """It knows two of the three classes."""
+    """Learns two of the three classes."""
 
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         super().fit(window.take([i for i, one in enumerate(window.labels) if one != "neutral"], 0), task, out)
@@ -53,7 +53,7 @@ class Fickle(LinearHead):
 
 
 class Eager(LinearHead):
-    """It takes what it should refuse."""
+    """Fits windows that it should refuse."""
 
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         try:

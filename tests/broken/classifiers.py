@@ -1,4 +1,4 @@
-"""Classifiers that are wrong in one way each."""
+"""Classifiers with one fault each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class OneLabel(LetterCounts):
 
 class Loud(LetterCounts):
     def predict(self, texts, embeddings=None):
-        said = super().predict(texts, embeddings)
-        return replace(said, probabilities=said.probabilities * 2)
+        answers = super().predict(texts, embeddings)
+        return replace(answers, probabilities=answers.probabilities * 2)
 
 
 class Double(LetterCounts):
     def predict(self, texts, embeddings=None):
-        said = super().predict(texts, embeddings)
-        return replace(said, probabilities=said.probabilities.astype(np.float64))
+        answers = super().predict(texts, embeddings)
+        return replace(answers, probabilities=answers.probabilities.astype(np.float64))
 
 
 class Bored(LetterCounts):
@@ -44,7 +44,7 @@ class Squeamish(LetterCounts):
 
 
 class Aloof(LetterCounts):
-    """It takes embeddings for something else than its own."""
+    """Misreads the embeddings that it is given."""
 
     def predict(self, texts, embeddings=None):
         return super().predict(texts, None if embeddings is None else embeddings[:, ::-1])
@@ -58,11 +58,11 @@ class Careless(LetterCounts):
 
 
 class Relative(LetterCounts):
-    """What it says of a text depends on the others."""
+    """Classifies a text by its neighbours too."""
 
     def predict(self, texts, embeddings=None):
-        said = super().predict(texts, embeddings)
+        answers = super().predict(texts, embeddings)
         if len(texts) < 2:
-            return said
-        moved = said.probabilities * (1 + np.arange(len(texts), dtype=np.float32)[:, None] * np.float32([0, 0.1]))
-        return replace(said, probabilities=moved / moved.sum(axis=1, keepdims=True))
+            return answers
+        moved = answers.probabilities * (1 + np.arange(len(texts), dtype=np.float32)[:, None] * np.float32([0, 0.1]))
+        return replace(answers, probabilities=moved / moved.sum(axis=1, keepdims=True))

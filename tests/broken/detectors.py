@@ -1,4 +1,4 @@
-"""Detectors that are wrong in one way each."""
+"""Detectors with one fault each."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Deaf(Cusum):
 
 class Nervous(Cusum):
     def update(self, value: float) -> State:
-        said = super().update(value)
-        return State.DRIFT if self.seen % 20 == 19 else said
+        state = super().update(value)
+        return State.DRIFT if self.seen % 20 == 19 else state
 
 
 class BitsOnly(Cusum):

@@ -1,4 +1,4 @@
-"""Policies that are wrong in one way each; all are called with the settings."""
+"""Policies with one fault each; all are called with the settings."""
 
 from __future__ import annotations
 

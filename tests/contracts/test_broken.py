@@ -53,15 +53,15 @@ CANDIDATES = [
     (candidate.check_budget, candidates.Slow, "it was killed 1 s after the end of its budget of 1 s"),
 ]
 CLASSIFIERS = [
-    (classifier.has_its_parts, classifiers.OneLabel, "its labels are ('yes',), not two or more"),
-    (classifier.gives_rows_that_sum_to_one, classifiers.Loud, "a row of probabilities is 1 away from the sum of 1"),
-    (classifier.gives_rows_that_sum_to_one, classifiers.Double, "probabilities of the type float64"),
-    (classifier.tells_texts_apart, classifiers.Bored, "the probabilities of 70 texts hardly differ"),
-    (classifier.answers_an_empty_list, classifiers.NeedsTexts, "it raised IndexError"),
-    (classifier.answers_hostile_texts_alone, classifiers.Squeamish, "'': it raised ZeroDivisionError"),
-    (classifier.agrees_with_embeddings_given, classifiers.Aloof, "the answers differ by"),
-    (classifier.refuses_embeddings_of_other_texts, classifiers.Careless, "two embeddings were taken for three texts"),
-    (classifier.keeps_to_its_answer, classifiers.Relative, "in another order, answers differ by"),
+    (classifier.check_interface, classifiers.OneLabel, "its labels are ('yes',), not two or more"),
+    (classifier.check_rows_sum_to_one, classifiers.Loud, "a row of probabilities is 1 away from the sum of 1"),
+    (classifier.check_rows_sum_to_one, classifiers.Double, "probabilities of the type float64"),
+    (classifier.check_distinguishes_texts, classifiers.Bored, "the probabilities of 70 texts hardly differ"),
+    (classifier.check_empty_list, classifiers.NeedsTexts, "it raised IndexError"),
+    (classifier.check_hostile_texts, classifiers.Squeamish, "'': it raised ZeroDivisionError"),
+    (classifier.check_given_embeddings, classifiers.Aloof, "the answers differ by"),
+    (classifier.check_refuses_other_embeddings, classifiers.Careless, "two embeddings were taken for three texts"),
+    (classifier.check_order_and_neighbours, classifiers.Relative, "in another order, answers differ by"),
 ]
 
 

@@ -33,7 +33,11 @@ def candidate(name: str, folder: Path) -> Subject:
     return Subject(lambda: small(name), name, folder)
 
 
-@pytest.fixture(scope="module", params=catalogue.CANDIDATES)
+# The slow candidates are fitted some ten times.
+PARAMETERS = [pytest.param(name, marks=() if name == "linear" else pytest.mark.slow) for name in catalogue.CANDIDATES]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

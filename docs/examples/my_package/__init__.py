@@ -1,1 +1,1 @@
-"""One class of each kind that driftloop takes: docs/plugins.md explains them, and the tests check them."""
+"""One custom class of each kind; docs/plugins.md explains them, and the tests check them."""

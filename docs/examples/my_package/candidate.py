@@ -1,4 +1,4 @@
-"""A candidate: the nearest class mean in the encoder's space, as a head on it."""
+"""Candidate: linear discriminant analysis on the embeddings, as a head on the encoder."""
 
 from __future__ import annotations
 
@@ -14,20 +14,29 @@ from driftloop.core.models.head import Head
 from retrain.candidates.base import CannotFit, Task
 from retrain.training_window import TrainingWindow
 
-FEWEST = 20
+MIN_ROWS = 20
 SHRINKAGE = 0.5
 
 
 class ClassMeans:
-    """Linear discriminant analysis on the embeddings, with the covariance drawn half-way to a multiple of one."""
+    """Linear discriminant analysis with the covariance shrunk half-way to a multiple of the identity."""
 
     name = "class-means"
     quick = True
 
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
-        """Learn from all rows of the window alike, and write the bundle."""
-        if len(window) < FEWEST:
-            raise CannotFit(f"{len(window)} labelled events are fewer than {FEWEST}")
+        """Learn from all rows of the window alike, and write the bundle.
+
+        Args:
+            window: Labelled events to learn from.
+            task: Budget, lineage, signing key and scratch folder.
+            out: Folder of the bundle. It does not exist yet.
+
+        Raises:
+            CannotFit: There are too few rows, or one class only.
+        """
+        if len(window) < MIN_ROWS:
+            raise CannotFit(f"{len(window)} labelled events are fewer than {MIN_ROWS}")
         if len(window.classes) < 2:
             raise CannotFit(f"all {len(window)} labels are {window.classes[0]!r}")
         estimator = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE)
@@ -42,10 +51,23 @@ class ClassMeans:
         )
 
     def refit(self, window: TrainingWindow, fitted: Path, task: Task, out: Path) -> bool:
-        """Fit on all of the window: there is no recipe to be kept but the shrinkage."""
+        """Fit on the larger window; the only recipe is the shrinkage.
+
+        Args:
+            window: All rows of the retraining.
+            fitted: Bundle of the winner.
+            task: Budget, lineage, signing key and scratch folder.
+            out: Folder of the bundle.
+        """
         self.fit(window, task, out)
         return True
 
     def rescue(self, window: TrainingWindow, task: Task, out: Path) -> bool:
-        """Nothing is kept half-way: it takes less than a second."""
+        """Return False: a fit takes less than a second and has no checkpoints.
+
+        Args:
+            window: Not used.
+            task: Not used.
+            out: Not used.
+        """
         return False

@@ -1,4 +1,4 @@
-"""A classifier: yes or no by the letters of a text."""
+"""Classifier: yes or no by the letters of a text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from driftloop.core.models.classifier import Matrix, Predictions
 
 
 class LetterCounts:
-    """Answers from the share of each letter in a text; its weights are drawn once and never learn anything."""
+    """Classifies a text by the share of each letter, with fixed random weights."""
 
     version = ""
     labels = ("no", "yes")
@@ -20,12 +20,20 @@ class LetterCounts:
         self.weights = np.random.default_rng(7).normal(size=(26, len(self.labels))).astype(np.float32)
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """The share of each letter from a to z, shape (n, 26)."""
+        """Return the share of each letter from a to z, shape (n, 26)."""
         counts = [[text.lower().count(chr(97 + i)) / max(len(text), 1) for i in range(26)] for text in texts]
         return np.asarray(counts, dtype=np.float32).reshape(len(texts), 26)
 
     def predict(self, texts: Sequence[str], embeddings: Matrix | None = None) -> Predictions:
-        """Classify n texts."""
+        """Classify n texts.
+
+        Args:
+            texts: Texts to classify.
+            embeddings: Result of `embed` for the texts, shape (n, 26). `None` computes them.
+
+        Raises:
+            ValueError: The number of embeddings differs from that of the texts.
+        """
         began = time.perf_counter()
         if embeddings is None:
             embeddings = self.embed(texts)

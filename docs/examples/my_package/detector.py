@@ -1,4 +1,4 @@
-"""A detector: the cumulative sum of what goes beyond the usual (Page, 1954)."""
+"""Detector: the cumulative sum of deviations from the mean (Page, 1954)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from stream_processors.drift.detectors import State
 
 
 class Cusum:
-    """Alarms when the signal has been above its mean, and more than ``slack`` above it, for ``limit`` in sum."""
+    """Alarms when the signal has exceeded its mean by more than ``slack``, by ``limit`` in sum.
+
+    Args:
+        limit: Sum of deviations that raises an alarm.
+        slack: Deviation that is not counted.
+    """
 
     name = "cusum"
 
@@ -16,7 +21,7 @@ class Cusum:
         self.reset()
 
     def update(self, value: float) -> State:
-        """Take the next value of the signal, from 0 to 1."""
+        """Take the next value of the signal, from 0 to 1, and return the state."""
         self.seen += 1
         self.mean += (value - self.mean) / self.seen
         self.sum = max(0.0, self.sum + value - self.mean - self.slack)
@@ -26,7 +31,7 @@ class Cusum:
         return State.DRIFT
 
     def reset(self) -> None:
-        """Forget everything: the model behind the signal has changed, or the drift has been told."""
+        """Forget everything, after the model has changed or a drift was reported."""
         self.seen = 0
         self.mean = 0.0
         self.sum = 0.0

@@ -1,4 +1,4 @@
-"""A policy: retrain on every n-th labelled mistake."""
+"""Policy: retrain on every n-th labelled mistake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from retrain.policies.base import ALWAYS, PolicyContext, Retrain, Wait
 
 
 class EveryMistakes:
-    """Retrains when there have been ``[retrain] period`` mistakes since the last retraining."""
+    """Retrains after ``[retrain] period`` mistakes since the last retraining.
+
+    Args:
+        settings: The [retrain] settings.
+    """
 
     name = "every-mistakes"
 
@@ -18,9 +22,15 @@ class EveryMistakes:
         self.mistakes = settings.period
 
     def decide(self, now: PolicyContext, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
-        """Count the mistakes that came after what the last retraining saw."""
-        seen = now.past[-1].until_at if now.past else ALWAYS
-        made = sum(not outcome.correct and outcome.occurred_at > seen for outcome in outcomes)
-        if made < self.mistakes:
-            return Wait(f"{made} of {self.mistakes} mistakes since the last retraining")
-        return Retrain(f"{made} mistakes since the last retraining", "mistakes", ALWAYS)
+        """Count the mistakes after the events of the last retraining.
+
+        Args:
+            now: Number of labelled events and earlier retrainings.
+            alerts: Newest drift alerts, oldest first.
+            outcomes: Newest labelled events, oldest first.
+        """
+        since = now.past[-1].until_at if now.past else ALWAYS
+        mistakes = sum(not outcome.correct and outcome.occurred_at > since for outcome in outcomes)
+        if mistakes < self.mistakes:
+            return Wait(f"{mistakes} of {self.mistakes} mistakes since the last retraining")
+        return Retrain(f"{mistakes} mistakes since the last retraining", "mistakes", ALWAYS)
