@@ -128,7 +128,7 @@ def test_a_case_that_is_not_there_is_one_sentence(terminal: Terminal) -> None:
     put(terminal.world, range(40), [alert(20)])
     assert "the stream has 1 case. Run `driftloop case` to list the ids." in terminal("case", "nothing", code=2)
     assert "not compared  decision: nothing was retrained for this alert" in terminal("case", "an-alert", "--replay")
-    assert "give its id" in terminal("case", "--replay", code=2)
+    assert "need a case id" in terminal("case", "--replay", code=2)
 
 
 def test_a_rollback_brings_the_old_bundle_back_under_a_new_number(terminal: Terminal) -> None:
