@@ -79,10 +79,10 @@ def change_point(rows: Sequence[ObservedEvent], signal: str) -> int:
 def change_interval(values: NDArray[np.float64]) -> tuple[int, int, int]:
     """Return the most likely single change in mean of values of shape (n, k), and the interval of likely ones.
 
-    A change is the index of the first value after it. The most likely one maximises the CUSUM statistic
-    ``n1 n2 / n (m1 - m2)^2`` (Hinkley, 1970), summed over the columns, over all splits with at least `MIN_SIDE` rows on
-    each side. Divided by the remaining variance, the statistic is twice the log likelihood ratio under Gaussian noise.
-    The interval holds the splits that are at least 5% as likely as the best.
+    A change is the index of the first value after it, with at least `MIN_SIDE` rows on each side. The most likely one
+    maximises the CUSUM statistic ``n1 n2 / n (m1 - m2)^2`` (Hinkley, 1970), summed over the columns. Divided
+    by the remaining variance, the statistic is twice the log likelihood ratio under Gaussian noise. The interval holds
+    the splits that are at least 5% as likely as the best.
     """
     n = len(values)
     if n < 2 * MIN_SIDE:

@@ -1,8 +1,8 @@
 """Circuit breaker that stops a processor from turning a whole stream into dead letters.
 
 A few messages that cannot be processed become dead letters, and the processor continues. When most of the newest
-messages fail, the cause is a producer or a version, and more dead letters would only move the stream to another topic.
-The breaker then opens: the messages stay where they are, and one batch is tried after each pause (Nygard, Release It!,
+messages fail, the cause is a producer or a version. More dead letters would only move the stream to another topic. The
+breaker then opens: the messages stay where they are, and one batch is tried after each pause (Nygard, Release It!,
 2007: circuit breaker).
 """
 
