@@ -31,7 +31,9 @@ def check(name: str, **environ: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "candidate" in name else ()) for name in NAMED]
+)
 def test_the_examples_of_the_page_pass(name: str) -> None:
     status, said, words = check(name)
     kind = {"detector": "detector", "policy": "policy", "candidate": "candidate", "classifier": "classifier"}

@@ -78,6 +78,7 @@ def test_a_bundle_comes_back_as_it_was_written(bundle: Path) -> None:
     assert model.encoder.max_tokens == tiny.MAX_TOKENS
 
 
+@pytest.mark.slow
 def test_a_known_encoder_is_reused_and_another_is_not(bundle: Path) -> None:
     assert load_bundle(bundle, tiny.KEY, encoder=tiny.encoder()).encoder is tiny.encoder()
     assert load_bundle(bundle, tiny.KEY, encoder=tiny.classifier()).encoder is not tiny.classifier()

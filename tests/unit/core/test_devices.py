@@ -66,6 +66,7 @@ def test_a_process_that_is_to_use_the_cpu_sees_no_gpu(tmp_path: Path, device: st
     )
 
 
+@pytest.mark.slow
 def test_it_is_the_candidates_reason_and_nothing_is_rescued(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     end = sandbox.run("finetune", tiny.window(60), task(tmp_path, "cuda"), tmp_path)

@@ -190,7 +190,7 @@ def test_a_graph_with_operators_or_functions_of_its_own_is_refused(folder: Path)
     refused(folder, r"operators of b'evil\.example'")
     (folder / GRAPH).write_bytes(pristine)
     graph_with(folder, own)
-    refused(folder, "functions of its own")
+    refused(folder, "custom functions")
     (folder / GRAPH).write_bytes(pristine)
     graph_with(folder, lambda model: None)
     load_bundle(folder, tiny.KEY)
@@ -274,19 +274,21 @@ def first_champion(folder: Path, tmp_path: Path) -> None:
     exported_classifier(str(folder), tmp_path / "graph", ModelSettings(max_tokens=tiny.MAX_TOKENS, quantise=False))
 
 
+@pytest.mark.slow
 def test_a_first_champion_comes_from_safetensors_alone(tmp_path: Path, marker: Path) -> None:
     folder = hub(tmp_path)
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    with pytest.raises(DriftloopError, match=r"with safetensors and no code of its own"):
+    with pytest.raises(DriftloopError, match=r"with safetensors and no custom code"):
         first_champion(folder, tmp_path)
     torch.save({**weights, "more": Touch(marker)}, folder / "pytorch_model.bin")
-    with pytest.raises(DriftloopError, match=r"with safetensors and no code of its own"):
+    with pytest.raises(DriftloopError, match=r"with safetensors and no custom code"):
         first_champion(folder, tmp_path)
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_first_champion_brings_no_code(tmp_path: Path, marker: Path) -> None:
     """Its config names a class in a file beside it, as `trust_remote_code` would run it; control: no such line."""
     folder = hub(tmp_path)
@@ -295,6 +297,6 @@ def test_a_first_champion_brings_no_code(tmp_path: Path, marker: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     names = {"AutoConfig": "modeling_own.C", "AutoModelForSequenceClassification": "modeling_own.M"}
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": names, "model_type": "own-thing"}))
-    with pytest.raises(DriftloopError, match=r"with safetensors and no code of its own"):
+    with pytest.raises(DriftloopError, match=r"with safetensors and no custom code"):
         first_champion(folder, tmp_path)
     assert not marker.exists()

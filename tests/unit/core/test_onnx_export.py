@@ -67,6 +67,7 @@ def test_int8_stays_close_and_has_a_cache_of_its_own(model: ModelSettings) -> No
     assert (small.embed(TEXTS) * plain.embed(TEXTS)).sum(axis=1).min() > 2 * 0.9
 
 
+@pytest.mark.slow
 def test_how_int8_compares_is_measured_at_the_export_and_signed_with_the_model(
     model: ModelSettings, tmp_path: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_how_int8_compares_is_measured_at_the_export_and_signed_with_the_model(
     assert verify_bundle(tmp_path / "b", tiny.KEY).quantisation == found
 
 
+@pytest.mark.slow
 def test_an_encoder_that_int8_changes_too_much_stays_in_full_precision(
     model: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,6 +124,7 @@ def test_the_export_is_made_once(model: ModelSettings) -> None:
     assert again.digest == first.digest
 
 
+@pytest.mark.slow
 def test_a_damaged_cached_graph_is_removed_and_made_again(model: ModelSettings) -> None:
     folder = onnx_export.exported_encoder(model).folder
     (folder / MODEL).write_bytes(b"not a graph")
@@ -131,12 +134,14 @@ def test_a_damaged_cached_graph_is_removed_and_made_again(model: ModelSettings) 
     assert onnx_export.exported_encoder(model).embed(["one"]).shape == (1, 64)
 
 
+@pytest.mark.slow
 def test_a_half_written_cache_is_not_used(model: ModelSettings) -> None:
     folder = onnx_export.exported_encoder(model).folder
     (folder / TOKENIZER).unlink()
     assert onnx_export.exported_encoder(model).embed(["one"]).shape == (1, 64)
 
 
+@pytest.mark.slow
 def test_an_unreadable_model_is_said_in_one_sentence(tmp_path: Path, model: ModelSettings) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DriftloopError, match="could not be loaded"):
@@ -145,6 +150,7 @@ def test_an_unreadable_model_is_said_in_one_sentence(tmp_path: Path, model: Mode
         onnx_export.exported_classifier(str(tmp_path / "empty"), tmp_path / "out", model)
 
 
+@pytest.mark.slow
 def test_a_classifier_from_a_folder_agrees_with_torch(tmp_path: Path, model: ModelSettings) -> None:
     from transformers import AutoModelForSequenceClassification
 

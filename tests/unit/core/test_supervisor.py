@@ -211,6 +211,7 @@ def spares(child: ManagedProcess) -> list[psutil.Process]:
     return [process for process in found if "driftloop.core.processes.warm_standby" in process.cmdline()[1:4]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warm", [("heavy",), ()], ids=["spare", "control"])
 def test_a_spare_takes_the_place_of_a_child_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: tuple[str, ...]

@@ -27,6 +27,7 @@ def test_libraries_are_told_to_report_nothing_before_they_are_imported(first: st
         assert said.split() == ["False", "False"] and "deviceid" in {path.name for path in left}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["retrain.candidates.tpot_search", "tpot"])
 def test_tpot_does_not_ask_for_its_newest_version(module: str, tmp_path: Path) -> None:
     """With the control: by itself it asks, and keeps the answer, or that there was none, in its home."""

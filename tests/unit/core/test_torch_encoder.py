@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from driftloop.cli import main
+from driftloop.cli.commands import score
 from driftloop.core.errors import DriftloopError
 from driftloop.core.models import bundle as bundles
 from driftloop.core.models import bundle_cache as shelves
@@ -33,7 +34,7 @@ from driftloop.core.models.head import Head
 from driftloop.core.models.torch_encoder import TorchEncoder
 from driftloop.core.settings import ModelSettings, Settings
 from tests import tiny
-from tests.unit.core.test_hostile_bundles import sign
+from tests.unit.core.test_hostile_bundles import sign_again
 
 TEXTS = [*tiny.sentences(90, seed=4)[0], "", "ok — 100% 😀 été", "long " * 400, *tiny.HOSTILE]
 FILES = {f"{bundles.ENCODER}/{name}" for name in (MODEL, TOKENIZER)}
@@ -280,6 +281,7 @@ def test_what_a_gpu_cannot_run_is_left_out_with_a_word(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_setting_writes_the_weights_and_without_it_nothing_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,7 +333,7 @@ def put(where: Path, name: str, body: bytes) -> None:
     path = where / bundles.ENCODER / name
     path.unlink(missing_ok=True)
     path.write_bytes(body)
-    sign(where)
+    sign_again(where)
 
 
 def described(where: Path) -> dict[str, Any]:
@@ -348,7 +350,7 @@ def test_both_files_are_signed_and_come_together(bundle: Path, name: str) -> Non
     path.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
     refused(bundle, f"{name} of the bundle .* is missing or was altered")
     path.unlink()
-    sign(bundle)
+    sign_again(bundle)
     refused(bundle, f"lacks {bundles.ENCODER}/{name}")
     put(bundle, name, body)
     load_bundle(bundle, tiny.KEY, device="cpu")
@@ -431,14 +433,14 @@ def test_weights_that_are_not_the_networks_are_refused(bundle: Path, tmp_path: P
 
 def test_texts_longer_than_the_network_takes_are_refused_before_a_gpu_meets_them(bundle: Path) -> None:
     """The tiny network knows 64 positions; an index out of bounds would end a GPU's work for good."""
-    sign(bundle, lambda manifest: manifest.update(max_tokens=64))
+    sign_again(bundle, lambda manifest: manifest.update(max_tokens=64))
     load_bundle(bundle, tiny.KEY, device="cpu")
-    sign(bundle, lambda manifest: manifest.update(max_tokens=65))
+    sign_again(bundle, lambda manifest: manifest.update(max_tokens=65))
     refused(bundle, "not safe to load")
 
 
 def settings(tmp_path: Path, device: str, **scorer: Any) -> Settings:
-    changed = {"work": str(tmp_path), "signing_key": tiny.KEY, "model": {"device": device}, "scorer": scorer}
+    changed = {"scratch_dir": str(tmp_path), "signing_key": tiny.KEY, "model": {"device": device}, "scorer": scorer}
     return msgspec.convert(changed, Settings)
 
 
@@ -502,7 +504,7 @@ def test_a_scorer_that_is_to_use_a_gpu_and_finds_none_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(main, "_reach", lambda arguments: settings(tmp_path, "cuda"))
+    monkeypatch.setattr(score, "load_process_settings", lambda options: settings(tmp_path, "cuda"))
     assert main.main(["score"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("driftloop: DRIFTLOOP_MODEL__DEVICE is cuda and torch finds no CUDA device: set it to")

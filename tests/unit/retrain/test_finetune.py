@@ -19,7 +19,7 @@ from retrain.candidates import early_stopping, finetune
 from retrain.candidates.base import Budget, Task
 from retrain.candidates.early_stopping import EarlyStopping, split_held_out
 from retrain.candidates.finetune import FineTune
-from retrain.candidates.trainable_network import has_bf16, load_network, initialise_head
+from retrain.candidates.trainable_network import has_bf16, initialise_head, load_network
 from retrain.training_window import TrainingWindow
 from tests import tiny
 
@@ -70,6 +70,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return folder, fit(eager(), noisy(ROWS), folder)
 
 
+@pytest.mark.slow
 def test_it_stops_where_the_score_rises_and_exports_the_weights_of_before(
     stopped: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_the_head_starts_without_the_rows_held_out(monkeypatch: pytest.MonkeyPat
     assert shown[0].event_ids == tuple(map(str, train)) and len(train) == report["rows_trained_on"] == ROWS - len(held)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_for_the_same_seed(stopped: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     again = fit(eager(), noisy(ROWS), tmp_path)
     differs = {key for key in again if again[key] != stopped[1][key]}
@@ -141,6 +143,7 @@ def test_nothing_is_held_out_where_the_time_allows_less_than_two_passes(
     assert fit(FineTune(), tiny.window(ROWS), tmp_path, seconds=100.0)["rows_held_out"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stopped")  # the libraries are loaded
 def test_the_deadline_is_kept_where_measuring_is_slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     written: list[float] = []

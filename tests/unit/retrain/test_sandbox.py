@@ -151,6 +151,7 @@ def test_a_cancelled_fit_is_ended(tmp_path: Path) -> None:
     assert_gone(three(pids))
 
 
+@pytest.mark.slow
 def test_a_rescue_is_ended_too_when_its_fit_has_become_pointless(tmp_path: Path) -> None:
     """A new drift once waited for the best of a search that it had ended."""
     rescuing = tmp_path / "scratch" / "rescuing"
@@ -180,6 +181,7 @@ def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> Non
     assert_gone([first])
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_while_a_child_is_asked_of_it_is_started_again(tmp_path: Path) -> None:
     window = tiny.window(30)
     sandbox.start_fork_server()
