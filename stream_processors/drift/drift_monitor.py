@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import river
 
-import driftloop
 from driftloop.core.messages import DriftAlert, Outcome, Prediction
 from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.first_stage import CASCADE_ROUTES
@@ -34,45 +32,12 @@ from stream_processors.drift.explanation import (
 )
 from stream_processors.drift.fused_detector import Finding, FusedDetector, make_fused_detector
 from stream_processors.drift.row_buffer import BufferDelta, RowBuffer
-from stream_processors.drift.signals import MAX_ROWS, Observation
+from stream_processors.drift.signals import MAX_ROWS
 from stream_processors.drift.single_signal import SignalDetector, make_signal_detector
+from stream_processors.drift.stored_state import MADE_BY, Rows, Saved
 from stream_processors.drift.unpickling import load_pickle
 
 log = logging.getLogger(__name__)
-
-MADE_BY = f"driftloop {driftloop.__version__}, detectors 3, and river {river.__version__}"
-"""Versions that pickled the detectors. Increase the number of the detectors if the content of their pickles changes."""
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """Observations of a monitor: all of them, or those added since the last save."""
-
-    labelled: BufferDelta[ObservedEvent]
-    predicted: BufferDelta[ObservedEvent]
-    fused: dict[str, dict[str, BufferDelta[Observation]]]
-    """Observations by detector and signal."""
-    calibration: BufferDelta[tuple[float, bool, str]] = BufferDelta(True, [])
-    """Outcomes that the accuracy is estimated from."""
-
-
-class Saved(msgspec.Struct, frozen=True):
-    """Stored state of a monitor's detectors."""
-
-    version: str
-    labelled: list[ObservedEvent]
-    """Empty, because the rows are stored separately; older versions stored them here."""
-    predicted: list[ObservedEvent]
-    """As `labelled`."""
-    detectors: dict[str, dict[str, bytes]]
-    begins: dict[str, float]
-    fused: dict[str, bytes] = {}
-    blocks: list[Block] = []
-    """Estimated accuracy of each block of predictions, and the realised one once its labels have come."""
-    confidences: list[float] = []
-    """Confidences of the last block, if it is still growing."""
-    outcomes: int = 0
-    made_by: str = ""
-    """Versions that pickled the detectors. Other versions may not understand them."""
 
 
 class DriftMonitor:

@@ -16,7 +16,8 @@ from driftloop.core.messages import SCHEMA, Event, Label, Message, decode, encod
 from driftloop.core.models.bundle import BundleError, Manifest, read_manifest
 from driftloop.core.settings import Settings
 from driftloop.core.topics import ALL
-from stream_processors.drift.drift_monitor import MADE_BY, DriftMonitor
+from stream_processors.drift.drift_monitor import DriftMonitor
+from stream_processors.drift.stored_state import MADE_BY
 from stream_processors.monitoring.monitor import _unsigned
 from tests.hostile import whole
 from tests.recorded import FOLDERS, everything, known, lines, older, reader

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from stream_processors.drift import unpickling
-from stream_processors.drift.drift_monitor import MADE_BY, DriftMonitor
+from stream_processors.drift.drift_monitor import DriftMonitor
+from stream_processors.drift.stored_state import MADE_BY
 from tests.recorded.detectors import NEXT, RECORDED, SPECS, STORED, watch
 
 
