@@ -54,7 +54,7 @@ class News:
         for process in status.processes.values():
             if process.restarts > self._restarts[process.name]:
                 self._restarts[process.name] = process.restarts
-                reason = process.last_log_line or "it said nothing"
+                reason = process.last_log_line or "its log is empty"
                 self._add(f"! {process.name} ended and was started again: {reason}")
 
     def _add(self, line: str) -> None:

@@ -157,6 +157,25 @@ def test_a_promotion_is_told_by_its_update_only_and_a_flood_of_dead_letters_five
     assert len(loop.news.lines) == 5 and loop.retraining.startswith("linear promoted")
 
 
+def test_a_long_reason_is_one_sentence_in_the_news() -> None:
+    reason = "The challenger is better. " + "Accuracy rose by 0.2 on 60 events. " * 3
+    loop = fed(retraining("rejected", reason=reason), update("2", reason=reason))
+    assert list(loop.news.lines) == [
+        "retraining linear rejected: The challenger is better.",
+        "● promoted v2: The challenger is better.",
+    ]
+    assert loop.retraining == "linear rejected: The challenger is better.  [alert]"
+    assert loop.history.runs["r"][0].reason == reason, "nothing of it is lost"
+
+
+def test_the_state_counts_ends_and_decisions_of_retrainings() -> None:
+    steps = [retraining("queued", ""), retraining("promoted"), retraining("finished", "")]
+    loop = fed(*steps, retraining("queued", ""), retraining("rejected"))
+    assert (loop.history.decisions, loop.history.open_runs) == (2, {"r"})
+    loop.take(retraining("finished", ""))
+    assert loop.history.retrainings_by_end == {"promoted": 1, "kept": 1} and not loop.history.open_runs
+
+
 def test_a_restart_is_told_once_with_its_last_words() -> None:
     score = ProcessStatus("score", running=True, restarts=1, last_log_line="Kafka went away")
     status = LoopStatus(began=0.0, notes=["Starting Kafka."], processes={"score": score})
