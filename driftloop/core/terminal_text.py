@@ -12,7 +12,7 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def escape_control_chars(text: str, limit: int | None = None) -> str:
-    """Return text on one line with control characters written out, such as ``\\x1b``.
+    r"""Return text on one line with control characters written out, such as ``\x1b``.
 
     Escape sequences, line breaks, bidirectional overrides and lone surrogates become printable text.
 

@@ -67,7 +67,8 @@ def select_for_labelling(settings: Settings, budget: int, newest: int = 2000) ->
         return []
     labelled_ids = [outcome.event_id for outcome in _newest(settings, OUTCOMES, Outcome, MAX_LABELLED)]
     _, labelled = _with_embeddings(store, labelled_ids, encoder)
-    segments = _drifted_segments(settings)
+    alerts = _newest(settings, DRIFT_ALERTS, DriftAlert, 1)
+    segments = drifted_segments(alerts[-1]) if alerts else set()
     drifted = np.array([row.segment in segments for row in rows])
     # Drift in no row, or in all of them, does not tell the rows apart.
     distinguishing = drifted if drifted.any() and not drifted.all() else None
@@ -142,10 +143,9 @@ def _probabilities(predictions: Sequence[Prediction]) -> Values:
     return np.array([[prediction.probabilities.get(name, 0.0) for name in classes] for prediction in predictions])
 
 
-def _drifted_segments(settings: Settings) -> set[str]:
-    """Return the segments whose share has risen, by the evidence of the newest alert."""
-    alerts = _newest(settings, DRIFT_ALERTS, DriftAlert, 1)
-    found, moved = set(), alerts[-1].evidence.get("moved") if alerts else None
+def drifted_segments(alert: DriftAlert) -> set[str]:
+    """Return the segments whose share has risen, by the evidence of an alert."""
+    found, moved = set(), alert.evidence.get("moved")
     for one in moved if isinstance(moved, list) else ():
         with suppress(TypeError, AttributeError, KeyError):  # the evidence of a single detector has another form
             if one["what"] == "segment" and one["after"] > one["before"]:

@@ -49,13 +49,15 @@ class LeaderLease:
         self.fence = 0
         """Fencing token. `0` before the lease is acquired."""
 
-    def acquire(self, stopped: Callable[[], bool], say: Callable[[str], None], seen: Callable[[], int]) -> bool:
+    def acquire(
+        self, stopped: Callable[[], bool], report: Callable[[str], None], newest_fence: Callable[[], int]
+    ) -> bool:
         """Wait for the lease.
 
         Args:
             stopped: Returns True if the process is shutting down.
-            say: Receives a sentence that names the holder while this process waits.
-            seen: Returns the greatest token that readers have seen.
+            report: Receives a sentence that names the holder while this process waits.
+            newest_fence: Returns the greatest token that readers have seen.
 
         Returns:
             True if the lease is held, False if ``stopped`` came first.
@@ -64,12 +66,13 @@ class LeaderLease:
         while not stopped():
             if self._try_acquire():
                 self._thread.start()
-                self.fence = self._next_fence(seen())
+                self.fence = self._next_fence(newest_fence())
                 return True
             holder = self._holder()
             if holder is not None and holder != reported:
                 reported = holder
-                say(f"process {holder.pid} on {holder.host} is the {self._name} of this stream: waiting until it ends")
+                who = f"process {holder.pid} on {holder.host}"
+                report(f"{who} is the {self._name} of this stream: waiting until it ends")
             if holder is not None and holder.is_dead:
                 self._remove_dead(holder)
                 continue

@@ -1,1 +1,1 @@
-"""Classifiers: the protocol, the encoder, heads, and the signed bundle that holds both."""
+"""Models: the protocol of classifiers, encoders, heads, and signed bundles."""

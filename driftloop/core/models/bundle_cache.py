@@ -1,7 +1,7 @@
-"""Bundles that this machine has fetched before, so that who answers comes back without the registry, and sooner.
+"""Local cache of model bundles, so that a scorer can restart faster and without the registry.
 
-A bundle lies under the digest of its manifest, which `model-updates` carries. What lies here is trusted no more than
-what comes from the registry: whoever loads it verifies the signature and every digest.
+The name of a cached bundle is the digest of its manifest, which `model-updates` contains. The cache is not trusted: the
+signature and all digests are verified at each load.
 """
 
 from __future__ import annotations
@@ -25,46 +25,57 @@ from driftloop.core.settings import Settings, cache_dir
 log = logging.getLogger(__name__)
 
 TUNING_TEXTS = 64
-"""Texts by which the number of threads is chosen."""
+"""Number of texts of the benchmark that chooses the encoder threads."""
 MAX_BUNDLES = 8
-"""Bundles that stay; those loaded longest ago go first."""
+"""Maximum number of cached bundles. The least recently loaded ones are removed."""
 
 
 class BundleCache:
-    """Loads models by the digest of their manifest, from the folder of earlier bundles or from the registry.
+    """Loader of models by the digest of their manifest, from the cache or the registry.
+
+    Args:
+        settings: Registry, signing key, scratch folder and device.
 
     Raises:
-        DriftloopError: `DRIFTLOOP_MODEL__DEVICE` is cuda and there is no GPU.
+        DriftloopError: `DRIFTLOOP_MODEL__DEVICE` is cuda, and there is no GPU.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         chosen = choose_device(settings.model.device, "DRIFTLOOP_MODEL__DEVICE")
         self._device = None if chosen == "cpu" else chosen
-        self._threads = 0
-        """That were found to be worth it for the first encoder, before events came; 0 before that."""
+        self._threads = 0  # result of the benchmark with the first encoder; 0 before it
         self._folder = (Path(settings.scratch_dir) if settings.scratch_dir else cache_dir()) / "models"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # a container with a file system that is read only
+        except OSError:  # a container with a read-only file system
             self._scratch = tempfile.TemporaryDirectory(prefix="driftloop-models-")
             self._folder = Path(self._scratch.name)
 
     def prepare(self) -> None:
-        """Load the registry's library, a second's work: for who waits for a first model and has the time now."""
+        """Import the registry's library, which takes a second, while a process waits for the first model."""
         import mlflow  # noqa: F401
 
     def load(self, update: ModelUpdate, encoder: Encoder | None) -> BundleClassifier:
-        """The announced model, verified and warmed; see `fetch`."""
+        """Load an announced model; see `fetch`.
+
+        Args:
+            update: The announcement.
+            encoder: Encoder of the current model, for reuse.
+        """
         return self.fetch(update.version, update.digest, encoder)
 
     def fetch(self, version: str, digest: str, encoder: Encoder | None) -> BundleClassifier:
-        """The model whose manifest has ``digest``, verified and warmed; ``encoder`` is used again where the bundle's is
-        the same.
+        """Load a model, verify it and warm it.
+
+        Args:
+            version: Version in the registry.
+            digest: Digest of the bundle's manifest.
+            encoder: Encoder that is reused if the bundle has the same one.
 
         Raises:
-            BundleError: it must not be loaded.
-            DriftloopError: the registry does not answer.
+            BundleError: The bundle is invalid.
+            DriftloopError: The registry does not answer.
         """
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise BundleError(f"Version {version} was announced without the digest of its manifest.")
@@ -74,7 +85,7 @@ class BundleCache:
                 return self._load(kept, version, digest, encoder)
             except BundleError as error:
                 log.warning("%s; it is fetched again", error)
-                for path in (kept, *self._folder.glob("encoder-*")):  # its encoder's files may be the broken ones
+                for path in (kept, *self._folder.glob("encoder-*")):  # the files of its encoder may be damaged
                     shutil.rmtree(path, ignore_errors=True)
         fetched = Registry(self._settings).download(version, self._folder, digest)
         try:
@@ -109,15 +120,15 @@ class BundleCache:
                 version,
             )
         if not threads and (speeds := model.encoder.tune(sentences(TUNING_TEXTS)[0])):
-            said = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
+            found = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
             self._threads = model.encoder.threads
-            log.info("encoder with %d threads (texts/s of each number tried: %s)", model.encoder.threads, said)
+            log.info("encoder with %d threads (texts/s of each number tried: %s)", model.encoder.threads, found)
         with suppress(OSError):
             bundle.touch()
         return model
 
     def _evict(self) -> None:
-        """Remove the oldest, and what cut-off downloads left; another process may be doing the same."""
+        """Remove the oldest bundles and unfinished downloads. Another process may do the same."""
         with suppress(OSError):
             newest = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
             bundles = [path for path in newest if len(path.name) == 64][MAX_BUNDLES:]
@@ -128,5 +139,5 @@ class BundleCache:
 
 
 def _age(path: Path) -> float:
-    """Seconds since it was last changed."""
+    """Return the seconds since the last change."""
     return time.time() - path.stat().st_mtime

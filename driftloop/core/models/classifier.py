@@ -1,4 +1,4 @@
-"""What a classifier is."""
+"""Protocol of text classifiers, and their predictions."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ Matrix = NDArray[np.float32]
 
 
 def softmax(scores: Matrix) -> Matrix:
-    """Scores of shape (n, k) as probabilities, float32."""
+    """Convert scores of shape (n, k) to probabilities, float32."""
     exps = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(exps / exps.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers for n texts over k classes."""
+    """Predictions for n texts over k classes."""
 
     classes: tuple[str, ...]
     probabilities: Matrix
     """Shape (n, k); each row sums to 1."""
     embeddings: Matrix
-    """Shape (n, d); what the head saw, to be kept for retraining."""
+    """Shape (n, d): input of the head, which is stored for retrainings."""
     route: str
-    """Which path answered, for instance `encoder+skops`."""
+    """Path through the model, for example `encoder+head`."""
     cost_ms: float
     """Milliseconds spent on the whole batch."""
 
     @property
     def labels(self) -> list[str]:
-        """The most probable class of each text, n of them."""
+        """The most probable class of each of the n texts."""
         return [self.classes[i] for i in self.probabilities.argmax(axis=1)]
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A text classifier. `tests/contracts/test_classifiers.py` runs the same checks on each of them."""
+    """Text classifier. `tests/contracts/test_classifiers.py` runs the same checks on every implementation."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -53,11 +53,15 @@ class Classifier(Protocol):
         ...
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """Embeddings of shape (n, d), all of the same length."""
+        """Return embeddings of shape (n, d)."""
         ...
 
     def predict(self, texts: Sequence[str], embeddings: Matrix | None = None) -> Predictions:
-        """Classify n texts; ``embeddings`` of shape (n, d) spares the encoder where the head needs nothing else.
+        """Classify n texts.
+
+        Args:
+            texts: n texts.
+            embeddings: Known embeddings of the texts, of shape (n, d), which replace a run of the encoder.
 
         Raises:
             ValueError: ``embeddings`` has another number of rows than ``texts``.

@@ -1,4 +1,4 @@
-"""A sentence encoder: what all have in common, and the one on ONNX Runtime, which does without torch."""
+"""Sentence encoders: the common base, and the encoder on ONNX Runtime, which does not need torch."""
 
 from __future__ import annotations
 
@@ -23,47 +23,50 @@ from driftloop.core.models.onnx_validation import check_graph
 
 MODEL, TOKENIZER, EXPORTED = "model.onnx", "tokenizer.json", "exported.json"
 WEIGHTS, NETWORK = "weights.safetensors", "network.json"
-"""Where the encoder was exported for a GPU too; see `driftloop.core.models.torch_network`."""
+"""Files of an encoder that was also exported for a GPU; see `driftloop.core.models.torch_network`."""
 MAX_BATCH = 16
+"""Maximum number of texts in a batch."""
 MAX_PADDING = 1.25
-"""A batch's longest text has at most so many times the tokens of its shortest: a padded token costs what a real one
-does."""
+"""Maximum ratio between the longest and the shortest text of a batch, in tokens. A padded token costs as much as a real
+one."""
 NEAR_BEST = 0.95
-"""Of the best speed, with which fewer threads are preferred: they leave the rest of the machine alone."""
+"""Share of the best speed at which fewer threads are preferred, because they leave more of the machine to others."""
 
 
 class Quantisation(msgspec.Struct, frozen=True, kw_only=True):
-    """How a graph in int8 compares with the one in full precision that it was made from; in `EXPORTED` beside it."""
+    """Comparison of an int8 graph with its original in full precision. It is stored in `EXPORTED` beside the graph."""
 
     int8: bool
-    """Whether it is in int8: one that came too far from the full precision is not."""
+    """True if int8 is used, False if its embeddings differ too much from those in full precision."""
     cosine: float
-    """Mean over the texts and layers of the cosine between both graphs' embeddings."""
+    """Mean cosine between the embeddings of both graphs, over texts and layers."""
     texts: int
     agreement: float | None = None
-    """Share of held-out rows of the stream to which the model gives the same label with both; None: not compared."""
+    """Share of held-out rows of the stream with the same predicted label. `None` if not compared."""
     rows: int = 0
-    """Of them."""
+    """Number of these held-out rows."""
 
 
 Ids = tuple[int, ...]
-"""A text's tokens, cut to the encoder's length."""
+"""Tokens of a text, cut to the encoder's length."""
 Output = tuple[Matrix, ...]
-"""What is said to a text: its embedding (d,), and its logits (k,) where there are any."""
+"""Embedding (d,) of a text and, if the graph has them, its logits (k,)."""
 Outputs = dict[Ids, Output]
 
 
 class Encoder(ABC):
-    """Embeds texts with what lies in a folder; subclasses say where and how.
+    """Sentence encoder with the files of a folder. Subclasses run the network.
 
-    What ``remember`` texts were last answered with is kept: a text that comes again, as its tokens are, is answered
-    with the same numbers.
+    Args:
+        folder: Folder of the encoder.
+        max_tokens: Maximum tokens of a text.
+        cache_size: Number of texts whose results are cached. Texts with the same tokens get the same result.
     """
 
     dimension: int
-    """Of an embedding, d."""
+    """Dimension of an embedding, d."""
     threads: int
-    """That work at once."""
+    """Number of threads that run batches."""
 
     def __init__(self, folder: Path, max_tokens: int, cache_size: int) -> None:
         self.folder = folder
@@ -75,30 +78,30 @@ class Encoder(ABC):
 
     @cached_property
     def files_digest(self) -> str:
-        """SHA-256 over the files and the length that texts are cut to: which encoder it is, wherever it runs."""
+        """SHA-256 of the files and `max_tokens`: the identity of the encoder on any device."""
         return encoder_digest(self.folder, self.max_tokens)
 
     @property
     def digest(self) -> str:
-        """SHA-256: equal digests give equal embeddings, but for rounding."""
+        """SHA-256. Encoders with the same digest give the same embeddings, except for rounding."""
         return self.files_digest
 
     def tokenise(self, texts: Sequence[str]) -> list[Ids]:
-        """The tokens of n texts."""
+        """Return the tokens of n texts."""
         return [tuple(found.ids) for found in self._tokenizer.encode_batch_fast(list(texts))]
 
     def embed(self, texts: Sequence[str]) -> Matrix:
-        """Embeddings of shape (n, d), float32."""
+        """Return embeddings of shape (n, d), float32."""
         return self.run(texts)[0]
 
     def run(self, texts: Sequence[str]) -> tuple[Matrix, Matrix | None]:
-        """Embeddings (n, d), and logits (n, k) where there are any."""
+        """Return embeddings (n, d) and logits (n, k). Without a classifier the logits are `None`."""
         return self.begin(self.tokenise(texts)).result()
 
     def begin(self, tokens: Sequence[Ids]) -> PendingEmbeddings:
-        """Put texts to the threads, behind those that they are at; `Encoding.result` waits for what they say.
+        """Queue texts for the threads. `PendingEmbeddings.result` waits for the results.
 
-        Equal texts are run once, and all are sorted by length before they are batched, so that little is padded.
+        Equal texts run once. Texts are sorted by length before they are batched, to reduce padding.
         """
         wanted = set(tokens)
         known = self._recent.get(wanted)
@@ -106,29 +109,38 @@ class Encoder(ABC):
 
     @abstractmethod
     def tune(self, texts: Sequence[str]) -> dict[int, float]:
-        """Get ready for texts like these; texts per second of each number of threads tried.
+        """Choose the number of threads with a benchmark.
 
-        Not while another thread calls `run`.
+        Do not call it while another thread calls `run`.
+
+        Returns:
+            Texts per second for each tried number of threads.
         """
 
     @abstractmethod
     def _submit(self, wanted: set[Ids]) -> list[Future[Outputs]]:
-        """Begin to answer all that is wanted, in parts."""
+        """Start the work for all texts, in batches."""
 
 
 class OnnxEncoder(Encoder):
-    """Embeds texts with `model.onnx` and `tokenizer.json` of a folder, on the CPU.
+    """Encoder on the CPU with ONNX Runtime, from `model.onnx` and `tokenizer.json` of a folder.
 
-    The graph has the inputs input_ids, attention_mask and token_type_ids of shape (batch, tokens), and the output
-    `embedding` of shape (batch, d), two layers' means of unit length side by side; a classifier's graph has a second
-    output, `logits` of shape (batch, k). `driftloop.core.models.onnx_export` writes such folders.
+    The graph has the inputs input_ids, attention_mask and token_type_ids of shape (batch, tokens). Its output
+    `embedding` of shape (batch, d) consists of the means of two layers, each of unit length. The graph of a classifier
+    has a second output, `logits` of shape (batch, k). `driftloop.core.models.onnx_export` writes such folders.
 
-    Each of ``threads`` (0: as many as there are cores) is at a batch of its own: on a CPU that is faster than several
-    at one, for they need not wait for one another at every layer. ``remember`` is as in `Encoder`.
+    Each thread runs its own batch. On a CPU this is faster than several threads for one batch, which would wait for one
+    another at every layer.
+
+    Args:
+        folder: Folder of the encoder.
+        max_tokens: Maximum tokens of a text.
+        threads: Number of threads. `0`: number of cores.
+        cache_size: As in `Encoder`.
 
     Raises:
-        ValueError: the graph holds more than standard operators and its own weights, or is none. The libraries raise
-            types of their own for other damage.
+        ValueError: The file is not a graph, or it has more than standard operators and its own weights. The libraries
+            raise their own types for other damage.
     """
 
     def __init__(self, folder: Path, max_tokens: int = 64, threads: int = 0, cache_size: int = 0) -> None:
@@ -148,22 +160,19 @@ class OnnxEncoder(Encoder):
 
     @cached_property
     def quantisation(self) -> Quantisation | None:
-        """What its export has found; None where it was not in int8, or the folder does not say."""
+        """Result of the comparison at the export. `None` if the export was not in int8 or is older."""
         path = self.folder / EXPORTED
         return msgspec.json.decode(path.read_bytes(), type=Quantisation) if path.is_file() else None
 
     def tune(self, texts: Sequence[str]) -> dict[int, float]:
-        """Use as many threads as are worth it on this machine as it is now; texts per second of each number tried.
-
-        Not while another thread calls `run`.
-        """
+        """Use the smallest number of threads whose speed is within `NEAR_BEST` of the best. See `Encoder.tune`."""
         keys = set(self.tokenise(texts))
 
         def run() -> None:
             for future in self._submit(keys):
                 future.result()
 
-        run()  # the first of each length takes longer
+        run()  # the first run of each length takes longer
         speeds: dict[int, float] = {}
         for number in sorted({*(1 << power for power in range(self.threads.bit_length())), self.threads}):
             self._set_threads(number)
@@ -176,7 +185,7 @@ class OnnxEncoder(Encoder):
     def _submit(self, wanted: set[Ids]) -> list[Future[Outputs]]:
         order = sort_by_length(wanted)
         batches = [[order[i] for i in rows] for rows in make_batches(range(len(order)), [len(ids) for ids in order])]
-        # The longest first: whoever is done early takes another.
+        # The longest batch first, so that all threads end at about the same time.
         return [self._pool.submit(self._run_batch, batch) for batch in reversed(batches)]
 
     def _set_threads(self, threads: int) -> None:
@@ -187,7 +196,7 @@ class OnnxEncoder(Encoder):
         return dict(zip(batch, zip(*self._run(batch), strict=True), strict=True))
 
     def _run(self, batch: Sequence[Ids]) -> list[Matrix]:
-        """The outputs for tokens of much the same length, the longest last."""
+        """Run the graph for texts of similar length, the longest last."""
         ids, mask = pad(batch, max(len(batch[-1]), 1))
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         found: list[Matrix] = self._session.run(self._names, {k: v for k, v in feed.items() if k in self._inputs})
@@ -195,36 +204,40 @@ class OnnxEncoder(Encoder):
 
 
 class PendingEmbeddings:
-    """Texts that an encoder is at."""
+    """Embeddings that an encoder is computing."""
 
     def __init__(
         self,
         ids: Sequence[Ids],
-        answers: Outputs,
+        known: Outputs,
         parts: Sequence[Future[Outputs]],
         recent: _LruCache,
         dimension: int,
     ) -> None:
         self._ids = ids
-        self._answers = answers
+        self._known = known
         self._parts = parts
         self._recent = recent
         self._dimension = dimension
 
     def result(self) -> tuple[Matrix, Matrix | None]:
-        """Embeddings (n, d), and logits (n, k) where there are any; raises what ONNX Runtime, or torch, does."""
+        """Wait for embeddings (n, d) and logits (n, k), which are `None` without a classifier.
+
+        Raises:
+            Exception: ONNX Runtime or torch failed.
+        """
         for part in self._parts:
-            fresh = part.result()
-            self._recent.put(fresh)
-            self._answers |= fresh
+            outputs = part.result()
+            self._recent.put(outputs)
+            self._known |= outputs
         if not self._ids:
             return np.zeros((0, self._dimension), dtype=np.float32), None
-        embeddings, *logits = (np.stack(rows) for rows in zip(*(self._answers[ids] for ids in self._ids), strict=True))
+        embeddings, *logits = (np.stack(rows) for rows in zip(*(self._known[ids] for ids in self._ids), strict=True))
         return embeddings, logits[0] if logits else None
 
 
 class _LruCache:
-    """The newest ``size`` answers by their tokens, those asked for longest ago forgotten first; for any thread."""
+    """Thread-safe cache of ``size`` outputs by tokens. The least recently used ones are dropped first."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -237,22 +250,30 @@ class _LruCache:
             self._kept.update(found)
         return found
 
-    def put(self, answers: Outputs) -> None:
+    def put(self, outputs: Outputs) -> None:
         if not self._size:
             return
         with self._lock:
-            self._kept.update(answers)
+            self._kept.update(outputs)
             while len(self._kept) > self._size:
                 del self._kept[next(iter(self._kept))]
 
 
 def sort_by_length(wanted: set[Ids]) -> list[Ids]:
-    """Texts' tokens, the shortest first."""
+    """Return the tokens of texts, the shortest first."""
     return sorted(wanted, key=lambda ids: (len(ids), ids))
 
 
 def pad(batch: Sequence[Ids], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The tokens of n texts, filled up to ``width``, and a mask with ones where they are: both (n, width)."""
+    """Pad the tokens of n texts.
+
+    Args:
+        batch: Tokens of the texts.
+        width: Number of tokens after the padding.
+
+    Returns:
+        The tokens, and a mask with ones for them. Both have the shape (n, width).
+    """
     ids = np.zeros((len(batch), width), dtype=np.int64)
     mask = np.zeros_like(ids)
     for line, tokens in enumerate(batch):
@@ -262,7 +283,12 @@ def pad(batch: Sequence[Ids], width: int) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def make_batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """The rows in ``order``, shortest first, in batches of at most `BATCH` that need little padding."""
+    """Split rows into batches of at most `MAX_BATCH` rows with little padding.
+
+    Args:
+        order: Rows, the shortest first.
+        lengths: Number of tokens of each row.
+    """
     batches: list[list[int]] = []
     for row in order:
         if batches and len(batches[-1]) < MAX_BATCH and lengths[row] <= MAX_PADDING * lengths[batches[-1][0]]:
@@ -273,7 +299,12 @@ def make_batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]
 
 
 def encoder_digest(folder: Path, max_tokens: int) -> str:
-    """SHA-256 over the files of `files_of` and the truncation length."""
+    """Return the SHA-256 of an encoder's files and its length.
+
+    Args:
+        folder: Folder of the encoder.
+        max_tokens: Maximum tokens of a text.
+    """
     digest = hashlib.sha256(str(max_tokens).encode())
     for name in encoder_files(folder):
         digest.update((folder / name).read_bytes())
@@ -281,5 +312,5 @@ def encoder_digest(folder: Path, max_tokens: int) -> str:
 
 
 def encoder_files(folder: Path) -> tuple[str, ...]:
-    """What an encoder is made of: graph and tokeniser, and what a GPU needs where the folder has it."""
+    """Return the names of an encoder's files: graph, tokeniser and, if it has them, the files for a GPU."""
     return (MODEL, TOKENIZER, *(name for name in (WEIGHTS, NETWORK) if (folder / name).is_file()))

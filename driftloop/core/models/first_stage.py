@@ -1,9 +1,9 @@
-"""The first stage of a cascade: a linear model over the encoder's tokens, which answers what it is sure of.
+"""First stage of a cascade: a linear model over the encoder's tokens that answers the texts it is sure of.
 
-It costs a hundredth of what the encoder does: no token is embedded, its weights are only added up. What it is not sure
-of goes on to the encoder (Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple Features", 2001;
-for networks, Teerapittayanon et al., "BranchyNet", arXiv 1709.01686). `retrain.promotion.first_stage` fits it, and chooses how sure
-it has to be.
+It costs a hundredth of the encoder, because it only sums the weights of tokens. The encoder answers the other texts
+(Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple Features", 2001; for networks,
+Teerapittayanon et al., "BranchyNet", arXiv 1709.01686). `retrain.promotion.first_stage` fits the first stage and
+chooses its threshold.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from safetensors.numpy import load_file, save_file
 from driftloop.core.models.classifier import Matrix, softmax
 
 FIRST_ROUTE, SECOND_ROUTE = "first-stage", "second-stage"
-"""Routes of a cascade's answers: the first stage was sure, or was not and the encoder was asked. An answer that the
-encoder was asked for anyway has the encoder's own route."""
+"""Routes of a cascade's predictions: the first stage was sure, or it was not and the encoder answered. If the first
+stage was not used, the route is that of the encoder."""
 CASCADE_ROUTES = frozenset({FIRST_ROUTE, SECOND_ROUTE})
 COLUMNS = 1 << 18
-"""Numbers that tokens and pairs of tokens are hashed to (Weinberger et al., "Feature Hashing for Large Scale Multitask
-Learning", 2009)."""
+"""Hash values of tokens and pairs of tokens (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning",
+2009)."""
 _SHAPES = {"columns": 1, "idf": 1, "weights": 2, "bias": 1, "threshold": 1}
 
 
 @dataclass(frozen=True)
 class FirstStage:
-    """A linear model over TF-IDF of m hashed tokens and pairs of tokens, for k classes."""
+    """Linear model over TF-IDF of m hashed tokens and pairs of tokens, for k classes."""
 
     columns: NDArray[np.int32]
-    """Shape (m,), rising: the hashed numbers that it has weights for."""
+    """Shape (m,), increasing: hash values with a weight."""
     idf: Matrix
-    """Shape (m,)."""
+    """Shape (m,): inverse document frequencies."""
     weights: Matrix
     """Shape (k, m), float32."""
     bias: Matrix
     """Shape (k,)."""
     threshold: float
-    """Probability from which on its answer is final."""
+    """Minimum probability of a final answer."""
 
     def predict_proba(self, tokens: Sequence[Sequence[int]]) -> Matrix:
-        """Probabilities of shape (n, k), float32."""
+        """Return class probabilities for the tokens of n texts. Shape (n, k), float32."""
         counts = count_tokens(tokens)
         at = self._places[counts.indices]
         known = at >= 0
@@ -58,27 +58,31 @@ class FirstStage:
         return softmax(np.asarray(normalise_rows(found) @ self.weights.T) + self.bias)
 
     def is_sure(self, probabilities: Matrix) -> NDArray[np.bool_]:
-        """Of which rows its answer is final; shape (n,)."""
+        """Return True for each row whose answer is final. Shape (n,)."""
         return np.asarray(probabilities.max(axis=1, initial=0.0) >= self.threshold)
 
     @cached_property
     def _places(self) -> NDArray[np.int32]:
-        """The column of each hashed number, -1 where it has none."""
+        """The column of each hash value, -1 without one."""
         places = np.full(COLUMNS, -1, dtype=np.int32)
         places[self.columns] = np.arange(len(self.columns), dtype=np.int32)
         return places
 
     def save(self, path: Path) -> None:
-        """Write it as one safetensors file."""
+        """Write the first stage as one safetensors file."""
         whole = {name: np.ascontiguousarray(getattr(self, name)) for name in _SHAPES if name != "threshold"}
         save_file(whole | {"threshold": np.asarray([self.threshold], dtype=np.float64)}, path)
 
 
 def load_first_stage(path: Path, classes: int) -> FirstStage:
-    """Read what `FirstStage.save` wrote, for so many classes.
+    """Read a file of `FirstStage.save`.
+
+    Args:
+        path: The file.
+        classes: Number of classes, k.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: The file is damaged or has another number of classes.
     """
     try:
         found = load_file(path)
@@ -89,7 +93,7 @@ def load_first_stage(path: Path, classes: int) -> FirstStage:
     columns, m = found["columns"], len(found["columns"])
     rising = columns.dtype == np.int32 and bool((np.diff(columns) > 0).all())
     if not rising or (m and not 0 <= columns[0] <= columns[-1] < COLUMNS):
-        raise ValueError("the first stage's columns are not numbers that rise")
+        raise ValueError("the first stage's columns are not increasing numbers")
     if found["idf"].shape != (m,) or found["weights"].shape != (classes, m) or found["bias"].shape != (classes,):
         raise ValueError(f"the first stage is not one for {classes} classes")
     if not all(np.isfinite(found[name]).all() for name in ("idf", "weights", "bias")):
@@ -98,10 +102,9 @@ def load_first_stage(path: Path, classes: int) -> FirstStage:
 
 
 def count_tokens(tokens: Iterable[Sequence[int]]) -> sp.csr_matrix:
-    """Which tokens, and pairs of neighbouring ones, occur in n texts: ones of shape (n, `COLUMNS`).
+    """Mark the tokens, and pairs of neighbouring tokens, in n texts with ones. Shape (n, `COLUMNS`).
 
-    The marks that an encoder puts around every text are tokens like others: they make pairs with the first and the last
-    word.
+    The start and end tokens of the encoder count like others. They form pairs with the first and the last word.
     """
     numbers, ends = [np.zeros(0, dtype=np.uint64)], [0]
     for ids in tokens:
@@ -114,7 +117,7 @@ def count_tokens(tokens: Iterable[Sequence[int]]) -> sp.csr_matrix:
 
 
 def normalise_rows(rows: sp.csr_matrix) -> sp.csr_matrix:
-    """The rows, each of length 1; an empty one stays empty. Unlike scikit-learn's, it takes no rows, or no columns."""
+    """Scale rows to length 1. Empty rows stay empty. Unlike scikit-learn's function, it accepts an empty matrix."""
     lengths = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     return sp.csr_matrix(sp.diags(1 / np.maximum(lengths, 1e-9)) @ rows)
 
@@ -124,6 +127,6 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
 def _hashed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Numbers below `COLUMNS`, as if drawn by lot (after Steele et al.'s SplitMix, 2014)."""
+    """Hash to values below `COLUMNS` (after SplitMix, Steele et al., 2014)."""
     mixed = (numbers ^ (numbers >> np.uint64(30))) * _MIX
     return (mixed ^ (mixed >> np.uint64(31))) % np.uint64(COLUMNS)

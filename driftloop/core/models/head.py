@@ -1,6 +1,6 @@
-"""Heads: what turns an embedding, and the text's words where the head uses them, into class probabilities.
+"""Heads: classifiers over embeddings, with or without TF-IDF features of the text.
 
-A head is stored with skops, and only types that skops or `TRUSTED` names are loaded: a file cannot name code to run.
+A head is stored with skops. Only types trusted by skops or in `TRUSTED` are loaded, so that a file cannot name code.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from driftloop.core.models.classifier import Matrix
 
-# skops imports every module of scikit-learn, and some of those import what scoring has no use for wherever it is
-# installed: torch alone takes two seconds and 200 MB.
+# skops imports every module of scikit-learn, and some of them import large packages that scoring does not need. torch
+# alone takes two seconds and 200 MB.
 _LEFT_OUT = [package for package in ("torch", "dask", "pytest") if package not in sys.modules]
 sys.modules.update(dict.fromkeys(_LEFT_OUT))  # type: ignore[arg-type]
 try:
@@ -41,20 +41,20 @@ TRUSTED = frozenset(
         "sklearn.tree._tree.Tree",
     }
 )
-"""What the candidates' estimators are made of beyond the types that skops trusts by itself. Whole packages are not on
-it: they hold functions that run what they are given, such as `builtins.eval`."""
+"""Types of the candidates' estimators that skops does not trust by default. Whole packages are not included, because
+they contain functions that run their arguments, such as `builtins.eval`."""
 MAX_UNPACKED_BYTES = 512 * 1024 * 1024
-"""Most bytes that a head's file may unpack to."""
+"""Maximum bytes of an unpacked head."""
 ADDRESS_ATTRIBUTES = frozenset({"_stop_words_id"})
-"""Attributes in which scikit-learn remembers where in memory something lay; they come with the first prediction."""
+"""Attributes with memory addresses, which scikit-learn adds at the first prediction."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted scikit-learn estimator over embeddings, with or without TF-IDF columns beside them."""
+    """Fitted scikit-learn estimator over embeddings, with or without TF-IDF columns."""
 
     estimator: Any
-    """Has `classes_` (k strings) and `predict_proba`."""
+    """Estimator with `classes_` (k strings) and `predict_proba`."""
     vectorizer: TfidfVectorizer | None = None
 
     @property
@@ -63,20 +63,37 @@ class Head:
         return tuple(str(label) for label in self.estimator.classes_)
 
     def features(self, texts: Sequence[str], embeddings: Matrix) -> Any:
-        """Embeddings of shape (n, d), or a sparse matrix (n, d + v) where the head reads words too."""
+        """Return the features of n texts.
+
+        Args:
+            texts: n texts.
+            embeddings: Their embeddings, of shape (n, d).
+
+        Returns:
+            The embeddings, or a sparse matrix of shape (n, d + v) with v TF-IDF columns.
+        """
         if self.vectorizer is None:
             return embeddings
         return stack_columns(embeddings, self.vectorizer.transform(texts))
 
     def predict_proba(self, texts: Sequence[str], embeddings: Matrix) -> Matrix:
-        """Probabilities of shape (n, k), float32."""
+        """Return class probabilities of n texts.
+
+        Args:
+            texts: n texts.
+            embeddings: Their embeddings, of shape (n, d).
+
+        Returns:
+            Shape (n, k), float32.
+        """
         found = self.estimator.predict_proba(self.features(texts, embeddings))
         return np.asarray(found, dtype=np.float32)
 
     def save(self, path: Path) -> None:
         """Write the head as one skops file.
 
-        The words are one string in it: skops describes every entry of a dictionary by itself, half a second for 4,000.
+        The vocabulary is stored as one string, because skops describes each entry of a dictionary separately. That
+        takes half a second for 4,000 words.
         """
         vectorizer, words = copy.copy(self.vectorizer), ""
         if vectorizer is not None:
@@ -86,7 +103,15 @@ class Head:
 
 
 def stack_columns(embeddings: Matrix, words: Any) -> Any:
-    """A sparse matrix (n, d + v) of embeddings (n, d) and the sparse TF-IDF columns (n, v) of the same texts."""
+    """Join embeddings and TF-IDF columns of n texts.
+
+    Args:
+        embeddings: Shape (n, d).
+        words: Sparse, of shape (n, v).
+
+    Returns:
+        A sparse matrix of shape (n, d + v).
+    """
     return sp.hstack([sp.csr_matrix(embeddings), words], format="csr")
 
 
@@ -94,15 +119,15 @@ def load_head(path: Path) -> Head:
     """Read a head.
 
     Raises:
-        ValueError: the file names a type that is not trusted, or unpacks to more than `UNPACKED`.
-        Exception: it is no such file; skops, zipfile and NumPy raise types of their own.
+        ValueError: The file names an untrusted type, or unpacks to more than `MAX_UNPACKED_BYTES`.
+        Exception: The file is damaged. skops, zipfile and NumPy raise their own types.
     """
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED_BYTES:
             raise ValueError(f"the head unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
-    strange = {str(name) for name in skops.io.get_untrusted_types(file=path)} - TRUSTED
-    if strange:
-        raise ValueError(f"the head names types that are not trusted: {', '.join(sorted(strange))}")
+    untrusted = {str(name) for name in skops.io.get_untrusted_types(file=path)} - TRUSTED
+    if untrusted:
+        raise ValueError(f"the head names types that are not trusted: {', '.join(sorted(untrusted))}")
     found = skops.io.load(path, trusted=sorted(TRUSTED))
     vectorizer = found["vectorizer"]
     if vectorizer is not None and not hasattr(vectorizer, "vocabulary_"):
@@ -111,9 +136,9 @@ def load_head(path: Path) -> Head:
 
 
 def weights_digest(head: Head) -> str:
-    """SHA-256 over all that a head has learnt and its settings: two fits of the same are equal, wherever stored.
+    """Return a SHA-256 of a head's learnt values and settings, which is equal for equal fits.
 
-    The file cannot be compared: skops names its members by addresses in memory, and a zip carries the time of day.
+    The files of equal heads differ: skops names members by memory addresses, and a zip file contains the time.
     """
     digest = hashlib.sha256()
     for part in _content_bytes({"estimator": head.estimator, "vectorizer": head.vectorizer}):
@@ -122,8 +147,8 @@ def weights_digest(head: Head) -> str:
 
 
 def _content_bytes(value: Any) -> Iterator[bytes]:
-    """What makes up a value, in an order that does not depend on how it came to be."""
-    if isinstance(value, np.ndarray) and value.dtype.names:  # a tree's nodes, with arbitrary bytes between the fields
+    """Yield the content of a value in an order that is independent of its creation."""
+    if isinstance(value, np.ndarray) and value.dtype.names:  # nodes of a tree, with arbitrary bytes between the fields
         yield from _content_bytes({name: value[name] for name in value.dtype.names})
     elif isinstance(value, np.ndarray) and value.dtype.kind not in "OUS":
         yield f"{value.dtype.str}{value.shape}".encode()

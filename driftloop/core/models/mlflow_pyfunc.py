@@ -1,7 +1,7 @@
-"""A bundle as an MLflow model: ``mlflow.pyfunc.load_model("models:/driftloop-STREAM@champion")`` answers texts.
+"""MLflow flavour of bundles, for ``mlflow.pyfunc.load_model("models:/driftloop-STREAM@champion")``.
 
-MLflow finds `write_description`'s MLmodel file beside the bundle, shows its signature, and calls `_load_pyfunc`, as
-its manual on custom flavours asks for.
+`write_description` writes an MLmodel file beside the bundle. MLflow shows its signature and calls `_load_pyfunc`, as
+its documentation of custom flavours requires.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from driftloop.core.settings import load
 
 BUNDLE = "bundle"
 REFERENCE = "encoder.run"
-"""File beside the bundle: the id of the run that holds its encoder, which other models share."""
+"""File beside the bundle with the id of the run that holds the encoder, which several models share."""
 TEXT = "text"
 
 
 def write_description(path: Path) -> None:
-    """Write the MLmodel file ``path``: text in; label and its probability out."""
+    """Write the MLmodel file ``path``. Its input is text, its output a label with its probability."""
     from mlflow.models import Model
     from mlflow.models.signature import ModelSignature
     from mlflow.types.schema import ColSpec, DataType, Schema
@@ -41,33 +41,46 @@ def write_description(path: Path) -> None:
 
 
 class BundleModel:
-    """What MLflow calls: a frame with a column `text`, or a list of texts, to labels and probabilities."""
+    """Model with the interface that MLflow calls."""
 
     def __init__(self, model: BundleClassifier) -> None:
         self._model = model
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """A pandas frame with the columns `label` and `probability`, a row for each of the n texts."""
+        """Classify n texts.
+
+        Args:
+            model_input: A pandas frame with a column `text`, or a list of texts.
+            params: Ignored.
+
+        Returns:
+            A pandas frame with the columns `label` and `probability` and n rows.
+        """
         import pandas
 
         column: Sequence[Any] = model_input[TEXT] if isinstance(model_input, pandas.DataFrame) else model_input
-        said = self._model.predict([str(text) for text in column])
-        best = said.probabilities.max(axis=1) if len(column) else np.zeros(0)
-        return pandas.DataFrame({"label": said.labels, "probability": best.astype(np.float64)})
+        answers = self._model.predict([str(text) for text in column])
+        best = answers.probabilities.max(axis=1) if len(column) else np.zeros(0)
+        return pandas.DataFrame({"label": answers.labels, "probability": best.astype(np.float64)})
 
 
 def write_reference(model: Path, run_id: str) -> None:
-    """Write into the folder ``model`` which run holds the encoder of its bundle."""
+    """Write the reference to the run that holds a model's encoder.
+
+    Args:
+        model: Folder of the model.
+        run_id: Id of the run in MLflow.
+    """
     (model / REFERENCE).write_text(run_id + "\n", encoding="ascii")
 
 
 def read_reference(model: Path) -> str:
-    """The run that `write_reference` named."""
+    """Return the run id that `write_reference` wrote."""
     return (model / REFERENCE).read_text(encoding="ascii").strip()
 
 
 def _load_pyfunc(path: str) -> BundleModel:
-    """The bundle at ``path`` with its encoder, verified with the signing key of the settings."""
+    """Load the bundle at ``path`` with its encoder, and verify it with the signing key of the settings."""
     import mlflow
 
     bundle = Path(path)

@@ -1,4 +1,4 @@
-"""From Hugging Face weights to an ONNX graph: where torch ends and scoring begins.
+"""Export of Hugging Face models to ONNX graphs, so that scoring does not need torch.
 
 Importing this module does not import torch; calling its functions does.
 """
@@ -32,19 +32,23 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 FULL_PRECISION = "full"
-"""Folder in that of an export in int8 which has the same in full precision: it is compared with, and never scores."""
+"""Folder inside an int8 export with the graph in full precision, for comparisons only."""
 LEAST_COSINE = 0.95
-"""Mean cosine with the embeddings in full precision below which an encoder is not used in int8."""
+"""Minimum mean cosine between embeddings in int8 and in full precision. Otherwise int8 is not used."""
 COMPARISON_TEXTS = 64
-"""Made-up texts on which both are compared, besides those that break what is careless."""
+"""Number of generated texts of the comparison, besides the hostile ones."""
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""Inputs of a graph, each of shape (batch, tokens)."""
 
 
 def find_weights(name: str) -> str:
-    """Where the model called ``name`` is: a folder, or ``name`` itself when it must come from the Hub.
+    """Return the folder of a model, or its name if it must be downloaded from the Hugging Face Hub.
 
-    A local folder in the Hub's layout wins, then an installed distribution that carries one (config.json beside
-    *.safetensors), then the Hub.
+    A local folder in the Hub's layout has priority over an installed distribution that contains one (config.json beside
+    *.safetensors), and that over the Hub.
+
+    Raises:
+        DriftloopError: The name is a path without such a folder.
     """
     if Path(name).is_dir():
         return name
@@ -63,15 +67,19 @@ def find_weights(name: str) -> str:
 
 
 def export_folder(model: ModelSettings) -> Path:
-    """Where the export of the configured encoder lies, or will lie, in the user cache."""
+    """Return the folder for the export of the configured encoder, in the user cache."""
     return cache_dir() / "encoders" / _export_key(find_weights(model.encoder), model)
 
 
 def exported_encoder(model: ModelSettings, threads: int = 0) -> OnnxEncoder:
-    """The configured encoder as an ONNX folder, exported once into the user cache and opened.
+    """Open the configured encoder. It is exported to the user cache first, if it is not there.
+
+    Args:
+        model: Encoder, its length and its precision.
+        threads: Number of threads. `0`: number of cores.
 
     Raises:
-        DriftloopError: the weights are not there, are not readable, or the export's packages are missing.
+        DriftloopError: The weights are missing or unreadable, or the packages for the export are missing.
     """
     source = find_weights(model.encoder)
     target = export_folder(model)
@@ -96,62 +104,37 @@ def export(
     max_tokens: int = 0,
     texts: Sequence[str] = (),
 ) -> None:
-    """Write ``network`` (a transformers model, with or without a classification head) to the folder ``target``.
+    """Write a network as the folder of an encoder. The folder appears complete or not at all.
 
-    Its embedding is `pooled`; int8 is ONNX Runtime's dynamic quantisation. Where ``texts`` are given, both graphs embed
-    them, cut to ``max_tokens``, and the graph stays in full precision where int8 comes too far from it; where it does
-    not, the one in full precision is kept in the folder `FULL`. With
-    ``weights`` those go along in bf16, for a GPU; see `write_network`. The folder appears at once, whole.
+    The embedding is that of `pool_embeddings`. int8 is the dynamic quantisation of ONNX Runtime. It is compared with
+    the full precision on ``texts``: if its embeddings differ too much, the graph stays in full precision. Otherwise the
+    one in full precision is kept in the folder `FULL_PRECISION`.
+
+    Args:
+        network: A transformers model, with or without a classification head.
+        tokenizer: Its fast tokenizer.
+        target: The new folder. An existing one is replaced.
+        quantise: Write the graph in int8.
+        weights: Write the bf16 weights for a GPU too; see `write_network`.
+        max_tokens: Maximum tokens of a text in the comparison.
+        texts: Texts of the comparison. Empty: no comparison.
     """
     torch, _ = _require_torch()
-    base = getattr(network, network.base_model_prefix, network)
-    classifies = base is not network
-
-    class Pooled(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
-            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-            if "token_type_ids" in base.forward.__code__.co_varnames:
-                feed["token_type_ids"] = token_type_ids
-            out = self.network(**feed, output_hidden_states=True)
-            embedding = pool_embeddings(out.hidden_states, attention_mask)
-            return (embedding, out.logits) if classifies else embedding
-
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         folder = Path(scratch) / "encoder"
-        folder.mkdir()
-        module = Pooled().eval()
-        sample = torch.tensor([[101, 7592, 2088, 102], [101, 2204, 102, 0]]).clamp(max=network.config.vocab_size - 1)
-        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
-        outputs = ["embedding", "logits"] if classifies else ["embedding"]
-        axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {name: {0: "batch"} for name in outputs}
-        plain = folder / FULL_PRECISION / MODEL
-        plain.parent.mkdir()
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module,
-                (sample, mask, torch.zeros_like(sample)),
-                str(plain),
-                input_names=list(INPUTS),
-                output_names=outputs,
-                dynamic_axes=axes,
-                opset_version=17,
-                dynamo=False,
-            )
+        full = folder / FULL_PRECISION / MODEL
+        full.parent.mkdir(parents=True)
+        _write_graph(network, full, torch)
         tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+        keep_full = False
         if quantise:
-            _quantise(plain, folder / MODEL)
-            kept = bool(texts) and _compare(plain, folder, max_tokens, texts)
+            _quantise(full, folder / MODEL)
+            keep_full = bool(texts) and _compare(full, folder, max_tokens, texts)
         else:
-            plain.rename(folder / MODEL)
-            kept = False
-        if not kept:
-            shutil.rmtree(plain.parent)
+            full.rename(folder / MODEL)
+        if not keep_full:
+            shutil.rmtree(full.parent)
         if weights:
             write_network(network, folder)
         if target.exists():
@@ -160,7 +143,16 @@ def export(
 
 
 def exported_classifier(name: str, target: Path, model: ModelSettings) -> tuple[OnnxEncoder, Sequence[str]]:
-    """Export the text classifier ``name`` (Hub id or folder) into ``target``; the opened graph and its labels."""
+    """Export a text classifier.
+
+    Args:
+        name: Hub id or folder.
+        target: Folder of the export.
+        model: Length and precision.
+
+    Returns:
+        The opened graph and its labels.
+    """
     labels = _run_in_subprocess(_export_classifier, find_weights(name), target, model)
     return OnnxEncoder(target, model.max_tokens), labels
 
@@ -181,7 +173,7 @@ def _export_classifier(source: str, target: Path, model: ModelSettings) -> list[
 
 
 def _export(network: Any, tokenizer: Any, target: Path, model: ModelSettings) -> None:
-    """As the settings say, compared on made-up texts: at the time of the export no stream is known."""
+    """Export as configured, with a comparison on generated texts because no stream is known yet."""
     texts = [*sentences(COMPARISON_TEXTS)[0], *HOSTILE]
     export(
         network,
@@ -194,12 +186,48 @@ def _export(network: Any, tokenizer: Any, target: Path, model: ModelSettings) ->
     )
 
 
+def _write_graph(network: Any, path: Path, torch: Any) -> None:
+    """Write the graph in full precision: tokens to embeddings and, if the network classifies, logits."""
+    base = getattr(network, network.base_model_prefix, network)
+    classifies = base is not network
+
+    class Pooled(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if "token_type_ids" in base.forward.__code__.co_varnames:
+                feed["token_type_ids"] = token_type_ids
+            out = self.network(**feed, output_hidden_states=True)
+            embedding = pool_embeddings(out.hidden_states, attention_mask)
+            return (embedding, out.logits) if classifies else embedding
+
+    sample = torch.tensor([[101, 7592, 2088, 102], [101, 2204, 102, 0]]).clamp(max=network.config.vocab_size - 1)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    outputs = ["embedding", "logits"] if classifies else ["embedding"]
+    axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS} | {name: {0: "batch"} for name in outputs}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Pooled().eval(),
+            (sample, mask, torch.zeros_like(sample)),
+            str(path),
+            input_names=list(INPUTS),
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
+
+
 def _load(kind: Any, source: str, what: str, variable: str) -> tuple[Any, Any]:
-    """The network and its tokenizer from a folder or the Hub."""
+    """Load a network and its tokenizer from a folder or the Hub."""
     from transformers import AutoTokenizer
 
     try:
-        # Pickled weights and code of the model's own can do anything: neither is ever read, whatever its config says.
+        # Pickled weights and custom code can do anything: neither is read, also if the model's config names them.
         network = kind.from_pretrained(
             source, attn_implementation="eager", use_safetensors=True, trust_remote_code=False
         )
@@ -207,18 +235,18 @@ def _load(kind: Any, source: str, what: str, variable: str) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         raise DriftloopError(
             f"The {what} could not be loaded ({_first_line(error)}): give a folder in the Hub's layout or a model the "
-            f"Hub has, with safetensors and no code of its own, in {variable}."
+            f"Hub has, with safetensors and no custom code, in {variable}."
         ) from error
 
 
 def _run_in_subprocess(work: Callable[..., T], *arguments: Any) -> T:
-    """Run ``work`` in a process of its own: torch would stay in this one, with more than a gigabyte, for good."""
+    """Run ``work`` in a child process: here torch would keep more than a gigabyte until the end of the process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(work, *arguments).result()
         except BrokenProcessPool as error:
             raise DriftloopError(
-                "The process that exports the model was killed, probably for want of memory: free some and try again."
+                "The process that exports the model was killed, probably for lack of memory: free some and try again."
             ) from error
 
 
@@ -233,21 +261,22 @@ def _quantise(source: Path, target: Path) -> None:
         logging.disable(logging.NOTSET)
 
 
-def _compare(plain: Path, folder: Path, max_tokens: int, texts: Sequence[str]) -> bool:
-    """Write how the graph in ``folder`` compares with the ``plain`` one, which takes its place where that is better;
-    whether it was left where it is.
+def _compare(full: Path, folder: Path, max_tokens: int, texts: Sequence[str]) -> bool:
+    """Compare the int8 graph in ``folder`` with the full one and store the result. Return True if int8 is used.
+
+    Otherwise the full graph replaces it.
     """
-    shutil.copyfile(folder / TOKENIZER, plain.parent / TOKENIZER)
-    small, whole = OnnxEncoder(folder, max_tokens), OnnxEncoder(plain.parent, max_tokens)
-    products = small.embed(texts) * whole.embed(texts)  # of two layers, each of unit length
+    shutil.copyfile(folder / TOKENIZER, full.parent / TOKENIZER)
+    int8, original = OnnxEncoder(folder, max_tokens), OnnxEncoder(full.parent, max_tokens)
+    products = int8.embed(texts) * original.embed(texts)  # of two layers, each of unit length
     cosine = float(products.sum(axis=1).mean()) / 2
     if cosine < LEAST_COSINE:
         log.warning(
             "the encoder stays in full precision: in int8 its embeddings have a cosine of %.3f with those, and %.2f is "
-            "the least",
+            "the minimum",
             *(cosine, LEAST_COSINE),
         )
-        plain.replace(folder / MODEL)
+        full.replace(folder / MODEL)
     found = Quantisation(int8=cosine >= LEAST_COSINE, cosine=round(cosine, 4), texts=len(texts))
     (folder / EXPORTED).write_bytes(msgspec.json.encode(found))
     return found.int8

@@ -1,9 +1,9 @@
-"""What an ONNX file may hold: standard operators and its own weights, and no word of any other file.
+"""Validation of ONNX files: only standard operators, and only weights inside the file.
 
-A graph can name files beside it, or anywhere, as the home of its weights (`external_data`), and operators that only a
-library of its maker's knows. Both are read off the file before ONNX Runtime sees it. The walk follows the fields of
-onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto) on protobuf's wire format, for scoring does without
-the package `onnx`.
+A graph can read its weights from any other file (`external_data`), and it can name operators of custom libraries. Both
+are rejected before ONNX Runtime opens the file. The check follows the fields of onnx.proto
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto) in protobuf's wire format, because scoring does not need the
+package `onnx`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DOMAINS = frozenset({b"", b"ai.onnx"})
-"""Of the operators that may occur."""
+"""Domains of the allowed operators."""
 
 _GRAPH, _NODE, _TENSOR, _ATTRIBUTE, _SPARSE, _OPSET = "graph", "node", "tensor", "attribute", "sparse", "opset"
 _INNER: dict[str, dict[int, str]] = {
@@ -26,20 +26,24 @@ _INNER: dict[str, dict[int, str]] = {
 }
 _REFUSED = {
     ("model", 20): "a training graph",
-    ("model", 25): "functions of its own",
+    ("model", 25): "custom functions",
     (_TENSOR, 13): "weights in another file",
 }
 _DOMAIN = {(_NODE, 7), (_OPSET, 1)}
 
 
 def check_graph(path: Path) -> None:
-    """Raise a `ValueError` where the file is no such graph; its text says what is in it."""
+    """Check an ONNX file.
+
+    Raises:
+        ValueError: The file is not an allowed graph. The message names the reason.
+    """
     if 7 not in _check("model", memoryview(path.read_bytes())):
         raise ValueError("it holds no graph")
 
 
 def _check(kind: str, data: memoryview) -> set[int]:
-    """The numbers of the fields that a message has."""
+    """Check a message, and return the numbers of its fields."""
     seen = set()
     for number, value in _fields(data):
         seen.add(number)
@@ -55,7 +59,7 @@ def _check(kind: str, data: memoryview) -> set[int]:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """Number and bytes of each field of a message; None for a number."""
+    """Yield number and bytes of each field of a message. A numeric field has None."""
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)

@@ -1,4 +1,4 @@
-"""Made-up texts for contract checks and tests: easy ones with labels, and those that break what is careless."""
+"""Generated texts for checks and tests: easy ones with labels, and hostile ones that break careless code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ HOSTILE = (
 
 
 def sentences(n: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Texts that two telling words make easy, and their labels."""
+    """Generate texts with two words that reveal the label.
+
+    Args:
+        n: Number of texts.
+        seed: Seed of the generator.
+
+    Returns:
+        The texts and their labels.
+    """
     rng = random.Random(seed)
     labels = [rng.choice(LABELS) for _ in range(n)]
     texts = []

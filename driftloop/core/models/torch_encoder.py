@@ -1,6 +1,6 @@
-"""The encoder on a GPU: torch runs the weights in bf16 that lie beside the graph.
+"""Encoder on a GPU: torch runs the bf16 weights beside the graph.
 
-Importing this module does not import torch; what is in it does, where a GPU is asked for.
+Importing this module does not import torch. Its functions import it if a GPU is requested.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from driftloop.core.models.encoder import Encoder, Ids, Outputs, pad, sort_by_le
 from driftloop.core.models.torch_network import read_network, run_network
 
 MAX_BATCH_TOKENS = 16_384
-"""Most tokens of a batch, padding included: enough to keep a GPU busy, and little of its memory."""
+"""Maximum tokens of a batch with its padding: enough to keep a GPU busy, with little memory."""
 PADDING_STEP = 8
-"""Texts are padded to a multiple of so many tokens: a few shapes, which suit the GPU's matrix units."""
+"""Texts are padded to a multiple of this number of tokens: few shapes, which suit the matrix units of a GPU."""
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"], variable: str) -> Literal["cpu", "cuda"]:
-    """What is wanted, or, for `auto`, a GPU where torch finds one; torch is not imported for `cpu`.
+    """Choose a device. For `auto` it is a GPU if torch finds one. torch is not imported for `cpu`.
+
+    Args:
+        wanted: Value of the setting.
+        variable: Name of the setting's variable, for the message.
 
     Raises:
-        DriftloopError: a GPU is wanted and torch finds none, or is not there; the text names the ``variable``.
+        DriftloopError: A GPU is wanted, and torch finds none or is not installed.
     """
     if wanted == "cpu":
         return "cpu"
@@ -41,24 +45,30 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"], variable: str) -> Lite
         why = "torch is not installed"
     if wanted == "cuda":
         raise DriftloopError(
-            f"{variable} is cuda and {why}: set it to auto or cpu, or run this where there is a GPU, its driver, and a "
+            f"{variable} is cuda and {why}: set it to auto or cpu, or use a machine with a GPU, its driver, and a "
             "torch that was built for it (`pip install 'driftloop[retrain]'`)."
         )
     return "cpu"
 
 
 class TorchEncoder(Encoder):
-    """Embeds texts with `weights.safetensors`, `network.json` and `tokenizer.json` of a folder, on a torch ``device``.
+    """Encoder with torch, from `weights.safetensors`, `network.json` and `tokenizer.json` of a folder.
 
-    The network is in bf16; its answers are float32. What waits when a thread becomes free is batched together,
-    whoever has asked for it, in batches of up to `TOKENS` tokens. ``remember`` is as in `Encoder`.
+    The network is in bf16, its outputs are float32. A free thread takes all waiting texts, also those of different
+    callers, in batches of up to `MAX_BATCH_TOKENS` tokens.
+
+    Args:
+        folder: Folder of the encoder.
+        max_tokens: Maximum tokens of a text.
+        device: torch's name of the device.
+        cache_size: As in `Encoder`.
 
     Raises:
-        ValueError: the files do not fit one another; see `read_network`.
+        ValueError: The files do not fit one another; see `read_network`.
     """
 
     threads = 2
-    """While one takes the answers from the GPU, the other gives it the next texts."""
+    """One thread reads results from the GPU while the other sends the next texts."""
 
     def __init__(self, folder: Path, max_tokens: int, device: str, cache_size: int = 0) -> None:
         import torch
@@ -67,8 +77,8 @@ class TorchEncoder(Encoder):
         self._network, described = read_network(folder)
         self._vocabulary = int(described.config.get("vocab_size") or 0)
         self._device = torch.device("cpu")
-        # The longest text there may be, on the CPU: an index out of bounds is an exception there, and ends every work
-        # on a GPU for the whole process.
+        # Run the longest possible text on the CPU first. An index out of bounds is an exception there, but on a GPU it
+        # ends all work of the process.
         self.dimension = int(self._launch([(self._vocabulary - 1,) * max_tokens])[0].shape[1])
         self._device = torch.device(device)
         self._network.to(self._device)
@@ -78,11 +88,11 @@ class TorchEncoder(Encoder):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256: equal digests give equal embeddings, but for rounding. It is not that of the graph in int8."""
+        """SHA-256, as in `Encoder`. It differs from the digest of the graph in int8."""
         return hashlib.sha256(f"bf16 {self.files_digest}".encode()).hexdigest()
 
     def tune(self, texts: Sequence[str]) -> dict[int, float]:
-        """Run them once, for the first time takes longer; a GPU leaves nothing to choose."""
+        """Run the texts once, because the first run takes longer. There is nothing to choose on a GPU."""
         self.embed(texts)
         return {}
 
@@ -96,25 +106,25 @@ class TorchEncoder(Encoder):
         return [future]
 
     def _run_waiting(self) -> None:
-        """Answer all that waits."""
+        """Run all waiting texts."""
         with self._lock:
-            asked, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, []
         try:
-            batches = make_token_batches(sort_by_length({ids for wanted, _ in asked for ids in wanted}))
-            launched = [(batch, self._launch(batch)) for batch in batches]  # the GPU works while the rest is made ready
-            answers: Outputs = {}
+            batches = make_token_batches(sort_by_length({ids for wanted, _ in waiting for ids in wanted}))
+            launched = [(batch, self._launch(batch)) for batch in batches]  # the GPU works while the rest is prepared
+            results: Outputs = {}
             for batch, outputs in launched:
                 rows = zip(*(output.cpu().numpy() for output in outputs), strict=True)
-                answers.update(zip(batch, rows, strict=True))
+                results.update(zip(batch, rows, strict=True))
         except BaseException as error:
-            for _, future in asked:
+            for _, future in waiting:
                 future.set_exception(error)
             return
-        for wanted, future in asked:
-            future.set_result({ids: answers[ids] for ids in wanted})
+        for wanted, future in waiting:
+            future.set_result({ids: results[ids] for ids in wanted})
 
     def _launch(self, batch: Sequence[Ids]) -> tuple[Any, ...]:
-        """The outputs for a batch, the longest text last; on a GPU they may still be under way."""
+        """Start the network for a batch, the longest text last. On a GPU the outputs may not be ready yet."""
         import torch
 
         ids, mask = pad(batch, min(padded_width(batch[-1]), self.max_tokens))
@@ -124,12 +134,12 @@ class TorchEncoder(Encoder):
             return run_network(self._network, *(self._to_device(torch.from_numpy(each)) for each in (ids, mask)))
 
     def _to_device(self, tensor: Any) -> Any:
-        """The tensor on the device; to a GPU it is sent while this thread goes on."""
+        """Send a tensor to the device. The transfer to a GPU runs in the background."""
         return tensor if self._device.type == "cpu" else tensor.pin_memory().to(self._device, non_blocking=True)
 
 
 def make_token_batches(order: Sequence[Ids]) -> list[list[Ids]]:
-    """Texts, the shortest first, in batches of at most `TOKENS` tokens with their padding, or of a single text."""
+    """Split texts, the shortest first, into batches of one text or at most `MAX_BATCH_TOKENS` tokens with padding."""
     batches: list[list[Ids]] = []
     for ids in order:
         if batches and (len(batches[-1]) + 1) * padded_width(ids) <= MAX_BATCH_TOKENS:
@@ -140,5 +150,5 @@ def make_token_batches(order: Sequence[Ids]) -> list[list[Ids]]:
 
 
 def padded_width(ids: Ids) -> int:
-    """Tokens that a text is padded to where it is the longest."""
+    """Return the number of tokens to which a text is padded if it is the longest of a batch."""
     return max(PADDING_STEP, -(-len(ids) // PADDING_STEP) * PADDING_STEP)

@@ -1,12 +1,11 @@
-"""The encoder as torch sees it: pooling, a linear head, and the folder's two files from which a GPU runs it.
+"""Encoder network in torch: pooling, a linear head, and the two files from which a GPU runs it.
 
 weights.safetensors   the weights in bf16
-network.json          a `Network`: which architecture, of which size
+network.json          a `Network`: architecture and sizes
 
-Who made the files may want to harm whoever loads them. So an architecture is one of a list, and transformers' own;
-network.json holds numbers with bounds and nothing that names code, a file or a place; and nothing is built before the
-file has a tensor of the right shape for each weight. Importing this module does not import torch; calling its functions
-does.
+The files are untrusted. Only the listed architectures of transformers are allowed. network.json holds numbers within
+bounds, and cannot name code, files or addresses. The network is built only after the weights file was checked to hold a
+tensor of the right shape for each weight. Importing this module does not import torch; calling its functions does.
 """
 
 from __future__ import annotations
@@ -23,39 +22,45 @@ from driftloop.core.models.encoder import NETWORK, WEIGHTS
 log = logging.getLogger(__name__)
 
 LEAST_COSINE = 0.98
-"""Mean cosine with the embeddings in full precision below which weights in bf16 are not kept."""
+"""Minimum mean cosine between embeddings in bf16 and in full precision. Otherwise the bf16 weights are not kept."""
 Key = Literal[
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
     "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id", "embedding_size",
     "relative_attention_num_buckets", "dim", "hidden_dim", "n_layers", "n_heads", "activation",
 ]  # fmt: skip
-"""What of a transformers configuration decides on an encoder's answers."""
+"""Keys of a transformers configuration that affect an encoder's outputs."""
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
 Epsilon = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Name = Annotated[str, msgspec.Meta(max_length=40)]
 MAX_LAYERS = 200
-"""Most that a network may have."""
+"""Maximum number of layers of a network."""
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an encoder's network is built from, besides its weights."""
+    """Description of an encoder's network without its weights."""
 
     architecture: Literal["bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"]
     """transformers' `model_type`."""
     head: Literal["none", "linear", "own"]
-    """linear: that of `with_head`; own: the one that transformers gives the architecture."""
+    """linear: head of `add_linear_head`. own: head of the architecture in transformers."""
     classes: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
-    """Of the head, k; 0 without one."""
+    """Number of classes of the head, k. `0` without a head."""
     config: dict[Key, Size | Epsilon | Name | None]
 
 
 def pool_embeddings(hidden_states: Sequence[Any], attention_mask: Any) -> Any:
-    """Embeddings of shape (n, 2h) from a network's hidden states (n, tokens, h), its input's first.
+    """Pool hidden states to embeddings: the means of the last and the middle layer, each of unit length.
 
-    The last layer's and the middle one's means over the attention mask, each scaled to unit length. A sentence
-    encoder is trained to forget at its top what does not help to find similar sentences, such as mood or style; the
-    layers in the middle still tell of it (Liu et al., "Linguistic Knowledge and Transferability of Contextual
-    Representations", 2019), and they cost nothing.
+    A sentence encoder learns to drop in its last layers what does not help to find similar sentences, such as mood or
+    style. The middle layers still contain it (Liu et al., "Linguistic Knowledge and Transferability of Contextual
+    Representations", 2019), at no extra cost.
+
+    Args:
+        hidden_states: Hidden states of all layers from the input on, each of shape (n, tokens, h).
+        attention_mask: Shape (n, tokens).
+
+    Returns:
+        Shape (n, 2h).
     """
     import torch
 
@@ -66,7 +71,12 @@ def pool_embeddings(hidden_states: Sequence[Any], attention_mask: Any) -> Any:
 
 
 def add_linear_head(encoder: Any, classes: int) -> Any:
-    """``encoder``, a transformers model, with a linear layer over its embedding as `onnx.export` writes it."""
+    """Add a linear layer over the pooled embedding to a transformers model.
+
+    Args:
+        encoder: The transformers model.
+        classes: Number of classes, k.
+    """
     import torch
     from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -100,16 +110,32 @@ def add_linear_head(encoder: Any, classes: int) -> Any:
 
 
 def run_network(network: Any, ids: Any, mask: Any) -> tuple[Any, ...]:
-    """Embeddings (n, 2h) in float32, and logits (n, k) where the network has a head, for tokens of (n, width)."""
+    """Run a network.
+
+    Args:
+        network: A transformers model, or a result of `add_linear_head`.
+        ids: Tokens of shape (n, width).
+        mask: Attention mask of shape (n, width).
+
+    Returns:
+        Embeddings (n, 2h) and, if the network has a head, logits (n, k), in float32.
+    """
     out = network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     embeddings = pool_embeddings([hidden.float() for hidden in out.hidden_states], mask)
     return (embeddings, out.logits.float()) if "logits" in out else (embeddings,)
 
 
 def write_network(network: Any, folder: Path) -> bool:
-    """Write a transformers model, or one of `with_head`, into ``folder``, and read it back; whether that was worth it.
+    """Write a network for a GPU, and verify it by reading it back.
 
-    One of another architecture, or one that does not bear bf16, is left out, and a warning says why.
+    A network of another architecture, or one that loses too much in bf16, is not written. A warning gives the reason.
+
+    Args:
+        network: A transformers model, or a result of `add_linear_head`.
+        folder: Folder of the encoder.
+
+    Returns:
+        True if the files were written.
     """
     import torch
     from safetensors.torch import save_file
@@ -123,8 +149,8 @@ def write_network(network: Any, folder: Path) -> bool:
         ids = torch.randint(network.config.vocab_size, (16, 8), generator=generator)
         mask = (torch.arange(8) < torch.arange(1, 17).clamp(max=8).unsqueeze(1)).long()
         with torch.inference_mode():
-            again, whole = (run_network(one, ids, mask)[0] for one in (read_network(folder)[0], network))
-        cosine = float((again * whole).sum(1).mean()) / 2  # of two layers, each of unit length
+            reread, original = (run_network(one, ids, mask)[0] for one in (read_network(folder)[0], network))
+        cosine = float((reread * original).sum(1).mean()) / 2  # of two layers, each of unit length
         if not cosine >= LEAST_COSINE:
             raise ValueError(f"in bf16 its embeddings have a cosine of {cosine:.3f} with those in full precision")
     except ValueError as error:
@@ -136,11 +162,14 @@ def write_network(network: Any, folder: Path) -> bool:
 
 
 def read_network(folder: Path) -> tuple[Any, Network]:
-    """The network that `write_network` wrote, in bf16 on the CPU, and what it was built from.
+    """Read the files of `write_network`.
+
+    Returns:
+        The network in bf16 on the CPU, and its description.
 
     Raises:
-        ValueError: the files are none of its, or do not fit one another. safetensors and transformers raise types of
-            their own for other damage.
+        ValueError: The files are invalid or do not fit one another. safetensors and transformers raise their own types
+            for other damage.
     """
     import torch
     from safetensors import safe_open
@@ -150,7 +179,7 @@ def read_network(folder: Path) -> tuple[Any, Network]:
     if any(int(described.config.get(key) or 0) > MAX_LAYERS for key in _LAYER_COUNT_KEYS):
         raise ValueError(f"{NETWORK} asks for more than {MAX_LAYERS} layers")
     with safe_open(folder / WEIGHTS, "pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is not a mapping
         found = {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
     with torch.device("meta"):  # shapes without memory
         wanted = {name: ("BF16", tuple(value.shape)) for name, value in _build(described).state_dict().items()}
@@ -166,18 +195,20 @@ _LAYER_COUNT_KEYS: tuple[Key, ...] = ("num_hidden_layers", "n_layers")
 
 
 def _describe(network: Any) -> Network:
-    """What `_build` makes the like of; a `ValueError` for what a `Network` cannot say."""
+    """Describe a network so that `_build` can build it. Raise ValueError if a `Network` cannot describe it."""
     config, head, classes = network.config.to_dict(), "none", 0
     if hasattr(network, network.base_model_prefix):
         head, classes = "own", network.config.num_labels
     if hasattr(network, "head"):
         head, classes = network.head, network.classifier.out_features
-    told = {"architecture": network.config.model_type, "head": head, "classes": classes}
-    return msgspec.convert(told | {"config": {key: config[key] for key in get_args(Key) if key in config}}, Network)
+    description = {"architecture": network.config.model_type, "head": head, "classes": classes}
+    return msgspec.convert(
+        description | {"config": {key: config[key] for key in get_args(Key) if key in config}}, Network
+    )
 
 
 def _build(described: Network) -> Any:
-    """The network with weights that mean nothing yet."""
+    """Build a network with random weights."""
     import transformers
 
     config = transformers.AutoConfig.for_model(described.architecture, **described.config)

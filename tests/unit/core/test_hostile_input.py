@@ -37,7 +37,7 @@ from driftloop.core.settings import Settings, environment, load
 from producers.data import datasets
 from producers.scenarios.scenario_schema import DatasetSpec
 from producers.scenarios.scenarios import read_spec
-from retrain.labels.active_learning import _moved
+from retrain.labels.active_learning import drifted_segments
 from serving import topic_console
 from serving.audit.audit_db import AuditDatabase
 from serving.cases import html, terminal
@@ -97,7 +97,7 @@ def test_what_shows_a_message_shows_every_message() -> None:
             assert "\n" not in topic_console.describe(found)
             newest[topic.name] = found
             if isinstance(found, DriftAlert):
-                _moved(found)
+                drifted_segments(found)
                 outcomes, steps = ([newest[name]] if name in newest else [] for name in ("outcomes", "retraining"))
                 assert len(cases(TopicHistory(alerts=[found], outcomes=outcomes, retrainings=steps))) == 1
         draw_sparklines(loop.accuracy, loop.status.total, 80)
@@ -379,7 +379,7 @@ def test_by_hand_evidence_of_any_shape_is_shown(evidence: dict[str, Any]) -> Non
     alert = messages.decode(
         DriftAlert, json.dumps(json.loads(messages.encode(whole(DriftAlert))) | {"evidence": evidence}).encode()
     )
-    assert _moved(alert) == set()
+    assert drifted_segments(alert) == set()
     scores = {"rows": "x", "first_offset": [], "accuracy": {}, "checks": [7], "segments": [[]]}
     strange = made(Retraining, state="queued", trigger="a", reason="r", candidate="linear", scores=scores)
     (case,) = cases(TopicHistory(alerts=[alert], retrainings=[strange]))
