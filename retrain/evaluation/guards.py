@@ -277,11 +277,11 @@ def compare_groups(rows: Slice, names: Sequence[str], level: SignificanceLevel) 
         raise ValueError(f"{len(names)} names for {len(rows)} rows")
     old, new = rows.correctness()
     masks = [(name, mask) for name, mask in rows.groups(names) if rows.row_weights[mask].any()]
-    told = [effective_sample_size(rows.row_weights[mask]) >= level.min_rows - 1e-9 for _, mask in masks]
+    testable = [effective_sample_size(rows.row_weights[mask]) >= level.min_rows - 1e-9 for _, mask in masks]
     chances = np.ones(len(masks))
-    if any(told):
+    if any(testable):
         columns = np.stack([(new - old) * rows.row_weights * mask for _, mask in masks], axis=1)
-        chances[told] = holm_adjusted(fall_p_values(columns[:, told], level.seed))
+        chances[testable] = holm_adjusted(fall_p_values(columns[:, testable], level.seed))
     return [
         GroupAccuracy(
             name,
@@ -291,7 +291,7 @@ def compare_groups(rows: Slice, names: Sequence[str], level: SignificanceLevel) 
             float(chance),
             enough,
         )
-        for (name, mask), chance, enough in zip(masks, chances, told, strict=True)
+        for (name, mask), chance, enough in zip(masks, chances, testable, strict=True)
     ]
 
 

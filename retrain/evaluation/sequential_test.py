@@ -33,15 +33,16 @@ class PairedTest:
     """Anytime-valid paired test of the mean gain of a challenger over a champion.
 
     Testing by betting (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting"). For
-    each side a capital of 1 is bet on every next difference, spread over twelve fixed shares of the largest safe bet
-    (the paper's grid variant of Kelly betting). By Ville's inequality the chance that either capital ever reaches
-    2/``alpha`` while the gain is ``minimum_gain`` stays below ``alpha``, at any number of looks. A decision is final.
+    each side a capital of 1 is bet on every next difference. The bet is spread over twelve fixed shares of the largest
+    safe bet, the paper's grid variant of Kelly betting. By Ville's inequality the chance that either capital ever
+    reaches 2/``alpha`` while the gain is ``minimum_gain`` stays below ``alpha``, at any number of looks. A decision is
+    final.
     The test assumes only that the differences are bounded, and that their mean, given the past, is on one side of
     ``minimum_gain``.
 
-    Labelled events until a decision at alpha 0.05 on correctness, if exactly one of the two models is right on three
-    events in ten: a median of 52 for a gain of 0.2, 217 for 0.1 and 955 for 0.05. Fewer are needed if the models
-    disagree less (38 and 75 for gains of 0.2 and 0.1 without a loss anywhere).
+    Cost on correctness at alpha 0.05, if exactly one of the two models is right on three events in ten: a decision
+    takes a median of 52 labelled events for a gain of 0.2. It takes 217 for a gain of 0.1 and 955 for 0.05. Fewer are
+    needed if the models disagree less: 38 and 75 for gains of 0.2 and 0.1 without a single loss.
 
     Args:
         alpha: Error rate, between 0 and 1.

@@ -67,5 +67,5 @@ def test_a_concept_that_comes_back_is_learnt_from_its_earlier_time() -> None:
         said = head.predict_proba(fresh.texts, fresh.embeddings).argmax(axis=1)
         return float(np.mean([head.classes[column] == label for column, label in zip(said, fresh.labels, strict=True)]))
 
-    newest = window.take(slice(2 * KIND - choice.MAX_OLD_ROWS, None), choice.MAX_OLD_ROWS)  # what was learnt from before
+    newest = window.take(slice(2 * KIND - choice.MAX_OLD_ROWS, None), choice.MAX_OLD_ROWS)  # without order
     assert right(window) > right(newest) + 0.05
