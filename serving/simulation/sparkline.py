@@ -60,4 +60,5 @@ def _bar(counts: list[int] | None, low: float, high: float, ascii_only: bool) ->
         return " "
     bars = _ASCII_BARS if ascii_only else _BARS
     height = (counts[1] / counts[0] - low) / ((high - low) or 1.0)
-    return bars[min(int(height * len(bars)), len(bars) - 1)]
+    # In one span a version may be below or above all versions together, by which the scale is chosen.
+    return bars[max(0, min(int(height * len(bars)), len(bars) - 1))]

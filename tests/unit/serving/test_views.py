@@ -129,6 +129,11 @@ def test_each_version_has_its_own_part_of_the_timeline() -> None:
     assert versions["1"].strip(" ") == versions["1"][0] and versions["2"].strip(" ") == versions["2"][1]
 
 
+def test_a_version_that_is_worse_than_all_together_has_the_lowest_bar() -> None:
+    loop = fed(*(outcome(i, True) for i in range(2 * STEP - 1)), outcome(STEP + 1, False, "2"))
+    assert drawn(loop, 80).versions == {"1": "██        ", "2": " ▁        "}
+
+
 def test_the_accuracy_rolls_and_leaves_the_warm_up_out() -> None:
     loop = fed(*(outcome(i, False) for i in range(100)), bootstrap=100)
     assert loop.accuracy.accuracy is None
