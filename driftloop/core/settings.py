@@ -284,8 +284,8 @@ class ApiSettings(_RedactedRepr, frozen=True, kw_only=True, forbid_unknown_field
     """Clients as NAME:ROLE:TOKEN; in a file, one per line. Roles are viewer (reads and scores), annotator (also labels)
     and admin (also promotes, rejects, rolls back and retrains). A token has at least 16 characters."""
     anonymous: Role | None = None
-    """Role of a client without a token. Not set: nobody if tokens are configured; otherwise admin on a loopback address
-    and viewer on any other."""
+    """Role of a client without a token. Not set: `nobody` if tokens are configured. Without tokens it is admin on a
+    loopback address and viewer on any other."""
     hosts: tuple[str, ...] = ()
     """Accepted host names in a request's address, such as example.org. Not set: the loopback names if the server
     listens on loopback, otherwise any name."""

@@ -63,7 +63,7 @@ class PendingAnswers:
     first: Matrix | None
     """Probabilities of the first stage, shape (n, k); `None` if it was not asked."""
     sample: set[int]
-    """Rows that go to the encoder whatever the first stage answers."""
+    """Rows that go to the encoder regardless of the first stage."""
     sure: list[int]
     """Rows of the sample that the first stage was sure of."""
     started: float

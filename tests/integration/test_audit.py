@@ -84,6 +84,7 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Stre
     first = next(m for m in world.read(PREDICTIONS) if isinstance(m, Prediction) and m.event_id == "e3")
     joined = next(m for m in world.read(OUTCOMES) if isinstance(m, Outcome) and m.event_id == "e3")
     counted = store.outcome_count(MONITOR_STATE) or 0
+    more = counted + 3
 
     def put(topic: str, message: Prediction | Outcome, **changed: object) -> Callable[[], None]:
         fresh = msgspec.structs.replace(message, **changed)
@@ -98,7 +99,7 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Stre
         ("less", "not in the store", 1, lambda: store.client.delete(store.key("prediction", "e5"))),
         ("more", "between the topic and the store", 1, lambda: store.client.set(store.key("prediction", "e6"), b"{}")),
         ("less", "never counted", 2, lambda: store.client.set(store.key("counted", MONITOR_STATE), counted - 2)),
-        ("more", "by the detectors beyond", 3, lambda: store.client.set(store.key("counted", MONITOR_STATE), counted + 3)),
+        ("more", "by the detectors beyond", 3, lambda: store.client.set(store.key("counted", MONITOR_STATE), more)),
         ("more", "predictions that differ", 1, put(PREDICTIONS.name, first, label="something else")),
         ("more", "predictions are of no event", 1, put(PREDICTIONS.name, first, event_id="invented")),
         ("lineage", "are not registered", 1, put(PREDICTIONS.name, first, model_version="99")),

@@ -96,12 +96,16 @@ def test_wrong_shows_mistakes_only() -> None:
 
 @pytest.mark.parametrize("text", ["label", "=negative", ""])
 def test_a_filter_that_says_no_field_or_no_value_is_refused(text: str) -> None:
-    with pytest.raises(DriftloopError, match=r"is not of the form field=value. Write it as in `--where label=negative`"):
+    with pytest.raises(
+        DriftloopError, match=r"is not of the form field=value. Write it as in `--where label=negative`"
+    ):
         Filters.parse([text])
 
 
 def test_a_field_that_the_topic_does_not_have_is_named_with_those_it_has() -> None:
-    with pytest.raises(DriftloopError, match=r"on labels have no field 'verdict'. Their fields are annotator, event_id, "):
+    with pytest.raises(
+        DriftloopError, match=r"on labels have no field 'verdict'. Their fields are annotator, event_id, "
+    ):
         Filters.parse(["verdict=x"]).check(topics.LABELS)
     with pytest.raises(DriftloopError, match=r"on labels have no field 'segment'"):
         Filters.parse(segment="cars").check(topics.LABELS)
@@ -110,7 +114,9 @@ def test_a_field_that_the_topic_does_not_have_is_named_with_those_it_has() -> No
 
 def test_wrong_works_on_outcomes_only() -> None:
     Filters.parse(wrong=True).check(topics.OUTCOMES)
-    with pytest.raises(DriftloopError, match=r"--wrong works on the topic outcomes only. Messages on predictions have no"):
+    with pytest.raises(
+        DriftloopError, match=r"--wrong works on the topic outcomes only. Messages on predictions have no"
+    ):
         Filters.parse(wrong=True).check(topics.PREDICTIONS)
 
 
