@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("driftloop", "producers", "stream_processors", "retrain", "serving", "benchmarks")
 RIDDLES = (
-    "What", "Whether", "Where", "Who", "Whom", "Whose", "Which", "Those", "How", "When", "Of", "So", "Nothing", "Nobody",
-    "Somebody", "Something", "Until", "Its",
+    "What", "Whether", "Where", "Who", "Whom", "Whose", "Which", "Those", "How", "When", "Of", "So", "Nothing",
+    "Nobody", "Somebody", "Something", "Until", "Its",
 )  # fmt: skip
 """First words of a docstring that begins with a clause and not with its noun or verb."""
 IDIOMS = (
