@@ -12,11 +12,11 @@ writes the stack of each thread to its log.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import faulthandler
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -343,19 +343,35 @@ def arm(name: str, point: Point, plan: Path) -> None:
 
 def main() -> None:
     """Apply the changes, wrap the points, and run the role."""
-    role, plan, *changes = sys.argv[1:]
+    options = _parse()
+    role = options.role
     faulthandler.register(signal.SIGQUIT)
     settings = load()
     logs.configure(settings.logs, role)
-    for change in changes:
+    for change in options.changes:
         CHANGES[change]()
     for name, point in POINTS[role].items():
-        arm(name, point, Path(plan))
+        arm(name, point, options.plan)
     if role == "replay":
         scenario = import_module("producers.scenarios.scenarios").load_scenario(os.environ["FAULTY_SCENARIO"])
         import_module("producers.replay").run(settings, scenario)
     else:
         import_module(MODULES[role]).run(settings)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.harness.fault_injection",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("role", choices=POINTS, help="role of the process")
+    parser.add_argument("plan", type=Path, metavar="PLAN", help="file with the planned fault")
+    parser.add_argument("changes", nargs="*", metavar="CHANGE", help=f"of {', '.join(CHANGES)}")
+    options = parser.parse_args()
+    if unknown := set(options.changes) - CHANGES.keys():
+        parser.error(f"unknown change {', '.join(sorted(unknown))}: choose of {', '.join(CHANGES)}")
+    return options
 
 
 if __name__ == "__main__":
