@@ -143,7 +143,7 @@ def test_neither_the_import_nor_a_page_loads_what_is_heavy(argv: list[str]) -> N
         ("watch", "TOPIC", "see `driftloop watch --help`"),
         ("watch prediction", "no topic 'prediction'", "choose one of events, predictions"),
         ("watch events --where label", "The filter 'label'", "as in `--where label=negative`"),
-        ("watch events --where verdict=x", "no field 'verdict'", "there is event_id, "),
+        ("watch events --where verdict=x", "no field 'verdict'", "Their fields are event_id, "),
         ("watch labels --wrong", "--wrong works on the topic outcomes", "outcomes"),
         ("watch events --max 0", "'0' is not a whole number of 1 or more", "see `driftloop watch --help`"),
         ("watch events --run here", "No simulation is running under here", "`driftloop simulate --resume here`"),
