@@ -14,7 +14,7 @@ from driftloop.cli.diagnostics import list_settings
 from driftloop.core import field_docs, topics
 from driftloop.core.kafka import asyncapi
 from driftloop.core.models.champion_follower import ChampionFollower
-from driftloop.core.settings import Settings
+from driftloop.core.settings import RENAMED, Settings, variable_name
 from producers.scenarios import scenario_schema
 from serving.app import create_app
 from serving.http.auth import Authenticator
@@ -97,11 +97,15 @@ def _commands() -> Iterator[str]:
 def _settings() -> Iterator[str]:
     yield "# Settings\n"
     yield (
-        "Each is an environment variable; in a settings file `DRIFTLOOP_SCORER__BATCH` is `batch` in the table"
-        " `[scorer]`. Secrets may lie in a file that a variable with `_FILE` at its end names.\n"
+        "Each setting is an environment variable. In a settings file, `DRIFTLOOP_SCORER__BATCH` is `batch` in the table"
+        " `[scorer]`. A secret can be read from a file: its variable has the suffix `_FILE`.\n"
     )
     rows = ((f"`{one.variable}`", _code(one.default), one.about) for one in list_settings(Settings()))
     yield from _table(("variable", "default", "meaning"), rows)
+    yield "## Renamed settings\n"
+    yield "The old names work until the next release, in the environment and in settings files.\n"
+    renamed = ((f"`{variable_name(old)}`", f"`{variable_name(new)}`") for old, new in RENAMED.items())
+    yield from _table(("old", "new"), renamed)
 
 
 def _scenarios() -> Iterator[str]:

@@ -416,11 +416,16 @@ def current_names(
         if path not in RENAMED:
             out[name] = value
             continue
-        new = PREFIX + RENAMED[path].upper().replace(".", "__")
+        new = variable_name(RENAMED[path])
         report(name, new)
         if new not in variables:
             out[new] = value
     return out
+
+
+def variable_name(path: str) -> str:
+    """Return the environment variable of a setting, for example of ``scorer.batch``."""
+    return PREFIX + path.upper().replace(".", "__")
 
 
 def environment(settings: Settings) -> dict[str, str]:
