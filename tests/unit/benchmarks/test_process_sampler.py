@@ -1,4 +1,4 @@
-"""The benchmarks' slopes: what grows all the time, and what is filled once."""
+"""Process sampler: slopes of constant growth, and of memory that is filled once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many labels it takes until a known concept is answered as well as before."""
+"""Recovery after a recurring drift: labels until a known concept is predicted as well as before."""
 
 from __future__ import annotations
 

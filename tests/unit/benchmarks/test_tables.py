@@ -1,4 +1,4 @@
-"""The tables of the adaptation benchmark: means, regret, share, remarks, and a page that takes them."""
+"""Tables of the adaptation benchmark: means, regret, share, remarks, and a page that takes them."""
 
 import pytest
 

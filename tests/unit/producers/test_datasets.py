@@ -1,4 +1,4 @@
-"""Labelled texts from every kind of source, and one clear sentence for each that cannot be used."""
+"""Labelled texts from every kind of source, and one clear sentence for each unusable source."""
 
 import gzip
 import json

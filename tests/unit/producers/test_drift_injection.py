@@ -1,4 +1,4 @@
-"""Injected drifts move what they say from their onset on and nothing else; annotators err as often as they are told."""
+"""Injected drifts change only what they declare, from their onset on. Simulated annotators err at their stated rate."""
 
 from collections import Counter
 

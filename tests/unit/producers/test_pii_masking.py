@@ -1,4 +1,4 @@
-"""What masking takes out of a text and what it leaves, and that the stream stays the same stream."""
+"""Masking: personal data that is removed, text that is kept, and a stream whose identity does not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios: the built-in streams have the drift they say, and a file of one's own works the same way."""
+"""Scenarios: the true drifts of the built-in streams, and scenario files of users."""
 
 import math
 import os
