@@ -389,7 +389,7 @@ def test_errors_are_problems_and_a_redis_with_a_password_is_reached_with_it(
     hostile = "<script>" + "x" * 500
     wanted = [
         ("GET", "/v1/predictions/e2", 404, "no prediction for 'e2'"),
-        ("GET", f"/v1/predictions/{quote(hostile)}", 404, f"{hostile[:200]!r}: it is unknown"),
+        ("GET", f"/v1/predictions/{quote(hostile)}", 404, f"{hostile[:200]!r}: the event is unknown"),
         ("GET", "/nowhere", 404, ""),
         ("GET", "/docs/favicon.png", 404, ""),
         ("POST", "/v1/status", 405, ""),
