@@ -1,4 +1,4 @@
-"""Every check of the contracts is seen to fail, on a class that is wrong in that way, and to say so."""
+"""Every check fails on a class with its fault, and reports it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CLASSIFIERS = [
 
 
 def why(check: Any, subject: Any) -> str:
-    """What `driftloop check` would print of it."""
+    """Return the failure that `driftloop check` would print."""
     (result,) = run_checks([check], subject)
     assert result.name == describe(check) != ""
     return result.failure

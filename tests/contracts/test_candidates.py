@@ -1,4 +1,4 @@
-"""The contract of candidates on every one in the catalogue: a new one is tested by being listed there."""
+"""Checks of candidates on each one in the catalogue; a new one is tested once it is listed there."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def subject(name: str, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """Of a candidate, which is fitted once for all checks that look at what came of it."""
+    """Return a subject that is fitted once for all checks of the fitted bundle."""
     return candidate(name, tmp_path_factory.mktemp(name))
 
 

@@ -1,4 +1,4 @@
-"""The contract of policies on every one of them, then what each of them is for."""
+"""Checks of policies on each built-in one, then tests of each."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What to label next: unsure, new, from where it moved, and no text twice."""
+"""Active learning: uncertain, new and drifted events come first, and no text comes twice."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
 
 
 def drifted(seed: int) -> tuple[Matrix, np.ndarray, np.ndarray]:
-    """Topics as directions, each with a class; three of nine appear only after the drift. Returns rows, class, new."""
+    """Return rows, classes and a mark for new topics: three of nine topics appear only after the drift."""
     rng = np.random.default_rng(seed)
     topics, classes = rng.normal(size=(9, 16)), np.array([0, 1, 2, 0, 1, 2, 1, 2, 0])
     shares = np.array([0.15] * 5 + [0.1] + [0.05] * 3)

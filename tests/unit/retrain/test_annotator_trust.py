@@ -1,4 +1,4 @@
-"""Who flips labels is found; drift and chance accuse nobody."""
+"""Annotator trust: annotators who flip labels are found, and drift and chance accuse none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASSES = ("a", "b", "c")
 def stream(
     n: int, seed: int, flips: dict[str, float], model: float | Values = 0.75, hard: Values | None = None
 ) -> tuple[list[str], list[str], Values, Values]:
-    """Annotators, their labels, a model's probabilities, and which labels were flipped.
+    """Return annotators, their labels, a model's probabilities, and a mark for each flipped label.
 
     The model's probabilities are calibrated at ``model``; the truth follows ``hard`` instead where that is given.
     """

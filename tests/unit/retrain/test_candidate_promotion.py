@@ -1,4 +1,4 @@
-"""What a verdict leaves behind: scores on the topic, metrics and tags in MLflow."""
+"""Records of a verdict: scores on the topic, metrics and tags in MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When fine-tuning ends and which weights it exports: the last that are not worse, beyond chance, on rows held out."""
+"""Fine-tuning: it ends in time, and exports the last weights that are not worse on held-out rows."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ def task(folder: Path, seconds: float = 120.0) -> Task:
 
 
 def fit(candidate: FineTune, window: TrainingWindow, folder: Path, seconds: float = 120.0) -> dict[str, Any]:
-    """The parameters in the lineage of a fit into ``folder``."""
+    """Fit into ``folder`` and return the parameters in the lineage."""
     with threadpool_limits(1):
         candidate.fit(window, task(folder, seconds), folder / "bundle")
     return verify_bundle(folder / "bundle", tiny.KEY).lineage.parameters
 
 
 def brier(folder: Path, window: TrainingWindow) -> float:
-    """The Brier score of the bundle in ``folder``."""
+    """Return the Brier score of the bundle in ``folder``."""
     model = load_bundle(folder, tiny.KEY, threads=1)
     truth = np.asarray(window.labels)[:, None] == np.asarray(model.labels)
     return float(((model.predict(window.texts).probabilities - truth) ** 2).sum(axis=1).mean())
 
 
 def noisy(n: int, seed: int = 0) -> TrainingWindow:
-    """A window in which two labels in three are random: what is more than the head's start is noise."""
+    """Return a window in which two labels in three are random, so that training overfits."""
     plain, rng = tiny.window(n, seed=seed), random.Random(seed)
     return replace(plain, labels=tuple(rng.choice([label, *tiny.LABELS]) for label in plain.labels))
 
 
 def eager(patience: int = early_stopping.PATIENCE) -> FineTune:
-    """One that learns the rows by heart where nobody stops it."""
+    """Return a candidate that overfits unless it is stopped."""
     return FineTune(epochs=14, learning_rate=5e-3, patience=patience)
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A fit on noise."""
+    """Return the parameters of a fit on noise."""
     folder = tmp_path_factory.mktemp("noise")
     return folder, fit(eager(), noisy(ROWS), folder)
 
@@ -156,13 +156,13 @@ def test_the_deadline_is_kept_where_measuring_is_slow(monkeypatch: pytest.Monkey
 
 
 def _slow(network: Any, tokenizer: Any, seconds: float) -> tuple[Any, Any]:
-    """The network takes so long for a batch that it does not learn from."""
+    """Slow the network down on batches that it does not learn from."""
     network.register_forward_pre_hook(lambda *_: time.sleep(0 if network.training else seconds))
     return network, tokenizer
 
 
 class _Scripted(torch.nn.Module):
-    """Comes to the Brier scores that it was given, one for each batch or each of its four rows, after a wait."""
+    """Network with given Brier scores, one for each batch or each of its four rows, after a wait."""
 
     def __init__(self, scores: list[Any], wait: float = 0.0) -> None:
         super().__init__()

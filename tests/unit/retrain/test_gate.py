@@ -1,4 +1,4 @@
-"""The gate: better beyond chance, or not."""
+"""Gate: better beyond chance, or not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from retrain.evaluation.paired_slice import Slice
 
 
 def said(labels: Sequence[str], sure: float = 0.7) -> Predictions:
-    """Answers with these labels, each with the probability ``sure``, out of `right` and `wrong`."""
+    """Return predictions of these labels, each with the probability ``sure``, out of `right` and `wrong`."""
     rows = [[sure, 1 - sure] if label == "right" else [1 - sure, sure] for label in labels]
     probabilities = np.array(rows, dtype=np.float32).reshape(-1, 2)
     return Predictions(("right", "wrong"), probabilities, np.zeros((len(labels), 1), dtype=np.float32), "test", 0.0)
@@ -86,7 +86,7 @@ def test_unequal_or_empty_answers_are_refused(truth: list[str], old: list[str], 
 
 
 def rows(old: Sequence[str], new: Sequence[str], **more: object) -> Slice:
-    """Events whose label is `right` for the first half and `wrong` for the other."""
+    """Return events whose label is `right` for the first half and `wrong` for the other."""
     half = len(old) // 2
     truth = ["right"] * half + ["wrong"] * (len(old) - half)
     return Slice(truth, said(old), said(new), **more)  # type: ignore[arg-type]

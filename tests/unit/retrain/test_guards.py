@@ -1,4 +1,4 @@
-"""The guards: each refuses the harm it is for, lets through what is no harm, and keeps its rate of false alarms."""
+"""Guards: each refuses its kind of harm, passes the harmless, and keeps its rate of false alarms."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CLASSES = ("a", "b", "c")
 
 
 def said(labels: Sequence[str], sure: float = 0.7, classes: tuple[str, ...] = CLASSES) -> Predictions:
-    """Answers with these labels, each with the probability ``sure``."""
+    """Return predictions of these labels, each with the probability ``sure``."""
     rows = np.full((len(labels), len(classes)), (1 - sure) / (len(classes) - 1), dtype=np.float32)
     rows[np.arange(len(labels)), [classes.index(label) for label in labels]] = sure
     return Predictions(classes, rows, np.zeros((len(labels), 1), dtype=np.float32), "test", 0.0)
 
 
 def answers(truth: Sequence[str], accuracy: float | Values, seed: int) -> list[str]:
-    """Each label right with the given chance, else the next class."""
+    """Return each label with the given chance, else the next class."""
     right = np.random.default_rng(seed).random(len(truth)) < accuracy
     return [t if ok else other(t) for t, ok in zip(truth, right, strict=True)]
 
@@ -45,7 +45,7 @@ def labels(n: int, seed: int = 0) -> list[str]:
 
 
 def pair(truth: Sequence[str], champion: float | Values, challenger: float | Values, seed: int = 1) -> Slice:
-    """A slice on which the two models are right with these chances."""
+    """Return a slice on which the two models are right with these chances."""
     return Slice(truth, said(answers(truth, champion, seed)), said(answers(truth, challenger, seed + 1)))
 
 
@@ -208,7 +208,7 @@ class TestOverconfidence:
 
 
 class TestForgetting:
-    """The four ways in which a challenger comes to lose on events from before the drift."""
+    """Four causes of a challenger's loss on events from before the drift."""
 
     def test_after_an_abrupt_shift_forgetting_is_wanted(self) -> None:
         before = pair(labels(200), 0.85, 0.4)
@@ -258,7 +258,7 @@ class TestForgetting:
 
 
 def poisoned(weighted: bool) -> Slice:
-    """90 events of which a liar labelled 60, all wrong: the champion knows the truth, the challenger the lie."""
+    """Return 90 events of which one annotator labelled 60, all wrong, as the challenger has learnt them."""
     meant = labels(90, 5)
     annotators = ["liar"] * 60 + ["honest"] * 30
     given = [other(t) if who == "liar" else t for t, who in zip(meant, annotators, strict=True)]

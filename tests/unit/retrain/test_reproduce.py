@@ -1,4 +1,4 @@
-"""A case made again: the policy's inputs as they were, the same answer, and the same weights."""
+"""Reproduction of a case: the policy's inputs as they were, the same decision, and the same weights."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def alert(onset: int, name: str, detected_at: float) -> DriftAlert:
 
 
 def queued(decision: Retrain, now: PolicyContext, last: int, at: float, **scores: Any) -> Retraining:
-    """What the worker writes down of a decision."""
+    """Return the message that the worker writes about a decision."""
     rows = sum(i >= decision.onset_at for i in range(last + 1))
     inputs = {"onset_at": decision.onset_at, "first_offset": 0, "last_offset": last, "labelled": now.labelled}
     known = {"state": "queued", "run_id": f"run-{last}", "trigger": decision.trigger, "reason": decision.reason}
@@ -62,7 +62,7 @@ def queued(decision: Retrain, now: PolicyContext, last: int, at: float, **scores
 
 
 def story() -> TopicHistory:
-    """Two rounds after an alert at 200, as a worker lives through them, and an alert that comes later."""
+    """Return the history of two rounds after an alert at 200, and of an alert that comes later."""
     outcomes = [outcome(i) for i in range(400)]
     alerts = [alert(200, "first", 10.0), alert(390, "later", 90.0)]
     policy = make_policy(CHOSEN)
@@ -179,7 +179,7 @@ def test_of_a_repeated_event_the_first_counts_while_it_is_kept() -> None:
 
 
 def sentences(onset: int = 0, seed: int = 0) -> TrainingWindow:
-    """240 made-up sentences with embeddings that say nothing."""
+    """Return 240 synthetic sentences with random embeddings."""
     texts, labels = tiny.sentences(240, seed)
     embeddings = np.random.default_rng(seed).normal(size=(240, 8)).astype(np.float32)
     return TrainingWindow(tuple(map(str, range(240))), tuple(texts), tuple(labels), embeddings, Path(), onset)

@@ -1,4 +1,4 @@
-"""The sequential test: right at every stopping time, and quick where there is something to see."""
+"""Sequential test: it keeps its error rate at every stopping time, and decides quickly on large gains."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ALPHA = 0.1
 
 
 def differences(seed: int, gain: float, n: int, disagree: float = 0.3) -> list[float]:
-    """Paired differences of correctness of two models that disagree on a share of the events."""
+    """Return paired differences of correctness of two models that disagree on a share of the events."""
     shares = [(disagree + gain) / 2, (disagree - gain) / 2, 1 - disagree]
     return [float(d) for d in np.random.default_rng(seed).choice([1.0, -1.0, 0.0], n, p=shares)]
 
 
 def play(test: PairedTest, values: list[float]) -> int | None:
-    """Events until the test decides, None where it never does."""
+    """Return the events until the test decides, `None` if it never does."""
     return next((at for at, value in enumerate(values, 1) if test.update(0.0, value) != "undecided"), None)
 
 

@@ -1,4 +1,4 @@
-"""Words beside an embedding."""
+"""TF-IDF columns beside an embedding."""
 
 from __future__ import annotations
 

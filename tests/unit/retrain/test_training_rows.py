@@ -1,4 +1,4 @@
-"""Which rows of the past a model learns from: those that look like the present."""
+"""Training rows: of the past, a model learns the rows that are most similar to the present."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECENT = 40
 
 
 def world(past: int = KIND, seed: int = 0) -> TrainingWindow:
-    """Two concepts that read differently and are labelled the other way round; the first one comes back."""
+    """Return two concepts with different texts and swapped labels, of which the first comes back."""
     rng = np.random.default_rng(seed)
     concept = np.repeat([1.0, -1.0, 1.0], [past, past, RECENT])
     mood = rng.choice([-1.0, 1.0], len(concept))

@@ -1,4 +1,4 @@
-"""The window: what is learnt from, what is kept aside."""
+"""Training window: rows to learn from, and rows held out."""
 
 from dataclasses import replace
 from pathlib import Path
