@@ -270,6 +270,7 @@ def hurt(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hurt
         )
 
 
+@pytest.mark.slow
 def test_a_broker_killed_in_the_middle_is_started_again_and_nothing_is_lost(hurt: Hurt) -> None:
     assert hurt.middle < len(hurt.event_ids), "it was killed too late for this test to show anything"
     assert hurt.said == ""

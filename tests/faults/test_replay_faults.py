@@ -143,7 +143,8 @@ def test_stopping_does_not_wait_for_a_broker_that_is_gone(private_stack, setting
 def test_a_row_too_long_for_kafka(settings, tmp_path):
     (tmp_path / "long.csv").write_text("text,label\nshort,a\n" + "x" * (clients.MAX_MESSAGE + 1) + ",b\n")
     (tmp_path / "long.toml").write_text('rate = "max"\n[dataset]\npath = "long.csv"\n')
-    with pytest.raises(DriftloopError, match=r"Row 1 of the dataset has .* characters, more than Kafka accepts in one message"):
+    sentence = r"Row 1 of the dataset has .* characters, more than Kafka accepts in one message"
+    with pytest.raises(DriftloopError, match=sentence):
         replay.run(settings, load_scenario(str(tmp_path / "long.toml")))
 
 

@@ -90,6 +90,7 @@ def test_many_callers_at_a_time_each_get_their_own_answers(world: StreamHarness)
     assert all(found[i]["probabilities"] == pytest.approx(alone[i]["probabilities"], abs=0.02) for i in alone)
 
 
+@pytest.mark.slow
 def test_the_words_that_mattered_are_those_that_the_labels_are_made_of(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
@@ -276,6 +277,7 @@ def test_pages_of_others_and_strange_names_are_turned_away(world: StreamHarness)
     assert call(api, "/v1/retrainings", b"{}").status == 202
 
 
+@pytest.mark.slow
 def test_web_sockets_of_others_are_turned_away(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)

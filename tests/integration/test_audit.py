@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import msgspec
+import pytest
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
@@ -114,6 +115,7 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Stre
     assert look(world).verdict == "PROCESSED-LESS", "what is missing is the worse news"
 
 
+@pytest.mark.slow
 def test_the_command_says_it_and_its_status_is_for_programs(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(20))

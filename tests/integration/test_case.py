@@ -92,6 +92,7 @@ def test_a_case_tells_what_happened_and_can_be_made_again(terminal: Terminal, tm
     assert "the same      model 2: " in said and said.endswith("Nothing differs.\n") and "differs  " not in said
 
 
+@pytest.mark.slow
 def test_a_replay_says_what_differs_and_ends_with_1(terminal: Terminal) -> None:
     """As after a retention that was too short: the beginning of the training window is gone."""
     world = terminal.world
@@ -131,6 +132,7 @@ def test_a_case_that_is_not_there_is_one_sentence(terminal: Terminal) -> None:
     assert "need a case id" in terminal("case", "--replay", code=2)
 
 
+@pytest.mark.slow
 def test_a_rollback_brings_the_old_bundle_back_under_a_new_number(terminal: Terminal) -> None:
     answered(terminal.world)
     said = terminal("rollback", "--by", "Ada", "--reason", "complaints")

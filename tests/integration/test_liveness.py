@@ -128,6 +128,7 @@ def test_a_scorer_that_is_slow_to_start_is_not_broken_by_being_watched_meanwhile
     assert child.exit_code is None, child.log_tail()
 
 
+@pytest.mark.slow
 def test_a_scorer_whose_broker_stays_away_is_ill_until_it_is_back(
     world: StreamHarness, private_stack: EmbeddedStack
 ) -> None:

@@ -243,6 +243,7 @@ def test_the_figures_follow_the_loop_while_it_runs(world: StreamHarness) -> None
     assert "● promoted v3: &lt;b&gt;" in api.get("/").body
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_for_a_while_makes_it_ill_and_nothing_counts_twice(
     world: StreamHarness, private_stack: EmbeddedStack
 ) -> None:
@@ -285,6 +286,7 @@ def test_a_follower_knows_when_it_has_read_what_was_there_at_the_beginning(
         assert (follower.message_count(PREDICTIONS), follower.message_count(EVENTS)) == (5, 7)
 
 
+@pytest.mark.slow
 def test_a_follower_without_a_broker_says_so_again_and_again_and_never_waits_without_end(
     world: StreamHarness, private_stack: EmbeddedStack
 ) -> None:
@@ -434,6 +436,7 @@ def test_no_redis_is_one_sentence(settings: Settings) -> None:
     assert f"No Redis answers at {address}" in refused(replace(settings, redis=address))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", [HOST, "nowhere.invalid"])
 def test_a_port_that_cannot_be_used_is_one_sentence(settings: Settings, address: str) -> None:
     with socket.create_server((HOST, 0)) as taken:

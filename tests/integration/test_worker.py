@@ -123,6 +123,7 @@ def test_the_first_model_comes_from_the_first_labelled_events(world: StreamHarne
     assert version.tags["last_offset"] == "59" and version.tags["topic"].endswith("labels")
 
 
+@pytest.mark.slow
 def test_the_first_model_may_be_a_classifier_in_the_hubs_layout(world: StreamHarness) -> None:
     folder = str(tiny.classifier_folder())
     world.start("retrain", DRIFTLOOP_MODEL__CLASSIFIER=folder, DRIFTLOOP_MODEL__MAX_TOKENS="24", **QUICK)
@@ -233,6 +234,7 @@ def test_no_alert_no_retraining(world: StreamHarness) -> None:
     assert {message.trigger for message in diary(world)} == {"of-another-stream"}
 
 
+@pytest.mark.slow
 def test_a_new_drift_ends_a_search_that_has_become_pointless(world: StreamHarness) -> None:
     world.promote()
     put(world, range(200), [alert(20)])
@@ -245,6 +247,7 @@ def test_a_new_drift_ends_a_search_that_has_become_pointless(world: StreamHarnes
     world.until(lambda: not sleeping(world))
 
 
+@pytest.mark.slow
 def test_refreshes_go_on_beside_a_search(world: StreamHarness) -> None:
     """With a quarter more labels the quick candidate is fitted anew, and the search is left in peace."""
     world.promote(flipped=True)
@@ -261,6 +264,7 @@ def test_refreshes_go_on_beside_a_search(world: StreamHarness) -> None:
     assert refresh.reason.startswith("round 2 of the drift; 2") and refresh.trigger == "an-alert"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: StreamHarness, how: str) -> None:
     world.promote()
@@ -281,6 +285,7 @@ def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: Stream
     assert all(message.trigger == "an-alert" for message in runs.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("owed", [True, False])
 def test_once_does_what_is_owed_and_ends(world: StreamHarness, owed: bool) -> None:
     """With more outcomes than one poll takes: the decision is made on all of them."""
@@ -299,6 +304,7 @@ def test_once_does_what_is_owed_and_ends(world: StreamHarness, owed: bool) -> No
     assert (tags["first_offset"], tags["last_offset"]) == ("0", "1199")
 
 
+@pytest.mark.slow
 def test_once_makes_the_first_model_and_then_does_what_is_owed(world: StreamHarness) -> None:
     put(world, range(200), [alert(20)])
     worker = once(world, **QUICK)
@@ -309,6 +315,7 @@ def test_once_makes_the_first_model_and_then_does_what_is_owed(world: StreamHarn
     assert [message.trigger for message in diary(world) if message.state == "finished"] == ["bootstrap", "an-alert"]
 
 
+@pytest.mark.slow
 def test_once_says_that_it_was_interrupted_or_that_a_retraining_failed(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
@@ -334,6 +341,7 @@ def once(world: StreamHarness, **environ: str) -> ManagedProcess:
     return child
 
 
+@pytest.mark.slow
 def test_what_a_search_cannot_have_is_its_reason_and_the_worker_goes_on(world: StreamHarness) -> None:
     """No GPU where one is asked for, and no Dask cluster at the address given."""
     world.promote(flipped=True)
