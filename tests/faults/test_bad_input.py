@@ -94,7 +94,7 @@ def test_a_replay_says_so_before_it_looks_for_a_broker(tmp_path: Path, cache: Pa
 @pytest.mark.parametrize("verb", ["simulate", "replay"])
 def test_an_unknown_scenario_gets_the_nearest_name(tmp_path: Path, cache: Path, verb: str) -> None:
     said = refused(verb, "tweets-shrot", folder=tmp_path, cache=cache)
-    assert "No scenario is called 'tweets-shrot': there is tweets, " in said
+    assert "No scenario is called 'tweets-shrot': give one of tweets, " in said
     assert said.endswith("Did you mean 'tweets-short'?")
 
 

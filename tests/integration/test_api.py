@@ -144,7 +144,7 @@ def test_a_public_client_of_the_open_inference_protocol_gets_the_same_answers(wo
         wrong = oip.InferInput("text", [5], "BYTES")
         wrong.set_data_from_numpy(np.array(["a"] * 5, dtype=object), binary_data=False)
         wrong.set_shape([4])
-        with pytest.raises(oip.InferenceServerException, match="there are 5 texts"):
+        with pytest.raises(oip.InferenceServerException, match="the request has 5 texts"):
             client.infer(model, [wrong])
 
 
@@ -299,7 +299,8 @@ def test_web_sockets_of_others_are_turned_away(world: StreamHarness) -> None:
 def test_too_much_at_a_time_is_refused_in_a_sentence(world: StreamHarness) -> None:
     world.promote()
     api = ready(world, DRIFTLOOP_API__RATE="40", DRIFTLOOP_API__MAX_BYTES="2000", DRIFTLOOP_API__MAX_TEXTS="30")
-    assert "more than the 30 that are scored" in call(api, "/v1/predict", {"text": ["x"] * 31}).json["detail"]
+    sentence = "The request has 31 texts; at most 30 are scored at a time"
+    assert sentence in call(api, "/v1/predict", {"text": ["x"] * 31}).json["detail"]
     assert call(api, "/v1/predict", {"text": ["x"] * 25}).status == 200
     spent = call(api, "/v1/predict", {"text": ["x"] * 25})
     assert (
