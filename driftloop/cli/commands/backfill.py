@@ -12,7 +12,7 @@ from driftloop.cli.output import ThrottledProgress, write, write_json
 from driftloop.core.terminal_text import escape_control_chars
 
 if TYPE_CHECKING:
-    from serving.backfill import Backfill, SegmentChange
+    from serving.backfill.comparison import Backfill, SegmentChange
 
 DESCRIPTION = """\
 Scores past events with another version of the model and shows the difference: how many predictions would have changed,
@@ -62,7 +62,7 @@ def _offset(text: str) -> int | None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the differences and return the exit status."""
-    from serving.backfill import OffsetSelection, backfill
+    from serving.backfill.backfill import OffsetSelection, backfill
 
     terminate_as_interrupt()
     selection = OffsetSelection(arguments.start, arguments.end, arguments.partition)
