@@ -16,7 +16,6 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.harness.fork_server import ForkServer
 from driftloop.core import topics
 from driftloop.core.kafka.clients import partition_ends
 from driftloop.core.messages import SIGNALS, Command
@@ -94,11 +93,12 @@ class Loop:
 
 
 @pytest.fixture(scope="module")
-def loop(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Iterator[Loop]:
+def loop(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     """Two models, the second of them wrong on purpose, a drift, retrainings with every end, and bad messages."""
     gate = GateLimits(minimum_gain=0.2)  # what is as good as the champion loses
     retrain = RetrainSettings(policy="never", candidates=("linear",), bootstrap=1, gate=gate)
-    world = StreamHarness(fresh(stack, retrain), tmp_path_factory.mktemp("loop"), fork_server)
+    # Without the fork server: a fork of it would have the metrics of every process.
+    world = StreamHarness(fresh(stack, retrain), tmp_path_factory.mktemp("loop"))
     made = Loop(world)
     try:
         made.said["replay"], made.sent = replayed(fresh(stack, retrain), world)
