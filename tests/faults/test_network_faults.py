@@ -102,7 +102,7 @@ def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
 def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(
     network: Network, world: StreamHarness, service: str
 ) -> None:
-    proxy = getattr(network, service)
+    proxy: NetworkProxy = getattr(network, service)
     world.start("monitor")
     world.start("score")
     sent = 0
@@ -118,11 +118,12 @@ def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(
     goes_on()
     time.sleep(5)
     proxy.delay = 0.0
-    for trouble, seconds in ((proxy.cut, 4), (proxy.silence, 12)):  # clients give up on Redis after 10 s of silence
+    # Clients give up on Redis after 10 s without a response.
+    for trouble, seconds in ((proxy.reset_connections, 4), (proxy.drop_packets, 12)):
         goes_on()
         trouble()
         time.sleep(seconds)
-        proxy.mend()
+        proxy.restore()
         world.wait_for_audit(seconds=150)
     if service == "mlflow":  # a promotion that was registered comes through as well
         world.promote(flipped=True)
