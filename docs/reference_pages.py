@@ -1,11 +1,11 @@
-"""The reference of the site, made from the code: commands, settings, scenarios, topics, HTTP, Python."""
+"""Reference pages of the site, generated from the code."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
@@ -17,12 +17,15 @@ from driftloop.core.models.champion_follower import ChampionFollower
 from driftloop.core.settings import RENAMED, Settings, variable_name
 from producers.scenarios import scenario_schema
 from serving.app import create_app
+from serving.cases.model import Case
 from serving.http.auth import Authenticator
 from serving.live.loop_follower import LoopFollower
+from serving.report.run_data import RunData
+from serving.simulation.summary import Summary
 
 PYTHON = {
-    "What a detector is": ["stream_processors.drift.detectors.State", "stream_processors.drift.detectors.Detector"],
-    "What a candidate is": [
+    "Detectors": ["stream_processors.drift.detectors.State", "stream_processors.drift.detectors.Detector"],
+    "Candidates": [
         "retrain.candidates.base.Candidate",
         "retrain.candidates.base.Task",
         "retrain.candidates.base.Budget",
@@ -30,24 +33,23 @@ PYTHON = {
         "retrain.candidates.base.Interrupted",
         "retrain.training_window.TrainingWindow",
     ],
-    "What a candidate writes": [
+    "Bundles": [
         "driftloop.core.models.bundle.write_bundle",
         "driftloop.core.models.bundle.Lineage",
         "driftloop.core.models.head.Head",
     ],
-    "What a policy is": [
+    "Policies": [
         "retrain.policies.base.Policy",
         "retrain.policies.base.PolicyContext",
         "retrain.policies.base.CompletedRetraining",
         "retrain.policies.base.Retrain",
         "retrain.policies.base.Wait",
     ],
-    "What a classifier is": [
+    "Classifiers": [
         "driftloop.core.models.classifier.Classifier",
         "driftloop.core.models.classifier.Predictions",
     ],
     "Scenarios": ["producers.scenarios.scenarios.load_scenario", "producers.scenarios.scenarios.Scenario"],
-    "The figures of a run": ["serving.simulation.summary.Summary"],
     "Errors": ["driftloop.core.errors.DriftloopError"],
 }
 SPECS = (
@@ -61,9 +63,16 @@ SPECS = (
     ("[[annotators]]", scenario_schema.AnnotatorSpec),
 )
 
+RESULTS = (
+    ("summary.json", Summary, "The figures of a run. `driftloop simulate` writes it into the run's directory."),
+    ("report.json", RunData, "The data of the report that are not in `summary.json`. `driftloop simulate` writes it."),
+    ("A case", Case, "The JSON of `driftloop case ID --json`."),
+)
+"""Title, struct and description of each result that a program can read."""
+
 
 def write(folder: Path) -> None:
-    """Write every page that has changed: what is as it was keeps its time, and is not built again."""
+    """Write the pages that have changed. A page that is the same keeps its time, so Sphinx does not build it again."""
     folder.mkdir(exist_ok=True)
     for name, text in pages().items():
         page = folder / f"{name}.md"
@@ -72,12 +81,13 @@ def write(folder: Path) -> None:
 
 
 def pages() -> dict[str, str]:
-    """Each page's name and its Markdown."""
+    """Return the Markdown of each page by its name."""
     return {
         "commands": "\n".join(_commands()),
         "settings": "\n".join(_settings()),
         "scenario-files": "\n".join(_scenarios()),
         "topics": "\n".join(_topics()),
+        "results": "\n".join(_results()),
         "http": "\n".join(_http()),
         "python": "\n".join(_python()),
     }
@@ -146,14 +156,44 @@ def _topics() -> Iterator[str]:
         yield from _fields(topic.message)
 
 
+def _results() -> Iterator[str]:
+    yield "# Results\n"
+    yield "The fields of the JSON that a run and a case leave to programs. Fields are only ever added.\n"
+    for title, struct, about in RESULTS:
+        yield f"## {title}\n\n{about}\n"
+        yield from _fields(struct)
+        for part in _parts(struct):
+            yield f"### {part.__name__}\n\n{inspect.getdoc(part)}\n"
+            yield from _fields(part)
+
+
+def _parts(struct: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
+    """Return the structs that the fields of a struct contain, at any depth, in the order of their first use."""
+    found: list[type[msgspec.Struct]] = []
+
+    def visit(kind: Any) -> None:
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind is not struct and kind not in found:
+            found.append(kind)
+            visit_fields(kind)
+        for inner in get_args(kind):
+            visit(inner)
+
+    def visit_fields(parent: type[msgspec.Struct]) -> None:
+        for kind in get_type_hints(parent, include_extras=True).values():
+            visit(kind)
+
+    visit_fields(struct)
+    return found
+
+
 def _http() -> Iterator[str]:
     settings = Settings()
     app = create_app(settings, LoopFollower(settings), ChampionFollower(settings), Authenticator(settings.api))
     found = app.openapi()
     yield "# HTTP\n"
     yield (
-        "What `driftloop serve` answers. `/docs` on the server has the same with forms to try it, `/openapi.json` as"
-        " data.\n"
+        "The requests that `driftloop serve` answers. On the server, `/docs` has them with forms to try, and"
+        " `/openapi.json` has them as data.\n"
     )
     rows: dict[str, list[tuple[str, ...]]] = {}
     for path, methods in found["paths"].items():
@@ -201,7 +241,7 @@ def _kind(told: Mapping[str, Any]) -> str:
 
 def _python() -> Iterator[str]:
     yield "# Python\n"
-    yield "What a class of your own meets: see [Plugins](../plugins.md).\n"
+    yield "The interfaces of custom classes; [Plugins](../plugins.md) explains them by examples.\n"
     for title, names in PYTHON.items():
         yield f"## {title}\n"
         for name in names:

@@ -25,7 +25,7 @@ from driftloop.core.models.head import Head, weights_digest
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import OnlineStore
-from driftloop.core.settings import RetrainSettings, Settings
+from driftloop.core.settings import RENAMED, RetrainSettings, Settings
 from driftloop.core.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING
 from retrain.candidates.linear import LinearHead, choose_weight, fit_head
 from retrain.labels.annotator_trust import weight_labels
@@ -33,9 +33,6 @@ from retrain.policies.base import CompletedRetraining, PolicyContext, Retrain, W
 from retrain.policies.catalogue import make_policy
 from retrain.stream_state import ALERTS_KEPT, corrected
 from retrain.training_window import TrainingWindow, build_window
-
-RENAMED_SETTINGS = {"per_day": "max_per_day", "at_once": "parallel_fits", "memory": "concept_memory"}
-"""Names of settings by the names that earlier versions recorded."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,8 @@ def recorded_settings(message: Retraining, default: RetrainSettings) -> RetrainS
     """
     if "settings" not in message.scores:
         return default
-    known = {RENAMED_SETTINGS.get(name, name): value for name, value in message.scores["settings"].items()}
+    recorded = message.scores["settings"]
+    known = {RENAMED.get(f"retrain.{name}", name).rpartition(".")[2]: value for name, value in recorded.items()}
     return msgspec.convert(known, RetrainSettings, strict=False)
 
 

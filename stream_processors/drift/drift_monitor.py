@@ -196,7 +196,7 @@ class DriftMonitor:
             self._estimator.past.apply(delta.calibration)
         self._estimator.restore(saved.blocks, saved.confidences)
         self._concept_start.update({text: at for text, at in saved.begins.items() if text in self._concept_start})
-        if saved.made_by == MADE_BY:
+        if saved.readable:
             self._restore_detectors(saved, deltas)
         else:
             by = saved.made_by or "an older version"

@@ -8,13 +8,12 @@ from __future__ import annotations
 import msgspec
 import river
 
-import driftloop
 from stream_processors.drift.accuracy_estimation import Block
 from stream_processors.drift.explanation import ObservedEvent
 from stream_processors.drift.row_buffer import BufferDelta
 from stream_processors.drift.signals import Observation
 
-MADE_BY = f"driftloop {driftloop.__version__}, detectors 3, and river {river.__version__}"
+MADE_BY = f"detectors 3, and river {river.__version__}"
 """Versions that pickled the detectors. Increase the number of the detectors if the content of their pickles changes."""
 
 
@@ -49,4 +48,9 @@ class Saved(msgspec.Struct, frozen=True):
     """Confidences of the last block, if it is still growing."""
     outcomes: int = 0
     made_by: str = ""
-    """Versions that pickled the detectors. Other versions may not understand them."""
+    """Versions that pickled the detectors. 0.1.0 wrote its own version in front."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether this version understands the pickles of the detectors."""
+        return self.made_by.removeprefix("driftloop 0.1.0, ") == MADE_BY

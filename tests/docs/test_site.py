@@ -15,6 +15,7 @@ from driftloop.cli import parser
 from driftloop.cli.diagnostics import list_settings
 from driftloop.core import topics
 from driftloop.core.settings import Settings
+from serving.simulation.summary import Summary
 from tests.docs.snippets import ROOT, SITE
 
 
@@ -89,6 +90,7 @@ def test_the_reference_has_all_that_the_code_has(site: Path) -> None:
     assert len(verbs) > 15 and all(f"usage: driftloop {verb} " in commands for verb in verbs)
     assert all(one.variable in words("settings") for one in list_settings(Settings()))
     assert all(f'id="{topic.name}"' in words("topics") for topic in topics.ALL)
+    assert all(f"<td><p>{field}</p></td>" in words("results") for field in Summary.__struct_fields__)
     roles = {"POST /v1/feedback": "annotator", "POST /v1/predict": "viewer", "GET /health": "anybody"}
     for request, role in roles.items():
         row = http[http.index(request) :].partition("</tr>")[0]

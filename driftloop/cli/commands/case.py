@@ -36,7 +36,7 @@ examples
   driftloop case                               all cases
   driftloop case 3f9c12ab                      one case
   driftloop case 3f9c12ab --html case.html     as a page without scripts, to share
-  driftloop case 3f9c12ab --json               for programs; `pydoc serving.cases.model` explains each field
+  driftloop case 3f9c12ab --json               for programs; serving/cases/model.py explains each field
   driftloop case 3f9c12ab --replay             repeat its decisions and its training, and compare
 
 what a replay compares

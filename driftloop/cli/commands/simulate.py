@@ -38,7 +38,7 @@ examples
   DRIFTLOOP_RETRAIN__POLICY=never driftloop simulate     without retraining, for comparison
 
 the run directory (--out, default runs/TIME-SCENARIO)
-  summary.json   the figures; `pydoc serving.simulation.summary` explains each field
+  summary.json   the figures; serving/simulation/summary.py explains each field
   report.pdf     the report to read, also as report.html; `driftloop report` writes both again
   report.json    the data of the report, besides summary.json
   run.json       scenario and settings, for --resume

@@ -114,7 +114,7 @@ def test_an_older_state_of_the_monitor_is_taken_over(folder: Path, caplog: pytes
 
 def test_detectors_of_another_version_are_not_unpickled() -> None:
     saved = msgspec.msgpack.decode(DriftMonitor(("fused",), "s").save())
-    for made_by, fails in (("driftloop 9.9", False), (MADE_BY, True)):
+    for made_by, fails in (("driftloop 9.9", False), (MADE_BY, True), (f"driftloop 0.1.0, {MADE_BY}", True)):
         body = msgspec.msgpack.encode(saved | {"made_by": made_by, "fused": {"fused": b"no pickle"}})
         watch = DriftMonitor(("fused",), "s")
         if fails:
