@@ -134,6 +134,7 @@ def test_offsets_are_each_partitions_own(world: StreamHarness) -> None:
     assert status == 0 and json.loads(said)["spans"] == [{"partition": 0, "start": 12, "end": 30}]
 
 
+@pytest.mark.slow
 def test_the_verb_says_it_in_words(world: StreamHarness) -> None:
     world.promote(flipped=True)
     scored(world, 20)

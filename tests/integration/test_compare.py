@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from msgspec.structs import replace
 
 from driftloop.core.messages import Outcome
@@ -80,6 +81,7 @@ def test_two_versions_are_compared_on_what_neither_was_trained_on(world: StreamH
     assert same is not None and (same.rows, same.agreement, same.gain, same.chance) == (80, 1.0, 0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_the_verb_says_it_in_words_and_as_json(world: StreamHarness) -> None:
     good, bad = world.promote(), world.promote(flipped=True, until=1029.0)
     status, said, _ = run(world, good, bad)
@@ -98,6 +100,7 @@ def test_the_verb_says_it_in_words_and_as_json(world: StreamHarness) -> None:
     assert any(field["name"] == "digest" and len(field["one"]) == 64 for field in found["written"])
 
 
+@pytest.mark.slow
 def test_what_must_not_be_loaded_or_is_not_there_is_one_sentence(world: StreamHarness) -> None:
     good, strange = world.promote(), world.promote(tampered=True)
     for argv, says in (
