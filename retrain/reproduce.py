@@ -22,6 +22,7 @@ from driftloop.core.messages import DriftAlert, Outcome, Retraining
 from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle, verify_bundle
 from driftloop.core.models.encoder import Encoder
 from driftloop.core.models.head import Head, weights_digest
+from driftloop.core.models.manifest import Manifest
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import OnlineStore
@@ -188,6 +189,21 @@ def refit_head(window: TrainingWindow, lineage: Lineage, settings: RetrainSettin
     return fit_head(window if lineage.rows == len(window) else train, old_weight, settings.seed), old_weight
 
 
+def training_encoder(manifest: Manifest, own: Encoder, configured: Encoder) -> Encoder:
+    """Return the encoder of the embeddings that a head was fitted on.
+
+    A head is fitted on the embeddings of the configured encoder. If int8 costs the model too much, its bundle then gets
+    that encoder in full precision.
+
+    Args:
+        manifest: Manifest of the bundle.
+        own: Encoder in the bundle.
+        configured: Encoder of the settings.
+    """
+    quantisation = manifest.quantisation
+    return configured if quantisation is not None and not quantisation.int8 else own
+
+
 def label_agreement(model: BundleClassifier, head: Head, window: TrainingWindow) -> float:
     """Return the share of a window's events to which both heads give the same label.
 
@@ -266,10 +282,11 @@ class _ModelReproducer:
         """Fit the linear head of a retraining again and compare the weights."""
         bundle = self._registry.download(message.version, self._folder)
         model = load_bundle(bundle, self._settings.signing_key, version=message.version, encoder=self._encoder)
-        lineage = verify_bundle(bundle, self._settings.signing_key).lineage
+        manifest = verify_bundle(bundle, self._settings.signing_key)
+        lineage = manifest.lineage
         index = self._queued[message.run_id]
         settings = recorded_settings(self._history.retrainings[index], self._settings.retrain)
-        window, source = self._window(index, settings, model.encoder)
+        window, source = self._window(index, settings, training_encoder(manifest, model.encoder, self._encoder))
         with threadpool_limits(1):  # one thread as in the first fit: the order of a sum decides its last bits
             head, old_weight = refit_head(window, lineage, settings)
         if model.head is None:

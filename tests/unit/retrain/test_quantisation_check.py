@@ -25,6 +25,7 @@ from driftloop.core.models.encoder import OnnxEncoder
 from driftloop.core.models.head import Head
 from driftloop.core.settings import Settings
 from retrain.evaluation.quantisation_check import MIN_ROWS, ROWS, QuantisationResult, check_quantisation
+from retrain.reproduce import training_encoder
 from tests import tiny
 
 SETTINGS = Settings(signing_key=tiny.KEY)
@@ -70,6 +71,7 @@ def test_how_often_both_say_the_same_is_signed_with_the_model(tmp_path: Path) ->
     assert found is not None and found.int8 and found.rows == ROWS and found.agreement == pytest.approx(same)
     noted = verify_bundle(bundle, tiny.KEY)
     assert noted.quantisation is not None and noted.encoder_digest == encoder.digest
+    assert training_encoder(noted, model.encoder, full) is model.encoder
     assert (noted.quantisation.agreement, noted.quantisation.rows) == (round(float(same), 4), ROWS)
     assert noted.quantisation.cosine == encoder.quantisation.cosine, "what the export has found stays"  # type: ignore[union-attr]
 
@@ -99,7 +101,9 @@ def test_a_model_that_does_not_bear_eight_bits_is_put_into_full_precision(
     assert not after.quantisation.int8 and after.quantisation.agreement == pytest.approx(found.agreement, abs=1e-4)
     full = OnnxEncoder(encoder.folder / onnx_export.FULL_PRECISION, tiny.MAX_TOKENS, threads=1)
     assert after.encoder_digest == full.digest != before.encoder_digest
-    promoted = load_bundle(bundle, tiny.KEY).predict(HELD.texts)
+    loaded = load_bundle(bundle, tiny.KEY)
+    assert training_encoder(after, loaded.encoder, encoder) is encoder, "a replay fits on the embeddings of the fit"
+    promoted = loaded.predict(HELD.texts)
     assert np.mean(np.asarray(promoted.labels) == HELD.labels) > np.mean(
         np.asarray(model.predict(HELD.texts).labels) == HELD.labels
     )
