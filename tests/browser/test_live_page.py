@@ -88,9 +88,8 @@ def labels(world: StreamHarness) -> list[Label]:
     return [one for one in world.read(LABELS) if isinstance(one, Label) and one.feedback]
 
 
-def test_it_loads_with_nothing_from_elsewhere_and_a_promotion_appears_without_a_reload(
-    world: StreamHarness, context: BrowserContext
-) -> None:
+def test_promotion_appears_without_reload(world: StreamHarness, context: BrowserContext) -> None:
+    """The page loads nothing from other hosts, and the browser reports no error."""
     api = running(world)
     seen = visit(context, api)
     page = seen.page
@@ -108,7 +107,7 @@ def test_it_loads_with_nothing_from_elsewhere_and_a_promotion_appears_without_a_
     assert seen.complaints == []
 
 
-def test_the_policy_holds_in_the_browser(world: StreamHarness, context: BrowserContext) -> None:
+def test_content_security_policy_blocks_script_without_nonce(world: StreamHarness, context: BrowserContext) -> None:
     """The control: the same script with the page's nonce runs."""
     page = visit(context, serve(world)).page
     add = """nonce => { const s = document.createElement('script'); s.textContent = 'window.ran = true';
@@ -137,9 +136,8 @@ def test_a_correction_reaches_the_topic(world: StreamHarness, context: BrowserCo
     assert known[event_id].label != label
 
 
-def test_what_is_labelled_leaves_the_queue_which_has_the_least_sure_first(
-    world: StreamHarness, context: BrowserContext
-) -> None:
+def test_labelling_queue_lists_least_certain_events_first(world: StreamHarness, context: BrowserContext) -> None:
+    """An event that is labelled leaves the queue."""
     page = visit(context, running(world)).page
     queue = page.get_by_role("region", name="Labelling queue")
     expect(queue.get_by_role("listitem")).to_have_count(8)
@@ -199,7 +197,8 @@ def test_hostile_text_is_shown_and_does_nothing(world: StreamHarness, context: B
     assert seen.complaints == [] and seen.hosts == {f"127.0.0.1:{api.port}"}
 
 
-def test_a_browser_that_lies_about_a_button_gets_a_sentence(world: StreamHarness, context: BrowserContext) -> None:
+def test_forged_button_value_shows_error_message(world: StreamHarness, context: BrowserContext) -> None:
+    """Values that are no choice at all are ignored, and no label is written in any case."""
     page = visit(context, running(world)).page
     row = feed(page).get_by_role("listitem").first
     row.hover()
@@ -218,7 +217,7 @@ def test_a_browser_that_lies_about_a_button_gets_a_sentence(world: StreamHarness
     assert labels(world) == []
 
 
-def test_who_may_see_what(world: StreamHarness, context: BrowserContext) -> None:
+def test_roles_see_only_their_own_controls(world: StreamHarness, context: BrowserContext) -> None:
     api = running(world, token="v" * 16, DRIFTLOOP_API__TOKENS=TOKENS)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{api.port}/")
@@ -244,7 +243,7 @@ def test_who_may_see_what(world: StreamHarness, context: BrowserContext) -> None
     assert context.cookies() == []
 
 
-def test_an_admin_steers(world: StreamHarness, context: BrowserContext) -> None:
+def test_admin_requests_retraining_on_the_page(world: StreamHarness, context: BrowserContext) -> None:
     api = running(world, token="r" * 16, DRIFTLOOP_API__TOKENS=TOKENS)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{api.port}/")
@@ -258,7 +257,7 @@ def test_an_admin_steers(world: StreamHarness, context: BrowserContext) -> None:
     assert (command.action, command.by, command.reason) == ("retrain", "root", "it is Friday")
 
 
-def test_two_versions_are_laid_side_by_side(world: StreamHarness, context: BrowserContext) -> None:
+def test_version_comparison_marks_fields_that_differ(world: StreamHarness, context: BrowserContext) -> None:
     api = running(world)
     world.promote(flipped=True)
     page = visit(context, api).page
@@ -280,7 +279,7 @@ LONG = (
 )
 
 
-def test_a_long_reason_is_one_sentence_until_it_is_opened(world: StreamHarness, context: BrowserContext) -> None:
+def test_long_reason_is_shortened_until_opened(world: StreamHarness, context: BrowserContext) -> None:
     run = {"run_id": "r", "trigger": "t", "stream": world.settings.stream}
     checks = [
         {"name": "minimum gain", "passed": True, "words": "a gain of +0.400"},
@@ -303,7 +302,7 @@ def test_a_long_reason_is_one_sentence_until_it_is_opened(world: StreamHarness, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_found_by_an_audit_of_accessibility(world: StreamHarness, browser: Browser, scheme: Any) -> None:
+def test_accessibility_audit_finds_no_violation(world: StreamHarness, browser: Browser, scheme: Any) -> None:
     here = {"stream": world.settings.stream}
     put(world.outbox, "drift-alerts", made(DriftAlert, position=5, onset=3, evidence={"words": ["new"]}, **here))
     world.outbox.flush()
@@ -318,7 +317,7 @@ def test_nothing_is_found_by_an_audit_of_accessibility(world: StreamHarness, bro
 
 
 @pytest.mark.parametrize("width", [320, 768, 1600])
-def test_it_fits_the_screen(world: StreamHarness, browser: Browser, width: int) -> None:
+def test_page_fits_the_screen_width(world: StreamHarness, browser: Browser, width: int) -> None:
     api = running(world)
     with browser.new_context(viewport={"width": width, "height": 800}) as context:
         page = visit(context, api).page
@@ -326,7 +325,7 @@ def test_it_fits_the_screen(world: StreamHarness, browser: Browser, width: int) 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_it_can_be_used_with_the_keyboard_alone(world: StreamHarness, context: BrowserContext) -> None:
+def test_page_works_with_keyboard_alone(world: StreamHarness, context: BrowserContext) -> None:
     page = visit(context, running(world)).page
     expect(feed(page).get_by_role("listitem")).to_have_count(12)
     page.keyboard.press("Tab")
@@ -344,7 +343,7 @@ def test_it_can_be_used_with_the_keyboard_alone(world: StreamHarness, context: B
     world.until(lambda: [one.event_id for one in labels(world)] == [json.loads(said)[0]])
 
 
-def test_the_rows_stand_still_while_somebody_points_at_them(world: StreamHarness, context: BrowserContext) -> None:
+def test_feed_pauses_while_pointer_is_over_it(world: StreamHarness, context: BrowserContext) -> None:
     page = visit(context, running(world)).page
     rows = feed(page).get_by_role("listitem")
     expect(rows).to_have_count(12)
@@ -359,7 +358,7 @@ def test_the_rows_stand_still_while_somebody_points_at_them(world: StreamHarness
     expect(rows.first).not_to_have_text(before)
 
 
-def test_a_page_outlives_a_restart_of_the_server(world: StreamHarness, context: BrowserContext) -> None:
+def test_page_reconnects_after_server_restart(world: StreamHarness, context: BrowserContext) -> None:
     api = running(world)
     page = visit(context, api).page
     api.child.stop()

@@ -138,7 +138,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.mark.timeout(2400)
-def test_the_loop_closes_and_every_event_has_its_one_prediction_whatever_dies(world: World) -> None:
+def test_crashes_and_restarts_keep_one_prediction_per_event(world: World) -> None:
+    """The drift is detected and answered by a promotion, although scorer and broker are killed meanwhile."""
     compose = world.compose
     world.until("a prediction", lambda s: s.get("predictions", 0) > 0)
     log = compose("logs", "producer")
@@ -211,7 +212,8 @@ def test_the_loop_closes_and_every_event_has_its_one_prediction_whatever_dies(wo
     assert updates and updates[-1]["trigger"] in {alert["alert_id"] for alert in world.topic("drift-alerts")}
 
 
-def test_only_loopback_ports_are_published_and_nobody_is_root(world: World) -> None:
+def test_only_api_port_is_published_on_loopback(world: World) -> None:
+    """Services run without root rights, and their environment does not hold the default signing key."""
     published = set()
     for line in world.compose("ps", "--format", "json").splitlines():
         service = json.loads(line)
@@ -225,7 +227,8 @@ def test_only_loopback_ports_are_published_and_nobody_is_root(world: World) -> N
         )
 
 
-def test_prometheus_sees_every_process_and_the_page_is_there(world: World) -> None:
+def test_prometheus_scrapes_every_process(world: World) -> None:
+    """The live page is served, and Prometheus evaluates the recording rules."""
     query = ("promtool", "query", "instant", "http://localhost:9090")
     world.until(
         "everything in Prometheus",
@@ -246,7 +249,8 @@ def test_prometheus_sees_every_process_and_the_page_is_there(world: World) -> No
     )
 
 
-def test_the_api_scores_and_takes_labels_and_wants_a_token_for_more(world: World) -> None:
+def test_api_scores_texts_and_accepts_labels_without_token(world: World) -> None:
+    """A retraining needs a token."""
     world.until("a model in the API", lambda _: world.post("/v1/predict", {"text": "late again"})[0] == 200)
     status, scored = world.post("/v1/predict", {"text": "late again", "explain": True})
     assert status == 200 and scored["predictions"][0]["words"]
@@ -260,7 +264,7 @@ def test_the_api_scores_and_takes_labels_and_wants_a_token_for_more(world: World
     assert lineage["models"][0]["version"] == event["model_version"] and lineage["alert"]
 
 
-def test_it_leaves_nothing_behind(world: World) -> None:
+def test_compose_down_leaves_nothing_behind(world: World) -> None:
     world.compose("down", "-v", "--timeout", "20", timeout=300)
     label = f"label=com.docker.compose.project={world.compose.project}"
     assert world.compose.docker("ps", "-aq", "--filter", label) == []

@@ -83,27 +83,27 @@ def test_every_check_has_a_class_that_fails_it(module: Any, listed: list[tuple[A
 
 
 @pytest.mark.parametrize(("check", "wrong", "says"), DETECTORS)
-def test_a_broken_detector_is_found_out(check: Any, wrong: Any, says: str) -> None:
+def test_broken_detector_fails_its_check(check: Any, wrong: Any, says: str) -> None:
     assert says in why(check, detector.Subject(lambda: make_custom(wrong, wrong.__name__, {})))
 
 
 @pytest.mark.parametrize(("check", "wrong", "says"), POLICIES)
-def test_a_broken_policy_is_found_out(check: Any, wrong: Any, says: str) -> None:
+def test_broken_policy_fails_its_check(check: Any, wrong: Any, says: str) -> None:
     assert says in why(check, policy.Subject(lambda: make_policy(wrong, RetrainSettings())))
 
 
 @pytest.mark.parametrize(("check", "wrong", "says"), CANDIDATES)
-def test_a_broken_candidate_is_found_out(check: Any, wrong: Any, says: str, tmp_path: Path) -> None:
+def test_broken_candidate_fails_its_check(check: Any, wrong: Any, says: str, tmp_path: Path) -> None:
     name = f"{wrong.__module__}:{wrong.__qualname__}"
     assert says in why(check, candidate.Subject(wrong, name, tmp_path, seconds=1.0, grace=1.0))
 
 
 @pytest.mark.parametrize(("check", "wrong", "says"), CLASSIFIERS)
-def test_a_broken_classifier_is_found_out(check: Any, wrong: Any, says: str) -> None:
+def test_broken_classifier_fails_its_check(check: Any, wrong: Any, says: str) -> None:
     assert says in why(check, wrong())
 
 
-def test_a_check_that_fails_does_not_keep_the_next_from_being_run() -> None:
+def test_failed_check_does_not_stop_later_checks() -> None:
     def fails(_subject: object) -> None:
         """It fails."""
         raise CheckFailed("as it should")

@@ -56,17 +56,17 @@ def test_the_contract_holds(subject: Subject, check: Callable[[Subject], None]) 
 
 
 @pytest.mark.parametrize("kind", ["two classes", "rare class", "recent rows of one class", "no words", "hostile"])
-def test_it_takes_an_awkward_window(name: str, kind: str, tmp_path: Path) -> None:
+def test_candidate_accepts_awkward_window(name: str, kind: str, tmp_path: Path) -> None:
     checks.check_window(candidate(name, tmp_path), checks.awkward_windows()[kind], "awkward")
 
 
-def test_these_are_all_awkward_windows(tmp_path: Path) -> None:
+def test_awkward_window_kinds_are_all_tested(tmp_path: Path) -> None:
     assert list(checks.awkward_windows()) == [
         "two classes", "rare class", "recent rows of one class", "no words", "hostile",
     ]  # fmt: skip
 
 
-def test_the_catalogue_gives_a_candidate_of_that_name(name: str) -> None:
+def test_catalogue_finds_candidate_by_name(name: str) -> None:
     found = catalogue.find(name)
     assert isinstance(found, Candidate)
     assert found.name == name
@@ -76,13 +76,13 @@ def test_the_catalogue_gives_a_candidate_of_that_name(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["gradient-wizard", "no_such_module:Class", "retrain.training_window:TrainingWindow", "json:nothing"]
 )
-def test_an_unknown_candidate_is_said_in_one_sentence(name: str) -> None:
+def test_unknown_candidate_raises_driftloop_error(name: str) -> None:
     with pytest.raises(DriftloopError):
         catalogue.find(name)
     assert not catalogue.is_quick(name), "its own process says what is wrong, and nobody waits for it"
 
 
-def test_a_refusal_says_how_many_rows_there_are(name: str, tmp_path: Path) -> None:
+def test_refusal_states_the_row_count(name: str, tmp_path: Path) -> None:
     one, few = replace(tiny.window(80), labels=("neutral",) * 80), tiny.window(9)
     for window, says in ((one, "all 80 labels are 'neutral'"), (few, "9 labelled events are fewer than")):
         with pytest.raises(CannotFit, match=says):
@@ -90,7 +90,7 @@ def test_a_refusal_says_how_many_rows_there_are(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kept", ["tpot", "finetune"])
-def test_the_best_so_far_becomes_a_bundle(kept: str, tmp_path: Path) -> None:
+def test_rescue_writes_best_model_so_far(kept: str, tmp_path: Path) -> None:
     window, given = tiny.window(160, onset=60), candidate(kept, tmp_path).task("scratch")
     with threadpool_limits(1):
         small(kept).fit(window, given, tmp_path / "finished")
@@ -102,7 +102,7 @@ def test_the_best_so_far_becomes_a_bundle(kept: str, tmp_path: Path) -> None:
     assert msgspec.structs.replace(lineage, parameters={}) == LINEAGE
 
 
-def test_folds_validate_on_what_came_later() -> None:
+def test_folds_validate_on_later_rows() -> None:
     labels = tiny.window(160).labels
     for onset in (0, 60, 150, 159):
         folds = training_rows.forward_folds(labels, onset)
@@ -112,7 +112,7 @@ def test_folds_validate_on_what_came_later() -> None:
             assert test.min() >= min(onset, 80)
 
 
-def test_a_hopeless_pipeline_is_not_tried_on_the_other_folds() -> None:
+def test_weak_pipeline_skips_remaining_folds() -> None:
     window = tiny.window(160, onset=60)
     folds = training_rows.forward_folds(window.labels, window.onset)
     assert len(folds) == 3
@@ -125,7 +125,8 @@ def test_a_hopeless_pipeline_is_not_tried_on_the_other_folds() -> None:
         training_rows.fold_losses(dummy, window.embeddings, labels, folds, deadline=time.monotonic() - 1)
 
 
-def test_a_pipeline_is_compared_on_one_thread_within_its_seconds() -> None:
+def test_pipeline_evaluation_uses_one_thread() -> None:
+    """A pipeline that exceeds its time limit scores INVALID."""
     window = tiny.window(160, onset=60)
     folds = training_rows.forward_folds(window.labels, window.onset)
     ground = dask_evaluation.EvaluationData(window.embeddings, np.asarray(window.labels), folds, [9.0] * len(folds))

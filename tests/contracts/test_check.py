@@ -34,7 +34,7 @@ def check(name: str, **environ: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if "candidate" in name else ()) for name in NAMED]
 )
-def test_the_examples_of_the_page_pass(name: str) -> None:
+def test_documented_examples_pass_their_checks(name: str) -> None:
     status, said, words = check(name)
     kind = {"detector": "detector", "policy": "policy", "candidate": "candidate", "classifier": "classifier"}
     lines = said.splitlines()
@@ -44,14 +44,15 @@ def test_the_examples_of_the_page_pass(name: str) -> None:
     assert lines[-1] == f"{len(lines) - 2} of {len(lines) - 2} checks passed."
 
 
-def test_the_page_names_every_kind_and_shows_what_is_said() -> None:
+def test_page_shows_output_of_check_command() -> None:
+    """The page has one example for each of the four kinds."""
     assert len(NAMED) == 4 and len(set(NAMED)) == 4
     _, said, _ = check("my_package.detector.Cusum")
     assert f"```text\n{said}```" in PAGE
     assert re.findall(r"passed  (.*)", said) == [describe(one) for one in checks.CHECKS]
 
 
-def test_what_fails_is_said_with_why_and_ends_with_1() -> None:
+def test_failed_check_prints_reason_and_exits_1() -> None:
     status, said, words = check("tests.broken.detectors:Deaf")
     assert (status, words) == (1, "")
     assert (
@@ -62,13 +63,14 @@ def test_what_fails_is_said_with_why_and_ends_with_1() -> None:
     assert said.endswith("4 of 6 checks passed.\n")
 
 
-def test_a_class_without_its_parts_is_one_that_fails() -> None:
+def test_class_without_required_members_fails() -> None:
     status, said, _ = check("tests.broken.detectors:Nameless")
     assert status == 1 and "failed  The detector has a name, `update` and `reset`: " in said
     assert "is not a detector: it needs a name, update and reset" in said
 
 
-def test_parameters_are_those_of_the_settings() -> None:
+def test_parameters_in_the_name_are_applied() -> None:
+    """Parameters are written as in the settings: after a question mark."""
     status, said, _ = check("my_package.detector:Cusum?limit=100000")
     assert status == 1 and "a rise from 0.2 to 0.8 was not found" in said
 
@@ -87,6 +89,6 @@ def test_parameters_are_those_of_the_settings() -> None:
         ("tests.broken.policies:Unmakeable", "tests.broken.policies:Unmakeable cannot be made (TypeError: "),
     ],
 )
-def test_what_cannot_be_checked_ends_with_2(name: str, says: str) -> None:
+def test_invalid_target_exits_2_with_one_line(name: str, says: str) -> None:
     status, _, words = check(name)
     assert status == 2 and says in words and words.count("\n") == 1

@@ -62,30 +62,31 @@ def test_labels_and_version_are_those_of_the_bundle(model: Classifier) -> None:
     assert [model.labels[i] for i in said.probabilities.argmax(axis=1)] == said.labels
 
 
-def test_embeddings_are_as_wide_as_the_encoders_two_layers(model: Classifier) -> None:
+def test_embedding_width_is_two_encoder_layers(model: Classifier) -> None:
     assert model.predict(TEXTS).embeddings.shape == (len(TEXTS), 64)
     assert model.embed([]).shape == (0, 64)
 
 
 @pytest.mark.parametrize("text", tiny.HOSTILE, ids=lambda text: ascii(text)[:12])
-def test_the_layers_of_a_hostile_texts_embedding_have_the_length_1(model: Classifier, text: str) -> None:
+def test_hostile_text_embedding_layers_have_unit_length(model: Classifier, text: str) -> None:
     layers = model.predict([text]).embeddings.reshape(2, -1)
     np.testing.assert_allclose(np.linalg.norm(layers, axis=1), 1.0, atol=1e-4)
 
 
-def test_given_embeddings_lead_to_the_same_answer_to_the_fifth_place(model: Classifier) -> None:
+def test_given_embeddings_yield_the_same_answer(model: Classifier) -> None:
+    """Probabilities and embeddings agree with computed ones to the fifth decimal place."""
     embeddings = model.embed(TEXTS)
     given, computed = model.predict(TEXTS, embeddings), model.predict(TEXTS)
     np.testing.assert_allclose(given.probabilities, computed.probabilities, atol=1e-5)
     np.testing.assert_allclose(given.embeddings, embeddings, atol=1e-5)
 
 
-def test_embeddings_of_other_texts_are_refused_in_words(model: Classifier) -> None:
+def test_wrong_number_of_embeddings_is_refused(model: Classifier) -> None:
     with pytest.raises(ValueError, match="2 embeddings for 3 texts"):
         model.predict(TEXTS[:3], model.embed(TEXTS[:2]))
 
 
-def test_batches_hold_texts_of_like_length() -> None:
+def test_batches_group_texts_of_similar_length() -> None:
     lengths = [3, 40, 4, 41, 3, 64, 1] + [20] * 40
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     batches = encoder.make_batches(order, lengths)

@@ -23,7 +23,8 @@ def test_the_contract_holds(text: str, check: Callable[[Subject], None]) -> None
 
 
 @pytest.mark.parametrize("text", [text for text in EVERY if "kswin" not in text])  # it looks back 100 values only
-def test_the_state_makes_a_difference_or_the_check_of_a_restored_one_shows_nothing(text: str) -> None:
+def test_control_used_detector_differs_from_fresh_one(text: str) -> None:
+    """Control of the check that restores a detector: without its state, its alarms are others."""
     used, fresh = (make_detector(text)[1] for _ in range(2))
     alarms(used, bernoulli(3, 0.3, 300))
     later = bernoulli(4, 0.75, 300)
@@ -41,6 +42,6 @@ def test_the_state_makes_a_difference_or_the_check_of_a_restored_one_shows_nothi
         ("", "no detector ''"),
     ],
 )
-def test_a_bad_line_says_what_is_wrong(text: str, says: str) -> None:
+def test_invalid_detector_setting_names_the_fault(text: str, says: str) -> None:
     with pytest.raises(DriftloopError, match=says):
         make_detector(text)

@@ -25,7 +25,7 @@ def test_the_contract_holds(name: str, per_day: int, check: Callable[[Subject], 
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_answers_in_words_and_without_memory(name: str) -> None:
+def test_policies_give_reasons_and_keep_no_state(name: str) -> None:
     policy = make_policy(RetrainSettings(policy=name, period=300))
     assert isinstance(policy, Policy) and policy.name == name
     calm = policy.decide(PolicyContext(100), [], outcomes(100))
@@ -44,7 +44,7 @@ def test_periodic_counts_from_the_last_retraining() -> None:
     assert isinstance(policy.decide(PolicyContext(600, (past(300, ALWAYS, 300),)), [], outcomes(600)), Retrain)
 
 
-def test_on_drift_waits_for_labels_of_the_new_concept() -> None:
+def test_on_drift_waits_for_new_concept_labels() -> None:
     policy = OnDrift(cooldown=0, min_rows=60)
     assert isinstance(policy.decide(PolicyContext(859), [alert(800.0)], outcomes(859)), Wait)
     answer = policy.decide(PolicyContext(860), [alert(800.0)], outcomes(860))
@@ -52,7 +52,8 @@ def test_on_drift_waits_for_labels_of_the_new_concept() -> None:
     assert (answer.trigger, answer.onset_at) == ("alarm", 800.0)
 
 
-def test_on_drift_learns_a_drift_in_rounds_until_the_window_holds_no_more() -> None:
+def test_on_drift_retrains_in_growing_rounds() -> None:
+    """Rounds end when the next one would need more rows than the window holds."""
     policy = OnDrift(cooldown=0, min_rows=60, growth=1.5, window=200, search_rows=1000)
     rounds: tuple[CompletedRetraining, ...] = ()
     kinds, sizes = [], []
@@ -67,7 +68,8 @@ def test_on_drift_learns_a_drift_in_rounds_until_the_window_holds_no_more() -> N
     assert isinstance(answer, Wait) and "learnt" in answer.reason
 
 
-def test_the_slow_candidates_join_one_round_once_there_are_rows_for_them() -> None:
+def test_slow_candidates_join_exactly_one_round() -> None:
+    """Slow candidates join the first round that has enough rows for a search."""
     policy = OnDrift(cooldown=0, min_rows=60, search_rows=100, growth=2)
     one = past(860, 800.0, 60)
     search = policy.decide(PolicyContext(920, (one,)), [alert(800.0)], outcomes(920))
@@ -77,7 +79,8 @@ def test_the_slow_candidates_join_one_round_once_there_are_rows_for_them() -> No
     assert isinstance(after, Retrain) and after.kind == "refresh"
 
 
-def test_an_alert_that_no_model_answers_is_tried_again_on_more_and_more_until_the_window_is_full() -> None:
+def test_unanswered_alert_is_retried_with_more_rows() -> None:
+    """Retries end when the window is full."""
     policy = OnDrift(cooldown=0, min_rows=60, growth=1.1, retry_growth=2, window=300, search_rows=1000)
     one = past(860, 800.0, 60, promoted=False)
     assert isinstance(policy.decide(PolicyContext(919, (one,)), [alert(800.0)], outcomes(919)), Wait)
@@ -87,7 +90,7 @@ def test_an_alert_that_no_model_answers_is_tried_again_on_more_and_more_until_th
     assert isinstance(ended, Wait) and ended.reason == "no model was better after the last alert"
 
 
-def test_a_late_alert_about_a_drift_already_learnt_is_not_a_new_one() -> None:
+def test_late_alert_about_learnt_drift_is_ignored() -> None:
     policy = OnDrift(cooldown=0, min_rows=60, window=120, search_rows=1000)
     one = past(900, 800.0, 100)
     echo = policy.decide(PolicyContext(1500, (one,)), [alert(800.0), alert(830.0, "echo")], outcomes(1500))
@@ -96,7 +99,7 @@ def test_a_late_alert_about_a_drift_already_learnt_is_not_a_new_one() -> None:
     assert isinstance(fresh, Retrain) and fresh.trigger == "fresh"
 
 
-def test_the_cooldown_holds_back_a_second_drift() -> None:
+def test_cooldown_delays_retraining_for_second_drift() -> None:
     policy = OnDrift(cooldown=400, min_rows=60)
     one = past(900, 700.0, 200)
     held = policy.decide(PolicyContext(1299, (one,)), [alert(1000.0, "second")], outcomes(1299))
@@ -104,7 +107,8 @@ def test_the_cooldown_holds_back_a_second_drift() -> None:
     assert isinstance(policy.decide(PolicyContext(1300, (one,)), [alert(1000.0, "second")], outcomes(1300)), Retrain)
 
 
-def test_cost_aware_leaves_a_small_drop_alone_and_says_its_sums() -> None:
+def test_cost_aware_ignores_small_drop_with_reason() -> None:
+    """The answer states what would be saved, what it would cost, and the numbers behind both."""
     policy = CostAware(OnDrift(0), horizon=1000, cost_of_error=1.0, cost_of_second=2.0, seconds=100.0)
     small = policy.decide(PolicyContext(1000), [alert(800.0, severity=0.1)], outcomes(1000))
     assert isinstance(small, Wait)
@@ -117,7 +121,8 @@ def test_cost_aware_leaves_a_small_drop_alone_and_says_its_sums() -> None:
     assert isinstance(large, Retrain) and (large.details["saved"], large.details["price"]) == (300.0, 200.0)
 
 
-def test_cost_aware_learns_how_long_a_concept_lasts_and_what_a_retraining_takes() -> None:
+def test_cost_aware_learns_horizon_and_retraining_time() -> None:
+    """The horizon is the usual distance between past drifts, in events."""
     policy = CostAware(OnDrift(0), horizon=100_000)
     known = tuple(replace(past(at, at - 60.0, 60), seconds=30.0) for at in (100, 300, 500))
     answer = policy.decide(PolicyContext(860, known), [alert(800.0, severity=0.1)], outcomes(860))
@@ -125,7 +130,7 @@ def test_cost_aware_learns_how_long_a_concept_lasts_and_what_a_retraining_takes(
     assert [answer.details[name] for name in ("severity", "horizon", "seconds")] == [0.1, 200, 30.0]
 
 
-def test_a_budget_holds_back_what_begins_and_not_what_goes_on() -> None:
+def test_budget_delays_new_retrainings_but_not_refreshes() -> None:
     policy = Budgeted(OnDrift(cooldown=0, min_rows=60, growth=1.5, search_rows=1000), per_day=1)
     assert policy.name == "on-drift" and isinstance(policy, Policy)
     one = past(500, 400.0, 100)

@@ -21,7 +21,7 @@ def unknown(page: str) -> list[str]:
     return out
 
 
-def test_each_class_of_the_page_is_in_its_file() -> None:
+def test_classes_on_page_exist_in_named_files() -> None:
     assert len(re.findall(r"`\w+` \| `[\w/]+\.py` \|", PAGE)) > 20
     assert unknown(PAGE) == []
     assert unknown("| 1. | `Nobody` | `retrain/worker.py` |") == ["retrain/worker.py:Nobody"]

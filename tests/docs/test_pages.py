@@ -123,7 +123,7 @@ def on_it(page: Path, kept: Kept, folder: Path) -> dict[str, str]:
     return {snippet.text.partition("\n")[0]: text for snippet, text in said}
 
 
-def test_look_on(kept: Kept, tmp_path: Path) -> None:
+def test_inspect_page_commands_work(kept: Kept, tmp_path: Path) -> None:
     said = on_it(DOCS / "inspect.md", kept, tmp_path)
     topics = said["driftloop topics"]
     assert topics.count('"event_id"') >= 3 and '"alert_id"' in topics
@@ -133,7 +133,7 @@ def test_look_on(kept: Kept, tmp_path: Path) -> None:
     assert said["driftloop ask --budget 5"] == "Every predicted event in the store has its label.\n"
 
 
-def test_ask_and_correct(kept: Kept, tmp_path: Path) -> None:
+def test_api_page_commands_work(kept: Kept, tmp_path: Path) -> None:
     said = list(on_it(DOCS / "api.md", kept, tmp_path).values())
     everything = "\n".join(said)
     assert '"model_version"' in said[0] and said[0].count('"label"') == 3
@@ -142,7 +142,7 @@ def test_ask_and_correct(kept: Kept, tmp_path: Path) -> None:
     assert '"status":422' in said[-1] and everything.count('"status":') == 1, "one request is wrong, on purpose"
 
 
-def test_the_first_page(kept: Kept, tmp_path: Path) -> None:
+def test_readme_commands_work(kept: Kept, tmp_path: Path) -> None:
     reviews(tmp_path)
     said = "\n".join(on_it(ROOT / "README.md", kept, tmp_path).values())
     assert '"model_version"' in said and "event: " in said and '"corrects"' in said
@@ -150,7 +150,7 @@ def test_the_first_page(kept: Kept, tmp_path: Path) -> None:
     assert '"status":' not in said, "a request was refused"
 
 
-def test_bring_your_own(kept: Kept, tmp_path: Path) -> None:
+def test_plugins_page_commands_work(kept: Kept, tmp_path: Path) -> None:
     reviews(tmp_path)
     said = on_it(DOCS / "plugins.md", kept, tmp_path)
     checks = next(text for line, text in said.items() if line.startswith("cd docs/examples"))
@@ -159,7 +159,7 @@ def test_bring_your_own(kept: Kept, tmp_path: Path) -> None:
     assert any("McNemar" in text for text in said.values())
 
 
-def test_the_tutorial(tmp_path: Path) -> None:
+def test_tutorial_commands_work(tmp_path: Path) -> None:
     """In a copy of nothing: the page makes its own data, and its own loop."""
     cache = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))}
     for name in ("Makefile", "pyproject.toml", "uv.lock", ".venv", ".uv"):

@@ -56,7 +56,7 @@ def pages(site: Path) -> dict[Path, Addresses]:
     return {page: Addresses(page) for page in site.rglob("*.html")}
 
 
-def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+def test_site_loads_only_its_own_files(site: Path) -> None:
     found = pages(site)
     assert len(found) > len(SITE) + 5
     for page, addresses in found.items():
@@ -67,7 +67,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//", style.read_text(encoding="utf-8")), style
 
 
-def test_every_link_inside_leads_somewhere(site: Path) -> None:
+def test_internal_links_have_targets(site: Path) -> None:
     found = pages(site)
     for page, addresses in found.items():
         for link in addresses.linked:
@@ -80,7 +80,7 @@ def test_every_link_inside_leads_somewhere(site: Path) -> None:
                 assert unquote(parts.fragment) in found[target].places, f"{page.relative_to(site)}: {link}"
 
 
-def test_the_reference_has_all_that_the_code_has(site: Path) -> None:
+def test_reference_lists_commands_settings_topics_and_roles(site: Path) -> None:
     def words(name: str) -> str:
         page = (site / "reference" / f"{name}.html").read_text(encoding="utf-8")
         return re.sub(r"</?(span|code)[^>]*>", "", page)
@@ -98,7 +98,7 @@ def test_the_reference_has_all_that_the_code_has(site: Path) -> None:
     assert 'id="stream_processors.drift.detectors.Detector.update"' in words("python")
 
 
-def test_what_is_on_github_links_to_what_there_is() -> None:
+def test_markdown_links_point_to_existing_files() -> None:
     for page in [*SITE, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
             path = page.parent / link

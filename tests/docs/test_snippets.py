@@ -40,19 +40,19 @@ def reviews(folder: Path, rows: int = 600) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_says_what_runs_it(page: Path) -> None:
+def test_every_code_block_has_known_kind(page: Path) -> None:
     unknown = [f"{one} {one.kind!r}" for one in of(page) if one.kind not in KINDS]
     assert not unknown, unknown
 
 
-def test_text_is_no_command() -> None:
+def test_text_blocks_contain_no_command() -> None:
     starts = ("driftloop ", "make ", "python ", "docker ", "curl ", "kubectl ", "$ ")
     said = [one for one in everywhere("text") if one.text.startswith(starts) and "driftloop  " not in one.text]
     assert not said, [str(one) for one in said]
 
 
 @pytest.mark.parametrize("snippet", everywhere("toml scenario"), ids=name)
-def test_a_scenario_is_read(snippet: Snippet, tmp_path: Path) -> None:
+def test_scenario_snippets_load(snippet: Snippet, tmp_path: Path) -> None:
     reviews(tmp_path)
     text = snippet.text if "[dataset]" in snippet.text else snippet.text + TWEETS
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
@@ -60,7 +60,7 @@ def test_a_scenario_is_read(snippet: Snippet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("snippet", everywhere("toml settings"), ids=name)
-def test_settings_are_read(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_snippets_load(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("signing.key").write_text("a secret", encoding="utf-8")
     Path("mine.toml").write_text(snippet.text, encoding="utf-8")
@@ -69,7 +69,7 @@ def test_settings_are_read(snippet: Snippet, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("snippet", everywhere("toml project"), ids=name)
-def test_entry_points_name_what_there_is(snippet: Snippet) -> None:
+def test_entry_point_snippets_name_existing_classes(snippet: Snippet) -> None:
     groups = tomllib.loads(snippet.text)["project"]["entry-points"]
     assert set(groups) == {f"driftloop.{kind}" for kind in plugins.KINDS}
     for points in groups.values():
@@ -78,7 +78,7 @@ def test_entry_points_name_what_there_is(snippet: Snippet) -> None:
 
 
 @pytest.mark.parametrize("snippet", everywhere("pycon"), ids=name)
-def test_what_an_interpreter_says_is_what_it_says(snippet: Snippet) -> None:
+def test_interpreter_snippets_give_shown_output(snippet: Snippet) -> None:
     found = doctest.DocTestParser().get_doctest(snippet.text, {}, name(snippet), str(snippet.page), snippet.line)
     assert found.examples
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -87,13 +87,13 @@ def test_what_an_interpreter_says_is_what_it_says(snippet: Snippet) -> None:
 
 
 @pytest.mark.parametrize("snippet", everywhere("sh", "sh elsewhere", "sh long", "sh containers", "sh yours"), ids=name)
-def test_a_shell_understands_it(snippet: Snippet) -> None:
+def test_shell_snippets_have_valid_syntax(snippet: Snippet) -> None:
     done = subprocess.run(["bash", "-n"], input=snippet.text, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("snippet", everywhere("sh long", "sh yours", "sh containers"), ids=name)
-def test_its_commands_take_these_options(snippet: Snippet) -> None:
+def test_snippet_commands_accept_their_options(snippet: Snippet) -> None:
     """What is too long to be run, or is run elsewhere: targets, verbs, benchmarks, files and options are there."""
     known = 0
     for line in snippet.text.replace("\\\n", " ").splitlines():

@@ -38,7 +38,7 @@ def simulate(folder: Path, *arguments: str, **settings: str) -> dict[str, Any]:
     return summary
 
 
-def test_a_short_run_answers_its_drift_and_loses_nothing(tmp_path: Path) -> None:
+def test_short_run_answers_drift_without_loss(tmp_path: Path) -> None:
     """The fast tier's one run: a drift at event 1,500 of 2,400, answered by the linear head."""
     folder = tmp_path / "run"
     summary = simulate(
@@ -61,7 +61,7 @@ def drifted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 
 @pytest.mark.slow
-def test_every_event_is_predicted_once_and_the_drift_is_found(drifted: tuple[Path, dict[str, Any]]) -> None:
+def test_drift_is_detected_and_events_predicted_once(drifted: tuple[Path, dict[str, Any]]) -> None:
     _, summary = drifted
     assert summary["events"] == summary["predictions"] == 3500
     assert summary["duplicates"] == summary["dead_letters"] == summary["false_alarms"] == 0
@@ -71,7 +71,7 @@ def test_every_event_is_predicted_once_and_the_drift_is_found(drifted: tuple[Pat
 
 
 @pytest.mark.slow
-def test_a_better_model_is_promoted_with_nobody_touching_anything(drifted: tuple[Path, dict[str, Any]]) -> None:
+def test_better_model_is_promoted_automatically(drifted: tuple[Path, dict[str, Any]]) -> None:
     """Old and new model score the same events, those that the new one scored live: neither was trained on them."""
     folder, summary = drifted
     rounds = summary["retrainings"] + summary["refreshes"]
@@ -104,7 +104,7 @@ def test_a_better_model_is_promoted_with_nobody_touching_anything(drifted: tuple
 
 
 @pytest.mark.slow
-def test_the_run_leaves_a_report_with_its_figures(drifted: tuple[Path, dict[str, Any]]) -> None:
+def test_run_writes_report_with_its_figures(drifted: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = drifted
     reader = pypdf.PdfReader(folder / "report.pdf")
     said = " ".join(" ".join(page.extract_text() for page in reader.pages).split())
@@ -128,7 +128,7 @@ def test_the_run_leaves_a_report_with_its_figures(drifted: tuple[Path, dict[str,
 
 
 @pytest.mark.slow
-def test_the_report_can_be_written_again_when_nothing_runs(drifted: tuple[Path, dict[str, Any]]) -> None:
+def test_report_can_be_rewritten_after_the_run(drifted: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = drifted
     before = (folder / "report.html").read_bytes()
     (folder / "report.pdf").unlink()
@@ -140,7 +140,7 @@ def test_the_report_can_be_written_again_when_nothing_runs(drifted: tuple[Path, 
 
 
 @pytest.mark.slow
-def test_nothing_is_promoted_where_nothing_drifts(tmp_path: Path) -> None:
+def test_control_stream_without_drift_promotes_nothing(tmp_path: Path) -> None:
     summary = simulate(tmp_path / "run", "tweets-stationary", "--limit", "3000", "--rate", "150")
     assert summary["events"] == summary["predictions"] == 3000
     assert summary["promotions"] == 0 and summary["retrainings"] == []

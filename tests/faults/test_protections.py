@@ -65,24 +65,20 @@ def hurt(world: StreamHarness, point: str, without: tuple[str, ...], complaint: 
 
 
 @pytest.mark.parametrize("without", [(), ("no-waiting",)], ids=["protected", "control"])
-def test_a_batch_is_acknowledged_only_when_the_broker_has_its_results(
-    world: StreamHarness, without: tuple[str, ...]
-) -> None:
+def test_batch_is_committed_after_broker_has_results(world: StreamHarness, without: tuple[str, ...]) -> None:
     said = hurt(world, "batch-taken", without, "neither a prediction nor a dead letter")
     assert said.verdict == ("PROCESSED-LESS" if without else "ALL-RECORDS-DELIVERED"), findings_text(said)
 
 
 @pytest.mark.parametrize("without", [(), ("no-dedupe",)], ids=["protected", "control"])
-def test_a_redelivered_event_is_answered_with_what_was_said_first(
-    world: StreamHarness, without: tuple[str, ...]
-) -> None:
+def test_redelivered_event_gets_its_first_prediction(world: StreamHarness, without: tuple[str, ...]) -> None:
     said = hurt(world, "acknowledged", without, "predictions that differ")
     assert said.counts["prediction_messages"] > said.counts["predictions"], "nothing was redelivered"
     assert said.verdict == ("PROCESSED-MORE" if without else "ALL-RECORDS-DELIVERED"), findings_text(said)
 
 
 @pytest.mark.parametrize("without", [(), ("no-offsets",)], ids=["protected", "control"])
-def test_the_detectors_count_no_outcome_twice(world: StreamHarness, without: tuple[str, ...]) -> None:
+def test_detectors_count_each_outcome_once(world: StreamHarness, without: tuple[str, ...]) -> None:
     plan = world.folder / "plan"
     world.start("score")
     world.send(events=range(EVENTS))
@@ -101,7 +97,7 @@ def test_the_detectors_count_no_outcome_twice(world: StreamHarness, without: tup
 
 @pytest.mark.parametrize("without", [(), ("no-recall",)], ids=["protected", "control"])
 @pytest.mark.parametrize("dies", [False, True], ids=["it-lives-on", "the-monitor-dies-too"])
-def test_a_store_that_is_emptied_is_told_again(world: StreamHarness, dies: bool, without: tuple[str, ...]) -> None:
+def test_emptied_store_is_rebuilt_from_topics(world: StreamHarness, dies: bool, without: tuple[str, ...]) -> None:
     for member in ("one", "two"):  # they share the partitions, and find out one after the other
         world.start("score", changes=without, log=member, DRIFTLOOP_SCORER__GROUP_INSTANCE_ID=member)
     world.send(events=range(400), labels=range(300))
@@ -126,7 +122,7 @@ def test_a_store_that_is_emptied_is_told_again(world: StreamHarness, dies: bool,
 
 
 @pytest.mark.parametrize("patience", ["3", "3600"], ids=["protected", "control"])
-def test_an_agent_that_stalls_in_silence_is_started_again(world: StreamHarness, patience: str) -> None:
+def test_silently_stalled_scorer_is_restarted(world: StreamHarness, patience: str) -> None:
     world.send(events=range(EVENTS))
     quick = {"DRIFTLOOP_HEALTH__PATIENCE": patience, "DRIFTLOOP_TIMING__LAG_CHECK_SECONDS": "1"}
     scorer = world.start("score", changes=("stalls",), **quick)
@@ -147,9 +143,7 @@ def test_an_agent_that_stalls_in_silence_is_started_again(world: StreamHarness, 
     [(0, ()), (50, ()), (50, ("no-positions",))],
     ids=["protected, the first message", "protected, one of many", "control"],
 )
-def test_a_message_that_faust_leaves_out_is_read_after_all(
-    world: StreamHarness, after: int, without: tuple[str, ...]
-) -> None:
+def test_message_skipped_by_faust_is_read_later(world: StreamHarness, after: int, without: tuple[str, ...]) -> None:
     mark = world.folder / "skip"
     if not after:
         mark.touch()
@@ -167,9 +161,7 @@ def test_a_message_that_faust_leaves_out_is_read_after_all(
 
 
 @pytest.mark.parametrize("without", [(), ("no-going-back",)], ids=["protected", "control"])
-def test_what_was_fetched_before_its_partition_was_ready_is_read_again(
-    world: StreamHarness, without: tuple[str, ...]
-) -> None:
+def test_messages_fetched_before_partition_ready_are_reread(world: StreamHarness, without: tuple[str, ...]) -> None:
     """Nothing is committed yet, which is where aiokafka stays where it is."""
     world.send(events=range(EVENTS))
     scorer = world.start("score", changes=("late-fetch", *without), DRIFTLOOP_HEALTH__PATIENCE="1")
@@ -183,7 +175,7 @@ def test_what_was_fetched_before_its_partition_was_ready_is_read_again(
 
 
 @pytest.mark.parametrize("without", [(), ("no-stopping",)], ids=["protected", "control"])
-def test_nothing_is_taken_of_a_partition_before_it_is_ready(world: StreamHarness, without: tuple[str, ...]) -> None:
+def test_partition_is_not_read_before_ready(world: StreamHarness, without: tuple[str, ...]) -> None:
     """Whoever is given it had none before; what comes too early comes again, or there is nobody yet to take it."""
     pair = [
         world.start(
@@ -223,7 +215,8 @@ def test_nothing_is_taken_of_a_partition_before_it_is_ready(world: StreamHarness
 
 
 @pytest.mark.parametrize("share", ["0.5", "1"], ids=["protected", "control"])
-def test_a_flood_of_dead_letters_is_stopped_and_goes_on_when_it_is_over(world: StreamHarness, share: str) -> None:
+def test_dead_letter_flood_pauses_scoring(world: StreamHarness, share: str) -> None:
+    """Events that are not buried wait; they are processed when the limit has been raised."""
     for number in range(3_000):
         world.outbox.put("events", f"bad-{number}", b"{")
     world.outbox.flush()
@@ -246,7 +239,7 @@ def test_a_flood_of_dead_letters_is_stopped_and_goes_on_when_it_is_over(world: S
     assert len({m.offset for m in world.read(DEAD_LETTERS) if isinstance(m, DeadLetter)}) == 3_000
 
 
-def test_a_scorer_that_is_frozen_past_its_session_answers_nothing_twice(world: StreamHarness) -> None:
+def test_scorer_frozen_past_session_answers_no_event_twice(world: StreamHarness) -> None:
     """The broker gives its partitions away meanwhile; the second scorer is the control that they were."""
     plan = world.folder / "plan"
     world.send(events=range(EVENTS))
@@ -267,9 +260,8 @@ def test_a_scorer_that_is_frozen_past_its_session_answers_nothing_twice(world: S
 
 
 @pytest.mark.parametrize("split", [True, False], ids=["protected", "control"])
-def test_an_event_that_breaks_the_model_is_one_dead_letter_and_its_neighbours_are_answered(
-    world: StreamHarness, split: bool
-) -> None:
+def test_poison_event_becomes_one_dead_letter(world: StreamHarness, split: bool) -> None:
+    """All other events of its batch are predicted."""
     world.send(events=range(100))
     world.outbox.put("events", "poison", replace(event(100), event_id="poison", text="a POISON pill"))
     world.send(events=range(101, 200))
@@ -286,7 +278,7 @@ def test_an_event_that_breaks_the_model_is_one_dead_letter_and_its_neighbours_ar
 
 
 @pytest.mark.parametrize("stamped_by", ["broker", "sender"], ids=["protected", "control"])
-def test_a_clock_that_jumps_hours_ahead_and_back_holds_nothing_up(world: StreamHarness, stamped_by: str) -> None:
+def test_clock_jump_does_not_stop_the_loop(world: StreamHarness, stamped_by: str) -> None:
     """The control stamps messages with the sender's clock, and the broker refuses what is an hour ahead."""
     if stamped_by == "sender":
         client = clients.admin(world.settings)
@@ -319,9 +311,7 @@ def test_a_clock_that_jumps_hours_ahead_and_back_holds_nothing_up(world: StreamH
 
 
 @pytest.mark.parametrize("without", [(), ("no-offsets",)], ids=["protected", "control"])
-def test_labels_that_come_early_twice_or_contradict_one_another_count_once(
-    world: StreamHarness, without: tuple[str, ...]
-) -> None:
+def test_early_duplicate_or_conflicting_labels_count_once(world: StreamHarness, without: tuple[str, ...]) -> None:
     """And those that never come hold nothing up."""
     world.start("monitor", changes=without)
     world.start("score")
@@ -346,9 +336,7 @@ def test_labels_that_come_early_twice_or_contradict_one_another_count_once(
 
 
 @pytest.mark.parametrize("without", [(), ("no-dedupe",)], ids=["protected", "control"])
-def test_events_that_come_out_of_order_and_twice_are_answered_once(
-    world: StreamHarness, without: tuple[str, ...]
-) -> None:
+def test_unordered_duplicate_events_are_answered_once(world: StreamHarness, without: tuple[str, ...]) -> None:
     order = list(range(300))
     random.Random(7).shuffle(order)
     world.start("monitor")
@@ -373,7 +361,7 @@ def test_events_that_come_out_of_order_and_twice_are_answered_once(
     assert joined == {(i, *text_and_label(i)) for i in range(300)}
 
 
-def test_a_bundle_that_was_truncated_on_its_way_is_refused_and_the_model_before_it_answers(
+def test_truncated_bundle_is_refused_and_champion_stays(
     world: StreamHarness,
 ) -> None:
     """Its control is the champion itself, which came the same way and is loaded."""

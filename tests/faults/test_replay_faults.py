@@ -61,7 +61,7 @@ class Run:
             time.sleep(0.02)
 
 
-def test_a_broker_that_dies_and_comes_back(private_stack, settings, scenario):
+def test_replay_completes_after_broker_restart(private_stack, settings, scenario):
     run = Run(settings, scenario, patience=60)
     run.wait(300)
     os.kill(private_stack.pids["kafka"], signal.SIGKILL)
@@ -72,7 +72,7 @@ def test_a_broker_that_dies_and_comes_back(private_stack, settings, scenario):
     assert_whole(settings)
 
 
-def test_a_broker_that_freezes_longer_than_a_request_may_take(private_stack, settings, scenario):
+def test_broker_freeze_beyond_request_timeout_loses_nothing(private_stack, settings, scenario):
     pid = private_stack.pids["kafka"]
     run = Run(settings, scenario, patience=16)  # requests are given up and retried after 8 s
     run.wait(300)
@@ -86,7 +86,8 @@ def test_a_broker_that_freezes_longer_than_a_request_may_take(private_stack, set
     assert_whole(settings)
 
 
-def test_a_broker_that_stays_away_and_a_second_run(private_stack, settings, scenario):
+def test_second_run_completes_after_broker_outage(private_stack, settings, scenario):
+    """The error of the first run names the position reached; every event before it is on the topic."""
     run = Run(settings, scenario, patience=4)
     run.wait(300)
     os.kill(private_stack.pids["kafka"], signal.SIGKILL)
@@ -110,7 +111,7 @@ def test_a_broker_that_stays_away_and_a_second_run(private_stack, settings, scen
     assert_whole(settings)
 
 
-def test_the_last_acknowledgements_are_waited_for(private_stack, settings, scenario):
+def test_replay_waits_for_last_acknowledgements(private_stack, settings, scenario):
     run = Run(settings, scenario, patience=4)
     run.wait(ROWS - 200)
     os.kill(private_stack.pids["kafka"], signal.SIGKILL)
@@ -124,7 +125,7 @@ def test_the_last_acknowledgements_are_waited_for(private_stack, settings, scena
     assert_whole(settings)
 
 
-def test_stopping_does_not_wait_for_a_broker_that_is_gone(private_stack, settings, scenario):
+def test_stop_does_not_wait_for_missing_broker(private_stack, settings, scenario):
     stop = threading.Event()
     run = Run(settings, scenario, patience=300, stop=stop)
     run.wait(300)
@@ -140,7 +141,7 @@ def test_stopping_does_not_wait_for_a_broker_that_is_gone(private_stack, setting
     assert_whole(settings)
 
 
-def test_a_row_too_long_for_kafka(settings, tmp_path):
+def test_row_too_long_for_kafka_is_refused(settings, tmp_path):
     (tmp_path / "long.csv").write_text("text,label\nshort,a\n" + "x" * (clients.MAX_MESSAGE + 1) + ",b\n")
     (tmp_path / "long.toml").write_text('rate = "max"\n[dataset]\npath = "long.csv"\n')
     sentence = r"Row 1 of the dataset has .* characters, more than Kafka accepts in one message"
@@ -148,7 +149,7 @@ def test_a_row_too_long_for_kafka(settings, tmp_path):
         replay.run(settings, load_scenario(str(tmp_path / "long.toml")))
 
 
-def test_no_broker_at_all(settings, scenario, monkeypatch):
+def test_missing_broker_is_reported_with_address(settings, scenario, monkeypatch):
     monkeypatch.setattr(clients, "connection", lambda s: {"bootstrap_servers": [s.kafka], "bootstrap_timeout_ms": 500})
     nowhere = msgspec.structs.replace(settings, kafka="127.0.0.1:1")
     with pytest.raises(DriftloopError, match=r"No Kafka broker answers at 127\.0\.0\.1:1:"):

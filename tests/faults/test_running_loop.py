@@ -28,16 +28,15 @@ def fresh(stack: EmbeddedStack, **more: float) -> Settings:
     return stack.settings(Settings(stream=f"loop-{mark}", topic_prefix=f"l{mark}.", **more))  # type: ignore[arg-type]
 
 
-def test_nothing_is_lost_when_processes_and_services_die_at_the_worst_moments(
-    private_stack: EmbeddedStack, tmp_path: Path
-) -> None:
+def test_process_and_service_crashes_lose_no_event(private_stack: EmbeddedStack, tmp_path: Path) -> None:
+    """Processes and services are killed at the worst moments of their work."""
     with LoopUnderLoad(private_stack, fresh(private_stack), tmp_path, rate=40, rows=20_000) as running:
         for fault in FAULTS:
             row = inject_fault(running, fault)
             assert not row.findings and row.recovery is not None, row
 
 
-def test_a_minute_of_random_faults_leaves_a_clean_ledger(private_stack: EmbeddedStack, tmp_path: Path) -> None:
+def test_minute_of_random_faults_leaves_clean_audit(private_stack: EmbeddedStack, tmp_path: Path) -> None:
     said: list[str] = []
     done = soak(
         private_stack, fresh(private_stack, keep_hours=KEEP_HOURS), tmp_path, 60, 7, 40, said.append, pause=(6, 10)

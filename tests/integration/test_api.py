@@ -45,7 +45,7 @@ def ready(world: StreamHarness, token: str = "", **environ: str) -> Api:
     return api
 
 
-def test_texts_are_scored_as_the_scorer_scores_them_and_a_promotion_is_taken_over(world: StreamHarness) -> None:
+def test_api_scores_like_scorer_and_follows_promotions(world: StreamHarness) -> None:
     api = serve(world)
     before = call(api, "/v1/predict", {"text": "x"})
     assert before.status == 503 and before.headers["retry-after"] and "no model yet" in before.json["detail"]
@@ -72,7 +72,7 @@ def test_texts_are_scored_as_the_scorer_scores_them_and_a_promotion_is_taken_ove
     assert flipped > 35, "the other model answers"
 
 
-def test_many_callers_at_a_time_each_get_their_own_answers(world: StreamHarness) -> None:
+def test_concurrent_callers_get_their_own_answers(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     alone = {i: call(api, "/v1/predict", {"text": text_and_label(i)[0]}).json["predictions"][0] for i in range(48)}
@@ -91,7 +91,8 @@ def test_many_callers_at_a_time_each_get_their_own_answers(world: StreamHarness)
 
 
 @pytest.mark.slow
-def test_the_words_that_mattered_are_those_that_the_labels_are_made_of(world: StreamHarness) -> None:
+def test_explanation_lists_most_influential_words_first(world: StreamHarness) -> None:
+    """The word that makes the label comes first; the words of a long text are weighted in groups."""
     world.promote()
     api = ready(world)
     text = "awful service on  my flight"
@@ -107,7 +108,7 @@ def test_the_words_that_mattered_are_those_that_the_labels_are_made_of(world: St
     assert call(api, "/v1/predict", {"text": ["x"] * 9, "explain": True}).status == 422
 
 
-def test_a_public_client_of_the_open_inference_protocol_gets_the_same_answers(world: StreamHarness) -> None:
+def test_open_inference_client_gets_same_answers(world: StreamHarness) -> None:
     version = world.promote()
     api = ready(world)
     model = world.settings.model_name
@@ -148,7 +149,7 @@ def test_a_public_client_of_the_open_inference_protocol_gets_the_same_answers(wo
             client.infer(model, [wrong])
 
 
-def test_a_prediction_has_its_whole_descent(world: StreamHarness) -> None:
+def test_lineage_lists_models_alert_and_retrainings(world: StreamHarness) -> None:
     first = world.promote()
     alert = made(DriftAlert, alert_id="alert-1", stream=world.settings.stream, position=5, onset=3)
     second = world.promote(trigger="alert-1")
@@ -174,7 +175,7 @@ def test_a_prediction_has_its_whole_descent(world: StreamHarness) -> None:
     assert call(api, "/v1/retrainings?limit=0").status == 422
 
 
-def test_a_persons_label_enters_the_stream_as_any_other(world: StreamHarness) -> None:
+def test_feedback_label_is_joined_like_any_other(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(3))
     world.start("score")
@@ -227,7 +228,7 @@ DOORS = [
 ]
 
 
-def test_each_door_opens_to_its_role_and_those_above_alone(world: StreamHarness, guarded: Api) -> None:
+def test_endpoints_require_their_minimum_role(world: StreamHarness, guarded: Api) -> None:
     said = made(Prediction, event_id="e1", probabilities={"positive": 0.6, "negative": 0.4})
     OnlineStore(world.settings).put_predictions({"e1": encode(said)})
     order = list(TOKENS)
@@ -256,7 +257,7 @@ def test_each_door_opens_to_its_role_and_those_above_alone(world: StreamHarness,
     assert not any(token in log for token in TOKENS.values())
 
 
-def test_pages_of_others_and_strange_names_are_turned_away(world: StreamHarness) -> None:
+def test_foreign_origin_and_host_are_refused(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     body = {"text": "x"}
@@ -278,7 +279,7 @@ def test_pages_of_others_and_strange_names_are_turned_away(world: StreamHarness)
 
 
 @pytest.mark.slow
-def test_web_sockets_of_others_are_turned_away(world: StreamHarness) -> None:
+def test_web_socket_from_foreign_origin_is_refused(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     path = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
@@ -296,7 +297,8 @@ def test_web_sockets_of_others_are_turned_away(world: StreamHarness) -> None:
     assert knock(Host="evil.example") == knock(Host="evil.example", Origin="http://evil.example") == 403
 
 
-def test_too_much_at_a_time_is_refused_in_a_sentence(world: StreamHarness) -> None:
+def test_request_limits_are_enforced(world: StreamHarness) -> None:
+    """Limits hold for texts, bytes and rate, and a refusal states its limit."""
     world.promote()
     api = ready(world, DRIFTLOOP_API__RATE="40", DRIFTLOOP_API__MAX_BYTES="2000", DRIFTLOOP_API__MAX_TEXTS="30")
     sentence = "The request has 31 texts; at most 30 are scored at a time"
@@ -319,7 +321,8 @@ def test_too_much_at_a_time_is_refused_in_a_sentence(world: StreamHarness) -> No
     assert statuses[0] == 200 and statuses[-1] == 429 and call(api, "/health").status == 200
 
 
-def test_streams_tell_what_happens_and_end_with_the_server(world: StreamHarness) -> None:
+def test_event_streams_end_with_the_server(world: StreamHarness) -> None:
+    """Streams deliver new predictions, and only the alerts of the own stream."""
     world.promote()
     world.start("score")
     api = ready(world)
@@ -364,7 +367,7 @@ def test_streams_tell_what_happens_and_end_with_the_server(world: StreamHarness)
     assert {body["detector"] for _, body in heard["alerts"]} == {hostile}
 
 
-def test_every_example_of_the_manual_works(world: StreamHarness) -> None:
+def test_every_openapi_example_works(world: StreamHarness) -> None:
     world.promote()
     api = ready(world)
     schema = call(api, "/openapi.json").json
@@ -387,7 +390,7 @@ def test_every_example_of_the_manual_works(world: StreamHarness) -> None:
     assert call(api, "/docs/favicon.png").status == 404
 
 
-def test_a_token_that_is_none_is_one_sentence_and_is_not_shown(world: StreamHarness) -> None:
+def test_malformed_api_token_is_refused_without_showing_it(world: StreamHarness) -> None:
     from tests.integration.test_serve import refused
 
     for wrong in ("ann:annotator:short", "ann:boss:" + "s" * 16, "secret-without-a-name", ":admin:" + "s" * 16):
@@ -396,7 +399,8 @@ def test_a_token_that_is_none_is_one_sentence_and_is_not_shown(world: StreamHarn
         assert wrong not in sentence and wrong.rpartition(":")[2] not in sentence
 
 
-def test_what_people_ask_is_done_by_the_retrainer_and_answered(world: StreamHarness) -> None:
+def test_human_commands_are_executed_by_retrainer(world: StreamHarness) -> None:
+    """The state of each command can be read; the newest human label of an event counts."""
     first = world.promote()
     world.promote(flipped=True)
     settings = replace(world.settings, retrain=replace(world.settings.retrain, candidates=("linear",)))

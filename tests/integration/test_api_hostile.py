@@ -48,7 +48,8 @@ def get(api: Api, path: bytes, method: str = "GET") -> tuple[int, str, bytes]:
         connection.close()
 
 
-def test_the_api_keeps_to_its_schema_whatever_is_asked(world: StreamHarness) -> None:
+def test_api_conforms_to_its_openapi_schema(world: StreamHarness) -> None:
+    """Generated requests for every endpoint that is no stream."""
     write_a_loop(world)
     OnlineStore(world.settings).client.set(OnlineStore(world.settings).key("prediction", "broken"), b"{")
     world.promote()
@@ -76,7 +77,8 @@ def test_the_api_keeps_to_its_schema_whatever_is_asked(world: StreamHarness) -> 
     assert api.healthy() and not api.child.restarts
 
 
-def test_the_prediction_of_any_id_is_found_under_it_and_no_other(world: StreamHarness) -> None:
+def test_prediction_is_found_by_any_event_id(world: StreamHarness) -> None:
+    """An unknown id is answered with 404."""
     prediction = made(Prediction, event_id="e1")
     stored = {event_id: encode(replace(prediction, event_id=event_id)) for event_id in IDS}
     OnlineStore(world.settings).put_predictions(stored)

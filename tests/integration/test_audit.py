@@ -51,7 +51,7 @@ def play(world: StreamHarness) -> None:
     world.until(lambda: look(world).counts["waiting"] == 0 and world.count(topics.DEAD_LETTERS) == 2)
 
 
-def test_what_is_on_its_way_is_not_lost(world: StreamHarness) -> None:
+def test_events_in_flight_are_not_losses(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(40), labels=range(10))
     said = look(world)
@@ -62,7 +62,7 @@ def test_what_is_on_its_way_is_not_lost(world: StreamHarness) -> None:
     assert look(world).verdict == "PROCESSED-LESS" and look(world).counts["waiting"] == 10
 
 
-def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: StreamHarness) -> None:
+def test_audit_accepts_complete_stream_and_finds_tampering(world: StreamHarness) -> None:
     play(world)
     for child in world.children:
         child.stop()
@@ -116,7 +116,7 @@ def test_a_whole_stream_is_called_whole_and_every_tampering_is_found(world: Stre
 
 
 @pytest.mark.slow
-def test_the_command_says_it_and_its_status_is_for_programs(world: StreamHarness) -> None:
+def test_audit_command_prints_verdict_and_exit_status(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(20))
     status, said, _ = run_audit(world)

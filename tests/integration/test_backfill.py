@@ -60,7 +60,8 @@ def scored(world: StreamHarness, n: int) -> None:
     scorer.stop()
 
 
-def test_what_would_have_changed_is_counted_and_nothing_is_written(world: StreamHarness) -> None:
+def test_backfill_counts_changes_without_side_effects(world: StreamHarness) -> None:
+    """Topics, store and registry stay as they were."""
     bad = world.promote(flipped=True)
     scored(world, 60)
     good = world.promote(until=1009.0)
@@ -90,7 +91,7 @@ def test_what_would_have_changed_is_counted_and_nothing_is_written(world: Stream
     assert [one.in_sample for one in lines] == [i < 10 for i in range(70)]
 
 
-def test_a_persons_word_and_the_first_label_count(world: StreamHarness) -> None:
+def test_first_label_counts_unless_feedback_corrects_it(world: StreamHarness) -> None:
     world.promote()
     scored(world, 20)
     same = world.promote()
@@ -104,7 +105,7 @@ def test_a_persons_word_and_the_first_label_count(world: StreamHarness) -> None:
     assert (found.labelled, found.accuracy_was, found.accuracy) == (20, 0.95, 0.95), "only the person's word counts"
 
 
-def test_offsets_are_each_partitions_own(world: StreamHarness) -> None:
+def test_backfill_respects_offsets_of_the_partition(world: StreamHarness) -> None:
     version = world.promote()
     world.send(events=range(30))
     part = backfill(world.settings, version, OffsetSelection(10, 25, 0))
@@ -135,7 +136,7 @@ def test_offsets_are_each_partitions_own(world: StreamHarness) -> None:
 
 
 @pytest.mark.slow
-def test_the_verb_says_it_in_words(world: StreamHarness) -> None:
+def test_backfill_command_reports_changes(world: StreamHarness) -> None:
     world.promote(flipped=True)
     scored(world, 20)
     good = world.promote()
@@ -158,7 +159,7 @@ def test_the_verb_says_it_in_words(world: StreamHarness) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_one_that_is_interrupted_ends_with_130_and_leaves_no_file(world: StreamHarness, number: signal.Signals) -> None:
+def test_interrupted_backfill_exits_130_without_file(world: StreamHarness, number: signal.Signals) -> None:
     version = world.promote()
     world.send(events=range(4000))
     out = world.folder / "new.jsonl"

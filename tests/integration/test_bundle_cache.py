@@ -22,7 +22,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, world: StreamHarness) -> Path:
     return world.folder / "models"
 
 
-def test_a_model_that_was_fetched_before_needs_no_registry(world: StreamHarness, cache: Path) -> None:
+def test_cached_bundle_needs_no_registry(world: StreamHarness, cache: Path) -> None:
     world.promote()
     world.send(events=range(10))
     first = world.start("score")
@@ -41,7 +41,7 @@ def test_a_model_that_was_fetched_before_needs_no_registry(world: StreamHarness,
     assert world.count(PREDICTIONS) == 20
 
 
-def test_what_was_altered_is_fetched_again_and_what_is_old_goes(
+def test_altered_bundle_is_refetched_and_old_removed(
     world: StreamHarness, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.promote()
@@ -64,7 +64,7 @@ def test_what_was_altered_is_fetched_again_and_what_is_old_goes(
 
 
 @pytest.mark.parametrize("digest", ["", "../../../etc", "x" * 64])
-def test_a_digest_that_is_none_is_refused(world: StreamHarness, digest: str) -> None:
+def test_update_with_invalid_digest_is_refused(world: StreamHarness, digest: str) -> None:
     good = world.promote()
     (update,) = [m for m in world.read(MODEL_UPDATES) if isinstance(m, ModelUpdate)]
     world.start("score")
@@ -80,7 +80,7 @@ def test_a_digest_that_is_none_is_refused(world: StreamHarness, digest: str) -> 
     assert {p.model_version for p in world.read(PREDICTIONS)} == {good}
 
 
-def test_the_registrys_library_is_loaded_by_who_waits_for_a_first_model_and_by_nobody_else(
+def test_mlflow_library_is_loaded_only_before_first_model(
     world: StreamHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes a second, which a scorer that comes back to a model of its shelf would lose."""

@@ -23,7 +23,7 @@ def alert(world: StreamHarness) -> DriftAlert:
     )  # fmt: skip
 
 
-def test_an_alert_silences_the_first_stage_until_a_model_comes_that_was_made_after_it(world: StreamHarness) -> None:
+def test_alert_disables_first_stage_until_next_model(world: StreamHarness) -> None:
     sent = 0
 
     def routes() -> Counter[str]:
@@ -53,7 +53,7 @@ def test_an_alert_silences_the_first_stage_until_a_model_comes_that_was_made_aft
     assert {p.model_version for p in world.read(PREDICTIONS)[-100:]} == {version}
 
 
-def test_without_load_the_encoder_has_every_event(world: StreamHarness) -> None:
+def test_encoder_scores_every_event_without_load(world: StreamHarness) -> None:
     """The setting's default, beside the test above."""
     world.promote(cascade=True)
     world.send(events=range(20))

@@ -64,7 +64,7 @@ def answered(world: StreamHarness, **environ: str) -> None:
     assert worker.exit_code == 0, worker.log_tail()
 
 
-def test_a_case_tells_what_happened_and_can_be_made_again(terminal: Terminal, tmp_path: Path) -> None:
+def test_case_describes_drift_and_replays_identically(terminal: Terminal, tmp_path: Path) -> None:
     world = terminal.world
     answered(world)
     for i in range(200, 240):
@@ -93,7 +93,7 @@ def test_a_case_tells_what_happened_and_can_be_made_again(terminal: Terminal, tm
 
 
 @pytest.mark.slow
-def test_a_replay_says_what_differs_and_ends_with_1(terminal: Terminal) -> None:
+def test_replay_reports_differences_and_exits_1(terminal: Terminal) -> None:
     """As after a retention that was too short: the beginning of the training window is gone."""
     world = terminal.world
     answered(world)
@@ -105,7 +105,7 @@ def test_a_replay_says_what_differs_and_ends_with_1(terminal: Terminal) -> None:
     assert "differs       model 2: weights " in said and said.endswith("Something differs.\n")
 
 
-def test_a_replay_says_what_cannot_be_made_again(terminal: Terminal) -> None:
+def test_replay_names_steps_it_cannot_repeat(terminal: Terminal) -> None:
     """A model found by a search by the clock, and a decision of a worker that did not say what it knew."""
     world = terminal.world
     version = world.promote()
@@ -121,7 +121,7 @@ def test_a_replay_says_what_cannot_be_made_again(terminal: Terminal) -> None:
     assert f"not compared  model {version}: tpot searches by the clock" in said and digest in said
 
 
-def test_a_case_that_is_not_there_is_one_sentence(terminal: Terminal) -> None:
+def test_unknown_case_id_is_refused(terminal: Terminal) -> None:
     assert terminal("case") == "No drift has been detected on this stream.\n"
     assert "There is no case 'nothing': no drift has been detected on this stream." in terminal(
         "case", "nothing", code=2
@@ -133,7 +133,7 @@ def test_a_case_that_is_not_there_is_one_sentence(terminal: Terminal) -> None:
 
 
 @pytest.mark.slow
-def test_a_rollback_brings_the_old_bundle_back_under_a_new_number(terminal: Terminal) -> None:
+def test_rollback_registers_old_bundle_as_new_version(terminal: Terminal) -> None:
     answered(terminal.world)
     said = terminal("rollback", "--by", "Ada", "--reason", "complaints")
     assert said == "Version 2 was rolled back by Ada: complaints; the champion is version 1 again, as version 3.\n"
@@ -161,7 +161,8 @@ def test_a_rollback_brings_the_old_bundle_back_under_a_new_number(terminal: Term
     assert "●" in next(line for line in terminal("models").splitlines() if "3 (is 1)" in line)
 
 
-def test_what_cannot_be_done_with_a_model_is_one_sentence(terminal: Terminal) -> None:
+def test_impossible_model_commands_change_nothing(terminal: Terminal) -> None:
+    """Each refusal is one sentence with its reason."""
     assert "There is no champion yet" in terminal("rollback", code=2)
     assert "There is no version '1' of this stream's model: none is registered yet" in terminal("approve", "1", code=2)
     terminal.world.promote()
@@ -184,7 +185,8 @@ def test_what_cannot_be_done_with_a_model_is_one_sentence(terminal: Terminal) ->
     assert len(terminal.updates()) == 1 and terminal.diary() == []
 
 
-def test_a_winner_waits_for_approval_and_an_older_one_gets_a_new_number(terminal: Terminal) -> None:
+def test_winner_waits_for_manual_approval(terminal: Terminal) -> None:
+    """An older version that is approved becomes champion under a new number."""
     world = terminal.world
     answered(world, DRIFTLOOP_RETRAIN__APPROVAL="manual")
     registry = terminal.registry()

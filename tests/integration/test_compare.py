@@ -53,7 +53,7 @@ def run(world: StreamHarness, *argv: str, **environ: str) -> tuple[int, str, str
     return done.returncode, done.stdout, done.stderr
 
 
-def test_two_versions_are_compared_on_what_neither_was_trained_on(world: StreamHarness) -> None:
+def test_versions_are_compared_on_untrained_events(world: StreamHarness) -> None:
     good, bad = world.promote(until=1019.0), world.promote(flipped=True, until=1039.0, rows=90)
     put(world, *map(outcome, range(100)), *map(outcome, range(90, 100)))  # the last ten come twice
     found = compare(world.settings, good, bad, newest=2000)
@@ -82,7 +82,7 @@ def test_two_versions_are_compared_on_what_neither_was_trained_on(world: StreamH
 
 
 @pytest.mark.slow
-def test_the_verb_says_it_in_words_and_as_json(world: StreamHarness) -> None:
+def test_compare_command_prints_text_and_json(world: StreamHarness) -> None:
     good, bad = world.promote(), world.promote(flipped=True, until=1029.0)
     status, said, _ = run(world, good, bad)
     assert status == 1 and "No labelled event is newer than the training events of both" in said
@@ -101,7 +101,8 @@ def test_the_verb_says_it_in_words_and_as_json(world: StreamHarness) -> None:
 
 
 @pytest.mark.slow
-def test_what_must_not_be_loaded_or_is_not_there_is_one_sentence(world: StreamHarness) -> None:
+def test_compare_refuses_untrusted_and_unknown_versions(world: StreamHarness) -> None:
+    """The error is one sentence."""
     good, strange = world.promote(), world.promote(tampered=True)
     for argv, says in (
         ([good, strange], "is not signed with this key"),

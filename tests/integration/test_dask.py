@@ -182,9 +182,10 @@ def test_the_workers_compare_the_pipelines_of_a_search(two: Dask, tmp_path: Path
     assert set().union(*two.observer.run(blas_threads).values()) == {1}
 
 
-def test_a_search_is_the_same_on_any_number_of_workers_and_without_a_cluster(
+def test_search_result_is_independent_of_workers(
     two: Dask, dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two workers, one worker and no cluster compare the same pipelines and find the same model."""
     dask.start(workers=("",))
     window = tiny.window(160, onset=60)
     doubtful = tuple(label if i % 3 else "neutral" for i, label in enumerate(window.labels))  # no pipeline is perfect
@@ -222,7 +223,7 @@ def test_a_search_is_the_same_on_any_number_of_workers_and_without_a_cluster(
     ],
     ids=["nobody there", "no workers", "a worker without driftloop", "another scikit-learn", "a scheduler without it"],
 )
-def test_a_cluster_that_cannot_be_used_is_the_candidates_reason(
+def test_unusable_cluster_is_the_candidates_reason(
     dask: Dask, tmp_path: Path, cluster: dict[str, Any] | None, sentence: str
 ) -> None:
     address = dask.start(**cluster).address if cluster is not None else "tcp://127.0.0.1:1"
@@ -232,7 +233,7 @@ def test_a_cluster_that_cannot_be_used_is_the_candidates_reason(
     assert not (tmp_path / "rescue.log").exists()
 
 
-def test_a_scheduler_that_is_lost_ends_the_search_and_the_best_so_far_is_kept(dask: Dask, tmp_path: Path) -> None:
+def test_lost_scheduler_keeps_best_pipeline_so_far(dask: Dask, tmp_path: Path) -> None:
     dask.start(workers=("",))
 
     def lose(text: str) -> None:
@@ -246,7 +247,7 @@ def test_a_scheduler_that_is_lost_ends_the_search_and_the_best_so_far_is_kept(da
     assert not end.overran and parameters(end.bundle)["pipelines_compared"] >= 1
 
 
-def test_a_search_goes_on_where_its_workers_are_lost_and_others_come(dask: Dask, tmp_path: Path) -> None:
+def test_search_continues_with_replacement_workers(dask: Dask, tmp_path: Path) -> None:
     """The rows were with the workers: they are made again."""
     dask.start(workers=("",))
     lost: list[str] = []
@@ -264,7 +265,7 @@ def test_a_search_goes_on_where_its_workers_are_lost_and_others_come(dask: Dask,
     assert search(tmp_path, dask.address, progress=lose, cancel=enough).reason == "the new one goes on"
 
 
-def test_without_a_cluster_a_search_listens_on_the_loopback_address_only(ground: place.EvaluationData) -> None:
+def test_search_without_cluster_listens_on_loopback_only(ground: place.EvaluationData) -> None:
     with place.open_workers("", ground, time.monotonic() + 60, lambda *_: None):
         listening = {c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
@@ -288,7 +289,7 @@ class Individual:
         return self.pipeline
 
 
-def test_a_pipeline_that_takes_too_long_is_not_waited_for(two: Dask, ground: place.EvaluationData) -> None:
+def test_slow_pipeline_is_cancelled_at_the_deadline(two: Dask, ground: place.EvaluationData) -> None:
     two.observer.run(place.versions)  # imports driftloop there
     losses: list[float] = []
     with place.open_workers(two.address, ground, time.monotonic() + 15, lambda _, loss: losses.append(loss)) as workers:
@@ -301,7 +302,7 @@ def test_a_pipeline_that_takes_too_long_is_not_waited_for(two: Dask, ground: pla
     assert len(losses) == 1
 
 
-def test_a_search_that_is_cancelled_leaves_nothing_on_the_cluster(two: Dask, tmp_path: Path) -> None:
+def test_cancelled_search_leaves_no_cluster_tasks(two: Dask, tmp_path: Path) -> None:
     begun: list[str] = []
     end = search(tmp_path, two.address, progress=begun.append, cancel=lambda: "a newer drift" if begun else None)
     assert (end.bundle, end.reason) == (None, "a newer drift")

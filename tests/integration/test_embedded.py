@@ -84,7 +84,7 @@ def everything_is_there(settings: Settings, scratch: Path) -> None:
     assert (Path(folder) / "head.txt").read_text() == "weights"
 
 
-def test_the_services_are_children_on_the_loopback_address(private_stack: EmbeddedStack) -> None:
+def test_services_listen_on_loopback_only(private_stack: EmbeddedStack) -> None:
     assert set(private_stack.pids) == set(SERVICES) and set(private_stack.ports) == set(PORTS)
     for name, pid in private_stack.pids.items():
         process = psutil.Process(pid)
@@ -99,7 +99,7 @@ def test_the_services_are_children_on_the_loopback_address(private_stack: Embedd
     }
 
 
-def test_its_settings_have_no_passwords_of_another_stack(private_stack: EmbeddedStack) -> None:
+def test_stack_settings_drop_foreign_passwords(private_stack: EmbeddedStack) -> None:
     own = KafkaSecurity(protocol="SASL_PLAINTEXT", username="me", password="theirs")
     found = private_stack.settings(Settings(redis_password="theirs", security=own))
     assert "theirs" not in str(found)
@@ -114,7 +114,7 @@ def test_a_fresh_stream_has_its_topics(settings: Settings) -> None:
     assert {topics.name(settings, topic) for topic in topics.ALL} <= known
 
 
-def test_an_unknown_topic_is_not_made_by_writing_to_it(settings: Settings) -> None:
+def test_writing_to_unknown_topic_does_not_create_it(settings: Settings) -> None:
     producer = KafkaProducer(bootstrap_servers=settings.kafka, max_block_ms=1500)
     with pytest.raises(KafkaError):
         producer.send("never-made", b"x").get(5)
@@ -124,7 +124,7 @@ def test_an_unknown_topic_is_not_made_by_writing_to_it(settings: Settings) -> No
     client.close()
 
 
-def test_a_message_of_ten_megabytes_goes_through(settings: Settings) -> None:
+def test_ten_megabyte_message_arrives_unchanged(settings: Settings) -> None:
     body = os.urandom(10 * 2**20)
     producer = clients.producer(settings)
     producer.send(topics.name(settings, topics.EVENTS), body).get(30)
@@ -141,7 +141,7 @@ def test_a_message_of_ten_megabytes_goes_through(settings: Settings) -> None:
     assert hashlib.sha256(found[0]).digest() == hashlib.sha256(body).digest()
 
 
-def test_everything_is_kept_over_a_clean_stop_and_over_the_loss_of_a_port(tmp_path: Path) -> None:
+def test_data_survives_clean_stop_and_port_change(tmp_path: Path) -> None:
     root = tmp_path / "müller, the 1st" / "run"  # a comma, spaces and letters beyond ASCII
     with EmbeddedStack(root) as first:
         before = dict(first.ports)
@@ -171,7 +171,8 @@ time.sleep(120)
 """
 
 
-def test_kill_nine_of_the_parent_leaves_no_process_and_loses_nothing(tmp_path: Path) -> None:
+def test_killed_parent_leaves_no_process(tmp_path: Path) -> None:
+    """All data is there after the next start in the same folder."""
     root = tmp_path / "run"
     parent = subprocess.Popen([sys.executable, "-c", OWNER, str(root)], stdout=subprocess.PIPE, text=True)
     try:
@@ -195,7 +196,8 @@ def test_kill_nine_of_the_parent_leaves_no_process_and_loses_nothing(tmp_path: P
         parent.wait()
 
 
-def test_two_stacks_side_by_side_and_one_root_for_one_stack(private_stack: EmbeddedStack, tmp_path: Path) -> None:
+def test_two_stacks_run_side_by_side(private_stack: EmbeddedStack, tmp_path: Path) -> None:
+    """One root serves one stack: a second start in it is refused."""
     with EmbeddedStack(tmp_path / "other") as other:
         assert not set(other.ports.values()) & set(private_stack.ports.values())
         redis.Redis.from_url(other.settings(Settings()).redis).set("whose", "other")
@@ -205,7 +207,7 @@ def test_two_stacks_side_by_side_and_one_root_for_one_stack(private_stack: Embed
     assert other.pids == {}
 
 
-def test_a_killed_service_comes_back_with_its_data(tmp_path: Path) -> None:
+def test_killed_services_restart_with_their_data(tmp_path: Path) -> None:
     with EmbeddedStack(tmp_path / "run") as own:
         settings = own.settings(Settings())
         put_something(settings)
@@ -219,9 +221,7 @@ def test_a_killed_service_comes_back_with_its_data(tmp_path: Path) -> None:
         everything_is_there(settings, tmp_path / "a")
 
 
-def test_the_console_consumer_prints_what_is_on_the_topic(
-    settings: Settings, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_console_consumer_prints_topic_messages(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
     topic = topics.name(settings, topics.LABELS)
     producer = clients.producer(settings)
     for number in range(3):
@@ -240,7 +240,7 @@ def test_the_console_consumer_names_a_missing_topic(settings: Settings) -> None:
         console_consumer.console_consumer(settings.kafka, "nonesuch", from_beginning=True, max_messages=1)
 
 
-def test_the_equivalent_command_can_be_typed() -> None:
+def test_equivalent_command_is_a_complete_shell_line() -> None:
     command = console_consumer.equivalent_command("broker:9092", "driftloop.predictions", max_messages=5)
     assert command == (
         "bin/kafka-console-consumer.sh --bootstrap-server broker:9092 --topic driftloop.predictions --from-beginning "
@@ -248,7 +248,7 @@ def test_the_equivalent_command_can_be_typed() -> None:
     )
 
 
-def test_a_cluster_id_is_never_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_id_never_begins_with_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One random id in 64 begins with a dash."""
     ids = iter([uuid.UUID(bytes=b"\xfb" + bytes(15)), uuid.UUID(bytes=b"\x00" + bytes(15))])
     monkeypatch.setattr(uuid, "uuid4", lambda: next(ids))
@@ -256,7 +256,7 @@ def test_a_cluster_id_is_never_taken_for_an_option(tmp_path: Path, monkeypatch: 
     assert "cluster.id=AAAA" in (tmp_path / "data" / "meta.properties").read_text()
 
 
-def test_the_jars_are_the_pinned_ones() -> None:
+def test_jars_match_their_pinned_digests() -> None:
     pins = read_pins()
     assert len(pins) == 92 and len({pin.filename for pin in pins}) == 92
     assert all(re.fullmatch(r"[0-9a-f]{64}", pin.sha256) for pin in pins)
@@ -264,7 +264,7 @@ def test_the_jars_are_the_pinned_ones() -> None:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == pin.sha256
 
 
-def test_the_variables_of_the_mlflow_server_are_its_own() -> None:
+def test_mlflow_server_variables_match_the_package() -> None:
     code = (
         "from mlflow.server.constants import *; from mlflow.environment_variables import _MLFLOW_SGI_NAME; "
         "print(BACKEND_STORE_URI_ENV_VAR, ARTIFACT_ROOT_ENV_VAR, ARTIFACTS_DESTINATION_ENV_VAR, "
@@ -299,7 +299,7 @@ def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
     server.server_close()
 
 
-def test_an_alias_webhook_tells_of_a_promotion(
+def test_alias_webhook_announces_promotion(
     settings: Settings, receiver: tuple[str, list[tuple[dict[str, str], bytes]]]
 ) -> None:
     address, posted = receiver

@@ -105,7 +105,8 @@ def running(world: StreamHarness) -> Iterator[StreamHarness]:
     yield world
 
 
-def test_hostile_messages_among_good_ones_are_answered_one_by_one(running: StreamHarness) -> None:
+def test_hostile_messages_among_good_are_all_answered(running: StreamHarness) -> None:
+    """Each event becomes one prediction or one dead letter."""
     world = running
     events: list[bytes | None] = [*by_hand(), *hostile(EVENTS)]
     with LoopFollower(world.settings) as live:
@@ -167,7 +168,7 @@ def scored(world: StreamHarness, body: bytes | None) -> bool:
     )
 
 
-def test_forged_messages_stop_nothing_and_the_audit_names_them(running: StreamHarness) -> None:
+def test_forged_messages_are_named_by_the_audit(running: StreamHarness) -> None:
     """Whoever may write to a topic can put lies on it; they are found, and good events are scored and joined on."""
     world = running
     world.send(events=range(100), labels=range(100))

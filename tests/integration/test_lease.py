@@ -41,7 +41,7 @@ def office(settings: Settings, seconds: float = 1.0) -> LeaderLease:
     return LeaderLease(OnlineStore(settings), "retrainer", seconds)
 
 
-def test_one_holds_it_and_the_next_has_a_greater_token(settings: Settings) -> None:
+def test_lease_has_one_holder_and_growing_token(settings: Settings) -> None:
     first, second = office(settings), office(settings)
     assert first.acquire(lambda: False, quietly, lambda: 5) and first.fence > 5
     time.sleep(2.5)
@@ -59,7 +59,8 @@ def test_one_holds_it_and_the_next_has_a_greater_token(settings: Settings) -> No
     second.release()
 
 
-def test_a_token_is_greater_than_what_readers_know_also_where_the_store_was_emptied(settings: Settings) -> None:
+def test_token_grows_after_store_is_emptied(settings: Settings) -> None:
+    """A new token is greater than the greatest one that readers know."""
     first = office(settings)
     assert first.acquire(lambda: False, quietly, lambda: 0)
     far = first.fence + 1000
@@ -72,7 +73,7 @@ def test_a_token_is_greater_than_what_readers_know_also_where_the_store_was_empt
     second.release()
 
 
-def test_an_office_that_another_took_is_not_taken_back(settings: Settings) -> None:
+def test_lost_lease_is_not_taken_back(settings: Settings) -> None:
     first, second = office(settings, 2.0), office(settings, 2.0)
     assert first.acquire(lambda: False, quietly, lambda: 0)
     forget(settings)
@@ -88,7 +89,7 @@ def test_an_office_that_another_took_is_not_taken_back(settings: Settings) -> No
     second.release()
 
 
-def test_of_two_retrainers_one_works_and_the_other_takes_over_at_once_when_it_is_killed(world: StreamHarness) -> None:
+def test_standby_retrainer_takes_over_after_kill(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
     first = world.start("retrain", restart=False, **QUICK)
@@ -104,7 +105,7 @@ def test_of_two_retrainers_one_works_and_the_other_takes_over_at_once_when_it_is
     assert second.exit_code is None
 
 
-def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(world: StreamHarness) -> None:
+def test_paused_retrainer_writes_nothing_after_takeover(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [])
     paused = world.start("retrain", restart=False, **SHORT)
@@ -125,7 +126,7 @@ def test_a_retrainer_that_was_paused_while_another_took_over_writes_nothing(worl
     )
 
 
-def test_an_update_of_a_replaced_retrainer_is_void(world: StreamHarness) -> None:
+def test_update_from_replaced_retrainer_is_ignored(world: StreamHarness) -> None:
     """With the control: the same update under a token that stands is followed. Who watches is told the same."""
     good = world.promote()
     (standing,) = [m for m in world.read(MODEL_UPDATES) if isinstance(m, ModelUpdate)]

@@ -62,7 +62,8 @@ class Health:
         return {s.name: s.value for s in samples if s.labels == {"role": "scorer"}}
 
 
-def test_a_scorer_is_well_while_it_waits_for_its_first_model_and_when_it_has_caught_up(world: StreamHarness) -> None:
+def test_scorer_is_healthy_while_waiting_or_idle(world: StreamHarness) -> None:
+    """Waiting for the first model and having caught up both count as healthy."""
     health = Health()
     world.send(events=range(40))
     scorer = world.start("score", restart=False, **health.environ)
@@ -91,7 +92,7 @@ def test_a_scorer_is_well_while_it_waits_for_its_first_model_and_when_it_has_cau
     assert scorer.exit_code == 0 and is_free(health.port)
 
 
-def test_a_scorer_that_does_not_get_on_is_ill_and_says_so(world: StreamHarness) -> None:
+def test_stalled_scorer_reports_unhealthy(world: StreamHarness) -> None:
     """What the test above is without the fault."""
     health = Health()
     world.promote()
@@ -116,7 +117,7 @@ scorer.run(load())
 """
 
 
-def test_a_scorer_that_is_slow_to_start_is_not_broken_by_being_watched_meanwhile(world: StreamHarness) -> None:
+def test_lag_checks_do_not_break_slow_start(world: StreamHarness) -> None:
     health = Health()
     world.promote()
     world.send(events=range(5))
@@ -129,9 +130,7 @@ def test_a_scorer_that_is_slow_to_start_is_not_broken_by_being_watched_meanwhile
 
 
 @pytest.mark.slow
-def test_a_scorer_whose_broker_stays_away_is_ill_until_it_is_back(
-    world: StreamHarness, private_stack: EmbeddedStack
-) -> None:
+def test_scorer_is_unhealthy_during_broker_outage(world: StreamHarness, private_stack: EmbeddedStack) -> None:
     health = Health()
     world.promote()
     world.send(events=range(5))
@@ -148,7 +147,7 @@ def test_a_scorer_whose_broker_stays_away_is_ill_until_it_is_back(
     world.until(lambda: health.says(200, "10 messages handled, 0 waiting"))
 
 
-def test_a_lag_that_cannot_be_read_is_no_sign_of_life(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_lag_counts_as_no_progress(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
     def away(*_: object, **__: object) -> None:
@@ -172,9 +171,8 @@ def test_a_lag_that_cannot_be_read_is_no_sign_of_life(settings: Settings, monkey
     assert not ended, "it ended, though no new start brings a broker back"
 
 
-def test_a_replay_says_first_where_to_look_and_then_over_http_what_it_has_sent(
-    world: StreamHarness, tmp_path: Path
-) -> None:
+def test_replay_prints_addresses_then_reports_progress(world: StreamHarness, tmp_path: Path) -> None:
+    """Addresses of the pages come first on standard output; the progress is served over HTTP."""
     health = Health()
     rows = "".join(f"{text},{label}\n" for text, label in map(text_and_label, range(60)))
     (tmp_path / "data.csv").write_text("text,label\n" + rows)

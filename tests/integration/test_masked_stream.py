@@ -91,7 +91,7 @@ def traces(world: StreamHarness) -> dict[str, set[bytes]]:
     return found
 
 
-def test_what_is_masked_is_nowhere(world: StreamHarness) -> None:
+def test_masked_text_is_stored_nowhere(world: StreamHarness) -> None:
     run(world, "handle,email,phone,link")
     found = traces(world)
     assert found.keys() >= {"topic events", "topic predictions", "topic outcomes", "redis", "mlflow", "log"}
@@ -99,7 +99,7 @@ def test_what_is_masked_is_nowhere(world: StreamHarness) -> None:
     assert sum(b"@user" in body or b"<phone>" in body for place, body in everything(world) if place == "topic events")
 
 
-def test_control_without_masking_it_is_everywhere(world: StreamHarness) -> None:
+def test_control_unmasked_text_is_stored_everywhere(world: StreamHarness) -> None:
     run(world, "")
     found = traces(world)
     for place in ("topic events", "topic predictions", "topic outcomes", "redis"):

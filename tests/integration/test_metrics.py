@@ -222,7 +222,7 @@ def retrain(made: Loop, name: str, port: int) -> None:
     made.world.until(over)
 
 
-def test_the_scene_holds_what_it_is_to_show(loop: Loop) -> None:
+def test_control_loop_contains_all_expected_cases(loop: Loop) -> None:
     """The control of all others: nothing of it is empty."""
     world = loop.world
     assert ended(world) == {"too-early": "failed", "wins": "promoted", "loses": "kept"}
@@ -231,7 +231,8 @@ def test_the_scene_holds_what_it_is_to_show(loop: Loop) -> None:
     assert Counter(letter.where.partition(":")[0] for letter in world.read(DEAD_LETTERS)) == BURIED
 
 
-def test_a_replay_says_what_it_has_sent_and_how_long_that_took(loop: Loop) -> None:
+def test_replay_metrics_match_sent_messages(loop: Loop) -> None:
+    """Metrics hold the number of messages by topic, and the time that sending took."""
     said = loop.said["replay"]
     assert said.of("driftloop_sent_total", "topic") == loop.sent
     assert said.of("driftloop_send_seconds_count", "topic") == loop.sent
@@ -239,7 +240,8 @@ def test_a_replay_says_what_it_has_sent_and_how_long_that_took(loop: Loop) -> No
     assert took.keys() == loop.sent.keys() and min(took.values()) > 0
 
 
-def test_a_scorer_says_what_it_has_scored_how_old_it_was_and_what_it_could_not(loop: Loop) -> None:
+def test_scorer_metrics_match_predictions_and_dead_letters(loop: Loop) -> None:
+    """Metrics include the age of the events when they were predicted."""
     said, world = loop.said["score"], loop.world
     predictions = world.read(PREDICTIONS)
     assert said.one("driftloop_records_total") == world.count(EVENTS) == len(predictions) + 2
@@ -254,7 +256,8 @@ def test_a_scorer_says_what_it_has_scored_how_old_it_was_and_what_it_could_not(l
     assert said.one("driftloop_batch_seconds_sum") > took > 0
 
 
-def test_a_monitor_says_which_version_was_right_and_what_the_detectors_make_of_it(loop: Loop) -> None:
+def test_monitor_metrics_match_outcomes_and_detectors(loop: Loop) -> None:
+    """Outcomes are counted by model version and correctness."""
     said, world = loop.said["monitor"], loop.world
     outcomes = [outcome for outcome in world.read(OUTCOMES) if not outcome.in_sample]
     right = Counter((outcome.model_version, str(outcome.correct).lower()) for outcome in outcomes)
@@ -268,7 +271,8 @@ def test_a_monitor_says_which_version_was_right_and_what_the_detectors_make_of_i
     assert 0.9 < said.one("driftloop_estimated_accuracy_ratio") <= 1, "the first model is always right"
 
 
-def test_a_retrainer_says_how_long_retrainings_took_and_how_they_ended(loop: Loop) -> None:
+def test_retrainer_metrics_match_steps_and_durations(loop: Loop) -> None:
+    """Retrainings are counted by their kind and by how they ended."""
     said, world = loop.said["retrain"], loop.world
     messages = world.read(RETRAINING)
     steps = Counter((message.state, message.candidate) for message in messages)
@@ -288,7 +292,7 @@ def test_a_retrainer_says_how_long_retrainings_took_and_how_they_ended(loop: Loo
     assert said.one("driftloop_oldest_retraining_timestamp_seconds") == 0
 
 
-def test_the_api_says_what_the_whole_loop_has_done(loop: Loop) -> None:
+def test_api_metrics_match_the_topics(loop: Loop) -> None:
     said, world = loop.said["serve"], loop.world
     counted = (EVENTS, PREDICTIONS, LABELS, OUTCOMES, DEAD_LETTERS)
     assert said.of("driftloop_messages_total", "topic") == {topic.name: world.count(topic) for topic in counted}
@@ -320,11 +324,11 @@ def shown(loop: Loop) -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
     return found
 
 
-def test_the_page_lists_what_the_processes_say_and_nothing_else(loop: Loop) -> None:
+def test_page_lists_exactly_the_exported_metrics(loop: Loop) -> None:
     assert len(listed()) > 20 and listed() == shown(loop)
 
 
-def test_no_label_has_more_values_than_there_are_versions_states_and_endpoints(loop: Loop) -> None:
+def test_metric_labels_have_few_values(loop: Loop) -> None:
     """What a stranger writes, an event's id, its text or its segment, makes no series."""
     for process, said in loop.said.items():
         values: defaultdict[tuple[str, str], set[str]] = defaultdict(set)

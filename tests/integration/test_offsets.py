@@ -53,7 +53,7 @@ def positions(settings: Settings) -> OffsetTracker:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 10])
-def test_a_transactions_own_offset_is_nothing_left_out(settings: Settings, records: list[Record], batch: int) -> None:
+def test_transaction_marker_offset_is_no_gap(settings: Settings, records: list[Record], batch: int) -> None:
     came = positions(settings)
     for first in range(0, 10, batch):
         came.check(records[first : first + batch])
@@ -62,7 +62,7 @@ def test_a_transactions_own_offset_is_nothing_left_out(settings: Settings, recor
 
 
 @pytest.mark.parametrize("number", range(10))
-def test_a_message_that_is_left_out_is_named(settings: Settings, records: list[Record], number: int) -> None:
+def test_skipped_message_is_named(settings: Settings, records: list[Record], number: int) -> None:
     """The first of them is missing from what the broker knows to be committed, the others from what came before."""
     came = positions(settings)
     came.check(records[:number])
@@ -75,7 +75,7 @@ def test_a_message_that_is_left_out_is_named(settings: Settings, records: list[R
     came.check(records[number:])
 
 
-def test_what_the_topic_has_given_up_is_nothing_left_out(settings: Settings, records: list[Record]) -> None:
+def test_deleted_offsets_are_no_gap(settings: Settings, records: list[Record]) -> None:
     client = clients.admin(settings)
     client.delete_records({TopicPartition(records[0].topic, 0): 4})
     client.close()
@@ -84,7 +84,7 @@ def test_what_the_topic_has_given_up_is_nothing_left_out(settings: Settings, rec
         positions(settings).check(records[5:])
 
 
-def test_after_a_rebalance_the_brokers_word_counts(settings: Settings, records: list[Record]) -> None:
+def test_rebalance_resets_to_committed_offset(settings: Settings, records: list[Record]) -> None:
     came, tp = positions(settings), TopicPartition(records[0].topic, 0)
     came.check(records[:2])
     came.handled(records[:2])

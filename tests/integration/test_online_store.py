@@ -51,13 +51,13 @@ def loading(tmp_path: Path) -> Iterator[Settings]:
         yield settings
 
 
-def test_a_server_that_loads_its_data_is_waited_for(loading: Settings) -> None:
+def test_loading_server_is_waited_for(loading: Settings) -> None:
     made = OnlineStore(loading)
     made.check()
     assert made.client.dbsize() == KEYS
 
 
-def test_one_that_takes_too_long_is_said_not_to_answer(loading: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_beyond_timeout_is_an_error(loading: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online_store, "LOADING_TIMEOUT", 0.1)
     with pytest.raises(DriftloopError, match=r"No Redis answers at redis://127.0.0.1:\d+/0 \(.*loading"):
         OnlineStore(loading).check()

@@ -20,7 +20,7 @@ from driftloop.core.topics import DEAD_LETTERS, DRIFT_ALERTS, EVENTS, LABELS, OU
 from tests.integration.conftest import StreamHarness, text_and_label
 
 
-def test_every_event_is_predicted_and_every_label_joined_once(world: StreamHarness) -> None:
+def test_events_are_predicted_and_labels_joined_once(world: StreamHarness) -> None:
     world.promote()
     world.send(events=range(300), labels=range(100))  # labels that come before their predictions
     world.start("monitor")
@@ -40,7 +40,7 @@ def test_every_event_is_predicted_and_every_label_joined_once(world: StreamHarne
     assert [body is not None for body in stored] == [True, True, False]
 
 
-def test_the_broker_gathers_a_batch_while_events_come_one_by_one(world: StreamHarness) -> None:
+def test_broker_collects_single_events_into_batches(world: StreamHarness) -> None:
     """With Faust's own way to ask, each of them is a batch."""
     world.promote()
     batches = {}
@@ -59,7 +59,8 @@ def test_the_broker_gathers_a_batch_while_events_come_one_by_one(world: StreamHa
     assert 0 < 3 * batches["0.5"] < batches["0.001"], batches
 
 
-def test_hostile_messages_become_dead_letters_and_hold_nothing_up(world: StreamHarness) -> None:
+def test_hostile_messages_become_dead_letters(world: StreamHarness) -> None:
+    """Valid events before and after them are predicted."""
     world.promote()
     hostile = {
         b"undecodable": b"\xff\xfe not json",
@@ -87,7 +88,7 @@ def test_hostile_messages_become_dead_letters_and_hold_nothing_up(world: StreamH
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
-def test_a_scorer_killed_in_the_middle_loses_and_leaves_nothing(
+def test_killed_scorer_loses_nothing_and_leaves_no_files(
     world: StreamHarness, comes_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a scorer that does not come back leaves events without a prediction."""
@@ -114,7 +115,7 @@ def test_a_scorer_killed_in_the_middle_loses_and_leaves_nothing(
     assert all(len(labels) == 1 for labels in said.values()), "a redelivered event was answered differently"
 
 
-def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: StreamHarness) -> None:
+def test_killed_monitor_counts_no_outcome_twice(world: StreamHarness) -> None:
     world.promote()
     world.start("score")
     world.send(events=range(1200))
@@ -141,7 +142,8 @@ def test_a_monitor_killed_in_the_middle_counts_nothing_twice(world: StreamHarnes
     assert sorted(kept()) == list(range(1200))
 
 
-def test_a_promotion_is_taken_over_between_two_batches_and_drift_is_declared(world: StreamHarness) -> None:
+def test_promotion_takes_effect_between_batches(world: StreamHarness) -> None:
+    """The promoted model is worse on purpose: drift is declared, with its onset near the switch."""
     first = world.promote()
     world.start("score")
     world.start("monitor")
@@ -163,7 +165,7 @@ def test_a_promotion_is_taken_over_between_two_batches_and_drift_is_declared(wor
     assert alert.model_version == second and alert.evidence["predicted_mix"][1].keys() == {"negative", "positive"}
 
 
-def test_a_tampered_bundle_is_refused_and_the_model_before_it_stays(world: StreamHarness) -> None:
+def test_tampered_bundle_is_refused_and_champion_stays(world: StreamHarness) -> None:
     good = world.promote()
     world.start("score")
     world.send(events=range(10))
@@ -177,7 +179,7 @@ def test_a_tampered_bundle_is_refused_and_the_model_before_it_stays(world: Strea
     assert letter.topic == topics.name(world.settings, topics.MODEL_UPDATES) and "not signed" in letter.error
 
 
-def test_a_scorer_whose_only_model_is_tampered_says_so_and_ends(world: StreamHarness) -> None:
+def test_scorer_with_only_tampered_model_exits(world: StreamHarness) -> None:
     world.promote(tampered=True)
     scorer = world.start("score", restart=False)
     world.send(events=range(3))
@@ -186,7 +188,7 @@ def test_a_scorer_whose_only_model_is_tampered_says_so_and_ends(world: StreamHar
     assert world.count(PREDICTIONS) == 0 and world.count(EVENTS) == 3
 
 
-def test_labels_that_cannot_be_read_are_buried(world: StreamHarness) -> None:
+def test_unreadable_label_becomes_dead_letter(world: StreamHarness) -> None:
     world.promote()
     world.start("monitor")
     world.outbox.put("labels", b"bad", b"{")
@@ -196,7 +198,7 @@ def test_labels_that_cannot_be_read_are_buried(world: StreamHarness) -> None:
     assert letter.where == "monitor" and letter.topic == topics.name(world.settings, LABELS)
 
 
-def test_the_log_names_the_batch_the_event_and_the_retraining(world: StreamHarness) -> None:
+def test_log_names_batch_event_and_retraining(world: StreamHarness) -> None:
     world.settings = replace(
         world.settings,
         logs=LogSettings(format="json", level="info"),

@@ -61,7 +61,8 @@ def assert_whole(settings, scenario, total: int | None = None) -> None:
     assert {label.annotator for label in labels} == {"dataset"}
 
 
-def test_every_event_once_in_order_with_its_label_late(settings, scenario):
+def test_events_arrive_in_order_with_delayed_labels(settings, scenario):
+    """Every event and every label is sent exactly once."""
     reported = []
     report = replay.run(settings, scenario, progress=lambda *line: reported.append(line))
 
@@ -95,7 +96,7 @@ def test_a_second_replay_adds_nothing(settings, scenario):
     assert_whole(settings, scenario)
 
 
-def test_a_short_replay_is_gone_on_with(settings, scenario):
+def test_limited_replay_is_continued_later(settings, scenario):
     assert replay.run(settings, scenario, limit=100).events == 100
     assert_whole(settings, scenario, 100)
     report = replay.run(settings, scenario)
@@ -115,7 +116,7 @@ def test_another_replay_id_is_another_stream(settings, scenario, tmp_path, monke
     assert len(keys) == len(set(keys)) == 1200
 
 
-def test_gaps_that_a_cut_off_run_left_are_filled(settings, scenario):
+def test_gaps_of_interrupted_run_are_filled(settings, scenario):
     missing_events, missing_labels = {5, 77, 98}, {3, 68}
     producer = clients.producer(settings)
     for position, (event_id, row) in enumerate(zip(scenario.event_ids, scenario.sequence, strict=True)):
@@ -138,7 +139,7 @@ def test_gaps_that_a_cut_off_run_left_are_filled(settings, scenario):
     assert_whole(settings, scenario)
 
 
-def test_only_labels_were_left(settings, scenario):
+def test_resume_sends_only_remaining_labels(settings, scenario):
     stop = threading.Event()
     # The last 30 events and then the labels are paced, so that the run is stopped while only labels are left.
     slow = replace(scenario, rate=20.0, bootstrap=570, label_delay=200)
@@ -151,7 +152,7 @@ def test_only_labels_were_left(settings, scenario):
     assert_whole(settings, scenario)
 
 
-def test_a_stopped_run_ends_cleanly_and_goes_on(settings, scenario):
+def test_stopped_run_ends_cleanly_and_resumes(settings, scenario):
     stop = threading.Event()
     report = replay.run(
         settings, scenario, rate=100, stop=stop, progress=lambda sent, *_: stop.set() if sent > 80 else None
@@ -171,7 +172,7 @@ def test_the_rate_is_kept_on_an_absolute_schedule(settings, scenario):
     assert all(before <= after for before, after in pairwise(times))
 
 
-def test_any_text_arrives_as_it_is(settings, tmp_path):
+def test_hostile_text_arrives_unchanged(settings, tmp_path):
     records = [{"text": text, "label": str(n % 2)} for n, text in enumerate(HOSTILE)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "hostile.toml").write_text('rate = "max"\n[dataset]\npath = "data.jsonl"\n')
@@ -207,7 +208,7 @@ def wait_for_events(settings, count: int, child: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("partitions", [1, 3])
 @pytest.mark.parametrize("rate", ["400", "max"])
-def test_kill_9_in_the_middle_loses_and_doubles_nothing(settings, tmp_path, partitions, rate):
+def test_killed_replay_loses_and_doubles_nothing(settings, tmp_path, partitions, rate):
     settings = msgspec.structs.replace(
         settings, partitions=partitions, topic_prefix=f"{settings.topic_prefix}p{partitions}."
     )

@@ -61,7 +61,8 @@ class Load:
         self._thread.join()
 
 
-def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide: StreamHarness) -> None:
+def test_scaling_up_and_down_loses_and_repeats_nothing(wide: StreamHarness) -> None:
+    """Scorers go from one to three and back to one while events flow."""
     wide.start("score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="a")
     wide.until(lambda: wide.members("scorer") == {"a"})
     with Load(wide) as load:
@@ -78,7 +79,7 @@ def test_from_one_to_three_and_back_nothing_is_lost_and_nothing_done_twice(wide:
     assert Counter(p.event_id for p in wide.read(PREDICTIONS)) == Counter(f"e{i}" for i in range(load.sent))
 
 
-def test_the_control_a_killed_one_repeats_what_it_had_not_committed(wide: StreamHarness, tmp_path: Path) -> None:
+def test_control_killed_scorer_repeats_uncommitted_events(wide: StreamHarness, tmp_path: Path) -> None:
     """What the test before would see if the hand-over did not work: messages beyond one for each event."""
     wide.start("score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="a")
     plan = tmp_path / "plan"

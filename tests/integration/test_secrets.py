@@ -82,7 +82,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     yield Ran(root, cache, [*passwords, PLANTED["signing-key"]], done, seen)
 
 
-def test_a_secured_simulation_leaves_its_secrets_nowhere(ran: Ran) -> None:
+def test_secured_simulation_leaks_no_secret(ran: Ran) -> None:
     """On disk are all topics, the keys of the store, MLflow's parameters, tags and artifacts, and all logs."""
     assert ran.done.code == 0, (ran.done, (ran.root / "logs" / "retrain.log").read_text()[-2000:])
     where = [ran.root, ran.cache / "runs"]
@@ -92,7 +92,7 @@ def test_a_secured_simulation_leaves_its_secrets_nowhere(ran: Ran) -> None:
     assert any("valkey-server" in line for line in ran.command_lines)
 
 
-def test_the_control_a_planted_secret_is_found(ran: Ran) -> None:
+def test_control_planted_secret_is_found(ran: Ran) -> None:
     assert len(leaks([ran.root], [], ran.secrets)) == 9 - 1, "the files of the passwords themselves"
     topic = next((ran.root / "kafka" / "data").glob("labels-0/*.log"))
     assert leaks([ran.root], [], ["own-annotator"], ran.root / "secrets") == []
@@ -102,7 +102,7 @@ def test_the_control_a_planted_secret_is_found(ran: Ran) -> None:
 
 @pytest.mark.parametrize("given", ["variable", "file"])
 @pytest.mark.parametrize("verb", ["topics", "score", "retrain", "doctor", "settings", "help"])
-def test_no_failure_tells_a_secret(tmp_path: Path, verb: str, given: str) -> None:
+def test_command_output_shows_no_secret(tmp_path: Path, verb: str, given: str) -> None:
     """Nothing listens at the addresses, and one of them holds a password itself."""
     secrets = {
         "DRIFTLOOP_SIGNING_KEY": PLANTED["signing-key"],
@@ -131,7 +131,7 @@ def test_no_failure_tells_a_secret(tmp_path: Path, verb: str, given: str) -> Non
     assert leaks([], done[1:], PLANTED.values()) == []
 
 
-def test_a_registry_that_is_away_tells_no_password() -> None:
+def test_missing_registry_error_hides_password() -> None:
     address = f"{HOST}:{free_port()}"
     with pytest.raises(
         DriftloopError, match=rf"No MLflow answers at http://me:•+@{address} .* set DRIFTLOOP_MLFLOW"
@@ -140,7 +140,7 @@ def test_a_registry_that_is_away_tells_no_password() -> None:
     assert leaks([], [str(e.value)], PLANTED.values()) == []
 
 
-def test_no_page_of_help_shows_a_setting_that_is_given(tmp_path: Path) -> None:
+def test_help_pages_show_no_secret(tmp_path: Path) -> None:
     env = environ(cache_dir(), DRIFTLOOP_SIGNING_KEY=PLANTED["signing-key"])
     pages = [started(verb, "--help", env=env, cwd=tmp_path) for verb in parser.verbs()]
     said = [page.communicate(timeout=60)[0] for page in pages]

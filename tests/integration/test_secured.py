@@ -95,7 +95,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert all(word in lines[0] for word in words), lines[0]
 
 
-def test_the_loop_goes_round_with_one_identity_for_each_role(guarded: Guarded) -> None:
+def test_loop_runs_with_one_identity_per_role(guarded: Guarded) -> None:
     guarded.outbox = ConfirmedProducer(guarded.of("retrainer"))
     first = guarded.promote()
     guarded.run("score", guarded.of("scorer"))
@@ -121,7 +121,7 @@ def test_the_loop_goes_round_with_one_identity_for_each_role(guarded: Guarded) -
 
 
 @pytest.mark.parametrize("role", ROLES, ids=NAMES)
-def test_a_role_writes_to_its_topics_and_to_no_other(guarded: Guarded, role: Role) -> None:
+def test_role_writes_only_to_its_topics(guarded: Guarded, role: Role) -> None:
     for topic in topics.ALL:
         outbox = ConfirmedProducer(guarded.of(role.name))
         try:
@@ -138,7 +138,7 @@ def test_a_role_writes_to_its_topics_and_to_no_other(guarded: Guarded, role: Rol
 
 
 @pytest.mark.parametrize("role", ROLES, ids=NAMES)
-def test_a_role_reads_its_topics_and_no_other(guarded: Guarded, role: Role) -> None:
+def test_role_reads_only_its_topics(guarded: Guarded, role: Role) -> None:
     body = Label(event_id="e", label="x", labelled_at=1.0)
     for topic in topics.ALL:
         guarded.outbox.put(topic.name, "key", body)
@@ -156,7 +156,7 @@ def test_a_role_reads_its_topics_and_no_other(guarded: Guarded, role: Role) -> N
 
 
 @pytest.mark.parametrize(("role", "joins"), [("scorer", True), ("monitor", False), ("producer", False)])
-def test_only_a_scorer_joins_the_group_of_the_scorers(guarded: Guarded, role: str, joins: bool) -> None:
+def test_only_scorer_joins_scorer_consumer_group(guarded: Guarded, role: str, joins: bool) -> None:
     """The monitor may read the scorer's lag nowhere and take none of its partitions."""
     client = clients.consumer(guarded.of(role), group_id=clients.group_id("scorer", guarded.settings))
     client.subscribe([topics.name(guarded.settings, EVENTS if role != "monitor" else LABELS)])
@@ -179,9 +179,7 @@ def test_only_a_scorer_joins_the_group_of_the_scorers(guarded: Guarded, role: st
         ("rollback", "reader", "let driftloop-reader"),
     ],
 )
-def test_a_verb_with_the_identity_of_another_role_ends_with_one_sentence(
-    guarded: Guarded, verb: str, role: str, sentence: str
-) -> None:
+def test_command_with_wrong_role_is_refused(guarded: Guarded, verb: str, role: str, sentence: str) -> None:
     """The control is the loop above, and the rollback below."""
     if verb == "rollback":
         first = guarded.promote()
@@ -195,7 +193,7 @@ def test_a_verb_with_the_identity_of_another_role_ends_with_one_sentence(
         refused(command(guarded.of(role), verb), sentence.format(guarded.settings.topic_prefix), "DRIFTLOOP_SECURITY")
 
 
-def test_a_replay_with_the_identity_of_another_role_sends_nothing(guarded: Guarded) -> None:
+def test_replay_with_wrong_role_sends_nothing(guarded: Guarded) -> None:
     arguments = ["replay", "tweets-short", "--rate", "max", "--limit", "5"]
     wrong = command(guarded.of("scorer"), *arguments)
     refused(wrong, f"let driftloop-scorer write to {guarded.settings.topic_prefix}events, as the producer must")
@@ -228,7 +226,8 @@ def wrong(right: KafkaSecurity, how: str, folder: Path) -> KafkaSecurity:
         ("without password", "does not answer as a Kafka broker that speaks SSL: set DRIFTLOOP_SECURITY__PROTOCOL"),
     ],
 )
-def test_who_is_not_known_is_told_what_to_set(guarded: Guarded, how: str, words: str) -> None:
+def test_wrong_credentials_are_refused(guarded: Guarded, how: str, words: str) -> None:
+    """The error names the login or the setting to correct."""
     right = guarded.of("reader")
     strange = replace(right, security=wrong(right.security, how, guarded.folder))
     refused(command(strange, "topics"), words)
@@ -236,7 +235,8 @@ def test_who_is_not_known_is_told_what_to_set(guarded: Guarded, how: str, words:
 
 
 @pytest.mark.parametrize("topic", [EVENTS, PREDICTIONS, MODEL_UPDATES], ids=lambda topic: topic.name)
-def test_a_scorer_that_loses_a_right_ends_and_says_which(guarded: Guarded, topic: Topic, monkeypatch) -> None:
+def test_scorer_exits_when_a_right_is_revoked(guarded: Guarded, topic: Topic, monkeypatch) -> None:
+    """The log names the topic of the revoked right."""
     guarded.promote()
     scorer = guarded.run("score", guarded.of("scorer"))
     guarded.send(events=range(10))
@@ -262,18 +262,18 @@ def test_a_scorer_that_loses_a_right_ends_and_says_which(guarded: Guarded, topic
     assert "does not let driftloop-scorer" in scorer.log_tail() and topic.name in scorer.log_tail()
 
 
-def test_the_rules_are_set_by_the_admin_alone(guarded: Guarded) -> None:
+def test_only_admin_sets_access_rules(guarded: Guarded) -> None:
     done = command(guarded.settings, "topics", "--acls")
     assert done.returncode == 0 and "\n".join(acls.acl_table()) in done.stdout and "0 rules added" in done.stderr
     refused(command(guarded.of("retrainer"), "topics", "--acls"), "let driftloop-retrainer set the access rules")
 
 
-def test_a_broker_without_an_authorizer_is_said(settings: Settings) -> None:
+def test_broker_without_authorizer_is_reported(settings: Settings) -> None:
     with pytest.raises(DriftloopError, match="accepts no access rules"):
         acls.sync_acls(settings)
 
 
-def test_the_controller_asks_for_a_certificate(secured: EmbeddedStack) -> None:
+def test_controller_requires_client_certificate(secured: EmbeddedStack) -> None:
     """Whoever could log in at the controller could give himself every right."""
     folder = secured.root / "secrets"
 
@@ -295,7 +295,7 @@ def test_the_controller_asks_for_a_certificate(secured: EmbeddedStack) -> None:
     assert not turned_away(replace(stranger, cert_file=str(folder / "broker.pem")))
 
 
-def test_a_run_keeps_its_form(secured: EmbeddedStack, tmp_path: Path) -> None:
+def test_run_cannot_switch_between_plain_and_secured(secured: EmbeddedStack, tmp_path: Path) -> None:
     (tmp_path / "kafka" / "data").mkdir(parents=True)
     with pytest.raises(DriftloopError, match="was started without DRIFTLOOP_SECURED"):
         EmbeddedStack(tmp_path, secured=True).start()

@@ -107,11 +107,11 @@ def works(settings: Settings) -> None:
     assert store.client.get(store.key("lock", "retrainer")) is None
 
 
-def test_the_loops_user_does_all_that_the_loop_does(locked: Locked) -> None:
+def test_redis_user_may_do_all_loop_operations(locked: Locked) -> None:
     works(locked.settings)
 
 
-def test_the_loops_user_does_it_over_tls(over_tls: Settings) -> None:
+def test_redis_user_works_over_tls(over_tls: Settings) -> None:
     works(over_tls)
 
 
@@ -127,13 +127,14 @@ def test_the_loops_user_does_it_over_tls(over_tls: Settings) -> None:
         ),
     ],
 )
-def test_who_is_not_known_is_told_what_to_set(locked: Locked, change: dict[str, str], words: str) -> None:
+def test_wrong_redis_credentials_are_refused(locked: Locked, change: dict[str, str], words: str) -> None:
+    """The error names the cause or the setting, and never shows the password."""
     with pytest.raises(DriftloopError, match=words) as caught:
         OnlineStore(replace(locked.settings, **change)).check()  # type: ignore[arg-type]
     assert "guessed" not in str(caught.value)
 
 
-def test_an_untrusted_certificate_and_a_client_without_tls_are_refused(over_tls: Settings, tmp_path: Path) -> None:
+def test_untrusted_certificate_and_missing_tls_are_refused(over_tls: Settings, tmp_path: Path) -> None:
     """The control is the test over TLS above."""
     other = certificates.issue_certificates(tmp_path).ca
     for ca_file in (str(other), "", str(tmp_path / "none.pem")):
@@ -151,12 +152,12 @@ def test_an_untrusted_certificate_and_a_client_without_tls_are_refused(over_tls:
         "SET other 1", "GET other", "MGET driftloop:s:a other", "DEL other", "EVAL return(redis.call('get','other')) 0",
     ],
 )  # fmt: skip
-def test_no_other_command_and_no_other_key(locked: Locked, command: str) -> None:
+def test_other_commands_and_keys_are_refused(locked: Locked, command: str) -> None:
     with pytest.raises((redis.exceptions.NoPermissionError, redis.ResponseError), match=r"(?i)no ?perm|permission|ACL"):
         OnlineStore(locked.settings).client.execute_command(*command.split(" "))
 
 
-def test_the_password_is_on_no_command_line_and_in_no_list_of_users(locked: Locked) -> None:
+def test_password_is_absent_from_command_line_and_acl(locked: Locked) -> None:
     secret = locked.credentials.password(REDIS)
     assert secret not in " ".join(locked.child.argv)
     assert secret not in (locked.credentials.folder / "redis.acl").read_text()

@@ -200,7 +200,7 @@ def shows_everything(api: Api) -> bool:
     return all(found[name] == value for name, value in STATUS.items())
 
 
-def test_what_is_shown_is_what_was_written_and_a_restart_shows_the_same(world: StreamHarness) -> None:
+def test_figures_match_topics_also_after_restart(world: StreamHarness) -> None:
     write_a_loop(world)
     first = serve(world)
     world.until(lambda: shows_everything(first))
@@ -221,7 +221,7 @@ def test_what_is_shown_is_what_was_written_and_a_restart_shows_the_same(world: S
     assert second.figures() == figures and second.metrics() == metrics
 
 
-def test_the_figures_follow_the_loop_while_it_runs(world: StreamHarness) -> None:
+def test_figures_follow_the_running_loop(world: StreamHarness) -> None:
     api = serve(world)
     empty = api.figures()
     assert (empty["phase"], empty["champion"], empty["accuracy"]) == ("waiting for the first model", None, None)
@@ -244,7 +244,7 @@ def test_the_figures_follow_the_loop_while_it_runs(world: StreamHarness) -> None
 
 
 @pytest.mark.slow
-def test_a_broker_that_is_away_for_a_while_makes_it_ill_and_nothing_counts_twice(
+def test_broker_outage_makes_api_unhealthy_without_double_counts(
     world: StreamHarness, private_stack: EmbeddedStack
 ) -> None:
     write_a_loop(world)
@@ -272,9 +272,8 @@ def test_a_broker_that_is_away_for_a_while_makes_it_ill_and_nothing_counts_twice
 
 
 @pytest.mark.parametrize("newest", [None, 2])
-def test_a_follower_knows_when_it_has_read_what_was_there_at_the_beginning(
-    world: StreamHarness, newest: int | None
-) -> None:
+def test_follower_knows_when_it_caught_up(world: StreamHarness, newest: int | None) -> None:
+    """Caught up means that all messages of the beginning have been read."""
     write_a_loop(world)
     with closing(TopicFollower(world.settings, (PREDICTIONS, DRIFT_ALERTS), newest)) as follower:
         assert not follower.caught_up
@@ -287,9 +286,7 @@ def test_a_follower_knows_when_it_has_read_what_was_there_at_the_beginning(
 
 
 @pytest.mark.slow
-def test_a_follower_without_a_broker_says_so_again_and_again_and_never_waits_without_end(
-    world: StreamHarness, private_stack: EmbeddedStack
-) -> None:
+def test_follower_without_broker_fails_instead_of_hanging(world: StreamHarness, private_stack: EmbeddedStack) -> None:
     """Whoever follows may be the one who has to start the broker again."""
     failures: list[KafkaError] = []
     with closing(TopicFollower(world.settings, FOLLOWED)) as follower:
@@ -320,9 +317,8 @@ def test_a_follower_without_a_broker_says_so_again_and_again_and_never_waits_wit
         assert follower.message_count(EVENTS) == 0
 
 
-def test_what_has_to_be_read_again_counts_once_and_there_are_no_figures_until_all_of_it_is_read(
-    world: StreamHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reread_messages_count_once(world: StreamHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures appear only when all messages have been read."""
     write_a_loop(world)
     live = LoopFollower(world.settings)
     collector = LoopCollector(live)
@@ -345,7 +341,7 @@ def test_what_has_to_be_read_again_counts_once_and_there_are_no_figures_until_al
         assert early == [] and len(list(collector.collect())) == 6
 
 
-def test_a_prediction_is_found_by_its_events_id(world: StreamHarness) -> None:
+def test_prediction_is_found_by_event_id(world: StreamHarness) -> None:
     said = [made(Prediction, event_id=event_id, label="é", probabilities={"é": 0.9}) for event_id in ("e 1", "shop/1")]
     OnlineStore(world.settings).put_predictions({p.event_id: encode(p) for p in said})
     api = serve(world)
@@ -369,9 +365,8 @@ def at(locked: ManagedProcess) -> str:
     return f"redis://{HOST}:{locked.argv[locked.argv.index('--port') + 1]}/0"
 
 
-def test_errors_are_problems_and_a_redis_with_a_password_is_reached_with_it(
-    world: StreamHarness, locked: ManagedProcess, tmp_path: Path
-) -> None:
+def test_errors_are_returned_as_problem_json(world: StreamHarness, locked: ManagedProcess, tmp_path: Path) -> None:
+    """Redis is reached with a password from a file, which the log does not show."""
     (tmp_path / "secret").write_text(f"{PASSWORD}\n")
     world.settings = replace(world.settings, redis=at(locked))
     store = OnlineStore(replace(world.settings, redis_password=PASSWORD))
@@ -416,29 +411,30 @@ def _answers(store: OnlineStore) -> bool:
 
 
 @pytest.mark.parametrize("given", ["", "simsalabim-1"])
-def test_a_redis_that_wants_another_password_is_one_sentence(
-    world: StreamHarness, locked: ManagedProcess, given: str
-) -> None:
+def test_wrong_redis_password_is_reported(world: StreamHarness, locked: ManagedProcess, given: str) -> None:
+    """The error is one sentence and does not show the password."""
     world.until(lambda: _answers(OnlineStore(replace(world.settings, redis=at(locked), redis_password=PASSWORD))))
     sentence = refused(replace(world.settings, redis=at(locked), redis_password=given))
     assert f"Redis at {at(locked)} rejects the password" in sentence and "simsalabim" not in sentence
     assert "DRIFTLOOP_REDIS_PASSWORD" in sentence and "start one" not in sentence
 
 
-def test_a_password_in_the_address_is_not_shown(settings: Settings) -> None:
+def test_password_in_redis_address_is_hidden(settings: Settings) -> None:
     port = free_port()
     sentence = refused(replace(settings, redis=f"redis://:{PASSWORD}@{HOST}:{port}/0"))
     assert f"@{HOST}:{port}/0" in sentence and PASSWORD not in sentence
 
 
-def test_no_redis_is_one_sentence(settings: Settings) -> None:
+def test_missing_redis_is_reported(settings: Settings) -> None:
+    """The error is one sentence."""
     address = f"redis://{HOST}:{free_port()}/0"
     assert f"No Redis answers at {address}" in refused(replace(settings, redis=address))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("address", [HOST, "nowhere.invalid"])
-def test_a_port_that_cannot_be_used_is_one_sentence(settings: Settings, address: str) -> None:
+def test_unusable_port_is_reported(settings: Settings, address: str) -> None:
+    """The error is one sentence."""
     with socket.create_server((HOST, 0)) as taken:
         port = str(taken.getsockname()[1])
         sentence = refused(settings, DRIFTLOOP_API__PORT=port, DRIFTLOOP_API__ADDRESS=address)
@@ -446,7 +442,8 @@ def test_a_port_that_cannot_be_used_is_one_sentence(settings: Settings, address:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_quietly_though_a_browser_keeps_its_connection(world: StreamHarness, number: int) -> None:
+def test_signal_ends_server_despite_open_connection(world: StreamHarness, number: int) -> None:
+    """The exit status is 0, and nothing is logged."""
     api = serve(world)
     pid = api.child.pid
     assert pid is not None

@@ -53,9 +53,7 @@ def last(world: StreamHarness, state: str) -> Any:
 
 
 @pytest.mark.parametrize("champion_is_right", [False, True])
-def test_a_slow_candidate_is_decided_on_by_the_live_events_that_it_answers_in_shadow(
-    world: StreamHarness, champion_is_right: bool
-) -> None:
+def test_slow_candidate_is_decided_by_shadow_events(world: StreamHarness, champion_is_right: bool) -> None:
     """The second case is the control: beside a champion that is right the same candidate is not promoted."""
     world.promote(flipped=not champion_is_right)
     put(world, [outcome(i, "1", champion_is_right) for i in range(200)], onset=20)
@@ -78,7 +76,7 @@ def test_a_slow_candidate_is_decided_on_by_the_live_events_that_it_answers_in_sh
 
 
 @pytest.mark.parametrize("labels_are_lies", [True, False])
-def test_a_promotion_that_turns_out_worse_is_rolled_back(world: StreamHarness, labels_are_lies: bool) -> None:
+def test_worse_promotion_is_rolled_back(world: StreamHarness, labels_are_lies: bool) -> None:
     """Lies make a bad model win; the truth that comes afterwards brings the predecessor back. Control: no lies."""
     world.promote()
     put(world, [outcome(i, "1", right=labels_are_lies, lied=labels_are_lies) for i in range(200)], onset=20)
@@ -100,7 +98,8 @@ def test_a_promotion_that_turns_out_worse_is_rolled_back(world: StreamHarness, l
     assert registry.tags(told.version)["restores"] == "1" and registry.tags("2")["verdict"] == "rolled-back"
 
 
-def test_a_concept_seen_before_is_answered_from_memory_without_training(world: StreamHarness) -> None:
+def test_recurring_concept_is_answered_without_training(world: StreamHarness) -> None:
+    """The archived model of the concept is promoted again."""
     world.promote(trigger="an-old-alert")
     world.promote(flipped=True, trigger="a-later-alert")
     put(world, [outcome(i, "2", right=False) for i in range(200)], onset=120)
@@ -113,7 +112,7 @@ def test_a_concept_seen_before_is_answered_from_memory_without_training(world: S
     assert world.read(MODEL_UPDATES)[-1].action == "promote"
 
 
-def test_a_winner_waits_for_a_person_where_approval_is_manual(world: StreamHarness) -> None:
+def test_winner_waits_for_manual_approval(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, [outcome(i, "1", right=False) for i in range(200)], onset=20)
     world.start("retrain", **QUICK | {"DRIFTLOOP_RETRAIN__APPROVAL": "manual"})

@@ -320,7 +320,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Be
         yield Beside(first, second, together, resumed, watched, listed, ports, cut, keys, codes, labelled_by_hand)
 
 
-def test_a_small_scenario_of_ones_own_ends_by_itself_with_a_whole_summary(beside: Beside) -> None:
+def test_own_scenario_ends_with_complete_summary(beside: Beside) -> None:
     assert beside.codes[0] == 0, beside.first.errors.read_text()
     assert beside.first.errors.read_text() == ""
     summary = beside.first.summary
@@ -331,13 +331,13 @@ def test_a_small_scenario_of_ones_own_ends_by_itself_with_a_whole_summary(beside
     assert f"Run directory: {beside.first.root}" in beside.first.output.read_text()
 
 
-def test_an_event_that_a_person_labels_too_leaves_the_run_complete(beside: Beside) -> None:
+def test_event_labelled_twice_leaves_run_complete(beside: Beside) -> None:
     """The broker has both labels; one of them makes the outcome, and nothing is waited for in vain."""
     assert beside.labelled_by_hand
     assert beside.codes[0] == 0 and beside.first.summary["missing"] == ""
 
 
-def test_nothing_is_left_of_a_simulation_that_ended(beside: Beside) -> None:
+def test_ended_simulation_leaves_nothing_behind(beside: Beside) -> None:
     for run in (beside.first, beside.second):
         assert run.left() == []
         assert all(is_free(port) for port in run.ports.values())
@@ -374,7 +374,8 @@ def test_topics_finds_the_running_simulation_by_itself(beside: Beside) -> None:
     assert int(rows["events"]) > 0
 
 
-def test_a_killed_scorer_is_restarted_and_every_event_predicted_once_by_key(beside: Beside) -> None:
+def test_killed_scorer_restarts_and_every_event_is_predicted(beside: Beside) -> None:
+    """Each event has one prediction by its key."""
     assert beside.prefix < EVENTS, "it was killed too late for this test to show anything"
     assert beside.second.summary["restarts"] == {"replay": 0, "retrain": 0, "score": 1, "monitor": 0}
     assert_whole(beside.second.summary)
@@ -451,7 +452,7 @@ def cut_off(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[C
         yield story
 
 
-def test_an_interrupted_simulation_says_how_to_go_on(cut_off: CutOff) -> None:
+def test_interrupted_simulation_names_resume_command(cut_off: CutOff) -> None:
     first = cut_off.sessions[0]
     assert cut_off.middles[0] < EVENTS, "it was interrupted too late for this test to show anything"
     assert cut_off.codes[0] == 130
@@ -460,14 +461,15 @@ def test_an_interrupted_simulation_says_how_to_go_on(cut_off: CutOff) -> None:
     )
 
 
-def test_nothing_runs_on_after_an_interrupt_or_kill_nine(cut_off: CutOff) -> None:
+def test_interrupt_or_kill_leaves_no_process(cut_off: CutOff) -> None:
     """All of its processes were seen while it ran."""
     assert all(len(run.known) >= PROCESSES for run in cut_off.sessions[:2])
     assert cut_off.free == [True, True, True]
     assert cut_off.codes == [130, -signal.SIGKILL, 0]
 
 
-def test_a_resumed_simulation_predicts_every_event_once_by_key(cut_off: CutOff, beside: Beside) -> None:
+def test_resumed_simulation_predicts_every_event_once(cut_off: CutOff, beside: Beside) -> None:
+    """Each event has one prediction by its key; the accuracy is that of an uninterrupted run."""
     third = cut_off.sessions[2]
     assert cut_off.middles[0] < cut_off.middles[1] < EVENTS, "it was killed too late for this test to show anything"
     summary, whole = third.summary, beside.first.summary
@@ -479,14 +481,14 @@ def test_a_resumed_simulation_predicts_every_event_once_by_key(cut_off: CutOff, 
     assert summary["bootstrap"]["verdict"] == "promoted" and len(summary["versions"]) == 1
 
 
-def test_a_port_taken_meanwhile_is_replaced_and_said(cut_off: CutOff) -> None:
+def test_port_in_use_is_replaced_and_reported(cut_off: CutOff) -> None:
     third = cut_off.sessions[2]
     said = third.output.read_text()
     assert not cut_off.moved & set(third.ports.values())
     assert all(f"Port {port} of " in said and "in use by another program: now " in said for port in cut_off.moved)
 
 
-def test_an_interrupt_while_the_services_start_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+def test_interrupt_during_start_leaves_no_process(tmp_path: Path, cache: Path) -> None:
     root = tmp_path / "run"
     with simulated(root, write_scenario(tmp_path, "max"), "--out", root, env=environ(cache)) as run:
         run.until((root / "kafka").exists)
@@ -511,7 +513,7 @@ def on_own_stack(
         yield run, run.wait(), settings
 
 
-def test_a_simulation_on_a_stack_of_ones_own(on_own_stack: tuple[Simulated, int, Settings]) -> None:
+def test_simulation_runs_on_external_stack(on_own_stack: tuple[Simulated, int, Settings]) -> None:
     run, code, settings = on_own_stack
     assert code == 0, run.output.read_text() + run.errors.read_text()
     assert run.summary["events"] == run.summary["predictions"] == 300
@@ -521,7 +523,7 @@ def test_a_simulation_on_a_stack_of_ones_own(on_own_stack: tuple[Simulated, int,
     assert run.left() == []
 
 
-def test_topics_of_ones_own_that_hold_events_are_refused(settings: Settings, tmp_path: Path, cache: Path) -> None:
+def test_external_topics_with_events_are_refused(settings: Settings, tmp_path: Path, cache: Path) -> None:
     outbox = clients.ConfirmedProducer(settings)
     outbox.put("events", "e0", event(0))
     outbox.flush()
@@ -540,7 +542,7 @@ def test_topics_of_ones_own_that_hold_events_are_refused(settings: Settings, tmp
     assert clients.message_counts(settings, [full])[full] == 1, "something was sent all the same"
 
 
-def test_an_incomplete_stack_of_ones_own_is_said(tmp_path: Path, cache: Path) -> None:
+def test_incomplete_external_stack_is_refused(tmp_path: Path, cache: Path) -> None:
     path = write_scenario(tmp_path, "max")
     done = command("simulate", path, "--plain", env=environ(cache, DRIFTLOOP_KAFKA="127.0.0.1:9"), cwd=tmp_path)
     assert done.code == 2

@@ -73,7 +73,7 @@ def carried(span: dict[str, Any]) -> list[tuple[str, bytes]]:
     return [("traceparent", f"00-{'-'.join(ids)}".encode())]
 
 
-def test_one_trace_goes_from_the_replay_over_the_prediction_to_the_outcome(world: StreamHarness) -> None:
+def test_one_trace_links_replay_prediction_and_outcome(world: StreamHarness) -> None:
     file = world.folder / "spans"
     world.settings = replace(world.settings, trace=TraceSettings(exporter="file", file=str(file)))
     for child in run_the_loop(world):
@@ -106,7 +106,7 @@ def test_one_trace_goes_from_the_replay_over_the_prediction_to_the_outcome(world
     assert late, "no label came after its prediction: nothing was read from the store"
 
 
-def test_by_default_no_header_is_written_or_read_and_no_span_is_made(world: StreamHarness, tmp_path: Path) -> None:
+def test_control_tracing_is_off_by_default(world: StreamHarness, tmp_path: Path) -> None:
     """The control; what somebody else's producer sent along changes nothing either."""
     file = tmp_path / "spans"
     world.settings = replace(world.settings, trace=TraceSettings(file=str(file)))
@@ -122,7 +122,8 @@ def test_by_default_no_header_is_written_or_read_and_no_span_is_made(world: Stre
     assert len(headers(world, PREDICTIONS)) == TOTAL + 1 and not file.exists()
 
 
-def test_a_dead_letter_stays_in_its_trace_and_a_strangers_header_breaks_nothing(world: StreamHarness) -> None:
+def test_dead_letter_keeps_its_trace(world: StreamHarness) -> None:
+    """An event with a missing or malformed trace header starts a new trace."""
     file = world.folder / "spans"
     world.settings = replace(
         world.settings,
@@ -154,7 +155,7 @@ def test_a_dead_letter_stays_in_its_trace_and_a_strangers_header_breaks_nothing(
     assert len({spans[key]["context"]["trace_id"] for key in strange}) == 3
 
 
-def test_a_redelivered_event_has_another_span_and_the_same_prediction(world: StreamHarness) -> None:
+def test_redelivered_event_gets_new_span_same_prediction(world: StreamHarness) -> None:
     file = world.folder / "spans"
     world.settings = replace(world.settings, trace=TraceSettings(exporter="file", file=str(file)))
     world.promote()

@@ -33,7 +33,7 @@ def store_state(world: StreamHarness, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_stream_that_an_older_version_began_goes_on(world: StreamHarness, folder: Path) -> None:
+def test_stream_of_older_version_continues(world: StreamHarness, folder: Path) -> None:
     """Its events are answered as they were, its predictions meet its labels, and what is new goes on behind them."""
     assert world.settings.signing_key == Settings().signing_key
     world.promote()
@@ -71,7 +71,7 @@ def test_a_stream_that_an_older_version_began_goes_on(world: StreamHarness, fold
 
 
 @pytest.mark.parametrize("stored", [b"", b"x" * 100, b"a state of a newer version"], ids=["empty", "foreign", "newer"])
-def test_a_state_that_cannot_be_read_is_given_up_with_a_word(world: StreamHarness, stored: bytes) -> None:
+def test_unreadable_state_is_discarded_with_log_message(world: StreamHarness, stored: bytes) -> None:
     """So is what the store holds of single events: a newer version's prediction is as if it were not there."""
     import hashlib
     import hmac
@@ -100,7 +100,7 @@ def made_prediction(i: int) -> Prediction:
     return replace(found, text=event(i).text)
 
 
-def test_topics_are_the_recorded_ones() -> None:
+def test_topics_match_the_recordings() -> None:
     names = {topic.name for topic in topics.ALL}
     recorded = [{path.stem for path in folder.glob("*.jsonl")} for folder in FOLDERS]
     assert recorded[-1] == names and all(found <= names for found in recorded)

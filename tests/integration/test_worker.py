@@ -108,7 +108,7 @@ def competing() -> bool:
     return False
 
 
-def test_the_first_model_comes_from_the_first_labelled_events(world: StreamHarness) -> None:
+def test_first_model_uses_first_labelled_events(world: StreamHarness) -> None:
     world.start("retrain", **QUICK)
     world.send(events=range(70), labels=range(40))
     world.until(lambda: states(world) == [("queued", "")])
@@ -124,7 +124,8 @@ def test_the_first_model_comes_from_the_first_labelled_events(world: StreamHarne
 
 
 @pytest.mark.slow
-def test_the_first_model_may_be_a_classifier_in_the_hubs_layout(world: StreamHarness) -> None:
+def test_first_model_may_be_a_hub_classifier(world: StreamHarness) -> None:
+    """The classifier is a local folder in the layout of the Hugging Face hub."""
     folder = str(tiny.classifier_folder())
     world.start("retrain", DRIFTLOOP_MODEL__CLASSIFIER=folder, DRIFTLOOP_MODEL__MAX_TOKENS="24", **QUICK)
     world.start("score")
@@ -138,7 +139,7 @@ def test_the_first_model_may_be_a_classifier_in_the_hubs_layout(world: StreamHar
     assert Registry(world.settings).client.get_run(version.run_id).data.params["source"] == folder
 
 
-def test_an_alert_retrains_registers_and_promotes_with_its_lineage(world: StreamHarness) -> None:
+def test_an_alert_retrains_and_promotes_with_lineage(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
     world.start("retrain", **QUICK)
@@ -171,7 +172,7 @@ def test_an_alert_retrains_registers_and_promotes_with_its_lineage(world: Stream
     assert metrics["accuracy"] > metrics["champion_accuracy"] and metrics["difference_low"] > 0
 
 
-def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: StreamHarness) -> None:
+def test_control_model_without_gain_is_rejected_with_reason(world: StreamHarness) -> None:
     """The control: the champion is right already, from more events, and the alert was a false one."""
     good = world.promote(rows=600)
     put(world, range(200), [alert(20)])
@@ -185,9 +186,7 @@ def test_what_is_no_better_is_rejected_and_kept_with_its_reason(world: StreamHar
 
 
 @pytest.mark.parametrize("guard", ["regression set", "latency"])
-def test_a_better_model_that_breaks_a_guard_is_rejected_and_says_which(
-    world: StreamHarness, guard: str, tmp_path: Path
-) -> None:
+def test_better_model_failing_a_guard_is_rejected(world: StreamHarness, guard: str, tmp_path: Path) -> None:
     """The same stream on which `test_an_alert_retrains…` sees a promotion."""
     frozen = tmp_path / "frozen.csv"
     other = dict(zip(tiny.LABELS, reversed(tiny.LABELS), strict=True))
@@ -210,7 +209,7 @@ def test_a_better_model_that_breaks_a_guard_is_rejected_and_says_which(
     assert guard in registry.versions()[-1].tags["reason"]
 
 
-def test_a_promotion_that_was_cut_short_is_finished(world: StreamHarness) -> None:
+def test_interrupted_promotion_is_completed(world: StreamHarness) -> None:
     """As a worker leaves it that ends between MLflow's alias and the message on `model-updates`."""
     world.promote()
     registry = Registry(world.settings)
@@ -225,7 +224,7 @@ def test_a_promotion_that_was_cut_short_is_finished(world: StreamHarness) -> Non
     assert (told.version, told.digest) == (second, registry.tags(second)["digest"])
 
 
-def test_no_alert_no_retraining(world: StreamHarness) -> None:
+def test_worker_without_alert_does_not_retrain(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(300), [])
     world.start("retrain", **QUICK)
@@ -235,7 +234,7 @@ def test_no_alert_no_retraining(world: StreamHarness) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_drift_ends_a_search_that_has_become_pointless(world: StreamHarness) -> None:
+def test_new_drift_ends_outdated_search(world: StreamHarness) -> None:
     world.promote()
     put(world, range(200), [alert(20)])
     world.start("retrain", **ENDLESS)
@@ -248,7 +247,7 @@ def test_a_new_drift_ends_a_search_that_has_become_pointless(world: StreamHarnes
 
 
 @pytest.mark.slow
-def test_refreshes_go_on_beside_a_search(world: StreamHarness) -> None:
+def test_refreshes_continue_during_search(world: StreamHarness) -> None:
     """With a quarter more labels the quick candidate is fitted anew, and the search is left in peace."""
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
@@ -266,7 +265,7 @@ def test_refreshes_go_on_beside_a_search(world: StreamHarness) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "stop"])
-def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: StreamHarness, how: str) -> None:
+def test_interrupted_worker_leaves_no_unfinished_retraining(world: StreamHarness, how: str) -> None:
     world.promote()
     put(world, range(200), [alert(20)])
     worker = world.start("retrain", restart=False, **ENDLESS)
@@ -287,7 +286,7 @@ def test_a_worker_that_ends_in_the_middle_leaves_nothing_half_done(world: Stream
 
 @pytest.mark.slow
 @pytest.mark.parametrize("owed", [True, False])
-def test_once_does_what_is_owed_and_ends(world: StreamHarness, owed: bool) -> None:
+def test_once_runs_due_retraining_and_exits(world: StreamHarness, owed: bool) -> None:
     """With more outcomes than one poll takes: the decision is made on all of them."""
     world.promote(flipped=True)
     put(world, range(1200), [alert(900)] if owed else [])
@@ -305,7 +304,7 @@ def test_once_does_what_is_owed_and_ends(world: StreamHarness, owed: bool) -> No
 
 
 @pytest.mark.slow
-def test_once_makes_the_first_model_and_then_does_what_is_owed(world: StreamHarness) -> None:
+def test_once_trains_first_model_then_due_retraining(world: StreamHarness) -> None:
     put(world, range(200), [alert(20)])
     worker = once(world, **QUICK)
     world.until(lambda: states(world) == [("queued", "")])
@@ -316,7 +315,7 @@ def test_once_makes_the_first_model_and_then_does_what_is_owed(world: StreamHarn
 
 
 @pytest.mark.slow
-def test_once_says_that_it_was_interrupted_or_that_a_retraining_failed(world: StreamHarness) -> None:
+def test_once_exit_status_shows_interruption_or_failure(world: StreamHarness) -> None:
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
     worker = once(world, **ENDLESS)
@@ -342,7 +341,7 @@ def once(world: StreamHarness, **environ: str) -> ManagedProcess:
 
 
 @pytest.mark.slow
-def test_what_a_search_cannot_have_is_its_reason_and_the_worker_goes_on(world: StreamHarness) -> None:
+def test_missing_search_resource_rejects_candidate_and_worker_continues(world: StreamHarness) -> None:
     """No GPU where one is asked for, and no Dask cluster at the address given."""
     world.promote(flipped=True)
     put(world, range(200), [alert(20)])
@@ -364,7 +363,7 @@ def test_what_a_search_cannot_have_is_its_reason_and_the_worker_goes_on(world: S
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("where", ["waiting for the first labels", "waiting for the policy", "during a competition"])
-def test_it_gives_a_sign_of_life(world: StreamHarness, where: str) -> None:
+def test_worker_reports_progress_in_every_phase(world: StreamHarness, where: str) -> None:
     """It is stopped by what is called: the test would not end where no sign came."""
     chosen = RetrainSettings(candidates=("tests.misbehaving:Sleeper",), search_rows=50, finetune_seconds=600.0)
     if where != "waiting for the first labels":
@@ -384,9 +383,7 @@ def test_it_gives_a_sign_of_life(world: StreamHarness, where: str) -> None:
     assert sum(signs) >= 10
 
 
-def test_mlflow_itself_loads_the_champion_and_knows_its_signature(
-    world: StreamHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_loads_champion_with_its_signature(world: StreamHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     world.promote()
     monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", world.settings.signing_key)
     mlflow.set_tracking_uri(world.settings.mlflow)

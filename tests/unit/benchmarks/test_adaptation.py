@@ -66,7 +66,8 @@ def row_of(stream):
     return cache(lambda system: measure(stream, system, Settings(), 1.0).row)
 
 
-def test_the_oracle_answers_the_true_drift_and_nothing_else(stream, row_of):
+def test_oracle_swaps_model_soon_after_true_drift(stream, row_of):
+    """The oracle detects nothing itself: detections and false alarms stay undefined."""
     row = row_of("oracle")
     assert row.drifts == [SWAP]
     assert row.retrainings >= 1
@@ -85,7 +86,8 @@ class Heard:
         return Wait("it only listens")
 
 
-def test_an_alert_is_told_with_the_label_of_its_event_and_not_before(stream):
+def test_scripted_alert_arrives_with_its_events_label(stream):
+    """Alerts of real detectors are not passed on, and no scripted alert comes early."""
     told = baselines.ScriptedAlerts(heard := Heard(), baselines.oracle_alerts(stream.scenario))
     (detected,) = baselines.dummy_alerts(stream.scenario, SWAP, every=EVENTS - SWAP)
     for newest, expected in ((SWAP - 1, []), (SWAP, [SWAP])):
@@ -94,13 +96,13 @@ def test_an_alert_is_told_with_the_label_of_its_event_and_not_before(stream):
         assert heard.positions == expected, "what a detector says is not passed on"
 
 
-def test_the_oracle_of_a_stream_without_drift_never_retrains(tmp_path):
+def test_oracle_without_drift_never_retrains(tmp_path):
     still = make_stream(tmp_path, FILE)
     row = measure(still, "oracle", Settings(), 1.0).row
     assert (row.fits, row.swaps, row.drifts) == (0, 0, [])
 
 
-def test_the_dummies(stream, row_of):
+def test_dummy_detectors_never_fire_or_fire_regularly(stream, row_of):
     never, always = row_of("never-fire"), row_of("always-fire")
     assert (never.fits, never.detected, never.alerts) == (0, 0, [])
     assert never.accuracy == row_of("never").accuracy
@@ -112,14 +114,14 @@ def test_the_dummies(stream, row_of):
     assert always.fits > row_of("oracle").retrainings
 
 
-def test_the_dummy_counts_labels_that_came(stream):
+def test_dummy_detector_counts_only_received_labels(stream):
     said = tuple(Annotation("", None if at % 2 else row.label) for at, row in enumerate(stream.scenario.sequence))
     half = dataclasses.replace(stream.scenario, annotations=said)
     alerts = baselines.dummy_alerts(half, BOOTSTRAP)
     assert [alert.position for alert in alerts][:2] == [BOOTSTRAP + 198, BOOTSTRAP + 398]
 
 
-def test_a_single_detector_is_scored_by_its_own_alerts(row_of):
+def test_single_detector_is_scored_by_own_alerts(row_of):
     row = row_of("error:adwin")
     assert row.detected == 1
     assert 0 <= row.delays[0] < 400
@@ -129,12 +131,12 @@ def test_a_single_detector_is_scored_by_its_own_alerts(row_of):
     assert row.accuracy > row_of("never").accuracy + 0.3
 
 
-def test_one_head_for_all_data_is_no_ceiling_where_labels_swap(row_of):
+def test_pooled_head_is_no_ceiling_under_label_swap(row_of):
     assert row_of("iid").accuracy < 0.75
     assert row_of("iid-concepts").accuracy > 0.9
 
 
-def test_an_online_learner_gets_labels_when_they_come(stream, row_of):
+def test_online_learner_receives_labels_after_delay(stream, row_of):
     assert row_of("online:softmax").fits == EVENTS
     early = dataclasses.replace(stream.scenario, label_delay=0)
     late = dataclasses.replace(stream.scenario, label_delay=EVENTS)
@@ -146,7 +148,7 @@ def test_an_online_learner_gets_labels_when_they_come(stream, row_of):
     assert learnt[EVENTS] < 0.3, "without a label since the swap it goes on as before"
 
 
-def test_an_online_learner_learns_what_is_sent(stream):
+def test_online_learner_trains_on_sent_labels(stream):
     lies = {"praise": "complaint", "complaint": "praise"}
     said = tuple(Annotation("liar", lies[row.label]) for row in stream.scenario.sequence)
     lied = Stream(dataclasses.replace(stream.scenario, annotations=said), stream.embeddings)
@@ -154,7 +156,8 @@ def test_an_online_learner_learns_what_is_sent(stream):
     assert correct[BOOTSTRAP:SWAP].mean() < 0.3, "learnt from lies, scored against the truth"
 
 
-def test_cara_retrains_when_the_wrong_predictions_since_the_last_time_add_up():
+def test_cara_retrains_once_errors_exceed_threshold():
+    """Errors count from the last retraining on."""
     outcomes = [SimpleNamespace(correct=at % 2 == 0, in_sample=at < 10, occurred_at=float(at)) for at in range(20)]
     assert isinstance(baselines.Cara(4).decide(PolicyContext(20), [], outcomes), Retrain), "five of ten"
     assert isinstance(baselines.Cara(5).decide(PolicyContext(20), [], outcomes), Wait)
@@ -165,7 +168,7 @@ def test_cara_retrains_when_the_wrong_predictions_since_the_last_time_add_up():
     assert isinstance(baselines.Cara(3).decide(PolicyContext(20, (past,)), [], outcomes), Wait)
 
 
-def test_cara_s_threshold_rises_with_the_price_of_retraining(stream):
+def test_cara_threshold_rises_with_retraining_price(stream):
     chosen = {}
     for price in (0.0, 1e6):
         retrain = RetrainSettings(bootstrap=BOOTSTRAP, window=100, cost_of_second=price)
@@ -180,14 +183,14 @@ def test_unknown_drifts_are_not_scored(tmp_path):
     assert (row.drifts, row.detected, row.false_alarms) == (None, None, None)
 
 
-def test_a_short_stream_learns_from_a_quarter_of_it(tmp_path):
+def test_short_stream_uses_a_quarter_as_bootstrap(tmp_path):
     text = FILE.replace(f"bootstrap = {BOOTSTRAP}\n", "").replace(f"events = {EVENTS}", "events = 240")
     row = measure(make_stream(tmp_path, text), "never", Settings(), 1.0).row
     assert (row.events, row.counted_from) == (240, 120)
     assert row.accuracy > 0.7
 
 
-def test_a_system_nobody_knows(stream):
+def test_unknown_system_or_learner_is_refused(stream):
     with pytest.raises(DriftloopError, match="no system 'perodic:10'"):
         measure(stream, "perodic:10", Settings(), 1.0)
     with pytest.raises(DriftloopError, match="no online learner 'svm'"):
@@ -224,14 +227,14 @@ def test_the_same_command_gives_the_same_rows(csv, tmp_path, capsys):
     assert capsys.readouterr().out == said[0]
 
 
-def test_what_does_not_fit_is_one_sentence(csv, capsys):
+def test_wrong_options_exit_2_with_error_message(csv, capsys):
     assert run.main(["--csv", str(csv), "--text", "nothing", "--systems", "never"]) == 2
     assert "no column 'nothing'" in capsys.readouterr().err
     assert run.main(["--seed", "one"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_verb_hands_its_options_to_the_benchmark(stream, tmp_path, capsys, monkeypatch):
+def test_bench_command_passes_options_to_benchmark(stream, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["driftloop"])
     write(tmp_path / "rows.json", [measure(stream, "never", Settings(), 1.0)])
     assert main.main(["bench", "adaptation", "--read", str(tmp_path / "rows.json"), "--cpu"]) == 0

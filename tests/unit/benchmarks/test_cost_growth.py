@@ -10,18 +10,18 @@ from benchmarks.performance.cost_growth import Point, draw
 from benchmarks.resilience.backpressure import _tenths
 
 
-def test_the_speed_is_told_for_each_tenth() -> None:
+def test_throughput_is_measured_per_tenth_of_stream() -> None:
     steady = [(second, 100 * second) for second in range(101)]
     assert _tenths([(float(at), count) for at, count in steady], 10_000) == [100.0] * 10
     slower = [*((float(at), 100 * at) for at in range(51)), *((50.0 + 2 * at, 5000 + 100 * at) for at in range(1, 51))]
     assert _tenths(slower, 10_000) == [100.0] * 5 + [50.0] * 5
 
 
-def test_the_first_tenth_is_without_what_was_there_before_anybody_looked() -> None:
+def test_first_tenth_excludes_count_before_first_sample() -> None:
     assert _tenths([(10.0 + at, 1000 + 90 * at) for at in range(101)], 10_000) == pytest.approx([90.0] * 10)
 
 
-def test_each_of_what_grows_is_a_plot(tmp_path: Path) -> None:
+def test_plot_shows_every_dimension_and_role(tmp_path: Path) -> None:
     points = [
         Point(what=what, value=value, role=role, ms=0.1 * value, lowest=0.0, highest=1.0)
         for what, role in (("classes", "scorer"), ("classes", "monitor"), ("words", "scorer"))

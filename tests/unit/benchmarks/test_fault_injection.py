@@ -36,7 +36,7 @@ def test_patch_of_a_missing_name_is_an_error() -> None:
     assert not hasattr(owner, "absent")
 
 
-def test_a_change_is_an_error_once_its_target_is_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_with_renamed_target_raises_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from stream_processors.runtime.offsets import OffsetTracker
 
     monkeypatch.delattr(OffsetTracker, "check")

@@ -15,7 +15,7 @@ from driftloop.core.settings import Settings
 from retrain.policies.builtin import Never
 
 
-def test_one_source_lies_from_where_it_is_told() -> None:
+def test_unreliable_annotator_errs_at_stated_rate_after_start() -> None:
     scenario = with_liar("tweets-short", 7, 0.4, 0.3, 500)
     wrong = np.array([
         said.label != row.label for said, row in zip(scenario.annotations, scenario.sequence, strict=True)
@@ -26,7 +26,7 @@ def test_one_source_lies_from_where_it_is_told() -> None:
     assert wrong[500:][liar[500:]].mean() == pytest.approx(0.4, abs=0.06)
 
 
-def test_a_promotion_that_makes_it_worse_is_counted_and_no_other() -> None:
+def test_only_harmful_promotions_count_as_worse() -> None:
     scenario = with_liar("tweets-short", 7, 0.0, 0.3, 0)
     rng = np.random.default_rng(0)
     truth = np.array([row.label for row in scenario.sequence])
@@ -55,7 +55,7 @@ class _Constant:
         return np.tile(np.eye(len(self.classes_))[0], (len(features), 1))
 
 
-def test_the_table_sets_damage_against_the_share() -> None:
+def test_table_shows_damage_relative_to_zero_noise() -> None:
     shown = make_table([
         Row(0.0, True, 7, 0.75, 5, 0), Row(0.4, True, 7, 0.74, 4, 0),
         Row(0.0, False, 7, 0.75, 5, 0), Row(0.4, False, 7, 0.70, 6, 2),
@@ -65,6 +65,6 @@ def test_the_table_sets_damage_against_the_share() -> None:
     assert lines[3] == ["40%", "equally", "0.7000", "+0.0500", "6", "2"]
 
 
-def test_an_unknown_scenario_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_scenario_exits_2_and_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--scenarios", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err

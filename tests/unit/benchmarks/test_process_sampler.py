@@ -7,7 +7,8 @@ import pytest
 from benchmarks.harness.process_sampler import Sample, Sampler
 
 
-def test_what_is_filled_once_shows_in_the_whole_and_not_in_the_later_half() -> None:
+def test_memory_filled_once_has_no_later_growth() -> None:
+    """Growth over the whole run still includes memory that is filled once."""
     sampler = Sampler(dict)
     looks = range(0, 3600, 36)
     sampler.samples = {

@@ -17,7 +17,8 @@ def played(back: int | None, *, share: float = 0.8) -> np.ndarray:
     return correct
 
 
-def test_the_labels_until_a_known_concept_is_back_are_counted() -> None:
+def test_recovery_counts_labels_until_accuracy_is_back() -> None:
+    """Only a drift to a concept seen before has a recovery."""
     chance = int(1.645 * (0.8 * 0.2 / AFTER) ** 0.5 / 0.8 * AFTER)
     found = recoveries(played(2300), SEGMENTS, DRIFTS, 100)
     assert len(found) == 1, "the first drift leads to a concept that nobody has seen"
@@ -25,7 +26,7 @@ def test_the_labels_until_a_known_concept_is_back_are_counted() -> None:
     assert recoveries(played(2050), SEGMENTS, DRIFTS, 100) == [0], "back before the first label"
 
 
-def test_a_concept_that_is_never_as_good_again_is_not_back() -> None:
+def test_concept_below_former_accuracy_is_not_recovered() -> None:
     assert recoveries(played(None), SEGMENTS, DRIFTS, 100) == [None]
     assert recoveries(played(2900), SEGMENTS, DRIFTS, 100) == [None], "fewer events than are asked for"
 

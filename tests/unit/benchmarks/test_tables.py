@@ -30,7 +30,7 @@ def cells(text, system):
     return dict(zip(lines[0], found, strict=True))
 
 
-def test_regret_and_share_are_taken_seed_by_seed():
+def test_regret_and_share_are_computed_per_seed():
     rows = [
         row("never", 0.4, 7), row("iid", 0.8, 7), row("oracle", 0.75, 7), row("on-drift", 0.7, 7),
         row("never", 0.5, 8), row("iid", 0.8, 8), row("oracle", 0.78, 8), row("on-drift", 0.74, 8),
@@ -43,7 +43,7 @@ def test_regret_and_share_are_taken_seed_by_seed():
     assert share([row("on-drift", 0.8)], [row("never", 0.8), row("iid", 0.801)]) is None, "there is no way to go"
 
 
-def test_a_line_holds_means_and_what_was_missed():
+def test_table_row_holds_means_and_missed_drifts():
     shown = table(
         row(
             "on-drift",
@@ -79,7 +79,7 @@ def test_a_line_holds_means_and_what_was_missed():
     assert (line["regret"], line["share"]) == ("-", "-")
 
 
-def test_known_concepts_are_back_after_so_many_labels_or_never():
+def test_table_row_shows_recovery_labels_or_never():
     shown = table(row("on-drift", 0.7, recoveries=[40, 90]), row("on-drift", 0.7, 8, recoveries=[80]), row("iid", 0.8))
     assert cells(shown["s"], "on-drift")["recovered after"] == "80 (worst 90)"
     assert cells(shown["s"], "iid")["recovered after"] == "-"
@@ -89,7 +89,7 @@ def test_known_concepts_are_back_after_so_many_labels_or_never():
     assert "recovered after" not in table(row("never", 0.7))["s"], "where no concept comes back"
 
 
-def test_what_did_not_watch_has_no_detections():
+def test_system_without_detector_has_no_detections():
     line = cells(table(row("oracle", 0.7))["s"], "oracle")
     assert {line[name] for name in ("drifts found", "mean delay", "false alarms per 10,000", "repeats")} == {"-"}
 
@@ -101,7 +101,7 @@ def test_cpu_is_printed_when_asked_for():
     assert (line["watch CPU s"], line["retrain CPU s"]) == ("1.2", "2.5")
 
 
-def test_the_table_says_where_the_default_falls_short():
+def test_table_compares_default_with_best_references():
     ours = row("on-drift", 0.7, retrainings=5, fits=20)
     few, many = row("error:ddm", 0.71, retrainings=5, fits=22), row("online:softmax", 0.9, fits=4000)
     shown = table(ours, few, row("oracle", 0.8), many, row("never", 0.4))["s"]
@@ -110,19 +110,19 @@ def test_the_table_says_where_the_default_falls_short():
     assert "0.2000 BEHIND the best reference of any cost, `online:softmax` with 4000 fits" in shown
 
 
-def test_only_seeds_that_both_have_are_compared():
+def test_only_shared_seeds_are_compared():
     ours = [row("on-drift", 0.6, 7, retrainings=5), row("on-drift", 0.8, 8, retrainings=5)]
     shown = table(*ours, row("error:ddm", 0.75, 8, retrainings=4))["s"]
     assert "0.0500 ahead of the best reference with as few retrainings, `error:ddm`" in shown
     assert cells(shown, "error:ddm")["seeds"] == "1"
 
 
-def test_a_ceiling_below_the_oracle_is_called_none():
+def test_ceiling_below_oracle_is_marked_no_ceiling():
     assert "no ceiling" in table(row("iid", 0.5), row("oracle", 0.8))["s"]
     assert "no ceiling" not in table(row("iid", 0.9), row("oracle", 0.8))["s"]
 
 
-def test_the_summary_marks_the_best_without_hindsight():
+def test_summary_marks_best_system_without_hindsight():
     rows = [
         row(name, value, scenario=s)
         for s in "ab"
@@ -134,7 +134,7 @@ def test_the_summary_marks_the_best_without_hindsight():
     assert "summary" not in table(*rows[:3])
 
 
-def test_a_page_takes_its_tables(tmp_path):
+def test_page_tables_are_replaced_between_markers(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- table s -->\nold\n<!-- end -->\nbetween\n<!-- table other -->\nkept\n<!-- end -->\n")
     put_into(page, {"s": "new \\1 table", "third": "nowhere"})
@@ -155,7 +155,7 @@ def test_rows_are_read_as_they_were_written(tmp_path):
             read(tmp_path / name)
 
 
-def test_the_pictures_are_the_same_for_the_same_rows(tmp_path):
+def test_plots_are_identical_for_equal_rows(tmp_path):
     rows = [
         row("never", 0.4), row("periodic:500", 0.6, retrainings=4, fits=4), row("online:softmax", 0.65, fits=4000),
         row("on-drift", 0.7, retrainings=2, fits=6, alerts=[(2520, "error", "detection")], swapped_at=[2600]),

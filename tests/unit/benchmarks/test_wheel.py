@@ -57,7 +57,7 @@ def packaged(known: dict[str, Path]) -> set[str]:
     }  # fmt: skip
 
 
-def test_the_wheel_has_exactly_the_modules_of_driftloop_bench() -> None:
+def test_wheel_contains_exactly_the_bench_modules() -> None:
     known = modules()
     assert {"benchmarks.resilience.soak", "benchmarks.adaptation.run"} < known.keys()
     assert packaged(known) == needed(known)

@@ -76,9 +76,8 @@ def scenario(rows: int = 30, **keys: str) -> str:
 
 
 @pytest.mark.parametrize("verb", parser.verbs())
-def test_every_verb_has_a_page_with_what_it_reads_and_writes_and_examples(
-    capsys: pytest.CaptureFixture[str], verb: str
-) -> None:
+def test_every_command_help_has_all_sections(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """Help pages list inputs, outputs, examples, settings and exit codes."""
     code, page, err = said(capsys, verb, "--help")
     assert (code, err) == (0, "")
     assert page.startswith(f"usage: driftloop {verb} ")
@@ -88,7 +87,7 @@ def test_every_verb_has_a_page_with_what_it_reads_and_writes_and_examples(
 
 
 @pytest.mark.parametrize("verb", parser.verbs())
-def test_every_example_of_a_page_is_a_command_that_is_understood(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+def test_every_help_example_parses(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     _, page, _ = said(capsys, verb, "--help")
     examples = [line for line in page.splitlines() if re.match(rf"  (\S+ )?driftloop {verb}\b", line)]
     assert examples
@@ -99,13 +98,14 @@ def test_every_example_of_a_page_is_a_command_that_is_understood(capsys: pytest.
         assert parser.build().parse_args(words[words.index("driftloop") + 1 :]).verb == verb
 
 
-def test_the_first_page_lists_every_verb_and_is_shown_where_none_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The main help also appears when no command is given, with exit code 2."""
     code, page, _ = said(capsys, "--help")
     assert code == 0 and all(re.search(rf"\n +{verb} +\w", page) for verb in parser.verbs())
     assert said(capsys) == (2, "", page)
 
 
-def test_the_pages_know_all_topics() -> None:
+def test_arguments_list_every_topic() -> None:
     assert tuple(topic.name for topic in topics.ALL) == arguments.TOPICS
 
 
@@ -114,7 +114,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["watch", "--help"]], ids=["import", "help", "verb's help"])
-def test_neither_the_import_nor_a_page_loads_what_is_heavy(argv: list[str]) -> None:
+def test_import_and_help_load_no_heavy_packages(argv: list[str]) -> None:
     code = (
         "import sys, driftloop.cli.main\n"
         "try:\n    driftloop.cli.main.main(sys.argv[1:]) if sys.argv[1:] else None\n"
@@ -167,7 +167,7 @@ def test_neither_the_import_nor_a_page_loads_what_is_heavy(argv: list[str]) -> N
         ("simulate tweets --stack own", "needs DRIFTLOOP_KAFKA and DRIFTLOOP_REDIS and", "--stack embedded"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence_with_what_to_do(
+def test_refused_command_gives_one_sentence_with_remedy(
     capsys: pytest.CaptureFixture[str], line: str, what: str, remedy: str
 ) -> None:
     sentence = refused(capsys, *line.split())
@@ -179,7 +179,7 @@ def test_what_cannot_be_done_is_one_sentence_with_what_to_do(
 @pytest.mark.parametrize(
     ("name", "value", "named"), [("NONSENSE", "1", "`nonsense`"), ("SCORER__BATCH", "many", "$.scorer.batch")]
 )
-def test_a_setting_that_does_not_fit_is_named_by_every_verb(
+def test_invalid_setting_is_named_by_every_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str, name: str, value: str, named: str
 ) -> None:
     monkeypatch.setenv(f"DRIFTLOOP_{name}", value)
@@ -187,14 +187,14 @@ def test_a_setting_that_does_not_fit_is_named_by_every_verb(
     assert named in sentence and "see `driftloop doctor --settings`" in sentence
 
 
-def test_an_address_in_the_environment_is_one_of_the_three_too(
+def test_address_from_environment_counts_towards_own_stack(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DRIFTLOOP_REDIS", "redis://cache:6379/0")
     assert "needs DRIFTLOOP_MLFLOW too" in refused(capsys, "simulate", "tweets", "--kafka", "a:1")
 
 
-def test_a_directory_that_is_used_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_occupied_run_directory_is_refused_and_kept(capsys: pytest.CaptureFixture[str]) -> None:
     mine = scenario()
     run_directory.new(Path("run"), run_directory.Record(scenario="another"))
     sentence = refused(capsys, "simulate", mine, "--out", "run", "--stack", "embedded", "--kafka", "ignored:1")
@@ -209,15 +209,13 @@ def test_a_directory_that_is_used_is_left_as_it_is(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("given", "kept"), [("tweets", "scenario"), ("--rate 5", "rate"), ("tweets --limit 9", "scenario and limit")]
 )
-def test_a_resumed_run_keeps_what_it_was_started_with(
-    capsys: pytest.CaptureFixture[str], given: str, kept: str
-) -> None:
+def test_resume_with_changed_options_is_refused(capsys: pytest.CaptureFixture[str], given: str, kept: str) -> None:
     run_directory.new(Path("run"), run_directory.Record(scenario="tweets-short"))
     sentence = refused(capsys, "simulate", *given.split(), "--resume", "run")
     assert f"keeps its own {kept} (run/run.json): leave that out" in sentence
 
 
-def test_fewer_events_than_the_first_model_needs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_events_for_bootstrap_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     sentence = refused(capsys, "simulate", scenario(), "--limit", "9", "--out", "run")
     assert (
         "sends 9 events, fewer than the 10" in sentence and "raise --limit, or lower DRIFTLOOP_RETRAIN__B" in sentence
@@ -226,7 +224,7 @@ def test_fewer_events_than_the_first_model_needs_are_refused(capsys: pytest.Capt
     assert not Path("run").exists()
 
 
-def test_an_option_wins_over_the_environment_and_both_over_what_a_run_remembers(
+def test_option_overrides_environment_overrides_recorded_settings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "DRIFTLOOP_KAFKA=127.0.0.1:9092\n" in said(capsys, "doctor", "--settings")[1]
@@ -240,9 +238,10 @@ def test_an_option_wins_over_the_environment_and_both_over_what_a_run_remembers(
     assert (chosen.kafka, chosen.stream, chosen.redis) == ("option:2", "environment", "remembered")
 
 
-def test_a_project_stands_for_its_scenario_and_its_settings_unless_others_are_named(
+def test_project_folder_supplies_scenario_and_settings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A settings file named by option or variable takes precedence."""
     scenario(bootstrap="31")
     Path("mine").mkdir()
     for name in ("data.csv", "mine.toml"):
@@ -262,14 +261,14 @@ def test_a_project_stands_for_its_scenario_and_its_settings_unless_others_are_na
     assert "No scenario is called 'empty'" in refused(capsys, "simulate", "empty", "--out", "run")
 
 
-def test_the_doctor_shows_what_a_settings_file_makes_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_shows_values_from_settings_file(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.toml").write_text('signing_key = "tiger-7f3a"\n[scorer]\nbatch = 7\n')
     code, out, _ = said(capsys, "doctor", "--settings", "mine.toml")
     assert code == 0 and "DRIFTLOOP_SCORER__BATCH=7   (default 64)" in out and "tiger" not in out
     assert "DRIFTLOOP_SCORER__BATCH=64\n" in said(capsys, "doctor", "--settings")[1]
 
 
-def test_a_simulation_that_runs_here_is_found_and_its_absence_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_simulation_is_found_or_absence_reported(capsys: pytest.CaptureFixture[str]) -> None:
     given = StackOptions.of(parser.build().parse_args(["watch", "events"]))
     assert options.find_settings(given, None).kafka == Settings().kafka
     assert capsys.readouterr().err.startswith("driftloop: No simulation is running on this machine; trying Kafka at ")
@@ -279,9 +278,10 @@ def test_a_simulation_that_runs_here_is_found_and_its_absence_said(capsys: pytes
     assert (found.kafka, found.topic_prefix, capsys.readouterr().err) == ("127.0.0.1:21000", "t.", "")
 
 
-def test_the_settings_are_listed_with_their_meaning_and_without_secrets(
+def test_doctor_lists_settings_without_secrets(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The list contains every variable, and explains what it means."""
     monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", "tiger-7f3a")
     code, out, err = said(capsys, "doctor", "--settings")
     assert (code, err) == (0, "") and "tiger" not in out
@@ -289,7 +289,7 @@ def test_the_settings_are_listed_with_their_meaning_and_without_secrets(
     assert "DRIFTLOOP_SCORER__BATCH=64\n    Maximum number of events in a batch.\n" in out
 
 
-def test_the_doctor_ends_with_1_where_something_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_exits_1_when_a_service_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     stack = ["--kafka", "127.0.0.1:1", "--redis", "redis://127.0.0.1:1", "--mlflow", "http://127.0.0.1:1"]
     code, out, err = said(capsys, "doctor", *stack)
     assert (code, err) == (1, "") and out.endswith("Something is missing.\n")
@@ -297,7 +297,7 @@ def test_the_doctor_ends_with_1_where_something_is_missing(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("argv", [["--version"], ["doctor", "--settings"], ["simulate", "--help"]])
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly(argv: list[str]) -> None:
+def test_closed_output_pipe_ends_command_quietly(argv: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = process("-m", "driftloop", *argv, stdout=writer)
@@ -307,14 +307,14 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(argv: list[str])
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("argv", [["--version"], ["doctor", "--settings"], ["simulate", "--help"]])
-def test_a_full_disk_under_the_output_is_one_sentence(argv: list[str]) -> None:
+def test_full_disk_on_output_gives_one_sentence(argv: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = process("-m", "driftloop", *argv, stdout=full)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "No space left on device. Make room" in done.stderr
 
 
-def test_a_terminal_without_the_characters_still_gets_its_page() -> None:
+def test_help_is_escaped_on_ascii_terminal() -> None:
     done = process("-m", "driftloop", "--help", environ={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "") and "\\u25ba" in done.stdout
 
@@ -327,7 +327,7 @@ FAILURES = (
 
 
 @pytest.mark.parametrize(("error", "code", "sentence"), FAILURES)
-def test_what_fails_on_the_way_is_one_sentence_too(
+def test_runtime_failure_prints_at_most_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, sentence: str
 ) -> None:
     monkeypatch.setattr(monitor, "run", lambda _arguments: (_ for _ in ()).throw(error))
@@ -336,7 +336,7 @@ def test_what_fails_on_the_way_is_one_sentence_too(
     assert sentence in err and err.count("\n") == bool(sentence)
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programming_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "run", lambda _arguments: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main.main(["monitor"])

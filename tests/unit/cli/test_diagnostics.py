@@ -43,7 +43,7 @@ def found(folder: Path, environ: dict[str, str] | None = None) -> dict[str, Find
     return {finding.name: finding for finding in findings}
 
 
-def test_everything_that_a_simulation_needs_is_looked_at_and_what_is_not_ok_has_a_remedy(tmp_path: Path) -> None:
+def test_every_requirement_is_checked_and_failures_have_remedies(tmp_path: Path) -> None:
     findings = found(tmp_path)
     wanted = {"Python", "packages: scoring", "packages: embedded", "Java", "Kafka's jars", "Valkey", "encoder"}
     wanted |= {"disk: run directory", "disk: cache", "memory", "cores", "ports"}
@@ -54,7 +54,8 @@ def test_everything_that_a_simulation_needs_is_looked_at_and_what_is_not_ok_has_
         assert bool(finding.remedy) == (finding.status != "ok"), finding
 
 
-def test_a_stack_of_ones_own_is_asked_instead_of_java_valkey_and_mlflow(tmp_path: Path, listening: str) -> None:
+def test_own_services_replace_embedded_stack_checks(tmp_path: Path, listening: str) -> None:
+    """Java, Kafka's jars and Valkey are not checked when all three addresses are given."""
     own = {"DRIFTLOOP_KAFKA": listening, "DRIFTLOOP_REDIS": f"redis://{listening}/0", "DRIFTLOOP_MLFLOW": listening}
     findings = found(tmp_path, own)
     for name in ("Kafka", "Redis", "MLflow"):
@@ -62,18 +63,18 @@ def test_a_stack_of_ones_own_is_asked_instead_of_java_valkey_and_mlflow(tmp_path
     assert not {"Java", "Kafka's jars", "Valkey", "packages: embedded", "stack"} & set(findings)
 
 
-def test_of_several_brokers_the_first_is_asked(tmp_path: Path, listening: str) -> None:
+def test_first_of_several_brokers_is_checked(tmp_path: Path, listening: str) -> None:
     assert found(tmp_path, {**NOBODY, "DRIFTLOOP_KAFKA": f"{listening},127.0.0.1:1"})["Kafka"].status == "ok"
 
 
 @pytest.mark.parametrize("name", ["Kafka", "Redis", "MLflow"])
-def test_a_service_that_does_not_answer_is_missing_and_its_variable_named(tmp_path: Path, name: str) -> None:
+def test_unreachable_service_is_missing_with_its_variable(tmp_path: Path, name: str) -> None:
     finding = found(tmp_path, NOBODY)[name]
     assert finding.status == "missing" and "127.0.0.1:1" in finding.detail
     assert f"DRIFTLOOP_{name.upper()}" in finding.remedy
 
 
-def test_an_address_that_makes_no_sense_is_missing_and_no_crash(tmp_path: Path) -> None:
+def test_malformed_address_is_reported_as_missing(tmp_path: Path) -> None:
     finding = found(tmp_path, {**NOBODY, "DRIFTLOOP_REDIS": "redis://127.0.0.1:many/0"})["Redis"]
     assert finding.status == "missing" and "many" in finding.detail
 
@@ -87,22 +88,20 @@ def test_a_password_in_an_address_is_not_shown(tmp_path: Path, password: str) ->
     assert shown["DRIFTLOOP_REDIS"] == shown["DRIFTLOOP_MLFLOW"] == f"redis://me:{MASK}@127.0.0.1:1/0"
 
 
-def test_half_a_stack_of_ones_own_is_missing_the_other_half(tmp_path: Path, listening: str) -> None:
+def test_partial_own_stack_names_missing_addresses(tmp_path: Path, listening: str) -> None:
     findings = found(tmp_path, {"DRIFTLOOP_KAFKA": listening})
     assert findings["stack"].status == "missing", "simulate refuses to start like this"
     assert findings["stack"].detail == "DRIFTLOOP_KAFKA is set, DRIFTLOOP_REDIS, DRIFTLOOP_MLFLOW is not"
     assert "Valkey" in findings and "Java" not in findings
 
 
-def test_a_setting_that_does_not_fit_is_the_first_finding_and_the_rest_is_still_looked_at(tmp_path: Path) -> None:
+def test_invalid_setting_is_reported_first_and_checks_continue(tmp_path: Path) -> None:
     findings = list(examine({"DRIFTLOOP_SCORER__BATCH": "many", **NOBODY}, tmp_path))
     assert (findings[0].name, findings[0].status) == ("settings", "missing")
     assert "scorer.batch" in findings[0].detail and len(findings) > 5
 
 
-def test_a_package_that_is_not_installed_is_named_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_package_is_named_with_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(diagnostics.GROUPS, "replay", ("pytest", "no-such-distribution"))
     monkeypatch.setitem(diagnostics.GROUPS, "scoring", ("no-such-distribution",))
     findings = found(tmp_path, NOBODY)
@@ -125,13 +124,14 @@ def test_jars_that_are_absent_or_altered_are_counted(tmp_path: Path, cache: Path
     )
 
 
-def test_an_encoder_that_is_nowhere_is_missing_and_one_of_the_hub_is_a_note(tmp_path: Path) -> None:
+def test_encoder_path_must_exist_hub_encoder_is_note(tmp_path: Path) -> None:
     nowhere = found(tmp_path, {**NOBODY, "DRIFTLOOP_MODEL__ENCODER": str(tmp_path / "nowhere")})["encoder"]
     assert (nowhere.status, nowhere.remedy) == ("missing", "set DRIFTLOOP_MODEL__ENCODER to an encoder that exists")
     assert found(tmp_path, {**NOBODY, "DRIFTLOOP_MODEL__ENCODER": "somebody/encoder"})["encoder"].status == "note"
 
 
-def test_a_file_where_the_run_directories_should_be_is_missing(tmp_path: Path) -> None:
+def test_unwritable_run_folder_is_reported_as_missing(tmp_path: Path) -> None:
+    """A file in place of the run folder makes it unwritable."""
     assert found(tmp_path, NOBODY)["disk: run directory"].status == "ok"
     (tmp_path / "runs").write_text("in the way")
     finding = found(tmp_path, NOBODY)["disk: run directory"]
@@ -139,22 +139,21 @@ def test_a_file_where_the_run_directories_should_be_is_missing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("free", "status"), [(0.5, "missing"), (3.0, "note"), (50.0, "ok")])
-def test_little_room_on_the_disk_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, status: str
-) -> None:
+def test_low_disk_space_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, status: str) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=free * GIB))
     finding = found(tmp_path, NOBODY)["disk: run directory"]
     assert finding.status == status and f"{free:.1f} GB free" in finding.detail
 
 
 @pytest.mark.parametrize(("free", "status"), [(1.5, "missing"), (4.0, "note"), (16.0, "ok")])
-def test_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, status: str) -> None:
+def test_low_memory_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, status: str) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
     finding = found(tmp_path, NOBODY)["memory"]
     assert (finding.status, finding.detail) == (status, f"{free:.1f} GB available")
 
 
-def test_the_list_of_settings_has_every_variable_with_its_value_default_and_meaning() -> None:
+def test_settings_list_has_value_default_and_meaning() -> None:
+    """The list contains every variable."""
     chosen = Settings(stream="tweets", retrain=RetrainSettings(candidates=("linear",)))
     shown = {setting.variable: setting for setting in list_settings(chosen)}
     assert set(shown) == set(settings.environment(Settings()))

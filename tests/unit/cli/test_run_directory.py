@@ -37,7 +37,7 @@ def put(path: Path, **fields: Any) -> Path:
     return path
 
 
-def test_a_record_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_saved_record_is_read_unchanged(tmp_path: Path) -> None:
     record = Record(
         scenario="tweets", rate="max", limit=900, stack="own", settings={"DRIFTLOOP_STREAM": "s"}, seconds=3
     )
@@ -50,27 +50,27 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == [run_directory.RECORD]
 
 
-def test_a_folder_with_a_run_is_not_used_again_and_its_run_stays(tmp_path: Path) -> None:
+def test_folder_with_a_run_is_refused_and_kept(tmp_path: Path) -> None:
     run_directory.new(tmp_path / "run", Record(scenario="first"))
     with pytest.raises(DriftloopError, match=r"holds a run already: continue it \(`driftloop simulate --resume "):
         run_directory.new(tmp_path / "run", Record(scenario="second"))
     assert run_directory.read(tmp_path / "run").scenario == "first"
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DriftloopError, match="is not empty: choose a new folder"):
         run_directory.new(tmp_path, Record(scenario="tweets"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+def test_file_is_refused_as_run_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DriftloopError, match="cannot be used as a run directory: Not a directory"):
         run_directory.new(tmp_path / "file", Record(scenario="tweets"))
 
 
-def test_a_folder_without_a_run_says_what_to_give(tmp_path: Path) -> None:
+def test_folder_without_run_is_refused_with_hint(tmp_path: Path) -> None:
     with pytest.raises(DriftloopError, match=r"holds no run .* give the folder that `driftloop simulate` named"):
         run_directory.read(tmp_path)
 
@@ -79,7 +79,7 @@ def test_a_folder_without_a_run_says_what_to_give(tmp_path: Path) -> None:
     "body", [b"", b"{}", b'{"scenario":"tw', b'{"scenario":7}', b'{"scenario":"\xff"}', b'{"x":' + b"[" * 50_000],
     ids=["empty", "no scenario", "cut", "wrong kind", "no utf-8", "deep"],
 )  # fmt: skip
-def test_a_damaged_record_is_one_sentence(tmp_path: Path, body: bytes) -> None:
+def test_damaged_record_is_refused_with_one_sentence(tmp_path: Path, body: bytes) -> None:
     (tmp_path / run_directory.RECORD).write_bytes(body)
     with pytest.raises(DriftloopError, match=r"run\.json is damaged .*: start a new run") as caught:
         run_directory.read(tmp_path)
@@ -87,7 +87,8 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path, body: bytes) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_one_sentence_and_the_old_record_stays(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_old_record(tmp_path: Path) -> None:
+    """Saving to a full disk raises an error that suggests to make room."""
     run_directory.save(tmp_path, Record(scenario="old"))
     (tmp_path / f".{run_directory.RECORD}.{os.getpid()}").symlink_to("/dev/full")
     with pytest.raises(DriftloopError, match=r"cannot be written: No space left on device; make room"):
@@ -113,7 +114,7 @@ def test_secrets_are_never_stored(tmp_path: Path, own_stack: bool) -> None:
     assert ("DRIFTLOOP_KAFKA" in record.settings) == own_stack
 
 
-def test_what_is_remembered_gives_the_settings_back() -> None:
+def test_recorded_variables_restore_the_settings() -> None:
     chosen = Settings(stream="tweets", redis="redis://cache:6379/0", scorer=settings.ScorerSettings(batch=8))
     assert settings.load(run_directory.recorded_variables(chosen, own_stack=True)) == chosen
 
@@ -131,7 +132,7 @@ def test_a_running_simulation_is_found_until_it_withdraws(tmp_path: Path, cache:
     assert (run_directory.find(), run_directory.find(tmp_path)) == (None, None)
 
 
-def test_a_cache_that_cannot_be_written_does_not_keep_a_run_from_starting(tmp_path: Path, cache: Path) -> None:
+def test_unwritable_cache_does_not_block_a_run(tmp_path: Path, cache: Path) -> None:
     cache.parent.mkdir()
     cache.write_text("in the way")
     assert run_directory.find(tmp_path) is None
@@ -154,7 +155,7 @@ def test_announcements_of_dead_processes_are_ignored_and_removed(cache: Path) ->
     assert list(cache.iterdir()) == [alive]
 
 
-def test_of_several_simulations_the_one_started_last_is_found(tmp_path: Path, cache: Path) -> None:
+def test_most_recently_started_simulation_is_found(tmp_path: Path, cache: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as later:
         put(cache / "1.json", pid=later.pid, born=psutil.Process(later.pid).create_time(), root="/later")
         put(cache / "2.json", root="/earlier")
@@ -164,7 +165,7 @@ def test_of_several_simulations_the_one_started_last_is_found(tmp_path: Path, ca
     assert chosen is not None and chosen.root == "/earlier"
 
 
-def test_a_running_simulation_fills_in_what_the_environment_leaves_open(tmp_path: Path) -> None:
+def test_running_simulation_supplies_missing_variables(tmp_path: Path) -> None:
     running = run_directory.announce(tmp_path, Settings(kafka="127.0.0.1:21000", stream="mine"))
     assert run_directory.environ_of(None, {"DRIFTLOOP_STREAM": "other", "HOME": "/h"}) == (
         {**running.settings, "DRIFTLOOP_STREAM": "other", "HOME": "/h"},
@@ -178,7 +179,7 @@ def test_a_running_simulation_fills_in_what_the_environment_leaves_open(tmp_path
     assert (variables["DRIFTLOOP_KAFKA"], found) == ("127.0.0.1:21000", running)
 
 
-def test_a_folder_where_nothing_runs_is_said(tmp_path: Path) -> None:
+def test_folder_without_running_simulation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DriftloopError, match=r"No simulation is running under .*: see `driftloop simulate --resume"):
         run_directory.environ_of(tmp_path, {})
     assert run_directory.environ_of(None, {"A": "b"}) == ({"A": "b"}, None)

@@ -44,7 +44,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DRIFTLOOP_CACHE", str(tmp_path / "cache"))
 
 
-def test_what_the_first_prediction_needs_has_the_cores_to_itself(started: list[str], tmp_path: Path) -> None:
+def test_other_processes_start_after_first_prediction(started: list[str], tmp_path: Path) -> None:
+    """Processes needed for the first prediction have all cores until then."""
     found = begun(tmp_path)
     found.start_rest(predicted=False)
     assert started == ["replay", "retrain", "score"]
@@ -55,7 +56,7 @@ def test_what_the_first_prediction_needs_has_the_cores_to_itself(started: list[s
     assert found.children["score"].warm == processes.WARM["score"]
 
 
-def test_a_first_prediction_that_does_not_come_is_not_waited_for(
+def test_late_first_prediction_does_not_block_startup(
     started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "PATIENCE", 0.0)
@@ -64,7 +65,7 @@ def test_a_first_prediction_that_does_not_come_is_not_waited_for(
     assert started == ["replay", "retrain", "score", "monitor"]
 
 
-def test_a_simulation_starts_these_processes_and_announces_itself(started: list[str], tmp_path: Path) -> None:
+def test_simulation_start_launches_processes_and_announces_run(started: list[str], tmp_path: Path) -> None:
     loop = LoopState("tweets-short", 0, (), LoopStatus(began=0.0, total=600))
     plan = Plan("tweets-short", embedded=False)
     simulation = Simulation(tmp_path, plan, Settings(), loop, SilentObserver())

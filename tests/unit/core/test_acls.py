@@ -13,7 +13,7 @@ def writers(topic: Topic) -> set[str]:
     return {role.name for role in ROLES if topic in role.writes}
 
 
-def test_each_topic_is_written_by_the_room_that_makes_it_and_by_nobody_else() -> None:
+def test_topics_have_only_their_intended_writers() -> None:
     assert writers(topics.EVENTS) == {"producer"} and writers(topics.LABELS) == {"producer", "api"}
     assert writers(topics.PREDICTIONS) == {"scorer"}
     assert writers(topics.OUTCOMES) == writers(topics.DRIFT_ALERTS) == {"monitor"}
@@ -23,7 +23,7 @@ def test_each_topic_is_written_by_the_room_that_makes_it_and_by_nobody_else() ->
     assert acls.find_role("reader").writes == ()
 
 
-def test_every_verb_that_reaches_the_broker_has_one_role() -> None:
+def test_every_broker_command_has_one_acl_role() -> None:
     verbs = parser.verbs()
     known = [verb for role in ROLES for verb in role.verbs]
     # They start processes, log in as the admin, or need no broker.

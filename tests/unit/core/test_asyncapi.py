@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "asyncapi.json"
 FOUND = asyncapi.build_document()
 
 
-def test_what_is_committed_is_what_the_code_says() -> None:
+def test_committed_asyncapi_document_equals_generated_one() -> None:
     assert json.loads(DOCS.read_text(encoding="utf-8")) == FOUND, "driftloop topics --asyncapi > docs/asyncapi.json"
 
 
@@ -35,7 +35,7 @@ def references(tree: Any) -> Iterator[str]:
             yield from references(value)
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_asyncapi_reference_resolves() -> None:
     found = set(references(FOUND))
     assert len(found) > 20
     for reference in found:
@@ -50,7 +50,7 @@ def validator(topic: Topic) -> Draft202012Validator:
 
 
 @pytest.mark.parametrize("topic", topics.ALL, ids=lambda topic: topic.name)
-def test_a_message_fits_its_schema_and_what_the_decoder_refuses_does_not(topic: Topic) -> None:
+def test_schema_accepts_valid_and_rejects_undecodable_messages(topic: Topic) -> None:
     fields = {"position": 5, "onset": 3, "reason": "x", "detector": "d", "error": "e", "state": "queued"}
     good = json.loads(encode(made(topic.message, **fields)))
     assert list(validator(topic).iter_errors(good)) == []
@@ -66,7 +66,7 @@ def test_a_message_fits_its_schema_and_what_the_decoder_refuses_does_not(topic: 
     assert refused >= len(good)
 
 
-def test_who_sends_and_receives_is_who_may() -> None:
+def test_asyncapi_operations_match_acl_roles() -> None:
     said = {(one["tags"][0]["name"], one["action"], one["channel"]["$ref"]) for one in FOUND["operations"].values()}
     allowed = {
         (role.name, action, f"#/channels/{topic.name}")
@@ -77,7 +77,7 @@ def test_who_sends_and_receives_is_who_may() -> None:
     assert said == allowed
 
 
-def test_fields_are_told_what_stands_below_them_in_the_code() -> None:
+def test_schema_descriptions_come_from_code_docstrings() -> None:
     schemas = FOUND["components"]["schemas"]
     assert schemas["DriftAlert"]["properties"]["outcome_offset"]["description"].startswith("Offset in `outcomes`")
     assert schemas["Label"]["properties"]["feedback"]["description"].startswith("True for a human label")

@@ -68,7 +68,7 @@ def sign_again(folder: Path, change: Callable[[dict], None]) -> None:
     (folder / bundles.SIGNATURE).write_text(sign(body, tiny.KEY))
 
 
-def test_a_bundle_comes_back_as_it_was_written(bundle: Path) -> None:
+def test_bundle_round_trip_keeps_lineage_and_labels(bundle: Path) -> None:
     manifest = verify_bundle(bundle, tiny.KEY)
     assert manifest.lineage == LINEAGE
     assert manifest.max_tokens == tiny.MAX_TOKENS
@@ -79,14 +79,14 @@ def test_a_bundle_comes_back_as_it_was_written(bundle: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_known_encoder_is_reused_and_another_is_not(bundle: Path) -> None:
+def test_loading_reuses_encoder_only_when_identical(bundle: Path) -> None:
     assert load_bundle(bundle, tiny.KEY, encoder=tiny.encoder()).encoder is tiny.encoder()
     assert load_bundle(bundle, tiny.KEY, encoder=tiny.classifier()).encoder is not tiny.classifier()
 
 
 @pytest.mark.parametrize("name", ["head.skops", f"encoder/{MODEL}", "encoder/tokenizer.json"])
 @pytest.mark.parametrize("change", ["altered", "missing"])
-def test_an_altered_or_missing_file_is_named(bundle: Path, name: str, change: str) -> None:
+def test_altered_or_missing_file_is_named_in_error(bundle: Path, name: str, change: str) -> None:
     path = bundle / name
     body = path.read_bytes()
     path.unlink()  # the encoder's files are hard links
@@ -123,14 +123,14 @@ def test_a_bundle_without_manifest_or_signature_is_incomplete(bundle: Path, name
         verify_bundle(bundle.parent / "nowhere", tiny.KEY)
 
 
-def test_a_newer_format_is_said_to_be_one(bundle: Path) -> None:
+def test_newer_bundle_format_is_refused(bundle: Path) -> None:
     sign_again(bundle, lambda manifest: manifest.update(format=2))
     with pytest.raises(BundleError, match="does not fit this version of driftloop"):
         verify_bundle(bundle, tiny.KEY)
 
 
 @pytest.mark.parametrize("analyzer", ["word", "char"])
-def test_a_head_reads_the_same_words_after_it_was_stored(tmp_path: Path, analyzer: str) -> None:
+def test_stored_head_keeps_vocabulary_and_predictions(tmp_path: Path, analyzer: str) -> None:
     texts = ["good\n news", 'bad "news"', "good \u00e9t\u00e9", "bad, bad"] * 3
     vectorizer = TfidfVectorizer(analyzer=analyzer).fit(texts)
     head = Head(LogisticRegression(), vectorizer)
@@ -143,7 +143,7 @@ def test_a_head_reads_the_same_words_after_it_was_stored(tmp_path: Path, analyze
     np.testing.assert_array_equal(stored.predict_proba(texts, embeddings), head.predict_proba(texts, embeddings))
 
 
-def test_a_head_without_its_words_is_not_loaded(tmp_path: Path) -> None:
+def test_head_without_vocabulary_is_not_loaded(tmp_path: Path) -> None:
     vectorizer = TfidfVectorizer().fit(["a text of words"])
     del vectorizer.vocabulary_
     skops.io.dump({"estimator": LogisticRegression(), "vectorizer": vectorizer}, tmp_path / "head.skops")
@@ -151,14 +151,14 @@ def test_a_head_without_its_words_is_not_loaded(tmp_path: Path) -> None:
         load_head(tmp_path / "head.skops")
 
 
-def test_a_type_that_is_not_trusted_is_not_loaded(tmp_path: Path) -> None:
+def test_untrusted_type_in_head_is_not_loaded(tmp_path: Path) -> None:
     folder = write(tmp_path / "bundle", Foreign())
     assert any("Foreign" in str(name) for name in skops.io.get_untrusted_types(file=folder / "head.skops"))
     with pytest.raises(BundleError, match=r"not safe to load: .*Foreign"):
         load_bundle(folder, tiny.KEY)
 
 
-def test_a_model_that_answers_its_canary_differently_is_not_loaded(bundle: Path) -> None:
+def test_model_failing_its_canary_is_not_loaded(bundle: Path) -> None:
     def turn(manifest: dict) -> None:
         manifest["canary"]["probabilities"] = [row[::-1] for row in manifest["canary"]["probabilities"]]
 
@@ -168,7 +168,7 @@ def test_a_model_that_answers_its_canary_differently_is_not_loaded(bundle: Path)
         load_bundle(bundle, tiny.KEY)
 
 
-def test_a_copy_is_as_good_as_the_original(bundle: Path, tmp_path: Path) -> None:
+def test_copied_bundle_has_same_digest_and_predictions(bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "copy")
     assert bundles.manifest_digest(tmp_path / "copy") == bundles.manifest_digest(bundle)
     texts = tiny.sentences(5)[0]
@@ -209,7 +209,7 @@ def test_a_draft_without_a_change_is_not_written(bundle: Path) -> None:
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in pair] == before
 
 
-def test_a_draft_does_not_sign_what_it_has_not_changed(bundle: Path) -> None:
+def test_draft_does_not_sign_files_changed_outside(bundle: Path) -> None:
     """A file that was altered behind a draft's back keeps the digest of the manifest, and is refused."""
     draft = BundleDraft.open(bundle)
     draft.set_quantisation(QUANTISATION)

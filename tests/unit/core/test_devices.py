@@ -46,28 +46,29 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
         ("cuda", True, "cuda"),
     ],
 )
-def test_the_device_is_the_one_asked_for(
+def test_device_follows_setting_and_available_hardware(
     monkeypatch: pytest.MonkeyPatch, wanted: str, there: bool, chosen: str
 ) -> None:
     with_gpu(monkeypatch, there)
     assert choose_device(wanted) == chosen
 
 
-def test_no_gpu_where_one_is_asked_for_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_setting_without_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpu(monkeypatch, False)
     with pytest.raises(DriftloopError, match=NONE):
         choose_device("cuda")
 
 
 @pytest.mark.parametrize(("device", "seen"), [("cpu", ""), ("auto", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))])
-def test_a_process_that_is_to_use_the_cpu_sees_no_gpu(tmp_path: Path, device: str, seen: str) -> None:
+def test_cpu_setting_hides_gpu_from_fit_process(tmp_path: Path, device: str, seen: str) -> None:
     assert sandbox.run("tests.misbehaving:Looks", tiny.window(30), task(tmp_path, device), tmp_path).reason == (
         f"it sees {seen!r}"
     )
 
 
 @pytest.mark.slow
-def test_it_is_the_candidates_reason_and_nothing_is_rescued(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_finetune_without_required_gpu_fails_without_rescue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Candidate's reason is the message about the missing CUDA device."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     end = sandbox.run("finetune", tiny.window(60), task(tmp_path, "cuda"), tmp_path)
     assert end.bundle is None and end.reason.startswith(NONE)
@@ -76,7 +77,7 @@ def test_it_is_the_candidates_reason_and_nothing_is_rescued(monkeypatch: pytest.
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
 @pytest.mark.parametrize(("device", "used"), [("cuda", "cuda"), ("auto", "cuda"), ("cpu", "cpu")])
-def test_it_learns_there(device: str, used: str, tmp_path: Path) -> None:
+def test_finetune_learns_on_configured_device(device: str, used: str, tmp_path: Path) -> None:
     end = sandbox.run("finetune", tiny.window(160), task(tmp_path, device), tmp_path)
     assert end.bundle is not None, end.reason
     assert verify_bundle(end.bundle, tiny.KEY).lineage.parameters["device"] == used

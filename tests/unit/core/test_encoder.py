@@ -38,11 +38,12 @@ def texts_in(runs: list[Sequence[Any]]) -> int:
     return sum(map(len, runs))
 
 
-def test_several_threads_say_what_one_says() -> None:
+def test_thread_count_does_not_change_embeddings() -> None:
     np.testing.assert_allclose(made(3).embed(TEXTS), made(1).embed(TEXTS), atol=1e-6)
 
 
-def test_equal_texts_are_run_once_and_answered_each(runs: list[Sequence[Any]]) -> None:
+def test_equal_texts_are_encoded_once(runs: list[Sequence[Any]]) -> None:
+    """Copies of a text, also in capitals, get the same embedding."""
     found = made().embed([*TEXTS[:5], *TEXTS[:5], TEXTS[0].upper()])
     assert texts_in(runs) == 5, "the tokeniser makes no difference of capitals either"
     np.testing.assert_array_equal(found[:5], found[5:10])
@@ -50,7 +51,7 @@ def test_equal_texts_are_run_once_and_answered_each(runs: list[Sequence[Any]]) -
     assert len({row.tobytes() for row in found}) == 5
 
 
-def test_texts_that_come_again_are_remembered_up_to_a_bound(runs: list[Sequence[Any]]) -> None:
+def test_cache_keeps_most_recent_texts_up_to_limit(runs: list[Sequence[Any]]) -> None:
     small = made(cache_size=20)
     first = small.embed(TEXTS[:20])
     np.testing.assert_array_equal(small.embed(TEXTS[:20]), first)
@@ -64,14 +65,14 @@ def test_texts_that_come_again_are_remembered_up_to_a_bound(runs: list[Sequence[
     assert texts_in(runs) == 40, "and those before it were not"
 
 
-def test_nothing_is_remembered_unless_that_is_asked_for(runs: list[Sequence[Any]]) -> None:
+def test_cache_of_size_zero_remembers_no_text(runs: list[Sequence[Any]]) -> None:
     plain = made()
     plain.embed(TEXTS[:5])
     plain.embed(TEXTS[:5])
     assert texts_in(runs) == 10
 
 
-def test_what_is_begun_later_is_at_work_before_the_earlier_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_batch_starts_before_first_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches, a thread each: the first ends only once the second has begun."""
     both, run = threading.Barrier(2), OnnxEncoder._run
 
@@ -86,13 +87,13 @@ def test_what_is_begun_later_is_at_work_before_the_earlier_is_fetched(monkeypatc
     np.testing.assert_allclose(np.vstack([two.result()[0], one.result()[0]]), expected[::-1], atol=1e-6)
 
 
-def test_no_text_is_an_empty_answer() -> None:
+def test_empty_input_gives_empty_output() -> None:
     embeddings, logits = made().run([])
     assert embeddings.shape == (0, made().dimension) and logits is None
 
 
 @pytest.mark.parametrize(("speeds", "chosen"), [((1.0, 1.9, 2.0), 2), ((1.0, 1.02, 0.9), 1), ((1.0, 1.5, 3.0), 4)])
-def test_as_many_threads_are_used_as_are_worth_it(
+def test_tuning_adds_threads_only_when_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, ...], chosen: int
 ) -> None:
     """By a clock that says what one, two and four threads take."""

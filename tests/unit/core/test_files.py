@@ -17,7 +17,7 @@ def mode(file: Path) -> int:
     return stat.S_IMODE(file.stat().st_mode)
 
 
-def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_atomic_write_replaces_file_without_leftovers(tmp_path: Path) -> None:
     file = tmp_path / "file.json"
     for body in (b"before", b"after"):
         write_atomic(file, body)
@@ -25,21 +25,21 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_mode_is_that_of_any_new_file_or_the_one_asked_for(tmp_path: Path) -> None:
+def test_file_mode_is_default_or_requested(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     write_atomic(tmp_path / "plain", b"x")
     write_atomic(tmp_path / "secret", b"x", THIS_USER)
     assert mode(tmp_path / "plain") == mode(tmp_path / "usual") and mode(tmp_path / "secret") == 0o600
 
 
-def test_a_private_file_and_the_folder_made_for_it_are_for_this_user_alone(tmp_path: Path) -> None:
+def test_private_file_and_new_folder_are_owner_only(tmp_path: Path) -> None:
     file = tmp_path / "secrets" / "key"
     write_private(file, b"tiger")
     assert (file.read_bytes(), mode(file), mode(file.parent)) == (b"tiger", 0o600, 0o700)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_full_disk_keeps_old_file_without_leftovers(tmp_path: Path) -> None:
     file = tmp_path / "file"
     write_atomic(file, b"before")
     (tmp_path / f".file.{os.getpid()}").symlink_to(FULL)
@@ -48,12 +48,12 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert file.read_bytes() == b"before" and list(tmp_path.iterdir()) == [file]
 
 
-def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+def test_missing_folder_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "nowhere" / "file", b"x")
 
 
-def test_a_block_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_failed_block_keeps_old_file_without_leftovers(tmp_path: Path) -> None:
     file = tmp_path / "model.bin"
     write_atomic(file, b"before")
     with pytest.raises(KeyboardInterrupt), atomic_path(file) as scratch:

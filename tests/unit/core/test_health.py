@@ -70,7 +70,8 @@ def listening() -> set[int]:
     return {connection.laddr.port for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
-def test_a_pulse_is_well_for_as_long_as_its_patience_and_a_beat_renews_it(pulse: Heartbeat, clock: Clock) -> None:
+def test_beat_keeps_heartbeat_healthy_for_patience_period(pulse: Heartbeat, clock: Clock) -> None:
+    """Heartbeat is healthy from its start on, and each beat starts the period again."""
     assert (pulse.status().healthy, pulse.status().text) == (True, "starting")
     clock.now += PATIENCE
     assert pulse.status().healthy
@@ -79,9 +80,8 @@ def test_a_pulse_is_well_for_as_long_as_its_patience_and_a_beat_renews_it(pulse:
     assert (pulse.status().healthy, pulse.status().text) == (True, "7 messages handled")
 
 
-def test_a_pulse_without_a_beat_is_ill_and_says_for_how_long_and_what_it_did_last(
-    pulse: Heartbeat, clock: Clock
-) -> None:
+def test_missing_beat_reports_duration_and_last_activity(pulse: Heartbeat, clock: Clock) -> None:
+    """Process is unhealthy, with status 503, until its next beat."""
     pulse.beat("7 messages handled")
     clock.now += PATIENCE + 0.6
     verdict = pulse.status()
@@ -92,9 +92,7 @@ def test_a_pulse_without_a_beat_is_ill_and_says_for_how_long_and_what_it_did_las
     assert pulse.status().healthy and pulse.status().text == "7 messages handled", "an ill process may recover"
 
 
-def test_health_is_200_while_it_is_well_and_503_with_the_words_when_it_is_not(
-    pulse: Heartbeat, clock: Clock, served: str
-) -> None:
+def test_health_endpoint_returns_200_or_503_with_status(pulse: Heartbeat, clock: Clock, served: str) -> None:
     pulse.beat("scoring")
     status, kind, body = ask(f"{served}/health")
     assert (status, kind, json.loads(body)) == (200, "application/json", {"well": True, "doing": "scoring"})
@@ -104,11 +102,11 @@ def test_health_is_200_while_it_is_well_and_503_with_the_words_when_it_is_not(
     assert json.loads(body) == {"well": False, "doing": "no progress for 11 s; last seen scoring"}
 
 
-def test_anything_else_is_not_found(served: str) -> None:
+def test_unknown_path_of_health_server_is_404(served: str) -> None:
     assert {ask(served + path)[0] for path in ("/", "/healthy", "/health/", "/../health", "/metrics2")} == {404}
 
 
-def test_the_metrics_are_in_prometheus_own_format(served: str) -> None:
+def test_metrics_are_served_in_prometheus_format(served: str) -> None:
     status, kind, body = ask(f"{served}/metrics")
     assert status == 200 and kind.startswith("text/plain; version=")
     families = {family.name: family for family in text_string_to_metric_families(body)}
@@ -116,13 +114,13 @@ def test_the_metrics_are_in_prometheus_own_format(served: str) -> None:
     assert python.labels["major"] == str(sys.version_info.major)
 
 
-def test_a_caller_who_says_nothing_keeps_nobody_waiting(served: str) -> None:
+def test_silent_connection_does_not_block_others(served: str) -> None:
     address = (HOST, int(served.rsplit(":", 1)[1]))
     with socket.create_connection(address), socket.create_connection(address):
         assert ask(f"{served}/health")[0] == 200
 
 
-def test_a_caller_who_hangs_up_leaves_no_line_in_the_log(served: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_reset_connection_logs_nothing(served: str, capfd: pytest.CaptureFixture[str]) -> None:
     before = threading.active_count()
     with socket.create_connection((HOST, int(served.rsplit(":", 1)[1]))) as caller:
         caller.sendall(b"GET /health")
@@ -134,7 +132,7 @@ def test_a_caller_who_hangs_up_leaves_no_line_in_the_log(served: str, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_port_is_given_back_at_the_end_of_the_block(pulse: Heartbeat) -> None:
+def test_port_is_released_after_block(pulse: Heartbeat) -> None:
     port = free_port()
     for _ in range(2):
         with serve_health(HealthSettings(port=port), pulse) as taken:
@@ -142,7 +140,7 @@ def test_the_port_is_given_back_at_the_end_of_the_block(pulse: Heartbeat) -> Non
         assert is_free(port) and port not in listening()
 
 
-def test_port_0_serves_nothing(pulse: Heartbeat) -> None:
+def test_port_0_disables_health_server(pulse: Heartbeat) -> None:
     before = listening(), threading.active_count()
     with serve_health(HealthSettings(port=0), pulse) as port:
         assert port == 0
@@ -150,7 +148,8 @@ def test_port_0_serves_nothing(pulse: Heartbeat) -> None:
 
 
 @pytest.mark.parametrize("address", [HOST, "nowhere.invalid"])
-def test_a_port_that_cannot_be_used_is_one_sentence_that_names_the_setting(pulse: Heartbeat, address: str) -> None:
+def test_unusable_port_error_names_setting(pulse: Heartbeat, address: str) -> None:
+    """Error is one line with the port and the address."""
     with socket.create_server((HOST, 0)) as taken:
         chosen = HealthSettings(address=address, port=taken.getsockname()[1])
         with pytest.raises(DriftloopError) as error, serve_health(chosen, pulse):
@@ -173,9 +172,7 @@ def probed(*argv: str, **environ: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_the_probe_ends_well_for_a_well_process_and_badly_for_an_ill_one(
-    pulse: Heartbeat, clock: Clock, served: str
-) -> None:
+def test_probe_exit_status_follows_health(pulse: Heartbeat, clock: Clock, served: str) -> None:
     pulse.beat("scoring")
     assert probed(f"{served}/health") == (0, '{"well": true, "doing": "scoring"}\n')
     clock.now += PATIENCE + 1
@@ -183,7 +180,7 @@ def test_the_probe_ends_well_for_a_well_process_and_badly_for_an_ill_one(
     assert code == 1 and "no progress for 11 s; last seen scoring" in said
 
 
-def test_the_probe_asks_at_the_port_of_the_settings_and_never_through_a_proxy(served: str) -> None:
+def test_probe_uses_configured_port_without_proxy(served: str) -> None:
     port = served.rsplit(":", 1)[1]
     nobody = f"http://{HOST}:{free_port()}"
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), nobody)
@@ -191,14 +188,14 @@ def test_the_probe_asks_at_the_port_of_the_settings_and_never_through_a_proxy(se
     assert (code, said) == (0, '{"well": true, "doing": "starting"}\n')
 
 
-def test_the_probe_ends_badly_where_nobody_answers() -> None:
+def test_probe_fails_when_port_is_closed() -> None:
     url = f"http://{HOST}:{free_port()}/health"
     code, said = probed(url)
     assert code == 1 and said.startswith(f"{url} does not answer: ") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("answer", [b"220 smtp.example.org ESMTP\r\n", b""])
-def test_the_probe_ends_badly_where_something_else_answers(answer: bytes) -> None:
+def test_probe_fails_when_answer_is_not_http(answer: bytes) -> None:
     with socket.create_server((HOST, 0)) as server:
 
         def serve() -> None:
@@ -217,6 +214,6 @@ def test_the_probe_ends_badly_where_something_else_answers(answer: bytes) -> Non
 
 
 @pytest.mark.parametrize("url", ["health", "http://", "http://127.0.0.1:many/health"])
-def test_an_address_that_is_none_ends_the_probe_badly_in_one_line(url: str) -> None:
+def test_probe_fails_on_invalid_address_in_one_line(url: str) -> None:
     code, said = probed(url)
     assert code == 1 and said.startswith(f"{url} does not answer: ") and said.count("\n") == 1

@@ -96,7 +96,7 @@ NAMES = [HEAD, GRAPH, TOKENS, "model.pkl", "encoder/pytorch_model.bin", "weights
          "encoder/config.json", "model.safetensors", "MLmodel"]  # fmt: skip
 
 
-def test_control_these_files_do_run_what_they_hold(tmp_path: Path) -> None:
+def test_control_unsafe_loaders_execute_these_files(tmp_path: Path) -> None:
     for number, (maker, load) in enumerate(
         [
             (a_pickle, lambda path: pickle.loads(path.read_bytes())),
@@ -124,7 +124,7 @@ def test_code_is_refused_under_any_name(folder: Path, marker: Path, what: str, n
 
 
 @pytest.mark.parametrize("function", [eval, exec, np.load, np.fromfile, skops.io.load, shutil.rmtree])
-def test_a_head_with_a_function_that_runs_things_is_refused(folder: Path, function: Callable[..., object]) -> None:
+def test_head_with_dangerous_function_is_refused(folder: Path, function: Callable[..., object]) -> None:
     """Some of them live in packages that heads are made of; the control has one that only computes."""
     rows = tiny.window(60)
 
@@ -149,7 +149,7 @@ def graph_with(folder: Path, change: Callable[[onnx.ModelProto], None]) -> None:
 
 
 @pytest.mark.parametrize("where", ["../../../../etc/passwd", "/etc/passwd", "weights.bin"])
-def test_a_graph_with_weights_elsewhere_is_refused(folder: Path, where: str) -> None:
+def test_graph_with_external_weights_is_refused(folder: Path, where: str) -> None:
     def outside(model: onnx.ModelProto) -> None:
         tensor = model.graph.initializer[0]
         tensor.ClearField("raw_data")
@@ -161,7 +161,7 @@ def test_a_graph_with_weights_elsewhere_is_refused(folder: Path, where: str) -> 
     refused(folder, "weights in another file")
 
 
-def test_weights_elsewhere_are_found_however_deep_they_lie(tmp_path: Path) -> None:
+def test_nested_external_weights_are_found(tmp_path: Path) -> None:
     """In a branch, and in a constant; the control has the same branch with weights of its own."""
     for hidden in (True, False):
         tensor = helper.make_tensor("t", TensorProto.FLOAT, [1], [1.0])
@@ -178,7 +178,7 @@ def test_weights_elsewhere_are_found_however_deep_they_lie(tmp_path: Path) -> No
             check_graph(tmp_path / MODEL)
 
 
-def test_a_graph_with_operators_or_functions_of_its_own_is_refused(folder: Path) -> None:
+def test_graph_with_custom_operators_or_functions_is_refused(folder: Path) -> None:
     def foreign(model: onnx.ModelProto) -> None:
         model.graph.node[0].domain = "evil.example"
 
@@ -198,7 +198,7 @@ def test_a_graph_with_operators_or_functions_of_its_own_is_refused(folder: Path)
 
 @pytest.mark.parametrize("name", [HEAD, GRAPH, TOKENS])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.97])
-def test_a_file_that_is_empty_or_cut_off_is_refused(folder: Path, name: str, share: float) -> None:
+def test_empty_or_truncated_file_is_refused(folder: Path, name: str, share: float) -> None:
     body = (folder / name).read_bytes()
     (folder / name).unlink()
     (folder / name).write_bytes(body[: int(len(body) * share)])
@@ -207,14 +207,15 @@ def test_a_file_that_is_empty_or_cut_off_is_refused(folder: Path, name: str, sha
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"model": {"type": "None"}}', b"\xff", b"[" * 100_000])
-def test_a_tokenizer_that_is_none_is_refused(folder: Path, body: bytes) -> None:
+def test_invalid_tokenizer_file_is_refused(folder: Path, body: bytes) -> None:
     (folder / TOKENS).unlink()
     (folder / TOKENS).write_bytes(body)
     sign_again(folder)
     refused(folder, "not safe to load")
 
 
-def test_a_head_that_unpacks_without_end_is_refused_before_it_is_unpacked(folder: Path) -> None:
+def test_head_that_is_zip_bomb_is_refused(folder: Path) -> None:
+    """Archive is small on disk and would unpack beyond the limit."""
     with zipfile.ZipFile(folder / HEAD, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("bomb", "w") as bomb:
         for _ in range(MAX_UNPACKED_BYTES // (16 * 1024 * 1024) + 1):
             bomb.write(bytes(16 * 1024 * 1024))
@@ -223,7 +224,8 @@ def test_a_head_that_unpacks_without_end_is_refused_before_it_is_unpacked(folder
     refused(folder, "unpacks to more than")
 
 
-def test_links_are_refused_also_to_what_the_manifest_names(folder: Path, tmp_path: Path) -> None:
+def test_symbolic_link_in_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Link is refused although the manifest names it with the right digest."""
     elsewhere = tmp_path / "elsewhere.json"
     shutil.move(folder / TOKENS, elsewhere)
     (folder / TOKENS).symlink_to(elsewhere)
@@ -234,7 +236,7 @@ def test_links_are_refused_also_to_what_the_manifest_names(folder: Path, tmp_pat
 @pytest.mark.parametrize(
     "name", ["../outside.json", "/etc/passwd", "encoder/../../x", "encoder/./model.onnx", "", "a\x1b[2J"]
 )
-def test_a_manifest_that_names_other_places_is_refused(folder: Path, name: str) -> None:
+def test_manifest_with_unsafe_path_is_refused(folder: Path, name: str) -> None:
     sign_again(folder, lambda manifest: manifest["files"].update({name: "0" * 64}))
     refused(folder, "made of nothing but")
 
@@ -250,12 +252,12 @@ def test_a_manifest_that_names_other_places_is_refused(folder: Path, name: str) 
         {"auto_map": {}, "format": 2},
     ],
 )
-def test_a_manifest_of_a_strange_size_or_kind_is_refused(folder: Path, change: dict) -> None:
+def test_manifest_with_invalid_fields_is_refused(folder: Path, change: dict) -> None:
     sign_again(folder, lambda manifest: manifest.update(change))
     refused(folder, "does not fit this version")
 
 
-def test_a_manifest_that_hides_a_file_is_refused(folder: Path) -> None:
+def test_manifest_that_omits_a_file_is_refused(folder: Path) -> None:
     (folder / "more.txt").write_text("x")
     sign_again(folder, lambda manifest: manifest["files"].pop("more.txt"))
     refused(folder, "its manifest does not name: more.txt")
@@ -275,7 +277,7 @@ def first_champion(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_first_champion_comes_from_safetensors_alone(tmp_path: Path, marker: Path) -> None:
+def test_first_champion_requires_safetensors_weights(tmp_path: Path, marker: Path) -> None:
     folder = hub(tmp_path)
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -289,7 +291,7 @@ def test_a_first_champion_comes_from_safetensors_alone(tmp_path: Path, marker: P
 
 
 @pytest.mark.slow
-def test_a_first_champion_brings_no_code(tmp_path: Path, marker: Path) -> None:
+def test_first_champion_with_custom_code_is_refused(tmp_path: Path, marker: Path) -> None:
     """Its config names a class in a file beside it, as `trust_remote_code` would run it; control: no such line."""
     folder = hub(tmp_path)
     code(folder / "modeling_own.py", marker)

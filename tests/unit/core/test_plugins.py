@@ -40,7 +40,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def test_a_detector_is_named_by_its_class_and_takes_parameters() -> None:
+def test_detector_is_selected_by_class_with_parameters() -> None:
     signal, detector = make_detector("error:my_package.detector:Cusum?limit=3&slack=0.05")
     assert signal == "error" and detector.name == "my_package.detector:Cusum"
     quick = alarms(detector, bernoulli(2, 0.2, 50) + bernoulli(2, 0.8, 60))
@@ -51,7 +51,7 @@ def test_a_detector_is_named_by_its_class_and_takes_parameters() -> None:
         make_detector("confidence:river.drift.binary:DDM")
 
 
-def test_policies_and_candidates_are_named_by_their_class() -> None:
+def test_policies_and_candidates_are_selected_by_class() -> None:
     chosen = settings.load({"DRIFTLOOP_RETRAIN__POLICY": "my_package.policy:EveryMistakes"}).retrain
     policy = make_policy(chosen)
     assert isinstance(policy, EveryMistakes) and policy.mistakes == chosen.period
@@ -89,7 +89,7 @@ def test_an_installed_package_offers_short_names() -> None:
         ("module:", "give module:Class"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_sentence(
+def test_unloadable_plugin_gives_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, says: str
 ) -> None:
     (tmp_path / "broken_on_import.py").write_text("raise ValueError('as it was meant\\nto be')")
@@ -105,12 +105,12 @@ def test_what_cannot_be_loaded_is_one_sentence(
 
 
 @pytest.mark.parametrize("text", ["json:JSONDecoder", "my_package.policy:EveryMistakes", "json:loads"])
-def test_another_class_is_no_detector(text: str) -> None:
+def test_unsuitable_class_is_refused_as_detector(text: str) -> None:
     with pytest.raises(DriftloopError, match=r"is not a detector|does not take these parameters"):
         make_detector(f"error:{text}")
 
 
-def test_another_class_is_no_policy_and_no_candidate() -> None:
+def test_unsuitable_class_is_refused_as_policy_or_candidate() -> None:
     with pytest.raises(DriftloopError, match=r"ClassMeans cannot be made|is not a policy"):
         make_policy(RetrainSettings(policy="my_package.candidate:ClassMeans"))
     with pytest.raises(DriftloopError, match=r"Cusum is not a candidate. Give it `name`, `quick`, `fit`"):
@@ -120,7 +120,7 @@ def test_another_class_is_no_policy_and_no_candidate() -> None:
 
 
 @pytest.mark.parametrize("text", ["error:my_package.detector:Cusum", "error:tests.broken.detectors:Amnesiac"])
-def test_the_watch_keeps_the_state_of_an_own_detector_signed(text: str) -> None:
+def test_custom_detector_state_is_restored_and_signed(text: str) -> None:
     def fed(values: list[float], state: bytes | None = None) -> tuple[list[int], drift_monitor.DriftMonitor]:
         made = drift_monitor.DriftMonitor([text], "s")
         if state is not None:

@@ -41,7 +41,7 @@ def value_of(chosen: Settings, path: str) -> str:
     return settings.environment(chosen)[variable(path)]
 
 
-def test_every_new_name_is_a_setting_and_no_old_one_is() -> None:
+def test_new_names_are_settings_old_names_are_not() -> None:
     known = set(settings.environment(Settings()))
     assert VALUES.keys() == RENAMED.keys()
     assert {variable(new) for new in RENAMED.values()} <= known
@@ -49,9 +49,8 @@ def test_every_new_name_is_a_setting_and_no_old_one_is() -> None:
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_an_old_variable_works_and_prints_one_line_that_names_both(
-    old: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_old_variable_works_with_one_warning(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Warning is one line with the old and the new name."""
     given = {variable(old): VALUES[old]}
     chosen = [settings.load(given) for _ in range(3)][-1]
     assert value_of(chosen, RENAMED[old]) == VALUES[old] != value_of(Settings(), RENAMED[old])
@@ -63,9 +62,8 @@ def test_an_old_variable_works_and_prints_one_line_that_names_both(
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_an_old_key_of_a_file_works_and_prints_one_line_that_names_both(
-    old: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_old_file_key_works_with_one_warning(old: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Warning is one line with the old and the new name."""
     table, _, key = old.rpartition(".")
     value = VALUES[old] if VALUES[old][0].isdigit() else f'"{VALUES[old]}"'
     file = tmp_path / "mine.toml"
@@ -77,7 +75,7 @@ def test_an_old_key_of_a_file_works_and_prints_one_line_that_names_both(
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_of_both_names_the_new_one_wins(first: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_name_wins_over_old_name(first: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = [("DRIFTLOOP_SCORER__MAX_WAIT", "0.5"), ("DRIFTLOOP_SCORER__WITHIN", "0.7")]
     assert settings.load(dict(given if first else reversed(given))).scorer.max_wait == 0.5
     file = tmp_path / "mine.toml"
@@ -87,9 +85,8 @@ def test_of_both_names_the_new_one_wins(first: bool, tmp_path: Path, capsys: pyt
     assert "SCORER__WITHIN is now called" in capsys.readouterr().err
 
 
-def test_an_old_variable_wins_over_a_file_and_a_new_one_over_what_a_run_remembers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_names_keep_precedence_of_their_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old variable wins over a file, and an old key of a file over the settings stored by a run."""
     (tmp_path / "mine.toml").write_text("breaker = 0.1\n[scorer]\nmax_wait = 0.5\n", encoding="utf-8")
     monkeypatch.setenv("DRIFTLOOP_SETTINGS", str(tmp_path / "mine.toml"))
     monkeypatch.setenv("DRIFTLOOP_SCORER__WITHIN", "0.7")
@@ -98,9 +95,7 @@ def test_an_old_variable_wins_over_a_file_and_a_new_one_over_what_a_run_remember
     assert (chosen.scorer.max_wait, chosen.dead_letter_limit) == (0.7, 0.1)
 
 
-def test_the_record_of_an_earlier_run_is_read_without_a_word(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_earlier_run_record_loads_without_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored = {variable(old): value for old, value in VALUES.items()}
     run_directory.save(tmp_path, run_directory.Record(scenario="tweets", settings=stored))
     chosen = settings.load(run_directory.read(tmp_path).settings)
@@ -115,7 +110,7 @@ def test_an_unknown_name_is_still_refused(name: str, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
 
 
-def test_a_value_that_does_not_fit_names_the_new_field() -> None:
+def test_invalid_value_error_names_new_field() -> None:
     with pytest.raises(DriftloopError, match=r"at `\$\.scorer\.max_wait`"):
         settings.load({"DRIFTLOOP_SCORER__WITHIN": "never"})
 

@@ -40,7 +40,7 @@ def burning(*arguments: str) -> Iterator[tuple[int, float]]:
             child.kill()
 
 
-def test_the_cpu_time_of_a_child_contains_that_of_children_which_have_ended() -> None:
+def test_child_cpu_time_includes_ended_grandchildren() -> None:
     usage = Usage()
     with burning(GRANDCHILD) as (pid, counted), burning() as (other, little):
         usage.measure({"score": pid, "monitor": other})
@@ -51,7 +51,7 @@ def test_the_cpu_time_of_a_child_contains_that_of_children_which_have_ended() ->
     assert set(used) == {"score", "monitor", "rest"} and used["rest"] >= 0.0
 
 
-def test_a_child_that_is_started_again_adds_to_what_it_had_used() -> None:
+def test_restarted_child_adds_to_earlier_cpu_time() -> None:
     usage = Usage()
     with burning() as (pid, first):
         usage.measure({"score": pid})
@@ -61,7 +61,7 @@ def test_a_child_that_is_started_again_adds_to_what_it_had_used() -> None:
     assert usage.cpu_seconds("rest")["score"] >= first + second
 
 
-def test_nothing_is_counted_twice_when_a_child_has_ended() -> None:
+def test_ended_child_cpu_time_is_counted_once() -> None:
     """The operating system then adds its time to that of the process that waited for it, which is this one."""
     usage = Usage()
     usage.measure({})
@@ -93,7 +93,7 @@ def test_a_resumed_run_adds_up_its_sessions(tmp_path: Path) -> None:
     assert added.cpu_seconds == {"score": 5.0, "kafka": 1.0, "monitor": 0.5}
 
 
-def test_a_process_knows_when_it_was_started() -> None:
+def test_process_start_time_is_accurate() -> None:
     code = (
         "import time; time.sleep(0.3); from driftloop.core.processes import resource_usage; "
         "print(resource_usage.process_start_time())"

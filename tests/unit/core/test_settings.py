@@ -36,7 +36,7 @@ def test_settings_that_are_printed_show_no_secret() -> None:
     assert all(text in shown for text in ("somebody", "me:••••••@store:6379/0", "signing_key=••••••", "batch=64"))
 
 
-def test_the_environment_of_some_settings_gives_them_back() -> None:
+def test_settings_round_trip_through_environment() -> None:
     chosen = Settings(
         kafka="a:1,b:2",
         stream="tweets, and 'more'",
@@ -59,7 +59,7 @@ def test_every_setting_has_a_variable() -> None:
     assert {"DRIFTLOOP_KAFKA", "DRIFTLOOP_SECURITY__PASSWORD", "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS"} <= names
 
 
-def test_two_underscores_go_into_a_part_of_the_tree() -> None:
+def test_double_underscore_selects_nested_setting() -> None:
     chosen = settings.load({"DRIFTLOOP_SCORER__BATCH": "128", "DRIFTLOOP_SCORER__MAX_WAIT": "0.5"})
     assert (chosen.scorer.batch, chosen.scorer.max_wait) == (128, 0.5)
     assert chosen.scorer.max_bytes == ScorerSettings().max_bytes
@@ -77,12 +77,12 @@ def test_two_underscores_go_into_a_part_of_the_tree() -> None:
         ("[]", ()),
     ],
 )
-def test_a_list_is_written_with_commas_or_as_json(text: str, found: tuple[str, ...]) -> None:
+def test_list_is_read_from_commas_or_json(text: str, found: tuple[str, ...]) -> None:
     assert settings.load({"DRIFTLOOP_RETRAIN__CANDIDATES": text}).retrain.candidates == found
 
 
 @pytest.mark.parametrize(("text", "found"), [("true", True), ("false", False), ("1", True), ("0", False)])
-def test_a_switch_is_true_or_false(text: str, found: bool) -> None:
+def test_boolean_setting_accepts_true_false_1_0(text: str, found: bool) -> None:
     assert settings.load({"DRIFTLOOP_MODEL__QUANTISE": text}).model.quantise is found
 
 
@@ -105,13 +105,13 @@ def test_a_switch_is_true_or_false(text: str, found: bool) -> None:
         ("DRIFTLOOP_KAFKA__HOST", "x", r"at `\$\.kafka`"),
     ],
 )
-def test_a_variable_that_does_not_fit_is_named(name: str, value: str, named: str) -> None:
+def test_invalid_variable_is_named_in_error(name: str, value: str, named: str) -> None:
     with pytest.raises(DriftloopError, match=named) as caught:
         settings.load({name: value})
     assert "\n" not in str(caught.value)
 
 
-def test_a_whole_and_its_parts_cannot_both_be_set() -> None:
+def test_section_and_its_field_cannot_both_be_set() -> None:
     with pytest.raises(DriftloopError, match="DRIFTLOOP_SCORER__BATCH contradicts another setting"):
         settings.load({"DRIFTLOOP_SCORER": "1", "DRIFTLOOP_SCORER__BATCH": "1"})
 
@@ -121,10 +121,10 @@ SECRET_FILES = {
     "DRIFTLOOP_REDIS_PASSWORD_FILE": lambda chosen: chosen.redis_password,
     "DRIFTLOOP_SECURITY__PASSWORD_FILE": lambda chosen: chosen.security.password,
 }
-"""Those of one secret each; `test_tokens_are_read_from_a_file_one_a_line` has the list's."""
+"""Those of one secret each; `test_tokens_file_has_one_token_per_line` has the list's."""
 
 
-def test_tokens_are_read_from_a_file_one_a_line(tmp_path: Path) -> None:
+def test_tokens_file_has_one_token_per_line(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("ann:admin:sesame-1\n\nbob:viewer:sesame-2\r\n")
     chosen = settings.load({"DRIFTLOOP_API__TOKENS_FILE": str(tmp_path / "tokens")})
     assert chosen.api.tokens == ("ann:admin:sesame-1", "bob:viewer:sesame-2")
@@ -147,9 +147,10 @@ def secret_file(request: pytest.FixtureRequest) -> str:
         (" tiger, two\nlines [1] é\t\n", " tiger, two\nlines [1] é\t"),
     ],
 )
-def test_a_secret_is_read_from_the_file_that_a_variable_names_without_the_lines_end(
+def test_secret_from_file_drops_only_trailing_newline(
     tmp_path: Path, secret_file: str, written: str, secret: str
 ) -> None:
+    """Variable with the suffix _FILE names the file."""
     (tmp_path / "secret").write_bytes(written.encode())
     chosen = settings.load({secret_file: str(tmp_path / "secret")})
     assert SECRET_FILES[secret_file](chosen) == secret
@@ -158,9 +159,10 @@ def test_a_secret_is_read_from_the_file_that_a_variable_names_without_the_lines_
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\r\n", b"\xff\xfe tiger", "folder", "no path"])
-def test_a_secrets_file_without_a_secret_is_one_sentence_that_names_the_variable_and_tells_no_secret(
+def test_unusable_secret_file_error_names_variable(
     tmp_path: Path, secret_file: str, content: bytes | str | None
 ) -> None:
+    """Error is one line and shows no secret."""
     path = tmp_path / "secret"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -172,7 +174,8 @@ def test_a_secrets_file_without_a_secret_is_one_sentence_that_names_the_variable
     assert "\n" not in text and text.endswith(".") and "tiger" not in text
 
 
-def test_the_environment_of_settings_with_secrets_from_files_gives_them_back(tmp_path: Path, secret_file: str) -> None:
+def test_file_secrets_round_trip_through_environment(tmp_path: Path, secret_file: str) -> None:
+    """Environment has the secret itself, not the variable of its file."""
     (tmp_path / "secret").write_text("tiger, [1]\n")
     given = {secret_file: str(tmp_path / "secret"), "DRIFTLOOP_STREAM": "mine"}
     chosen = settings.load(given)
@@ -183,9 +186,7 @@ def test_the_environment_of_settings_with_secrets_from_files_gives_them_back(tmp
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_where_both_are_given_the_variable_counts_and_not_the_file(
-    tmp_path: Path, secret_file: str, first: bool
-) -> None:
+def test_secret_variable_wins_over_secret_file(tmp_path: Path, secret_file: str, first: bool) -> None:
     (tmp_path / "secret").write_text("of the file")
     given = [(secret_file, str(tmp_path / "secret")), (secret_file.removesuffix("_FILE"), "of the variable")]
     chosen = settings.load(dict(given if first else reversed(given)))
@@ -193,7 +194,7 @@ def test_where_both_are_given_the_variable_counts_and_not_the_file(
 
 
 @pytest.mark.parametrize("name", ["DRIFTLOOP_KAFKA_FILE", "DRIFTLOOP_SECURITY__USERNAME_FILE"])
-def test_what_is_no_secret_has_no_file(name: str) -> None:
+def test_non_secret_setting_has_no_file_variable(name: str) -> None:
     with pytest.raises(DriftloopError, match=r"unknown field `.*_file`"):
         settings.load({name: "/etc/hostname"})
 
@@ -207,13 +208,13 @@ def test_a_port_is_between_0_and_65535(name: str, value: str) -> None:
     assert settings.load({name: "65535"}) != Settings()
 
 
-def test_pages_are_a_list_too() -> None:
+def test_pages_setting_is_a_list() -> None:
     assert settings.load({"DRIFTLOOP_PAGES": "here, there"}).pages == ("here", "there")
     chosen = Settings(pages=("one, and two", "three"))
     assert settings.load(settings.environment(chosen)) == chosen
 
 
-def test_the_cache_is_where_a_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder_follows_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("DRIFTLOOP_CACHE", raising=False)
     assert settings.cache_dir() == tmp_path / "driftloop"
@@ -238,13 +239,13 @@ def body(**changes: Any) -> bytes:
     return json.dumps(event(**changes)).encode()
 
 
-def test_a_message_comes_back_as_it_was_sent_and_is_json_for_others() -> None:
+def test_message_round_trips_as_plain_json() -> None:
     sent = Event(**event())
     assert decode(Event, encode(sent)) == sent
     assert json.loads(encode(sent)) == {"schema": 1} | event()
 
 
-def test_unknown_fields_are_ignored_and_left_out_ones_have_their_defaults() -> None:
+def test_unknown_fields_are_ignored_missing_ones_get_defaults() -> None:
     found = decode(Event, body(segment=None, position=None, language="en", extra={"a": [1]}))
     assert found == Event(event_id="e1", text="nul\x00byte 😀", segment="", occurred_at=1.5, position=-1)
 
@@ -266,18 +267,19 @@ def test_unknown_fields_are_ignored_and_left_out_ones_have_their_defaults() -> N
         (b"not json", "malformed"),
     ],
 )
-def test_what_is_no_event_says_why(sent: bytes, named: str) -> None:
+def test_invalid_event_error_gives_reason(sent: bytes, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         decode(Event, sent)
 
 
-def test_json_that_is_nested_too_deeply_is_a_wrong_message_and_no_crash() -> None:
+def test_deeply_nested_json_is_refused_without_crash() -> None:
     deep = body()[:-1] + b',"extra":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
     with pytest.raises(ValueError, match="nested too deeply"):
         decode(Event, deep)
 
 
-def test_positions_that_no_state_can_hold_are_refused_in_every_message_of_an_event() -> None:
+def test_oversized_position_is_refused_in_event_messages() -> None:
+    """Kinds of message are event, prediction, label and outcome."""
     for kind in (Event, Prediction, Label, Outcome):
         (field,) = (field for field in msgspec.structs.fields(kind) if field.name == "position")
         with pytest.raises(msgspec.ValidationError):
@@ -290,7 +292,7 @@ def test_every_topics_message_has_a_codec() -> None:
             decode(topic.message, b"{}")
 
 
-def test_a_dead_letter_keeps_the_message_byte_for_byte() -> None:
+def test_dead_letter_keeps_message_bytes_exactly() -> None:
     value = bytes(range(256))
     letter = dead_letter(b"k\xff", value, "no event", "scorer", ("events", 2, 77), 5.0)
     assert base64.b64decode(letter.value_base64) == value and letter.size == 256
@@ -298,7 +300,7 @@ def test_a_dead_letter_keeps_the_message_byte_for_byte() -> None:
     assert decode(messages.DeadLetter, encode(letter)) == letter
 
 
-def test_a_large_dead_letter_is_cut_and_says_how_large_it_was() -> None:
+def test_truncated_dead_letter_records_original_size() -> None:
     exact, larger = b"x" * 256 * 1024, b"x" * 256 * 1024 + b"y"
     kept = dead_letter(None, exact, "e", "w", ("t", 0, 0), 0.0)
     cut = dead_letter(None, larger, "e", "w", ("t", 0, 0), 0.0)
@@ -306,7 +308,7 @@ def test_a_large_dead_letter_is_cut_and_says_how_large_it_was() -> None:
     assert (kept.size, cut.size) == (256 * 1024, 256 * 1024 + 1)
 
 
-def test_a_message_without_key_and_value_is_a_dead_letter_too() -> None:
+def test_dead_letter_accepts_missing_key_and_value() -> None:
     letter = dead_letter(None, None, "empty", "scorer", ("events", 0, 0), 0.0)
     assert (letter.key, letter.value_base64, letter.size) == (None, "", 0)
 
@@ -327,12 +329,12 @@ def test_a_message_without_key_and_value_is_a_dead_letter_too() -> None:
         ("", ""),
     ],
 )
-def test_what_would_steer_a_terminal_is_written_out(text: str, shown: str) -> None:
+def test_terminal_control_characters_are_escaped(text: str, shown: str) -> None:
     assert escape_control_chars(text) == shown
     assert escape_control_chars(escape_control_chars(text)) == shown
 
 
-def test_a_text_is_cut_to_its_limit_with_an_ellipsis() -> None:
+def test_long_text_is_cut_with_ellipsis() -> None:
     assert escape_control_chars("12345", 5) == "12345"
     assert escape_control_chars("123456", 5) == "1234…"
     assert escape_control_chars("\n" * 10, 3) == "\\n\\n…"

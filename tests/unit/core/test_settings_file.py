@@ -39,7 +39,7 @@ tokens = ["ann:admin:a-token-of-16-characters"]
 """
 
 
-def test_a_file_mirrors_the_tree(tmp_path: Path) -> None:
+def test_settings_file_fills_nested_settings(tmp_path: Path) -> None:
     chosen = settings.load(written(tmp_path, EVERYTHING))
     assert (chosen.kafka, chosen.keep_hours, chosen.mask) == ("broker:9092", 12.0, ("email", "phone"))
     assert (chosen.scorer.batch, chosen.scorer.max_wait, chosen.model.quantise) == (128, 0.5, False)
@@ -50,9 +50,8 @@ def test_a_file_mirrors_the_tree(tmp_path: Path) -> None:
     assert settings.load(written(tmp_path, "")) == settings.load({"DRIFTLOOP_SETTINGS": ""}) == Settings()
 
 
-def test_an_option_wins_over_the_environment_that_over_the_file_and_that_over_what_a_run_remembers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precedence_is_option_environment_file_stored_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Option wins over the environment, that over the file, and that over a run's stored settings."""
     text = 'kafka = "file:1"\nredis = "redis://file"\nmlflow = "http://file"\n[scorer]\nbatch = 7\nmax_wait = 0.7'
     file = written(tmp_path, text)["DRIFTLOOP_SETTINGS"]
     monkeypatch.setenv("DRIFTLOOP_REDIS", "redis://environment")
@@ -65,7 +64,7 @@ def test_an_option_wins_over_the_environment_that_over_the_file_and_that_over_wh
     assert (chosen.scorer.batch, chosen.scorer.max_wait, chosen.stream) == (9, 0.7, "remembered")
 
 
-def test_the_option_wins_over_the_variable_that_names_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_option_wins_over_settings_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRIFTLOOP_SETTINGS", str(tmp_path / "none.toml"))
     file = written(tmp_path, 'stream = "of the option"')["DRIFTLOOP_SETTINGS"]
     given = StackOptions.of(parser.build().parse_args(["monitor", "--settings", file]))
@@ -89,14 +88,14 @@ def test_the_option_wins_over_the_variable_that_names_a_file(tmp_path: Path, mon
         ("batch", "does not fit"),
     ],
 )
-def test_a_key_that_does_not_fit_is_named_with_its_file(tmp_path: Path, text: str, named: str) -> None:
+def test_invalid_key_error_names_key_and_file(tmp_path: Path, text: str, named: str) -> None:
     environ = written(tmp_path, text)
     with pytest.raises(DriftloopError, match=named) as caught:
         settings.load(environ)
     assert environ["DRIFTLOOP_SETTINGS"] in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
+def test_unreadable_settings_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(DriftloopError, match=rf"The settings file {path} cannot be read .*correct --settings"):
             settings.load({"DRIFTLOOP_SETTINGS": str(path)})
@@ -105,7 +104,8 @@ def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
         settings.load({"DRIFTLOOP_SETTINGS": str(tmp_path / "latin")})
 
 
-def test_secrets_work_and_the_one_in_the_environment_counts_in_either_form(tmp_path: Path) -> None:
+def test_environment_secret_wins_over_settings_file_secret(tmp_path: Path) -> None:
+    """Secret may be given itself or as the path of its file, in both sources."""
     (tmp_path / "key").write_text("of the file's file\n")
     (tmp_path / "other").write_text("of the environment's file\n")
     plain = written(tmp_path, 'signing_key = "in the file"')
@@ -122,6 +122,6 @@ def test_secrets_work_and_the_one_in_the_environment_counts_in_either_form(tmp_p
 
 
 @pytest.mark.parametrize("key", ["kafka_file", "stream_file"])
-def test_what_is_no_secret_has_no_file(tmp_path: Path, key: str) -> None:
+def test_non_secret_setting_has_no_file_key(tmp_path: Path, key: str) -> None:
     with pytest.raises(DriftloopError, match=f"unknown field `{key}`"):
         settings.load(written(tmp_path, f'{key} = "/etc/hostname"'))

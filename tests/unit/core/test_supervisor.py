@@ -53,7 +53,8 @@ def make(tmp_path: Path) -> Iterator[Callable[..., ManagedProcess]]:
     stop_all(made, 0.1)
 
 
-def test_pid_is_the_childs_own_and_stop_ends_it(make: Callable[..., ManagedProcess]) -> None:
+def test_stop_ends_child_and_clears_pid(make: Callable[..., ManagedProcess]) -> None:
+    """Pid is that of the program itself, not of its launcher; a second stop is harmless."""
     child = make("import time; time.sleep(60)")
     child.start()
     pid = child.pid
@@ -83,7 +84,7 @@ def test_a_signal_is_reported_as_a_negative_status(make: Callable[..., ManagedPr
     assert child.poll() == -signal.SIGKILL
 
 
-def test_a_child_that_ignores_sigterm_is_killed_with_its_group(make: Callable[..., ManagedProcess]) -> None:
+def test_child_ignoring_sigterm_is_killed_with_group(make: Callable[..., ManagedProcess]) -> None:
     helper = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
     child = make(helper + "print(p.pid, flush=True); " + STUBBORN)
     child.start()
@@ -122,7 +123,7 @@ def test_restart_brings_back_a_killed_child(make: Callable[..., ManagedProcess])
     assert child.pid != first and gone(first)
 
 
-def test_a_program_that_does_not_exist_is_named(make: Callable[..., ManagedProcess], tmp_path: Path) -> None:
+def test_missing_program_is_named_in_log(make: Callable[..., ManagedProcess], tmp_path: Path) -> None:
     child = ManagedProcess("ghost", ["no-such-program-here"], env={}, log=tmp_path / "ghost.log")
     child.start()
     assert eventually(lambda: child.poll() is not None)
@@ -137,14 +138,15 @@ def test_starting_twice_is_refused(make: Callable[..., ManagedProcess]) -> None:
         child.start()
 
 
-def test_an_unusable_folder_is_one_sentence(tmp_path: Path) -> None:
+def test_missing_working_folder_is_refused(tmp_path: Path) -> None:
     child = ManagedProcess("lost", [sys.executable, "-V"], env={}, log=tmp_path / "l.log", cwd=tmp_path / "missing")
     with pytest.raises(DriftloopError, match="lost could not be started: No such file or directory"):
         child.start()
     assert child.pid is None
 
 
-def test_ctrl_c_reaches_the_parent_alone(make: Callable[..., ManagedProcess]) -> None:
+def test_child_runs_in_its_own_session(make: Callable[..., ManagedProcess]) -> None:
+    """Ctrl-C reaches the parent alone for this reason."""
     child = make("import time; time.sleep(60)")
     child.start()
     assert child.pid is not None
@@ -213,9 +215,8 @@ def spares(child: ManagedProcess) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("warm", [("heavy",), ()], ids=["spare", "control"])
-def test_a_spare_takes_the_place_of_a_child_that_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: tuple[str, ...]
-) -> None:
+def test_standby_replaces_killed_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: tuple[str, ...]) -> None:
+    """Control without a standby loads its modules again."""
     monkeypatch.setattr(supervisor, "STANDBY_AFTER", 0.0)
     monkeypatch.setattr(supervisor, "NEXT_STANDBY_AFTER", 0.0)
     child = counted(tmp_path, restart=True, warm=warm)
@@ -239,9 +240,8 @@ def test_a_spare_takes_the_place_of_a_child_that_was_killed(
     assert spares(child) == []
 
 
-def test_a_spare_that_died_is_no_loss_and_none_outlives_its_parent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dead_standby_does_not_prevent_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New standby is made after the restart, and ends when the child is stopped."""
     monkeypatch.setattr(supervisor, "STANDBY_AFTER", 0.0)
     child = counted(tmp_path, restart=True, warm=("heavy",))
     child.start()

@@ -18,7 +18,7 @@ print(constants.HF_HUB_DISABLE_TELEMETRY, utils.is_telemetry_disabled())
 
 
 @pytest.mark.parametrize("first", ["driftloop", "os"])
-def test_libraries_are_told_to_report_nothing_before_they_are_imported(first: str, tmp_path: Path) -> None:
+def test_library_telemetry_is_disabled_before_import(first: str, tmp_path: Path) -> None:
     """With the control: without driftloop they would, and ONNX Runtime gives the machine a number in its home."""
     said, left = run(LOOK.format(first=first), tmp_path)
     if first == "driftloop":

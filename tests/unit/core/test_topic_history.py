@@ -19,7 +19,8 @@ def step(stream: str) -> Retraining:
     return made(Retraining, state="queued", stream=stream, reason="drift")
 
 
-def test_other_streams_are_left_out_and_their_outcomes_have_no_stream() -> None:
+def test_history_of_stream_excludes_other_streams() -> None:
+    """Outcomes have no stream, and all of them are kept."""
     history = TopicHistory(
         events=7,
         outcomes=[made(Outcome, event_id="a", position=0)],
@@ -34,6 +35,7 @@ def test_other_streams_are_left_out_and_their_outcomes_have_no_stream() -> None:
     assert (own.events, own.outcomes, own.outcome_offsets) == (7, history.outcomes, [3])
 
 
-def test_of_a_repeated_message_the_first_counts_and_keeps_its_place() -> None:
+def test_first_of_repeated_messages_is_kept() -> None:
+    """Order of the messages does not change."""
     alerts = [alert(name, position=at) for at, name in enumerate(["a", "b", "a"])]
     assert first_messages(alerts, "alert_id") == alerts[:2]

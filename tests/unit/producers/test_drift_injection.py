@@ -47,7 +47,7 @@ def test_there_is_a_test_for_every_kind():
 
 
 @pytest.mark.parametrize("kind", EACH)
-def test_a_gradual_injection_rises_and_falls_inside_its_span(rows, kind):
+def test_gradual_injection_rises_and_falls_within_span(rows, kind):
     spec = EACH[kind]
     after, truth = inject(rows, spec, seed=1)
     hits = changed(rows, after)
@@ -63,7 +63,7 @@ def test_a_gradual_injection_rises_and_falls_inside_its_span(rows, kind):
 
 
 @pytest.mark.parametrize("kind", EACH)
-def test_an_injection_does_not_depend_on_the_other_events(rows, kind):
+def test_injection_is_independent_of_later_events(rows, kind):
     spec = EACH[kind]
     if isinstance(spec, VocabularySpec):  # otherwise the words are chosen from the events
         spec = VocabularySpec(start=1000, end=2000, width=400, words={"the": "ze", "and": "und"})
@@ -72,12 +72,13 @@ def test_an_injection_does_not_depend_on_the_other_events(rows, kind):
     assert part == whole[:1500]
 
 
-def test_intensity_is_the_area_of_the_step():
+def test_intensity_follows_start_width_and_end():
+    """Intensity is the value of the linear ramp at the middle of an event."""
     assert [intensity(NoiseSpec(start=3), at) for at in range(5)] == [0, 0, 0, 1, 1]
     assert [intensity(NoiseSpec(start=1, width=2, end=4), at) for at in range(7)] == [0, 0.25, 0.75, 1, 0.75, 0.25, 0]
 
 
-def test_two_labels_change_places(rows):
+def test_label_swap_exchanges_two_labels(rows):
     after, truth = inject(rows, LabelSwapSpec(start=500, swap=["praise", "complaint"]), seed=1)
     turned = {"praise": "complaint", "complaint": "praise", "question": "question"}
     assert after[:500] == rows[:500]
@@ -94,7 +95,7 @@ def test_a_label_is_renamed_in_one_segment_only(rows):
     assert (truth.classes, truth.segments) == (("question", "praise"), ("food",))
 
 
-def test_words_are_replaced_the_same_way_every_time(rows):
+def test_word_replacement_is_consistent_and_keeps_case(rows):
     after, truth = inject(rows, VocabularySpec(start=500, words={"hotel": "yurt", "we": "they"}), seed=1)
     assert after[:500] == rows[:500]
     assert not any(word in row.text.lower().split() for row in after[500:] for word in truth.words)
@@ -107,7 +108,8 @@ def test_words_are_replaced_the_same_way_every_time(rows):
     assert typed.text == "They saw A YURT, hotels; hôtel we_ 'yurt'"
 
 
-def test_informative_words_are_those_of_the_classes_and_new_ones_are_new(rows):
+def test_informative_words_come_from_class_vocabulary(rows):
+    """Replacement words occur nowhere in the stream."""
     words = choose_words(rows, VocabularySpec(start=500, count=15), seed=1)
     class_words = {word for line in CLASSES.values() for word in line.split()}
     assert len(words) == len(set(words.values())) == 15
@@ -120,7 +122,7 @@ def test_informative_words_are_those_of_the_classes_and_new_ones_are_new(rows):
     assert choose_words(rows, VocabularySpec(start=500, count=15), seed=2).keys() == words.keys()
 
 
-def test_words_that_are_swapped_with_each_other_all_move(rows):
+def test_mutual_word_swap_moves_every_word(rows):
     words = choose_words(rows, VocabularySpec(start=500, count=12, by="each other"), seed=1)
     assert set(words) == set(words.values())
     assert all(old != new for old, new in words.items())
@@ -132,7 +134,7 @@ def test_words_that_are_swapped_with_each_other_all_move(rows):
     assert sum(right[:500]) / 500 > 0.75 > 0.6 > sum(right[500:]) / 2500
 
 
-def test_noise_hits_the_share_of_texts_and_words_that_it_is_told(rows):
+def test_noise_affects_stated_share_of_texts_and_words(rows):
     after, _ = inject(rows, NoiseSpec(start=1000, of="tokens", share=0.3, texts=0.5), seed=1)
     pairs = [(a.text.split(), b.text.split()) for a, b in zip(rows[1000:], after[1000:], strict=True) if a != b]
     # Of the texts that are hit, a few have no word replaced: 0.7 to the power of their words.
@@ -157,7 +159,8 @@ def shares(rows, chosen, key="label"):
     return {name: count / len(chosen) for name, count in counts.items()}
 
 
-def test_prior_moves_the_labels_and_keeps_the_order_inside_each(rows):
+def test_prior_shift_keeps_order_within_each_label(rows):
+    """Labels reach the stated shares after the onset."""
     wanted = {"praise": 0.7, "complaint": 0.2, "question": 0.1}
     (chosen,) = choose(rows, [PriorSpec(start=800, shares=wanted)], limit=1600)
     assert chosen[:800] == list(range(800))
@@ -171,12 +174,12 @@ def test_prior_moves_the_labels_and_keeps_the_order_inside_each(rows):
     )
 
 
-def test_the_truth_of_a_prior_names_the_label_that_moves_most_first():
+def test_prior_truth_lists_most_changed_label_first():
     truth = selection_truth(PriorSpec(start=9, shares={"a": 0.35, "b": 0.65}), {"a": 0.3, "b": 0.3, "c": 0.4})
     assert truth.classes == ("c", "b", "a"), "a label that comes no more moves too"
 
 
-def test_prior_comes_and_goes_gradually_whatever_the_limit(rows):
+def test_prior_shift_ramps_independently_of_limit(rows):
     spec = PriorSpec(start=400, end=1000, width=400, shares={"praise": 0.9, "complaint": 0.1})
     (chosen,) = choose(rows, [spec], limit=1600)
     assert choose(rows, [spec], limit=1100) == [chosen[:1100]]
@@ -185,14 +188,14 @@ def test_prior_comes_and_goes_gradually_whatever_the_limit(rows):
     assert means == pytest.approx(expected, abs=0.1)
 
 
-def test_without_a_limit_the_stream_ends_where_a_label_runs_out(rows):
+def test_stream_without_limit_ends_at_exhausted_label(rows):
     (chosen,) = choose(rows, [PriorSpec(start=300, shares={"praise": 1.0})])
     praise = [at for at, row in enumerate(rows) if row.label == "praise"]
     assert [at for at in chosen if rows[at].label == "praise"] == praise
     assert len(chosen) == 300 + sum(at >= 300 for at in praise)
 
 
-def test_a_topic_is_held_back_until_its_onset(rows):
+def test_topic_is_absent_before_its_onset(rows):
     (chosen,) = choose(rows, [TopicSpec(start=600, segment="food")], limit=1500)
     assert "food" not in shares(rows, chosen[:600], "segment")
     assert shares(rows, chosen[600:], "segment")["food"] == pytest.approx(1 / 3, abs=0.05)
@@ -212,7 +215,7 @@ def test_topic_and_prior_together(rows):
     assert shares(rows, chosen[900:]) == pytest.approx(wanted, abs=0.06)
 
 
-def test_each_part_of_a_stream_keeps_its_own_rows(rows):
+def test_prior_shift_keeps_rows_within_their_part(rows):
     parts = [range(1000), range(1000, 2000), range(2000, 3000)]
     chosen = choose(rows, [PriorSpec(start=1500, shares={"praise": 0.8, "complaint": 0.2})], parts=parts)
     assert chosen[0] == list(range(1000))
@@ -222,7 +225,7 @@ def test_each_part_of_a_stream_keeps_its_own_rows(rows):
     assert shares(rows, chosen[2])["praise"] == pytest.approx(0.8, abs=0.07)
 
 
-def test_the_bayes_accuracy_after_a_prior_shift_is_known_too(rows):
+def test_bayes_accuracy_is_known_after_prior_shift(rows):
     wanted = {"praise": 0.8, "complaint": 0.1, "question": 0.1}
     (chosen,) = choose(rows, [PriorSpec(start=0, shares=wanted)], limit=1000)
     texts, segments = [rows[at].text for at in chosen], [rows[at].segment for at in chosen]
@@ -234,7 +237,7 @@ def test_the_bayes_accuracy_after_a_prior_shift_is_known_too(rows):
 # --- annotators ---------------------------------------------------------------------------------------------------
 
 
-def test_annotators_err_as_often_as_told_and_from_where_told(rows):
+def test_annotators_err_at_stated_rate_after_start(rows):
     labels = ("complaint", "praise", "question")
     crew = [
         AnnotatorSpec(name="liar", share=0.4, flipped=0.5, start=1500),
@@ -260,14 +263,14 @@ def test_annotators_err_as_often_as_told_and_from_where_told(rows):
     assert all(label in (None, true) for _, label, true in by_name["silent"])
 
 
-def test_labels_that_never_come_are_not_waited_for():
+def test_first_sent_skips_missing_labels():
     silent, given = Annotation("silent", None), Annotation("dataset", "praise")
     annotations = [given, silent, silent, given, silent]
     assert [first_sent(annotations, start, 5) for start in range(6)] == [0, 3, 3, 3, 5, 5]
     assert first_sent(annotations, 1, 3) == 3
 
 
-def test_pure_functions_raise_as_the_scenario_does(rows):
+def test_injection_functions_refuse_impossible_specs(rows):
     with pytest.raises(DriftloopError, match="beyond the end"):
         inject(rows, NoiseSpec(start=3000), seed=1)
     with pytest.raises(DriftloopError, match="0 are frequent"):

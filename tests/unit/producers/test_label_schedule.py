@@ -8,7 +8,7 @@ from producers.label_schedule import LabelSchedule
 @pytest.mark.parametrize("total", [0, 1, 7, 40])
 @pytest.mark.parametrize("delay", [0, 1, 5, 60])
 @pytest.mark.parametrize("bootstrap", [0, 1, 5, 60])
-def test_every_label_once_in_order_and_late_by_the_delay(total, delay, bootstrap):
+def test_labels_come_once_in_order_after_delay(total, delay, bootstrap):
     schedule = LabelSchedule(total, delay, bootstrap)
     sent = [(tick, position) for tick in range(schedule.ticks + 5) for position in schedule.due(tick)]
     assert [position for _, position in sent] == list(range(total))

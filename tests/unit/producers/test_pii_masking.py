@@ -61,7 +61,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize(("kind", "secret"), [(kind, one) for kind, found in PERSONAL.items() for one in found])
-def test_personal_data_goes_wherever_it_stands(kind: str, secret: str) -> None:
+def test_personal_data_is_masked_in_any_context(kind: str, secret: str) -> None:
     for text in (
         secret,
         f"call {secret} now",
@@ -77,12 +77,12 @@ def test_personal_data_goes_wherever_it_stands(kind: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_is_not_personal_stays(text: str) -> None:
+def test_harmless_text_is_not_masked(text: str) -> None:
     for around in (text, f"so {text} it was", f"({text})", f"{text}, {text}."):
         assert mask(around, ALL) == around
 
 
-def test_the_rest_of_the_text_stays_as_it_is() -> None:
+def test_masking_keeps_the_surrounding_text() -> None:
     text = "RT @jane: see (http://t.co/abc), call +1-202-555-0143 2 times; jane@example.com! #fail 3.5 @ 8pm\n😀"
     masked = "RT @user: see (http), call <phone> 2 times; <email>! #fail 3.5 @ 8pm\n😀"
     assert mask(text, ALL) == masked
@@ -95,7 +95,7 @@ PLANTED = st.sampled_from([one for found in PERSONAL.values() for one in found])
 
 @hypothesis(max_examples=2_000, derandomize=True, database=None, deadline=None)
 @given(st.lists(st.tuples(WORDS, PLANTED), min_size=1, max_size=5))
-def test_nothing_planted_among_any_words_survives(parts: list[tuple[str, str]]) -> None:
+def test_personal_data_among_random_words_is_masked(parts: list[tuple[str, str]]) -> None:
     text = " ".join(f"{word} {secret}" for word, secret in parts)
     found = mask(text, ALL)
     assert not [secret for _, secret in parts if secret in found.split()], found
@@ -104,7 +104,7 @@ def test_nothing_planted_among_any_words_survives(parts: list[tuple[str, str]]) 
 
 @hypothesis(max_examples=1_000, derandomize=True, database=None, deadline=None)
 @given(st.text(st.characters(), max_size=200) | st.text("@.+-0123 ()/wthcom:", max_size=400))
-def test_any_text_is_masked_in_one_go(text: str) -> None:
+def test_arbitrary_text_is_masked_without_error(text: str) -> None:
     found = mask(text, ALL)
     assert mask(text, ()) == text and isinstance(found, str)
 
@@ -114,7 +114,8 @@ def csv(tmp_path: Path, text: str) -> Path:
     return tmp_path / "data.csv"
 
 
-def test_a_scenario_masks_what_it_says_and_the_setting_has_the_last_word(tmp_path: Path) -> None:
+def test_mask_setting_overrides_the_scenario(tmp_path: Path) -> None:
+    """A scenario masks the kinds that it lists, unless the setting says otherwise."""
     path = csv(tmp_path, "see www.example.com")
     scenario = tmp_path / "own.toml"
     scenario.write_text(f'[dataset]\npath = "{path.name}"\n')
@@ -131,7 +132,7 @@ def test_a_scenario_masks_what_it_says_and_the_setting_has_the_last_word(tmp_pat
         load_scenario(str(scenario))
 
 
-def test_the_packaged_tweets_are_masked_and_keep_their_ids() -> None:
+def test_packaged_tweets_are_masked_with_unchanged_ids() -> None:
     masked, plain = load_scenario("tweets-short"), load_scenario("tweets-short", mask=())
     assert masked.event_ids == plain.event_ids and masked.replay_id == plain.replay_id
     assert [row[1:] for row in masked.sequence] == [row[1:] for row in plain.sequence]
@@ -140,7 +141,7 @@ def test_the_packaged_tweets_are_masked_and_keep_their_ids() -> None:
     assert sum(bool(left.search(row.text)) for row in plain.sequence) > 1000, "control: there is something to mask"
 
 
-def test_the_setting_is_a_list_of_kinds_or_nothing() -> None:
+def test_mask_setting_takes_kinds_or_nothing() -> None:
     assert load({}).mask is None and load({"DRIFTLOOP_MASK": ""}).mask == ()
     assert load({"DRIFTLOOP_MASK": "handle, link"}).mask == ("handle", "link")
     for chosen in (None, (), ("email",)):

@@ -60,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str, data: str = "reviews
     return err
 
 
-def test_what_is_written_is_played_with_every_text_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_project_replays_every_text_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     rows = stars()
     table(rows)
     code, out, err = init(capsys)
@@ -76,7 +76,7 @@ def test_what_is_written_is_played_with_every_text_as_it_was(capsys: pytest.Capt
     assert (chosen.retrain.policy, chosen.monitor.detectors) == ("on-drift", ("fused",))
 
 
-def test_a_project_can_be_moved_and_stands_without_the_file_it_was_made_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_moved_project_works_without_source_file(capsys: pytest.CaptureFixture[str]) -> None:
     table(stars())
     init(capsys)
     Path("reviews.csv").unlink()
@@ -89,7 +89,7 @@ def test_a_project_can_be_moved_and_stands_without_the_file_it_was_made_of(capsy
     ("rows", "bootstrap", "delay", "candidates"),
     [(100, 50, 5, 1), (500, 100, 25, 1), (2000, 400, 100, 3), (6000, 500, 200, 3)],
 )
-def test_what_is_chosen_suits_the_number_of_rows(
+def test_init_defaults_depend_on_number_of_rows(
     capsys: pytest.CaptureFixture[str], rows: int, bootstrap: int, delay: int, candidates: int
 ) -> None:
     table(stars(rows))
@@ -99,7 +99,7 @@ def test_what_is_chosen_suits_the_number_of_rows(
     assert load_scenario("mine/scenario.toml").label_delay == delay
 
 
-def test_other_kinds_of_files_other_columns_and_a_rate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_accepts_jsonl_unusual_columns_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
     with gzip.open("r.jsonl.gz", "wt", encoding="utf-8") as file:
         for text, label in stars():
             file.write(json.dumps({'a "strange" column': text, "s\\": label, "shop": "ü"}) + "\n")
@@ -111,7 +111,7 @@ def test_other_kinds_of_files_other_columns_and_a_rate(capsys: pytest.CaptureFix
     assert [row.text for row in scenario.rows()] == [text for text, _ in stars()]
 
 
-def test_another_encoding_is_asked_for_and_written_down(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_encoding_is_requested_and_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     Path("reviews.csv").write_bytes(
         ("body,stars\n" + "".join(f"für {i},{i % 3}\n" for i in range(120))).encode("latin-1")
     )
@@ -133,7 +133,7 @@ def test_another_encoding_is_asked_for_and_written_down(capsys: pytest.CaptureFi
         ),
     ],
 )
-def test_a_column_that_is_none_or_no_label_is_refused(
+def test_missing_or_unsuitable_column_is_refused(
     capsys: pytest.CaptureFixture[str], argv: list[str], says: str
 ) -> None:
     table([(f"text number {i}", i % 2) for i in range(161)])
@@ -155,20 +155,20 @@ def test_a_column_that_is_none_or_no_label_is_refused(
         ([], "has no rows"),
     ],
 )
-def test_what_cannot_become_a_stream_is_refused(
+def test_too_few_rows_or_unsuitable_labels_are_refused(
     capsys: pytest.CaptureFixture[str], rows: list[tuple[object, ...]], says: str
 ) -> None:
     table(rows)
     assert says in refused(capsys)
 
 
-def test_a_hundred_short_labels_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hundred_short_labels_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
     table([(f"t{i}", i * 37 % 100) for i in range(2000)])
     code, out, _ = init(capsys)
     assert code == 0 and "100 labels (0, 1, 10, " in out and " and 90 more)" in out
 
 
-def test_what_is_no_file_of_rows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_data_path_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "There is no file none.csv: correct --csv." in refused(capsys, data="none.csv")
     Path("folder").mkdir()
     assert "folder is a folder: give one file" in refused(capsys, data="folder")
@@ -177,7 +177,7 @@ def test_what_is_no_file_of_rows_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("kind", ["full folder", "empty folder", "file", "dangling link"])
-def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_existing_target_is_never_overwritten(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     table(stars())
     mine = Path("mine")
     if kind == "file":
@@ -194,7 +194,7 @@ def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str], kind: str) -
     assert kept.is_symlink() or kept.is_dir() or kept.read_text() == "years of work"
 
 
-def test_a_folder_that_cannot_be_made_is_said_and_nothing_is_left(
+def test_unwritable_target_is_reported_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table(stars())
@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_made_is_said_and_nothing_is_left(
     assert "mine cannot be written (No space left on device): make room" in refused(capsys)
 
 
-def test_what_is_worth_knowing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_prints_notes_on_the_data(capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[tuple[object, ...]] = [(f"text {i}", "ab"[i % 2]) for i in range(200)]
     rows[10:15] = [(" ", "a")] * 5
     rows[20:23] = [("rare", "c\x1b")] * 3
@@ -229,9 +229,7 @@ def test_what_is_worth_knowing_is_said(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize("sort", ["all of it", "a short label first", "the beginning"])
-def test_rows_that_are_sorted_by_their_label_are_shuffled_and_that_is_said(
-    capsys: pytest.CaptureFixture[str], sort: str
-) -> None:
+def test_rows_sorted_by_label_are_shuffled_with_note(capsys: pytest.CaptureFixture[str], sort: str) -> None:
     rows = [(f"text {i}", i % 3) for i in range(300)]
     ordered = sorted(rows, key=lambda row: row[1])
     table({"all of it": ordered, "a short label first": ordered[70:], "the beginning": ordered[:100] + rows}[sort])

@@ -30,7 +30,7 @@ def mix(rows):
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_every_builtin_is_whole(name):
+def test_every_builtin_scenario_is_complete_and_consistent(name):
     scenario = load_scenario(name)
     rows = list(scenario.rows())
     assert scenario.name == name
@@ -46,14 +46,14 @@ def test_every_builtin_is_whole(name):
     assert load_scenario(name) == scenario, "the same file, data and seed must give the same stream"
 
 
-def test_the_same_stream_in_another_process():
+def test_stream_is_identical_in_another_process():
     code = "from producers.scenarios.scenarios import *; print(hash_ := load_scenario('tweets-short').event_ids[::700])"
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == str(load_scenario("tweets-short").event_ids[::700])
 
 
-def test_tweets_play_six_sources_in_turn():
+def test_tweets_follow_six_sources_in_order():
     scenario = load_scenario("tweets")
     assert len(scenario) == 24_078
     assert scenario.drifts == (4814, 9814, 13578, 18578, 22382)
@@ -85,7 +85,7 @@ def test_gradual_blends_the_same_rows_on_a_ramp():
         assert {row.segment for row in rows[start + 1000 : start + 1100]} == {new}
 
 
-def test_recurring_comes_back_with_other_rows():
+def test_recurring_scenario_repeats_sources():
     scenario = load_scenario("tweets-recurring")
     names = [name for name, _, _ in scenario.segments]
     assert names == ["driverless-cars", "airlines", "driverless-cars", "coachella", "airlines"]
@@ -102,7 +102,7 @@ def test_stationary_has_no_drift():
         assert mix(scenario.sequence[start : start + 2000]) == pytest.approx(overall, abs=0.04)
 
 
-def test_typos_move_the_texts_and_nothing_else():
+def test_typos_scenario_changes_only_texts():
     typed, clean = load_scenario("tweets-typos"), load_scenario("tweets-stationary")
     assert typed.drifts == (8000,)
     pairs = list(zip(typed.rows(), clean.rows(), strict=False))
@@ -114,7 +114,8 @@ def test_typos_move_the_texts_and_nothing_else():
     assert typed.sequence[7999].segment != typed.sequence[8000].segment
 
 
-def test_label_shift_moves_the_labels_and_not_the_texts_of_a_label():
+def test_label_shift_changes_only_label_shares():
+    """The mix of sources among the negative tweets stays the same."""
     scenario = load_scenario("tweets-label-shift")
     sources = dict(source_of_rows())
     wanted = [(0.25, 0.6, 0.15), (0.7, 0.2, 0.1), (0.2, 0.2, 0.6)]
@@ -129,7 +130,7 @@ def test_label_shift_moves_the_labels_and_not_the_texts_of_a_label():
     assert airlines == pytest.approx([9178 / 16186] * 3, abs=0.05)
 
 
-def test_injections_leave_what_comes_before_them_as_it_was():
+def test_injections_keep_rows_before_their_onset():
     whole = load_scenario("tweets-stationary").sequence
     for name in ("prior", "swap", "relabel", "vocabulary", "noise"):
         scenario = load_scenario(f"tweets-{name}")
@@ -140,7 +141,7 @@ def test_injections_leave_what_comes_before_them_as_it_was():
         assert {row.segment for row in scenario.sequence} == set(SOURCES), "a part's name would give the drift away"
 
 
-def test_borders_of_order_label_mix_and_typos_are_injections_too():
+def test_order_label_mix_and_typos_count_as_injections():
     tweets = load_scenario("tweets")
     assert [(one.kind, one.onset) for one in tweets.injected] == [("order", at) for at in tweets.drifts]
     assert tweets.injected[0].segments == ("airlines", "driverless-cars")
@@ -153,7 +154,7 @@ def test_borders_of_order_label_mix_and_typos_are_injections_too():
     assert load_scenario("tweets-stationary").injected == ()
 
 
-def test_annotations_are_the_truth_unless_annotators_are_named():
+def test_annotations_are_true_labels_without_annotators():
     scenario = load_scenario("tweets-short")
     assert [one.label for one in scenario.annotations] == [row.label for row in scenario.sequence]
     assert {one.annotator for one in scenario.annotations} == {"dataset"}
@@ -167,14 +168,14 @@ def source_of_rows():
     return zip(table.rows, table.segments, strict=True)
 
 
-def test_another_seed_shuffles_otherwise_and_keeps_the_drifts():
+def test_other_seed_changes_order_and_keeps_drifts():
     one, two = load_scenario("tweets"), load_scenario("tweets", seed=8)
     assert one.drifts == two.drifts
     assert one.sequence != two.sequence
     assert set(one.event_ids).isdisjoint(two.event_ids)
 
 
-def test_another_replay_id_is_another_stream_of_the_same_rows():
+def test_other_replay_id_changes_only_event_ids():
     one, two = load_scenario("tweets-short"), load_scenario("tweets-short", replay_id="second")
     assert one.sequence == two.sequence
     assert two.replay_id == "second"
@@ -198,7 +199,7 @@ def own(folder: Path, body: str, csv: str = CSV) -> str:
 NO_SEGMENT = '[dataset]\npath = "data/reviews.csv"\n'
 
 
-def test_own_data_in_file_order_without_a_segment_column(tmp_path):
+def test_own_data_without_segments_keeps_file_order(tmp_path):
     scenario = load_scenario(own(tmp_path, 'rate = "max"\ndrifts = [20, 10]\nbootstrap = 5\n' + NO_SEGMENT))
     assert [row.text for row in scenario.rows()] == [f"text {n}" for n in range(30)]
     assert (scenario.name, scenario.rate, scenario.bootstrap) == ("mine", math.inf, 5)
@@ -214,7 +215,7 @@ def test_own_data_with_segments(tmp_path):
     assert [row.row for row in load_scenario(own(tmp_path, 'order = ["a", "b"]')).rows()] != list(range(20))
 
 
-def test_a_segment_that_recurs_without_counts_is_shared_out(tmp_path):
+def test_recurring_segment_without_counts_is_divided_evenly(tmp_path):
     scenario = load_scenario(own(tmp_path, 'order = ["a", "b", "a", "a"]'))
     assert [end - start for _, start, end in scenario.segments] == [3, 10, 3, 4]
     assert scenario.drifts == (3, 13), "a to a is no drift"
@@ -233,7 +234,7 @@ def test_limit_cuts_stream_segments_and_drifts(tmp_path):
     assert scenario.segments == (("a", 0, 10), ("b", 10, 15))
 
 
-def test_typos_over_an_order_begin_and_end(tmp_path):
+def test_typos_start_and_end_at_given_positions(tmp_path):
     body = 'order = ["a", "b"]\n[typos]\nstart = 5\nend = 15\nshare = 1.0\n'
     scenario = load_scenario(own(tmp_path, body))
     assert scenario.drifts == (5, 10, 15)
@@ -242,13 +243,14 @@ def test_typos_over_an_order_begin_and_end(tmp_path):
     assert {row.segment for row in scenario.rows()} == {"a", "b"}
 
 
-def test_rows_without_label_are_counted_and_empty_texts_kept(tmp_path):
+def test_unlabelled_rows_are_skipped_and_counted(tmp_path):
+    """Rows with an empty text are kept."""
     scenario = load_scenario(own(tmp_path, NO_SEGMENT, "text,label\n,good\nx,bad\ny,\nz,good\n"))
     assert scenario.skipped == 1
     assert [(row.text, row.row) for row in scenario.rows()] == [("", 0), ("x", 1), ("z", 3)]
 
 
-def test_injected_drifts_come_on_top_of_those_listed(tmp_path):
+def test_injected_drifts_are_added_to_listed_drifts(tmp_path):
     body = 'drifts = [10]\n[[inject]]\nkind = "label-swap"\nstart = 15\nend = 20\nswap = ["good", "bad"]\n'
     scenario = load_scenario(own(tmp_path, body))
     assert (scenario.drifts, scenario.drifts_known) == ((10, 15, 20), True)
@@ -264,7 +266,7 @@ def test_synthetic_data_in_a_scenario(tmp_path):
     assert (len(scenario), scenario.drifts, len(scenario.labels)) == (800, (400,), 4)
 
 
-def test_replay_id_follows_what_decides_the_stream(tmp_path):
+def test_replay_id_depends_only_on_stream_content(tmp_path):
     first = load_scenario(own(tmp_path, 'order = ["a", "b"]\nrate = 10')).replay_id
     same = load_scenario(own(tmp_path, 'order = ["a", "b"]\nrate = "max"\nlabel_delay = 3\nlimit = 12')).replay_id
     assert same == first, "the same stream at another pace must be resumed, not doubled"
@@ -363,12 +365,12 @@ def test_unknown_scenarios(name, words):
         assert word in str(caught.value)
 
 
-def test_a_spec_can_be_read_without_its_data(tmp_path):
+def test_read_spec_returns_spec_and_folder(tmp_path):
     spec, base = read_spec(own(tmp_path, "rate = 3"))
     assert (spec.rate, spec.name, base) == (3, "mine", tmp_path)
 
 
-def test_ids_do_not_change_from_one_version_to_the_next():
+def test_ids_are_stable_across_versions():
     # A replay that an older version began must be gone on with. Change this only with a note in the changelog.
     assert load_scenario("tweets-short").replay_id == "tweets-short-a1381317c4ca"
     assert load_scenario("tweets-short").event_ids[0] == "aaa97724e8621becb855c7f59d4367cf"
@@ -376,7 +378,7 @@ def test_ids_do_not_change_from_one_version_to_the_next():
     assert load_scenario("tweets-label-shift").replay_id == "tweets-label-shift-b67495d9e453"
 
 
-def test_rates():
+def test_rate_parsing_accepts_max_and_positive_numbers():
     assert parse_rate("max") == math.inf
     assert parse_rate("12.5") == 12.5
     for wrong in ("", "0", "-1", "many", math.nan, 0, -2):

@@ -67,7 +67,7 @@ def findings(file: dict[str, Any]) -> list[str]:
     return found
 
 
-def test_every_service_is_confined_checked_and_waits_for_what_it_needs() -> None:
+def test_services_are_confined_checked_and_start_in_order() -> None:
     assert findings(compose()) == []
 
 
@@ -96,13 +96,14 @@ def test_every_service_is_confined_checked_and_waits_for_what_it_needs() -> None
         (lambda s: s["topics"].update(depends_on={"kafka": {"condition": "service_started"}}), "topics: does not wait"),
     ],
 )
-def test_the_control_a_file_that_breaks_a_promise_is_refused(change: Any, finding: str) -> None:
+def test_control_broken_compose_file_is_reported(change: Any, finding: str) -> None:
     broken = deepcopy(compose())
     change(broken["services"])
     assert any(line.startswith(finding) for line in findings(broken))
 
 
-def test_the_commands_are_verbs_and_the_images_are_targets() -> None:
+def test_compose_commands_and_images_exist() -> None:
+    """Commands are verbs of driftloop, and images are targets of the Dockerfile."""
     for name, service in compose()["services"].items():
         if "build" in service:
             target = service["build"]["target"]
@@ -111,7 +112,7 @@ def test_the_commands_are_verbs_and_the_images_are_targets() -> None:
             assert service["command"][0] in parser.verbs()
 
 
-def test_every_setting_in_the_files_is_one_that_driftloop_takes() -> None:
+def test_every_compose_and_example_setting_is_valid() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     lines = dict(line.split("=", 1) for line in example.splitlines() if line and not line.startswith("#"))
     given = {name: value for name, value in lines.items() if name.startswith(settings.PREFIX)}
@@ -125,7 +126,7 @@ def test_every_setting_in_the_files_is_one_that_driftloop_takes() -> None:
         settings.load({name: value for name, value in ours.items() if not name.endswith("_FILE")})
 
 
-def test_every_variable_of_the_compose_file_is_explained_in_the_example() -> None:
+def test_every_compose_variable_is_explained_in_example() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     used = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", text))
     assert set(re.findall(r"(?<!\$)\$\{?([A-Z_]+)", text)) == used.keys(), "a variable without a default"
@@ -140,7 +141,7 @@ def test_every_variable_of_the_compose_file_is_explained_in_the_example() -> Non
             assert example[at - 1].startswith("# "), f"{line} is not explained"
 
 
-def test_a_change_of_the_code_installs_nothing() -> None:
+def test_code_change_does_not_reinstall_dependencies() -> None:
     """What an image installs comes before any of our code is copied into it, and from the lock alone."""
     base = stages()["base"]
     assert re.findall(r"^COPY (.*)$", base, re.MULTILINE) == ["pyproject.toml uv.lock ./"]
@@ -153,7 +154,7 @@ def test_a_change_of_the_code_installs_nothing() -> None:
         assert "COPY" not in before and "RUN" not in after
 
 
-def test_no_image_reports_who_uses_it() -> None:
+def test_no_image_sends_telemetry() -> None:
     """Our package switches that off where it is loaded; MLflow's server starts without it."""
     ours = {name for name, stage in stages().items() if 'ENTRYPOINT ["/app/driftloop.sh"]' in stage}
     others = {name for name, stage in stages().items() if "ENTRYPOINT" in stage} - ours

@@ -50,7 +50,7 @@ def closure(lock: dict[str, dict[str, Any]], extras: set[str]) -> set[str]:
     return found
 
 
-def test_the_scorers_packages_hold_no_torch(lock: dict[str, dict[str, Any]]) -> None:
+def test_scorer_dependencies_exclude_torch(lock: dict[str, dict[str, Any]]) -> None:
     assert not closure(lock, set()) & HEAVY
     assert closure(lock, {"retrain"}) >= HEAVY, "the control: the closure would find it"
 
@@ -62,7 +62,7 @@ def test_every_locked_file_has_a_hash(lock: dict[str, dict[str, Any]]) -> None:
     assert all(file["hash"].startswith("sha256:") for file in present)
 
 
-def test_the_worker_never_imports_what_only_its_children_use() -> None:
+def test_worker_imports_no_heavy_candidate_packages() -> None:
     """TPOT takes seconds to import and most of a gigabyte: once that came between the first answer and the next."""
     asked = """
 import sys
@@ -89,7 +89,7 @@ print("tpot" in sys.modules)
         ("producers.replay, producers.scenarios.scenarios, datasets", {"onnxruntime", "sklearn", "scipy"}),
     ],
 )
-def test_a_process_runs_without_what_its_image_leaves_out(modules: str, names: set[str]) -> None:
+def test_process_imports_without_packages_its_image_excludes(modules: str, names: set[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", without(names) + f"import {modules}\n"], capture_output=True, text=True, cwd=ROOT
     )

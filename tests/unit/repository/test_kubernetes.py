@@ -736,7 +736,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_nothing_is_wrong_with_the_manifests(check: Check) -> None:
+def test_manifests_pass_every_check(check: Check) -> None:
     assert check(TREE) == []
 
 
@@ -837,7 +837,9 @@ BROKEN: dict[Check, list[tuple[str, str, str, str]]] = {
 @pytest.mark.parametrize(
     ("check", "file", "old", "new", "said"), [(check, *case) for check, cases in BROKEN.items() for case in cases]
 )
-def test_a_broken_manifest_is_noticed(check: Check, file: str, old: str, new: str, said: str, tmp_path: Path) -> None:
+def test_control_broken_manifest_is_reported(
+    check: Check, file: str, old: str, new: str, said: str, tmp_path: Path
+) -> None:
     tree = tmp_path / "kubernetes"
     shutil.copytree(TREE, tree)
     text = (tree / file).read_text(encoding="utf-8")
@@ -846,11 +848,11 @@ def test_a_broken_manifest_is_noticed(check: Check, file: str, old: str, new: st
     assert said in "\n".join(check(tree))
 
 
-def test_every_check_has_been_seen_to_fail() -> None:
+def test_every_check_has_a_failing_example() -> None:
     assert set(BROKEN) == set(CHECKS)
 
 
-def test_a_patch_without_a_target_is_noticed(tmp_path: Path) -> None:
+def test_control_patch_without_target_is_reported(tmp_path: Path) -> None:
     tree = tmp_path / "kubernetes"
     shutil.copytree(TREE, tree)
     path = tree / "overlays" / "demo" / "kustomization.yaml"
@@ -879,7 +881,7 @@ def build(folder: Path) -> list[Json]:
 
 @with_kustomize
 @pytest.mark.parametrize("folder", BUILDS)
-def test_kustomize_builds_what_the_api_server_takes(folder: str) -> None:
+def test_kustomize_output_passes_schema_and_security_checks(folder: str) -> None:
     found = build(TREE / folder)
     assert refusals(found) == []
     assert weaknesses(found) == []
@@ -894,7 +896,7 @@ def test_kustomize_builds_what_the_api_server_takes(folder: str) -> None:
 
 
 @with_kustomize
-def test_an_overlay_changes_only_what_it_is_for() -> None:
+def test_overlays_change_only_their_own_objects() -> None:
     base, demo, gpu, dask = ({title(d): d for d in build(TREE / folder)} for folder in BUILDS)
     assert set(demo) - set(base) == {"Job replay"}
     assert set(gpu) - set(base) == {"CronJob retrain"}

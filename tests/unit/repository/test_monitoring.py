@@ -74,18 +74,18 @@ def listed() -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
     return found
 
 
-def test_promtool_takes_the_configuration_and_its_rules(promtool: str) -> None:
+def test_promtool_accepts_configuration_and_rules(promtool: str) -> None:
     done = run(promtool, "check", "config", "--lint=all", "--lint-fatal", PROMETHEUS / "prometheus.yml")
     assert done.returncode == 0 and f"{len(rules())} rules found" in done.stdout, done.stdout + done.stderr
 
 
-def test_every_rule_fires_where_it_must_and_keeps_still_where_it_must_not(promtool: str) -> None:
+def test_alert_rules_fire_only_in_expected_cases(promtool: str) -> None:
     done = run(promtool, "test", "rules", PROMETHEUS / "alerts.test.yml")
     assert done.returncode == 0 and "SUCCESS" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("never", "expected"), [(True, r"exp:\[[^\]]"), (False, r"exp:\[\]")])
-def test_the_control_a_rule_that_never_or_always_fires_is_found_out(
+def test_control_rule_firing_never_or_always_is_detected(
     never: bool, expected: str, promtool: str, tmp_path: Path
 ) -> None:
     """So each of them has a case of both kinds."""
@@ -102,7 +102,7 @@ def test_the_control_a_rule_that_never_or_always_fires_is_found_out(
     assert done.returncode == 1 and found == set(alerts())
 
 
-def test_promtool_takes_every_query_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
+def test_promtool_accepts_every_dashboard_query(promtool: str, tmp_path: Path) -> None:
     def check(queries: dict[str, str]) -> subprocess.CompletedProcess[str]:
         made = [
             {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
@@ -134,7 +134,7 @@ def wrong_names(query: str) -> Iterator[str]:
             yield f"{name} has no {', '.join(sorted(unknown))}"
 
 
-def test_every_metric_of_a_rule_or_a_panel_is_one_that_a_process_has() -> None:
+def test_rules_and_panels_use_only_documented_metrics() -> None:
     assert len({name for _, name in listed()}) > 20
     queries = {**shown(), **{rule.get("alert", rule.get("record")): rule["expr"] for rule in rules()}}
     found = {where: list(wrong_names(query)) for where, query in queries.items()}
@@ -153,11 +153,11 @@ def test_every_metric_of_a_rule_or_a_panel_is_one_that_a_process_has() -> None:
         ("driftloop:accuracy_of_nothing", "no metric driftloop:accuracy_of_nothing"),
     ],
 )
-def test_the_control_a_query_for_what_nobody_has_is_named(query: str, wrong: str) -> None:
+def test_control_unknown_metric_or_label_is_reported(query: str, wrong: str) -> None:
     assert list(wrong_names(query)) == [wrong]
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_dashboard_panels_are_complete_without_overlap() -> None:
     page = dashboard()
     panels = page["panels"]
     (source,) = read(GRAFANA / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
@@ -181,7 +181,7 @@ def test_the_dashboard_is_whole() -> None:
     assert {column for column, _ in taken} == set(range(24)), "a panel is outside the 24 columns"
 
 
-def test_what_the_files_say_of_one_another_and_of_the_services_is_so() -> None:
+def test_monitoring_files_agree_with_compose_services() -> None:
     services = read(ROOT / "docker-compose.yml")["services"]
     mounts = {
         name: dict(volume.split(":")[:2] for volume in service.get("volumes", ())) for name, service in services.items()

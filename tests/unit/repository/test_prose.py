@@ -73,6 +73,11 @@ def clauses(page: str) -> list[str]:
     return re.findall(r"^#+ +((?:What|How|Who|Whom|Why|Where|Whether|When|Which|If)\b.*)$", prose, re.MULTILINE)
 
 
+def long_names(text: str) -> list[str]:
+    """Names of tests with more than eight words."""
+    return [name for name in re.findall(r"def (test_\w+)", text) if name.count("_") > 8]
+
+
 def test_docstrings_begin_with_their_noun_or_verb() -> None:
     texts = [path.read_text(encoding="utf-8") for path in sources()]
     total = sum(len(list(documented(text))) for text in texts)
@@ -98,3 +103,11 @@ def test_no_phrase_is_private_to_this_project() -> None:
 def test_titles_are_tasks_or_nouns(page: Path) -> None:
     assert clauses(page.read_text(encoding="utf-8")) == []
     assert clauses("# What adapting is worth\n") == ["What adapting is worth"], "the control"
+
+
+def test_test_names_have_at_most_eight_words() -> None:
+    assert long_names("def test_a_b_c_d_e_f_g_h_i() -> None: ...\nasync def test_short() -> None: ...") == [
+        "test_a_b_c_d_e_f_g_h_i"
+    ]
+    found = {path: long_names(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {path: names for path, names in found.items() if names} == {}

@@ -32,5 +32,5 @@ def test_every_test_that_the_page_names_exists() -> None:
     assert missing("`tests/unit/test_nonesuch.py::test_it`") == ["tests/unit/test_nonesuch.py::test_it"]
 
 
-def test_the_table_of_the_page_is_the_one_that_is_applied() -> None:
+def test_acl_table_of_page_matches_applied_acls() -> None:
     assert "\n".join(acls.acl_table()) in PAGE

@@ -249,7 +249,8 @@ def files() -> Files:
     return Files(*((ROOT / path).read_text(encoding="utf-8") for path in paths))
 
 
-def test_the_workflow_runs_the_makefiles_commands_and_publishes_only_what_passed(files: Files) -> None:
+def test_workflow_passes_every_check(files: Files) -> None:
+    """The workflow runs the Makefile's commands, and publishes only after all jobs have passed."""
     assert problems(files) == []
 
 
@@ -257,7 +258,7 @@ def test_there_is_no_other_workflow() -> None:
     assert [path.name for path in (ROOT / ".github" / "workflows").rglob("*") if path.is_file()] == ["ci.yml"]
 
 
-def test_a_commit_is_checked_with_the_tools_of_make_lint(files: Files) -> None:
+def test_pre_commit_hooks_equal_make_lint_tools(files: Files) -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)*)", files.makefile, re.MULTILINE)
     assert recipe is not None
@@ -336,7 +337,7 @@ BREAKAGES = [
 
 
 @pytest.mark.parametrize(("file", "old", "new", "said"), BREAKAGES, ids=[f"{b[0]}: {b[3]}" for b in BREAKAGES])
-def test_a_file_that_is_broken_in_one_place_is_refused(files: Files, file: str, old: str, new: str, said: str) -> None:
+def test_control_file_with_one_breakage_is_reported(files: Files, file: str, old: str, new: str, said: str) -> None:
     text = getattr(files, file)
     assert old in text
     found = problems(replace(files, **{file: text.replace(old, new, 1)}))
@@ -359,7 +360,7 @@ def unproved(lock: str) -> list[str]:
     return out
 
 
-def test_every_file_that_is_installed_has_its_digest_in_the_lock() -> None:
+def test_every_locked_file_has_a_digest() -> None:
     lock = (ROOT / "uv.lock").read_text(encoding="utf-8")
     assert lock.count("sha256:") > 1000 and unproved(lock) == []
     first = re.search(r'hash = "sha256:[0-9a-f]{64}", ', lock)
@@ -373,7 +374,7 @@ def test_every_file_that_is_installed_has_its_digest_in_the_lock() -> None:
 # --- the tag and the version ----------------------------------------------------------------------------------------
 
 
-def test_the_package_says_the_version_that_pyproject_says() -> None:
+def test_package_version_equals_pyproject_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert driftloop.__version__ == project["version"]
 
@@ -382,7 +383,7 @@ def test_the_package_says_the_version_that_pyproject_says() -> None:
     ("tag", "built"),
     [("", True), ("v1.2.3", True), ("v1.2.4", False), ("1.2.3", False), ("v1.2.3rc1", False), ("v1.2.3$(id)", False)],
 )
-def test_a_tag_that_is_not_the_version_builds_nothing(tmp_path: Path, tag: str, built: bool) -> None:
+def test_tag_other_than_version_is_not_built(tmp_path: Path, tag: str, built: bool) -> None:
     uv = tmp_path / "uv"
     uv.write_text('#!/bin/sh\n[ "$1" = version ] && echo 1.2.3 || echo "$@" >> "$0.log"\n')
     uv.chmod(0o755)

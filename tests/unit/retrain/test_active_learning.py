@@ -21,18 +21,20 @@ def spread(n: int, seed: int = 0, d: int = 16) -> Matrix:
 NONE = np.zeros((0, 16), dtype=np.float32)
 
 
-def test_the_unsure_come_first() -> None:
+def test_uncertain_events_come_first() -> None:
     probabilities = np.array([[0.99, 0.01], [0.52, 0.48], [0.8, 0.2]])
     assert rank_for_labelling(probabilities, np.eye(16, dtype=np.float32)[:3], NONE, 3) == [1, 2, 0]
 
 
-def test_of_the_equally_unsure_the_new_come_first_and_the_known_never() -> None:
+def test_new_events_break_uncertainty_ties() -> None:
+    """Known texts are never chosen."""
     embeddings = spread(40)
     ranked = rank_for_labelling(np.full((40, 2), 0.5), embeddings, embeddings[:39], 40)
     assert ranked == [39]
 
 
-def test_of_the_equally_unsure_and_new_those_that_moved_come_first() -> None:
+def test_drifted_events_break_remaining_ties() -> None:
+    """Drifted segments come first among events that are equally uncertain and new."""
     moved = np.arange(16) >= 12
     ranked = rank_for_labelling(np.full((16, 2), 0.5), np.eye(16, dtype=np.float32), NONE, 6, drifted=moved)
     assert sorted(ranked[:4]) == [12, 13, 14, 15] and len(ranked) == 6
@@ -48,7 +50,7 @@ def test_near_duplicates_are_not_asked_twice() -> None:
     assert len(rank_for_labelling(probabilities, copies, NONE, 50)) == 5
 
 
-def test_it_is_the_same_each_time_and_keeps_to_the_budget() -> None:
+def test_ranking_is_deterministic_and_within_budget() -> None:
     probabilities = np.random.default_rng(2).dirichlet(np.ones(3), 60)
     first = rank_for_labelling(probabilities, spread(60), spread(10, 1), 7)
     assert first == rank_for_labelling(probabilities, spread(60), spread(10, 1), 7)
@@ -73,7 +75,8 @@ def drifted(seed: int) -> tuple[Matrix, np.ndarray, np.ndarray]:
     return unit(topics[topic] + rng.normal(0, 0.8, (1600, 16))), classes[topic], topic >= 6
 
 
-def test_after_a_drift_it_beats_labels_at_random_for_the_same_budget() -> None:
+def test_ranking_after_drift_beats_random_labels() -> None:
+    """Budget of labels is the same for both."""
     gains, budget = [], 40
     for seed in range(12):
         rows, truth, new = drifted(seed)

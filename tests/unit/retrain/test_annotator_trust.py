@@ -36,7 +36,8 @@ def judged(*args: object, **more: object) -> Trust:
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4])
-def test_a_source_that_flips_is_found_and_the_others_are_not(share: float) -> None:
+def test_label_flipping_annotator_is_found(share: float) -> None:
+    """Honest annotators are hardly ever accused."""
     rates = []
     for seed in range(20):
         trust = judged(1500, seed, {"liar": share, "p": 0.0, "q": 0.0, "r": 0.0})
@@ -46,18 +47,19 @@ def test_a_source_that_flips_is_found_and_the_others_are_not(share: float) -> No
     assert (np.array(rates)[:, 1:] > 0).sum() <= 4 and means[1:].max() < 0.02
 
 
-def test_of_two_annotators_the_one_who_flips_is_found() -> None:
+def test_flipping_annotator_is_found_among_two() -> None:
     trust = judged(600, 1, {"liar": 0.4, "honest": 0.0})
     assert trust.flip_rates["liar"] > 0.25 and trust.flip_rates["honest"] == 0.0
 
 
-def test_a_greater_liar_does_not_hide_a_smaller_one() -> None:
+def test_two_flipping_annotators_are_both_found() -> None:
+    """Annotator with the higher rate does not hide the other."""
     trust = judged(1500, 1, {"great": 0.7, "small": 0.3, "honest": 0.0})
     assert trust.flip_rates["great"] > 0.5 and 0.2 < trust.flip_rates["small"] < 0.4
     assert trust.flip_rates["honest"] == 0.0
 
 
-def test_the_weights_follow_the_rates() -> None:
+def test_weights_follow_flip_rates() -> None:
     annotators, labels, probabilities, flipped = stream(900, 2, {"liar": 0.4, "p": 0.0, "q": 0.0})
     trust = judge_annotators(annotators, labels, CLASSES, probabilities)
     liar = np.array(annotators) == "liar"
@@ -68,7 +70,8 @@ def test_the_weights_follow_the_rates() -> None:
     assert trust.training_weights.min() >= 0 and trust.training_weights.max() <= 1
 
 
-def test_one_annotator_or_none_named_or_all_alike_leave_every_weight_at_one() -> None:
+def test_weights_stay_one_without_an_outlier() -> None:
+    """Cases are one annotator, no names, and annotators who flip at the same rate."""
     for flips in ({"only": 0.3}, {"": 0.3}):
         trust = judged(200, 3, flips)
         assert trust.weights.min() == trust.training_weights.min() == 1.0
@@ -76,7 +79,7 @@ def test_one_annotator_or_none_named_or_all_alike_leave_every_weight_at_one() ->
     assert neutral >= 53  # 57 of 60 are expected at the level of 5%
 
 
-def test_drift_makes_no_liar_of_anybody() -> None:
+def test_drift_rarely_accuses_annotators() -> None:
     accused = 0
     for seed in range(40):
         late = np.arange(600) >= 300
@@ -86,7 +89,7 @@ def test_drift_makes_no_liar_of_anybody() -> None:
     assert accused <= 5
 
 
-def test_an_annotator_who_only_came_after_the_drift_is_no_liar() -> None:
+def test_annotator_joining_after_drift_is_rarely_accused() -> None:
     accused = 0
     for seed in range(40):
         late = np.arange(600) >= 310
@@ -99,7 +102,7 @@ def test_an_annotator_who_only_came_after_the_drift_is_no_liar() -> None:
     assert together.flip_rates["late"] > 0.2
 
 
-def test_hard_texts_make_no_liar_of_who_reads_them() -> None:
+def test_annotator_of_hard_texts_is_usually_not_accused() -> None:
     hard = np.arange(600) % 10 > 0
     accused = 0
     for seed in range(40):
@@ -109,7 +112,7 @@ def test_hard_texts_make_no_liar_of_who_reads_them() -> None:
     assert accused <= 12  # one error for all annotators would accuse in half of the cases
 
 
-def test_a_model_that_knows_nothing_accuses_nobody() -> None:
+def test_uninformative_model_accuses_no_annotator() -> None:
     trust = judged(400, 4, {"liar": 0.4, "p": 0.0}, model=0.34)
     assert trust.weights.min() == 1.0
 

@@ -11,7 +11,7 @@ from retrain.promotion.candidate_promotion import list_checks, metrics_of, score
 from tests.unit.retrain.test_gate import mostly, rows
 
 
-def test_every_figure_of_a_verdict_is_among_the_scores() -> None:
+def test_scores_include_all_verdict_figures() -> None:
     newest = rows(mostly(1, 200, 0.3), mostly(2, 200, 0.85), segments=["x", "y"] * 100)
     verdict = judge(newest, before=rows(mostly(8, 200, 0.8), mostly(9, 200, 0.4)), latency=Latency(5.0, 900.0))
     scores = scores_of(verdict)
@@ -28,7 +28,7 @@ def test_every_figure_of_a_verdict_is_among_the_scores() -> None:
     ]
 
 
-def test_figures_of_the_parts_become_metrics_with_a_prefix() -> None:
+def test_nested_figures_become_prefixed_metrics() -> None:
     test = ShadowTest(0.1)
     test.update("a", {"a": 0.4, "b": 0.6}, {"a": 0.9, "b": 0.1})
     scores = {

@@ -14,7 +14,8 @@ from retrain.promotion.concept_memory import last_of_each, recall
 from retrain.training_window import TrainingWindow
 
 
-def test_the_last_model_of_each_concept_is_kept_and_the_champions_own_concept_is_not() -> None:
+def test_memory_keeps_last_model_per_concept() -> None:
+    """Champion's own concept is left out, and so are the oldest models beyond the limit."""
     promoted = [("1", "bootstrap"), ("2", "a"), ("3", "a"), ("4", "b"), ("5", "c")]
     assert last_of_each(promoted, 5) == ["1", "3", "4"]
     assert last_of_each(promoted, 2) == ["3", "4"], "the newest"
@@ -37,7 +38,8 @@ def answers(window: TrainingWindow, right: float) -> Predictions:
     return Predictions(("a", "b"), table, window.embeddings, "", 0.0)
 
 
-def test_the_archived_model_that_fits_is_recalled_and_one_that_does_not_is_not() -> None:
+def test_recall_finds_best_fitting_archived_model() -> None:
+    """Model that does not fit better than the champion gets a verdict that says so."""
     window = rows(60)
     champion = answers(window, 0.4)
     found = recall(window, champion, {"old": answers(window, 0.5), "older": answers(window, 0.9)})
@@ -50,16 +52,15 @@ def test_the_archived_model_that_fits_is_recalled_and_one_that_does_not_is_not()
 @pytest.mark.parametrize(
     ("right", "better", "refreshed"), [(0.9, True, True), (0.72, False, True), (0.3, False, False)]
 )
-def test_a_refresh_need_not_prove_that_it_is_better_only_not_be_worse(
-    right: float, better: bool, refreshed: bool
-) -> None:
+def test_refresh_passes_if_not_worse(right: float, better: bool, refreshed: bool) -> None:
+    """Challenger that is no refresh has to prove that it is better."""
     window = rows(60)
     said = (window.labels, answers(window, 0.7), answers(window, right))
     assert compare(*said).better is better
     assert compare(*said, refresh=True).better is refreshed
 
 
-def test_who_contradicts_the_others_counts_less() -> None:
+def test_contradicting_annotator_gets_lower_weight() -> None:
     n = 400
     names = tuple("xyz"[i % 3] for i in range(n))
     window = rows(n, names)
@@ -75,7 +76,7 @@ def test_who_contradicts_the_others_counts_less() -> None:
     assert wrong < 0.5, "and the lies themselves least of all"
 
 
-def test_where_nobody_lies_or_one_person_labels_everything_all_count_alike() -> None:
+def test_honest_or_single_annotators_keep_equal_weights() -> None:
     honest = weight_labels(rows(400, tuple("xyz"[i % 3] for i in range(400))))
     assert set(honest.weights) | set(honest.gate_weights) == {1.0}
     assert weight_labels(rows(400, ("x",) * 400)).weights == () == weight_labels(rows(400)).weights

@@ -71,7 +71,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 
 @pytest.mark.slow
-def test_it_stops_where_the_score_rises_and_exports_the_weights_of_before(
+def test_early_stopping_exports_weights_before_score_rises(
     stopped: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, report = stopped
@@ -98,7 +98,7 @@ def test_the_head_starts_without_the_rows_held_out(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_it_is_the_same_for_the_same_seed(stopped: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_same_seed_gives_same_training(stopped: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     again = fit(eager(), noisy(ROWS), tmp_path)
     differs = {key for key in again if again[key] != stopped[1][key]}
     assert differs <= {"seconds_per_step"}
@@ -107,7 +107,7 @@ def test_it_is_the_same_for_the_same_seed(stopped: tuple[Path, dict[str, Any]], 
     )
 
 
-def test_it_goes_on_to_the_end_where_there_is_more_to_learn(tmp_path: Path) -> None:
+def test_training_continues_while_score_improves(tmp_path: Path) -> None:
     said: list[str] = []
     candidate = FineTune(epochs=2, learning_rate=3e-4)
     candidate.progress = said.append
@@ -119,7 +119,8 @@ def test_it_goes_on_to_the_end_where_there_is_more_to_learn(tmp_path: Path) -> N
     )
 
 
-def test_few_rows_are_all_learnt_from_as_without_patience(tmp_path: Path) -> None:
+def test_small_window_disables_early_stopping(tmp_path: Path) -> None:
+    """All rows are learnt from, as with a patience of zero."""
     window = tiny.window(early_stopping.MIN_ROWS + 100, onset=101)  # one row too few after the drift
     reports = [
         fit(FineTune(epochs=2, patience=patience), window, tmp_path / str(patience))
@@ -136,16 +137,15 @@ def test_few_rows_are_all_learnt_from_as_without_patience(tmp_path: Path) -> Non
     np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
 
 
-def test_nothing_is_held_out_where_the_time_allows_less_than_two_passes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_short_budget_holds_out_no_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Budget is too short for two passes."""
     monkeypatch.setattr(finetune, "_seconds_per_step", lambda *_: 5.0)
     assert fit(FineTune(), tiny.window(ROWS), tmp_path, seconds=100.0)["rows_held_out"] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stopped")  # the libraries are loaded
-def test_the_deadline_is_kept_where_measuring_is_slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_deadline_is_met_with_slow_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     written: list[float] = []
     monkeypatch.setattr(finetune, "EXPORT_SECONDS", 4.0)
     monkeypatch.setattr(finetune, "load_network", lambda *given: _slow(*load_network(*given), seconds=0.4))
@@ -180,7 +180,7 @@ def _watch(network: _Scripted, folder: Path, seconds: float = 60.0, batches: int
     return EarlyStopping(network, held, folder / finetune.WEIGHTS, time.monotonic() + seconds, 2, lambda text: None)
 
 
-def test_time_for_the_last_measurement_is_kept(tmp_path: Path) -> None:
+def test_last_measurement_fits_before_deadline(tmp_path: Path) -> None:
     watch = _watch(_Scripted([1 / n for n in range(1, 100)], wait=0.5), tmp_path, seconds=2.0)
     deadline = time.monotonic() + 2.0
     watch.begin()
@@ -192,7 +192,8 @@ def test_time_for_the_last_measurement_is_kept(tmp_path: Path) -> None:
     assert steps > 5 and watch.kept_step == steps, "the last weights are measured too"
 
 
-def test_a_measurement_that_becomes_slow_ends_at_the_deadline_and_does_not_count(tmp_path: Path) -> None:
+def test_slow_measurement_is_cut_off_and_discarded(tmp_path: Path) -> None:
+    """Measurement ends at the deadline, at most one batch late."""
     network = _Scripted([0.5] * 3 + [0.1] * 3)
     watch = _watch(network, tmp_path, seconds=1.0, batches=3)
     deadline = time.monotonic() + 1.0
@@ -203,7 +204,8 @@ def test_a_measurement_that_becomes_slow_ends_at_the_deadline_and_does_not_count
     assert watch.after_step(2, 100, 1) and set(watch.scores) == {0}
 
 
-def test_the_last_that_is_not_worse_beyond_chance_is_kept_the_start_included(tmp_path: Path) -> None:
+def test_last_weights_not_significantly_worse_are_kept(tmp_path: Path) -> None:
+    """Weights of the start count, too."""
     cases: list[tuple[list[Any], int, int]] = [
         ([0.5, 0.6, 0.7, 0.1], 0, 2),
         ([0.5, 0.6, 0.4, 0.45, 0.3], 4, 4),
@@ -225,7 +227,7 @@ def test_the_last_that_is_not_worse_beyond_chance_is_kept_the_start_included(tmp
         assert kept == 0 or network.classifier.weight.item() == kept
 
 
-def test_a_killed_training_is_rescued_with_the_weights_kept_so_far(tmp_path: Path) -> None:
+def test_killed_training_is_rescued_with_kept_weights(tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
@@ -245,7 +247,8 @@ def test_a_killed_training_is_rescued_with_the_weights_kept_so_far(tmp_path: Pat
     assert rescued < float(said[-1][-5:]) - 0.01, "not the last"
 
 
-def test_the_rows_held_out_are_recent_and_have_the_mix_of_labels() -> None:
+def test_held_out_rows_are_recent_and_stratified() -> None:
+    """Only row of a class is learnt from, not held out."""
     labels = ["a"] * 1000 + ["b"] * 600 + ["c"] * 400
     random.Random(0).shuffle(labels)
     recent = np.arange(2000) >= 500
@@ -263,9 +266,8 @@ def test_the_rows_held_out_are_recent_and_have_the_mix_of_labels() -> None:
         assert len(lone[1]) == 120 and place in lone[0], "the only row of a class is learnt from"
 
 
-def test_half_precision_is_for_gpus_that_have_it_and_the_graph_is_whole(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_bf16_is_used_only_on_supporting_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Exported graph reproduces the held-out score."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not has_bf16("cpu") and not has_bf16("cuda"), "not where it is emulated"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)

@@ -57,7 +57,8 @@ def made(folder: Path, settings: Settings = SETTINGS, rows: int = ROWS, held: in
     return calibration
 
 
-def test_a_token_and_a_pair_have_the_same_numbers_wherever_they_occur() -> None:
+def test_token_and_pair_columns_are_position_independent() -> None:
+    """Token or pair that occurs twice in a text counts once."""
     one, two = count_tokens([(5, 6, 7), (1, 6, 7, 6, 7)]).toarray()
     assert one.sum() == 5 and set(one) == {0.0, 1.0}
     # 1, 6 and 7 with the pairs 1-6, 6-7 and 7-6: what comes twice counts once.
@@ -66,7 +67,7 @@ def test_a_token_and_a_pair_have_the_same_numbers_wherever_they_occur() -> None:
     assert count_tokens([]).shape == (0, COLUMNS) and count_tokens([()]).sum() == 0
 
 
-def test_what_is_saved_comes_back(stage: FirstStage, tmp_path: Path) -> None:
+def test_saved_first_stage_loads_unchanged(stage: FirstStage, tmp_path: Path) -> None:
     tokens = tiny.encoder().tokenise(tiny.sentences(40, seed=9)[0])
     replace(stage, threshold=0.75).save(tmp_path / FIRST)
     found = load_first_stage(tmp_path / FIRST, len(tiny.LABELS))
@@ -74,7 +75,7 @@ def test_what_is_saved_comes_back(stage: FirstStage, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.predict_proba(tokens), stage.predict_proba(tokens))
 
 
-def test_it_tells_easy_texts_apart_and_is_nowhere_sure_before_it_is_calibrated(stage: FirstStage) -> None:
+def test_uncalibrated_stage_is_accurate_but_never_sure(stage: FirstStage) -> None:
     texts, labels = tiny.sentences(300, seed=9)
     said = stage.predict_proba(tiny.encoder().tokenise(texts))
     assert np.allclose(said.sum(axis=1), 1, atol=1e-5)
@@ -82,7 +83,8 @@ def test_it_tells_easy_texts_apart_and_is_nowhere_sure_before_it_is_calibrated(s
     assert not stage.is_sure(said).any()
 
 
-def test_two_classes_are_told_apart_and_one_that_was_not_seen_is_never_the_answer() -> None:
+def test_class_absent_from_training_is_never_predicted() -> None:
+    """Other two classes are predicted rightly for more than 95% of the texts."""
     texts, labels = tiny.sentences(ROWS, seed=3)
     pairs = [(text, label) for text, label in zip(texts, labels, strict=True) if label != "neutral"]
     tokens = tiny.encoder().tokenise([text for text, _ in pairs])
@@ -106,7 +108,7 @@ def test_two_classes_are_told_apart_and_one_that_was_not_seen_is_never_the_answe
         lambda parts: parts.update(idf=parts["idf"][:-1].copy()),
     ],
 )
-def test_one_that_is_not_whole_is_refused(stage: FirstStage, tmp_path: Path, broken: object) -> None:
+def test_inconsistent_first_stage_file_is_refused(stage: FirstStage, tmp_path: Path, broken: object) -> None:
     stage.save(tmp_path / FIRST)
     load_first_stage(tmp_path / FIRST, 3)
     parts = load_file(tmp_path / FIRST)
@@ -116,7 +118,7 @@ def test_one_that_is_not_whole_is_refused(stage: FirstStage, tmp_path: Path, bro
         load_first_stage(tmp_path / FIRST, 3)
 
 
-def test_so_is_what_is_no_such_file(tmp_path: Path) -> None:
+def test_unreadable_first_stage_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / FIRST).write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!")
     with pytest.raises(ValueError, match="cannot be read"):
         load_first_stage(tmp_path / FIRST, 3)
@@ -156,7 +158,7 @@ def lost(stage: Made, threshold: float, truth: list[str], said: Predictions) -> 
     return float((said.probabilities.argmax(axis=1) == true).mean() - (cascade == true).mean())
 
 
-def test_what_is_lost_stays_below_what_was_allowed_on_rows_that_nobody_has_seen() -> None:
+def test_accuracy_loss_on_unseen_rows_respects_limit() -> None:
     """The control: answering everything loses four times as much."""
     losses, shares, everything = [], [], []
     for seed in range(40):
@@ -173,7 +175,7 @@ def test_what_is_lost_stays_below_what_was_allowed_on_rows_that_nobody_has_seen(
     assert np.mean(everything) > 0.06
 
 
-def test_a_first_stage_that_knows_nothing_is_not_used() -> None:
+def test_uninformative_first_stage_is_not_used() -> None:
     for seed in range(10):
         stage, truth, said = rows(seed, 600, wrong=0.0)
         rng = np.random.default_rng(seed)
@@ -181,18 +183,18 @@ def test_a_first_stage_that_knows_nothing_is_not_used() -> None:
         assert calibrate(stage, [()] * 600, truth, said, 0.02, 0.9) is None
 
 
-def test_one_that_always_agrees_answers_nearly_all() -> None:
+def test_agreeing_first_stage_answers_nearly_all() -> None:
     stage, truth, said = rows(1, 600, wrong=0.0)
     found = calibrate(stage, [()] * 600, truth, said, 0.02, 0.9)
     assert found is not None and found[1].share > 0.9 and found[1].loss == 0.0 == found[1].disagreement
 
 
-def test_few_rows_cannot_show_that_little_is_lost() -> None:
+def test_calibration_needs_enough_rows() -> None:
     stage, truth, said = rows(1, 60, wrong=0.0)
     assert calibrate(stage, [()] * 60, truth, said, 0.02, 0.9) is None
 
 
-def test_a_bundle_gets_a_first_stage_and_is_signed_with_it(tmp_path: Path) -> None:
+def test_bundle_is_signed_with_its_first_stage(tmp_path: Path) -> None:
     folder = written(tmp_path / "bundle")
     before = load_bundle(folder, tiny.KEY)
     worth = made(folder)
@@ -214,13 +216,14 @@ def test_a_bundle_gets_a_first_stage_and_is_signed_with_it(tmp_path: Path) -> No
         pytest.param(SETTINGS, ROWS, MIN_HELD - 1, id="too few to say what it loses"),
     ],
 )
-def test_or_goes_without(tmp_path: Path, settings: Settings, rows: int, held: int) -> None:
+def test_first_stage_needs_setting_and_enough_rows(tmp_path: Path, settings: Settings, rows: int, held: int) -> None:
     folder = written(tmp_path / "bundle")
     assert made(folder, settings, rows, held) is None
     assert load_bundle(folder, tiny.KEY).first_stage is None
 
 
-def test_a_first_stage_that_was_changed_left_out_or_put_in_is_not_loaded(tmp_path: Path) -> None:
+def test_tampered_first_stage_is_not_loaded(tmp_path: Path) -> None:
+    """File of the first stage is changed, missing, or added without being in the manifest."""
     whole = written(tmp_path / "whole")
     made(whole)
     changed, left_out, put_in = (Path(shutil.copytree(whole, tmp_path / name)) for name in ("one", "two", "three"))

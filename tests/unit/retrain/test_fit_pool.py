@@ -54,7 +54,8 @@ def started(fits: Fits, at_once: int, folder: Path) -> FitPool:
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 7])
-def test_so_many_are_fitted_at_once_and_all_in_the_end(fits: Fits, at_once: int, tmp_path: Path) -> None:
+def test_pool_runs_at_most_n_fits_together(fits: Fits, at_once: int, tmp_path: Path) -> None:
+    """All fits are done in the end."""
     made = started(fits, at_once, tmp_path)
     assert sorted(fits.begun) == sorted(NAMES[:at_once]) and made.running and made.collect() == []
     fits.go.set()
@@ -63,7 +64,7 @@ def test_so_many_are_fitted_at_once_and_all_in_the_end(fits: Fits, at_once: int,
     assert fits.most == min(at_once, 3)
 
 
-def test_those_whose_turn_has_not_come_are_not_begun_once_nobody_wants_them(fits: Fits, tmp_path: Path) -> None:
+def test_cancelled_pool_does_not_start_waiting_fits(fits: Fits, tmp_path: Path) -> None:
     made = started(fits, 1, tmp_path)
     made.cancel("a newer drift")
     made.close()

@@ -41,13 +41,13 @@ def test_the_same_answers_never_win() -> None:
     assert (verdict.low, verdict.high, verdict.brier_low, verdict.brier_high) == (0.0, 0.0, 0.0, 0.0)
 
 
-def test_a_small_difference_on_few_events_is_chance_and_on_many_is_not() -> None:
+def test_small_difference_needs_many_events_to_win() -> None:
     old, new = ["right"] * 5 + ["wrong"] * 5, ["right"] * 6 + ["wrong"] * 4
     assert not compare(["right"] * 10, said(old), said(new)).better
     assert compare(["right"] * 1000, said(old * 100), said(new * 100)).better
 
 
-def test_better_probabilities_win_where_the_accuracy_cannot_tell() -> None:
+def test_better_probabilities_win_when_accuracy_is_equal() -> None:
     labels = ["right"] * 24 + ["wrong"] * 6
     truth = ["right"] * 30
     assert compare(truth, said(labels, 0.55), said(labels, 0.7)).better
@@ -62,7 +62,7 @@ def test_better_probabilities_do_not_excuse_a_lower_accuracy() -> None:
     assert verdict.brier_low > 0 and not verdict.better
 
 
-def test_a_class_that_a_model_cannot_name_counts_as_wrong() -> None:
+def test_class_missing_from_model_counts_as_wrong() -> None:
     blind = Predictions(
         ("right",), np.ones((40, 1), dtype=np.float32), np.zeros((40, 1), dtype=np.float32), "test", 0.0
     )
@@ -99,7 +99,8 @@ def mostly(seed: int, n: int, accuracy: float) -> list[str]:
     return [t if rng.random() < accuracy else swap[t] for t in ["right"] * half + ["wrong"] * (n - half)]
 
 
-def test_weights_decide_whose_labels_count() -> None:
+def test_label_weights_change_the_verdict() -> None:
+    """Equal weights leave the interval as it is."""
     truth = ["right"] * 100
     old, new = said(["right"] * 50 + ["wrong"] * 50), said(["wrong"] * 30 + ["right"] * 70)
     assert compare(truth, old, new).better
@@ -110,7 +111,7 @@ def test_weights_decide_whose_labels_count() -> None:
     assert (even.low, even.high) == pytest.approx((compare(truth, old, new).low, compare(truth, old, new).high))
 
 
-def test_a_better_challenger_that_harms_nothing_is_let_through_every_guard() -> None:
+def test_harmless_better_challenger_passes_every_guard() -> None:
     newest = rows(
         mostly(1, 200, 0.6),
         mostly(2, 200, 0.85),
@@ -134,7 +135,8 @@ def test_a_better_challenger_that_harms_nothing_is_let_through_every_guard() -> 
     assert [(g.name, g.rows) for g in verdict.classes] == [("right", 100), ("wrong", 100)]
 
 
-def test_one_harmed_segment_refuses_a_better_challenger_in_words() -> None:
+def test_harmed_segment_refuses_better_challenger() -> None:
+    """Reason names the guard and the segment."""
     segments = ["big"] * 40 + ["small"] * 10
     old = mostly(1, 100, 0.6)
     new = [
@@ -150,7 +152,7 @@ def test_one_harmed_segment_refuses_a_better_challenger_in_words() -> None:
     assert judge(newest, limits=GateLimits(max_segment_drop=1.0)).better
 
 
-def test_the_weights_of_a_slice_reach_the_comparison_and_the_guards() -> None:
+def test_slice_weights_reach_comparison_and_guards() -> None:
     old, new = ["right"] * 200, ["right"] * 60 + ["wrong"] * 140
     assert judge(rows(old, new), limits=GateLimits(max_recall_drop=1.0)).better
     weights = np.array([1.0] * 100 + [0.05] * 100)
@@ -168,21 +170,22 @@ def test_the_weights_of_a_slice_reach_the_comparison_and_the_guards() -> None:
         (GateLimits(), {"before": rows(mostly(8, 200, 0.6), mostly(9, 200, 0.2))}, "forgetting"),
     ],
 )
-def test_every_guard_can_refuse(limits: GateLimits, more: dict[str, object], name: str) -> None:
+def test_single_failing_guard_refuses_challenger(limits: GateLimits, more: dict[str, object], name: str) -> None:
     newest = rows(mostly(1, 200, 0.6), mostly(2, 200, 0.85))
     verdict = judge(newest, limits=limits, **more)  # type: ignore[arg-type]
     assert not verdict.better and [check.name for check in verdict.checks if not check.passed] == [name]
     assert judge(newest, limits=limits).better is (name != "minimum gain")
 
 
-def test_wanted_forgetting_is_told_in_the_reason_and_explained_by_its_check() -> None:
+def test_excused_forgetting_is_named_in_reason() -> None:
+    """Check explains the excuse: the old concept no longer holds."""
     newest = rows(mostly(1, 200, 0.3), mostly(2, 200, 0.85))
     verdict = judge(newest, before=rows(mostly(8, 200, 0.8), mostly(9, 200, 0.4)))
     assert verdict.better and verdict.reason.startswith("better") and verdict.reason.endswith(", forgetting excused")
     assert ["no longer holds" in check.words for check in verdict.checks if check.excused] == [True]
 
 
-def test_what_is_not_better_stays_so_whatever_the_guards_say() -> None:
+def test_equal_challenger_is_not_better_beyond_chance() -> None:
     verdict = judge(rows(mostly(1, 60, 0.7), mostly(2, 60, 0.7)))
     assert not verdict.better and verdict.reason.startswith("not better beyond chance")
 
@@ -220,7 +223,8 @@ def test_reasons_are_short_and_their_figures_are_fields() -> None:
     assert verdicts["a refresh, not worse beyond chance: "].refresh
 
 
-def test_the_same_seed_gives_the_same_verdict_as_plain_data() -> None:
+def test_same_seed_gives_same_verdict() -> None:
+    """Verdict is plain data that a round trip through JSON does not change."""
     newest = rows(mostly(1, 100, 0.6), mostly(2, 100, 0.8), segments=["x", "y"] * 50)
     plain = judge(newest, seed=3).as_json()
     assert plain == judge(newest, seed=3).as_json() == msgspec.json.decode(msgspec.json.encode(plain))
@@ -228,7 +232,7 @@ def test_the_same_seed_gives_the_same_verdict_as_plain_data() -> None:
     assert set(plain["segments"][0]) == {"name", "rows", "champion", "challenger", "chance", "told"}
 
 
-def test_limits_that_are_unknown_or_out_of_range_are_refused() -> None:
+def test_unknown_or_invalid_gate_limits_are_refused() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"max_recal_drop": 0.1}, GateLimits)
     with pytest.raises(msgspec.ValidationError):

@@ -50,22 +50,23 @@ def pair(truth: Sequence[str], champion: float | Values, challenger: float | Val
 
 
 class TestSlices:
-    def test_three_lost_of_twenty_are_chance_and_six_are_not(self) -> None:
+    def test_three_losses_are_chance_six_are_not(self) -> None:
+        """Rows are twenty, and the p-values 1/8 and 1/64."""
         columns = np.zeros((20, 2))
         columns[:3, 0] = -1
         columns[:6, 1] = -1
         three, six = fall_p_values(columns, 7)
         assert three == pytest.approx(1 / 8, abs=0.03) and six == pytest.approx(1 / 64, abs=0.01)
 
-    def test_the_chance_is_the_same_from_the_same_seed_and_never_zero(self) -> None:
+    def test_p_value_is_reproducible_and_never_zero(self) -> None:
         columns = -np.ones((200, 1))
         assert fall_p_values(columns, 3) == fall_p_values(columns, 3) == 1 / (RESAMPLES + 1)
 
-    def test_holm_is_as_in_his_paper(self) -> None:
+    def test_holm_adjustment_matches_original_paper(self) -> None:
         assert holm_adjusted(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
         assert len(holm_adjusted(np.array([]))) == 0
 
-    def test_rows_in_effect(self) -> None:
+    def test_effective_sample_size_follows_weights(self) -> None:
         assert effective_sample_size(np.ones(30)) == pytest.approx(30)
         assert effective_sample_size(np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(2)
         assert effective_sample_size(np.zeros(3)) == 0
@@ -80,20 +81,21 @@ class TestSlices:
             ({"weights": np.zeros(2)}, "weight zero"),
         ],
     )
-    def test_parts_that_do_not_fit_are_refused(self, change: dict[str, Sequence[str]], text: str) -> None:
+    def test_invalid_slice_parts_are_refused(self, change: dict[str, Sequence[str]], text: str) -> None:
         with pytest.raises(ValueError, match=text):
             Slice(["a", "b"], said(["a", "b"]), said(["a", "b"]), **change)  # type: ignore[arg-type]
 
 
 class TestRecall:
-    def test_a_class_that_is_lost_is_harm_though_the_whole_gains(self) -> None:
+    def test_lost_class_fails_despite_overall_gain(self) -> None:
         truth = ["a"] * 150 + ["b"] * 50
         rows = pair(truth, np.array([0.5] * 150 + [0.8] * 50), np.array([0.95] * 150 + [0.1] * 50))
         check = guards.class_recall(rows, 0.1, LEVEL)
         assert not check.passed and "'b'" in check.words and "'a'" not in check.words
         assert check.numbers["b"] < -0.5 and check.numbers["a"] > 0.3
 
-    def test_losing_the_recall_of_a_champion_that_says_one_class_always_is_no_harm(self) -> None:
+    def test_recall_of_constant_champion_may_be_lost(self) -> None:
+        """Control: a challenger that always says one class harms the other."""
         truth = ["a"] * 60 + ["b"] * 60
         better = ["a"] * 42 + ["b"] * 18 + ["b"] * 54 + ["a"] * 6
         check = guards.class_recall(Slice(truth, said(["a"] * 120), said(better)), 0.1, LEVEL)
@@ -101,28 +103,29 @@ class TestRecall:
         # The other way round, a challenger that says one class always, is harm to the other class.
         assert not guards.class_recall(Slice(truth, said(better), said(["a"] * 120)), 0.1, LEVEL).passed
 
-    def test_a_rare_class_that_the_champion_says_too_often_may_be_said_less(self) -> None:
+    def test_overpredicted_rare_class_may_be_predicted_less(self) -> None:
         truth = ["a"] * 480 + ["b"] * 80
         old = ["b"] * 168 + ["a"] * 312 + ["b"] * 68 + ["a"] * 12
         new = ["b"] * 12 + ["a"] * 468 + ["b"] * 30 + ["a"] * 50  # informedness falls from 0.50 to 0.35, F1 does not
         check = guards.class_recall(Slice(truth, said(old), said(new)), 0.1, LEVEL)
         assert check.passed and check.numbers["b"] < -0.4
 
-    def test_a_frequent_class_that_is_said_nearly_always_is_not_told_apart(self) -> None:
+    def test_class_predicted_nearly_always_is_not_protected(self) -> None:
+        """Fall of F1 is no harm where informedness rises."""
         truth = ["a"] * 60 + ["b"] * 60
         old = ["a"] * 58 + ["b"] * 2 + ["a"] * 56 + ["b"] * 4
         new = ["a"] * 18 + ["b"] * 42 + ["b"] * 57 + ["a"] * 3  # F1 falls from 0.67 to 0.44, informedness rises
         check = guards.class_recall(Slice(truth, said(old), said(new)), 0.1, LEVEL)
         assert check.passed and check.numbers["a"] < -0.5
 
-    def test_too_few_rows_tell_nothing(self) -> None:
+    def test_class_with_too_few_rows_passes(self) -> None:
         truth = ["a"] * 80 + ["b"] * 10
         rows = Slice(truth, said(truth), said(["a"] * 90))
         check = guards.class_recall(rows, 0.1, LEVEL)
         assert check.passed and "too few to tell for 1" in check.words and "b" not in check.numbers
         assert not guards.class_recall(rows, 0.1, SignificanceLevel(min_rows=10)).passed
 
-    def test_a_class_that_the_challenger_cannot_name_is_lost(self) -> None:
+    def test_class_unknown_to_challenger_fails_recall(self) -> None:
         truth = ["a"] * 60 + ["c"] * 40
         blind = said(["a"] * 60 + ["b"] * 40, classes=("a", "b"))
         assert not guards.class_recall(Slice(truth, said(truth), blind), 0.1, LEVEL).passed
@@ -136,33 +139,33 @@ class TestSegments:
         new = said(answers(self.truth, np.array([0.9] * 240 + [small] * 60), 2))
         return Slice(self.truth, said(answers(self.truth, 0.7, 1)), new, self.segments, weights=weights)
 
-    def test_one_segment_harmed_is_refused_though_the_whole_gains(self) -> None:
+    def test_harmed_segment_fails_despite_overall_gain(self) -> None:
         rows = self.rows(0.3)
         old, new = rows.correctness()
         assert new.mean() > old.mean()
         check = guards.segment_accuracy(rows, 0.1, LEVEL)
         assert not check.passed and "'small'" in check.words and "'big'" not in check.words
 
-    def test_a_loss_within_the_limit_or_within_chance_is_let_through(self) -> None:
+    def test_loss_within_limit_or_chance_passes(self) -> None:
         assert guards.segment_accuracy(self.rows(0.3), 0.9, LEVEL).passed
         assert guards.segment_accuracy(self.rows(0.7), 0.0, LEVEL).passed
 
-    def test_labels_that_count_little_do_not_condemn(self) -> None:
+    def test_zero_weight_labels_do_not_fail_segment(self) -> None:
         weights = np.array([1.0] * 240 + [0.0] * 60)
         check = guards.segment_accuracy(self.rows(0.0, weights), 0.1, LEVEL)
         assert check.passed and "small" not in check.numbers
 
-    def test_weights_count_in_what_is_chance(self) -> None:
+    def test_weights_enter_the_chance_estimate(self) -> None:
         truth = ["a"] * 40
         old, new = ["a"] * 20 + ["b"] * 20, ["b"] * 20 + ["a"] * 20
         doubtful = np.array([1.0] * 20 + [0.5] * 20)
         rows = Slice(truth, said(old), said(new), ["x"] * 40, weights=doubtful)
         assert not guards.segment_accuracy(rows, 0.1, LEVEL).passed
 
-    def test_without_segments_there_is_nothing_to_tell(self) -> None:
+    def test_slice_without_segments_reports_too_few_rows(self) -> None:
         assert "too few" in guards.segment_accuracy(pair(self.truth, 0.9, 0.1), 0.1, LEVEL).words
 
-    def test_an_equal_challenger_is_seldom_refused_over_many_segments(self) -> None:
+    def test_equal_challenger_is_rarely_refused_across_segments(self) -> None:
         refused = 0
         for seed in range(200):
             truth = labels(240, seed)
@@ -178,19 +181,19 @@ class TestSegments:
 
 
 class TestOverconfidence:
-    def test_a_challenger_that_is_surer_than_right_is_refused(self) -> None:
+    def test_overconfident_challenger_is_refused(self) -> None:
         truth = labels(100)
         old, new = answers(truth, 0.6, 1), answers(truth, 0.65, 2)
         check = guards.overconfidence(Slice(truth, said(old, 0.65), said(new, 0.99)), 0.1, LEVEL)
         assert not check.passed and check.numbers["challenger"] > 0.2
         assert guards.overconfidence(Slice(truth, said(old, 0.99), said(new, 0.65)), 0.1, LEVEL).passed
 
-    def test_modesty_is_no_harm(self) -> None:
+    def test_underconfident_challenger_passes(self) -> None:
         truth = labels(100)
         right = said(answers(truth, 0.9, 2), 0.4)
         assert guards.overconfidence(Slice(truth, said(answers(truth, 0.7, 1)), right), 0.0, LEVEL).passed
 
-    def test_modesty_of_the_champion_is_no_credit(self) -> None:
+    def test_champion_underconfidence_counts_as_zero(self) -> None:
         truth = ["a"] * 100
         modest, even = said(["a"] * 90 + ["b"] * 10, 0.5), said(["a"] * 90 + ["b"] * 10, 0.95)
         bold = said(["a"] * 70 + ["b"] * 30, 0.95)
@@ -198,7 +201,7 @@ class TestOverconfidence:
         check = guards.overconfidence(Slice(truth, modest, bold), 0.1, LEVEL)
         assert not check.passed and check.numbers["champion"] == 0.0
 
-    def test_on_thirty_rows_an_equal_challenger_is_seldom_refused(self) -> None:
+    def test_equal_challenger_is_rarely_refused_on_thirty_rows(self) -> None:
         truths = [labels(30, seed) for seed in range(200)]
         refused = sum(
             not guards.overconfidence(pair(truth, 0.7, 0.7, 2 * seed), 0.0, LEVEL).passed
@@ -210,13 +213,13 @@ class TestOverconfidence:
 class TestForgetting:
     """Four causes of a challenger's loss on events from before the drift."""
 
-    def test_after_an_abrupt_shift_forgetting_is_wanted(self) -> None:
+    def test_forgetting_after_abrupt_shift_is_excused(self) -> None:
         before = pair(labels(200), 0.85, 0.4)
         newest = pair(labels(60, 1), 0.35, 0.8)
         check = guards.forgetting(before, newest, 0.1, LEVEL)
         assert check.passed and check.excused and "no longer holds" in check.words
 
-    def test_after_labels_were_swapped_forgetting_is_wanted(self) -> None:
+    def test_forgetting_after_label_swap_is_excused(self) -> None:
         swap = {"a": "b", "b": "a", "c": "c"}
         texts, later = labels(200), labels(90, 1)
         before = Slice(texts, said(answers(texts, 0.85, 1)), said([swap[t] for t in texts]))
@@ -226,27 +229,28 @@ class TestForgetting:
         check = guards.forgetting(before, newest, 0.1, LEVEL)
         assert check.passed and check.excused and "second annotator" not in check.words
 
-    def test_after_a_false_alarm_it_is_harm(self) -> None:
+    def test_forgetting_after_false_alarm_is_refused(self) -> None:
         before = pair(labels(200), 0.8, 0.55)
         newest = pair(labels(60, 1), 0.8, 0.85)
         check = guards.forgetting(before, newest, 0.1, LEVEL)
         assert not check.passed and not check.excused and "has not become worse" in check.words
 
     @pytest.mark.parametrize("weighted", [False, True])
-    def test_after_a_liar_poisoned_the_newest_slice_it_is_harm(self, weighted: bool) -> None:
+    def test_forgetting_after_poisoned_labels_is_refused(self, weighted: bool) -> None:
         newest = poisoned(weighted)
         before = pair(labels(200), 0.85, 0.4)
         check = guards.forgetting(before, newest, 0.1, LEVEL)
         assert not check.passed
         assert ("has not become worse" if weighted else "in the labels of 'liar'") in check.words
 
-    def test_with_one_source_a_poisoned_slice_cannot_be_told_and_the_words_say_so(self) -> None:
+    def test_poisoning_by_single_annotator_cannot_be_detected(self) -> None:
+        """Check passes and says that there is no second annotator."""
         known = poisoned(weighted=False)
         newest = Slice(known.truth, known.champion, known.challenger, annotators=["only one"] * len(known))
         check = guards.forgetting(pair(labels(200), 0.85, 0.4), newest, 0.1, LEVEL)
         assert check.passed and "no second annotator" in check.words
 
-    def test_a_small_loss_and_few_rows_are_let_through(self) -> None:
+    def test_forgetting_with_small_loss_or_few_rows_passes(self) -> None:
         newest = pair(labels(60, 1), 0.8, 0.85)
         truth = labels(200)
         slight = Slice(truth, said(truth), said([other(t) for t in truth[:16]] + truth[16:]))
@@ -268,20 +272,20 @@ def poisoned(weighted: bool) -> Slice:
 
 
 class TestAnnotators:
-    def test_a_gain_that_one_annotator_alone_sees_is_refused(self) -> None:
+    def test_gain_seen_by_one_annotator_is_refused(self) -> None:
         rows = poisoned(weighted=False)
         old, new = rows.correctness()
         assert new.mean() > old.mean()
         check = guards.no_single_annotator(rows, 20)
         assert not check.passed and "'liar'" in check.words
 
-    def test_a_gain_that_all_see_is_let_through(self) -> None:
+    def test_gain_seen_by_all_annotators_passes(self) -> None:
         rows = pair(labels(90), 0.5, 0.8)
         shared = Slice(rows.truth, rows.champion, rows.challenger, annotators=[f"p{i % 3}" for i in range(90)])
         check = guards.no_single_annotator(shared, 20)
         assert check.passed and check.numbers["gain_without"] > 0
 
-    def test_labels_that_count_little_accuse_nobody(self) -> None:
+    def test_low_weight_labels_accuse_no_annotator(self) -> None:
         rows = poisoned(weighted=False)
         swapped = [{"liar": "honest", "honest": "liar"}[who] for who in rows.annotators]
         weights = np.array([1.0 if who == "honest" else 0.1 for who in swapped])
@@ -304,12 +308,14 @@ class TestAnnotators:
         (5.0, float("nan"), False, "budget"),
     ],
 )
-def test_latency(champion_ms: float, challenger_ms: float, passed: bool, word: str) -> None:
+def test_latency_guard_checks_budget_and_ratio(
+    champion_ms: float, challenger_ms: float, passed: bool, word: str
+) -> None:
     check = guards.latency(Latency(champion_ms, challenger_ms), 100.0, 10.0)
     assert check.passed is passed and word in check.words
 
 
-def test_frozen_rows_may_not_be_lost() -> None:
+def test_regression_set_losses_beyond_limit_are_refused() -> None:
     truth = labels(40)
     lost = said([other(truth[0]), other(truth[1]), other(truth[2]), *truth[3:]])
     assert not guards.regression_set(Slice(truth, said(truth), lost), 0.05).passed
@@ -317,7 +323,7 @@ def test_frozen_rows_may_not_be_lost() -> None:
     assert guards.regression_set(Slice(truth, lost, said(truth)), 0.0).passed
 
 
-def test_the_minimum_gain() -> None:
+def test_gain_below_minimum_is_refused() -> None:
     truth = ["a"] * 100
     rows = Slice(truth, said(["a"] * 80 + ["b"] * 20), said(["a"] * 85 + ["b"] * 15))
     assert guards.minimum_gain(rows, 0.05).passed

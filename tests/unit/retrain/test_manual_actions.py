@@ -25,20 +25,20 @@ PARSER = parser.build()
         (["rollback", "4", "--reason", "no", "--by", "Ada"], "4", "no", "Ada"),
     ],
 )
-def test_a_version_is_no_question_for_the_programs_own(line: list[str], model: str, reason: str, by: str) -> None:
+def test_model_argument_is_not_the_version_flag(line: list[str], model: str, reason: str, by: str) -> None:
     found = PARSER.parse_args(line)
     assert (found.model, found.reason, found.by, found.version) == (model, reason, by, False)
 
 
 @pytest.mark.parametrize("line", [["approve"], ["reject", "7"], ["reject", "--reason", "no"]])
-def test_what_is_needed_must_be_given(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_required_argument_is_refused(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(line)
     assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", [["--replay"], ["--html", "page.html"]])
-def test_a_case_is_needed_for_a_page_and_a_replay(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_and_replay_require_case_id(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["case", *option]) == 2
     assert capsys.readouterr().err.startswith("driftloop: `--html` and `--replay` need a case id; run `driftloop case`")
 
@@ -52,7 +52,7 @@ def test_a_user_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> No
     assert models.user_name() == "unknown user"
 
 
-def test_the_models_are_a_table_that_no_strangers_text_steers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_table_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     one = Model("9", True, "linear", HOSTILE, "promoted", 0.8125, "8", "4", HOSTILE)
     models.show_models([one], {"9": 0.75})
     out = capsys.readouterr().out

@@ -61,7 +61,7 @@ def compare(model: BundleClassifier, bundle: Path, **changes: Any) -> Quantisati
     return found
 
 
-def test_how_often_both_say_the_same_is_signed_with_the_model(tmp_path: Path) -> None:
+def test_int8_agreement_is_measured_and_signed(tmp_path: Path) -> None:
     encoder = exported(tmp_path / "encoder")
     model, bundle = bundled(encoder, tmp_path / "bundle")
     texts = HELD.texts[-ROWS:]
@@ -76,9 +76,7 @@ def test_how_often_both_say_the_same_is_signed_with_the_model(tmp_path: Path) ->
     assert noted.quantisation.cosine == encoder.quantisation.cosine, "what the export has found stays"  # type: ignore[union-attr]
 
 
-def test_a_model_that_does_not_bear_eight_bits_is_put_into_full_precision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inaccurate_int8_model_is_replaced_by_full_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ruined(source: Path, target: Path) -> None:
         graph = load(str(source))
         for tensor in graph.graph.initializer:
@@ -110,7 +108,8 @@ def test_a_model_that_does_not_bear_eight_bits_is_put_into_full_precision(
     assert [path.name for path in tmp_path.iterdir() if "full" in path.name] == [], "nothing is left behind"
 
 
-def test_without_full_precision_or_rows_nothing_is_said_or_written(tmp_path: Path) -> None:
+def test_check_without_reference_or_rows_changes_nothing(tmp_path: Path) -> None:
+    """Check needs the encoder in full precision and enough rows."""
     encoder = exported(tmp_path / "encoder")
     model, bundle = bundled(encoder, tmp_path / "bundle")
     written = (bundle / MANIFEST).read_bytes()

@@ -81,21 +81,21 @@ def story() -> TopicHistory:
     return TopicHistory(outcomes=messages, outcome_offsets=offsets, alerts=alerts, retrainings=diary)
 
 
-def test_every_decision_comes_out_the_same_from_what_was_known_then() -> None:
+def test_decision_is_reproduced_from_recorded_inputs() -> None:
     told = story()
     for place, kind in ((0, "answer"), (3, "refresh")):
         step = repeat_decision(told, place, CHOSEN)
         assert step.same is True and step.detail == f"{kind}: {told.retrainings[place].reason}"
 
 
-def test_an_alert_that_came_later_and_outcomes_that_came_later_are_not_known() -> None:
+def test_later_alerts_and_outcomes_are_excluded() -> None:
     moment = inputs_of(story(), 0, 500)
     assert [one.alert_id for one in moment.alerts] == ["first"]
     assert len(moment.outcomes) == 271 and moment.now == PolicyContext(271)
     assert [past.labelled for past in inputs_of(story(), 3, 500).now.past] == [271]
 
 
-def test_a_decision_that_comes_out_differently_says_how() -> None:
+def test_changed_decision_reports_the_difference() -> None:
     told = story()
     step = repeat_decision(told, 0, replace(CHOSEN, policy="never"))
     assert (step.same, step.detail) == (False, "the policy never waits now: the policy is never to retrain")
@@ -111,7 +111,7 @@ def test_a_decision_that_comes_out_differently_says_how() -> None:
     assert step.same is False and "no drift has been seen" in step.detail
 
 
-def test_the_settings_that_a_worker_wrote_down_win_over_those_of_the_moment() -> None:
+def test_recorded_settings_win_over_current_ones() -> None:
     told = story()
     scores = {**told.retrainings[0].scores, "settings": msgspec.to_builtins(CHOSEN)}
     told = dataclasses.replace(told, retrainings=[replace(told.retrainings[0], scores=scores)])
@@ -119,7 +119,7 @@ def test_the_settings_that_a_worker_wrote_down_win_over_those_of_the_moment() ->
 
 
 @pytest.mark.parametrize("recording", sorted(path.parent.name for path in RECORDED.glob("*/retraining.jsonl")))
-def test_the_settings_that_earlier_versions_wrote_down_are_read(recording: str) -> None:
+def test_settings_recorded_by_earlier_versions_are_read(recording: str) -> None:
     lines = (RECORDED / recording / "retraining.jsonl").read_bytes().splitlines()
     queued = [line for line in (decode(Retraining, line) for line in lines) if "settings" in line.scores]
     assert queued
@@ -130,7 +130,8 @@ def test_the_settings_that_earlier_versions_wrote_down_are_read(recording: str) 
     assert recorded_settings(old, CHOSEN) == RetrainSettings(max_per_day=3, parallel_fits=2, concept_memory=9)
 
 
-def test_the_figures_behind_a_decision_are_compared_where_they_were_written_down() -> None:
+def test_recorded_decision_figures_are_compared() -> None:
+    """Figures are in the details or, from earlier versions, in the reason."""
     told, chosen = story(), replace(CHOSEN, policy="cost-aware")
     line = told.retrainings[0]
 
@@ -159,7 +160,8 @@ def test_a_message_without_the_inputs_cannot_be_compared() -> None:
     )
 
 
-def test_a_retraining_that_was_given_up_is_unknown_and_a_promotion_counts_from_when_it_was_said() -> None:
+def test_abandoned_retraining_is_excluded_from_past() -> None:
+    """Promotion counts only from the moment of its message on."""
     told = story()
     given_up = [replace(line, run_id="gone") for line in told.retrainings[:2]]
     assert len(inputs_of(dataclasses.replace(told, retrainings=[*given_up, *told.retrainings]), 5, 500).now.past) == 1
@@ -169,7 +171,7 @@ def test_a_retraining_that_was_given_up_is_unknown_and_a_promotion_counts_from_w
     assert past.promoted is False, "its search was still under way"
 
 
-def test_of_a_repeated_event_the_first_counts_while_it_is_kept() -> None:
+def test_first_of_repeated_events_counts_while_remembered() -> None:
     rows = [outcome(0), outcome(1), outcome(2, event=0), outcome(3), outcome(4, event=1)]
     assert [one.position for one in outcomes_between(rows, 0, 4, keep=10)] == [0, 1, 3]
     assert [one.position for one in outcomes_between(rows, 1, 3, keep=10)] == [1, 3]
@@ -186,7 +188,7 @@ def sentences(onset: int = 0, seed: int = 0) -> TrainingWindow:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_linear_head_fitted_again_has_the_same_weights(whole: bool) -> None:
+def test_refitted_linear_head_has_same_weights(whole: bool) -> None:
     window = sentences(onset=120)
     train = window.hold_out(CHOSEN.holdout)[0]
     winner, old_weight = learn(train, CHOSEN.seed)
@@ -197,7 +199,8 @@ def test_a_linear_head_fitted_again_has_the_same_weights(whole: bool) -> None:
     assert weights_digest(refit_head(other, Lineage(candidate="linear", rows=240), CHOSEN)[0]) != weights_digest(there)
 
 
-def test_the_digest_of_the_weights_is_that_of_the_file_and_sees_the_last_bit(tmp_path: Path) -> None:
+def test_weights_digest_survives_saving_and_detects_changes(tmp_path: Path) -> None:
+    """Change of the last bit of a weight changes the digest."""
     window = sentences()
     head = fit_head(window, 1.0)
     digest = weights_digest(head)
@@ -215,7 +218,8 @@ def test_the_digest_of_the_weights_is_that_of_the_file_and_sees_the_last_bit(tmp
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
-def test_the_digest_knows_every_kind_of_head_that_a_search_may_find(name: str, tmp_path: Path) -> None:
+def test_weights_digest_is_stable_across_head_types(name: str, tmp_path: Path) -> None:
+    """Heads are of kinds that a search may find; other rows give another digest."""
     from retrain.candidates import tpot_search_space
 
     rng = np.random.default_rng(0)

@@ -79,14 +79,14 @@ def ends(root: Path, progress: list[str]) -> dict[str, FitResult]:
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_every_end_has_its_reason(ends: dict[str, FitResult], name: str) -> None:
+def test_every_fit_result_has_its_reason(ends: dict[str, FitResult], name: str) -> None:
     assert REASONS[name] in ends[name].reason
     assert bool(ends[name].reason) == bool(REASONS[name])
     assert "Traceback" not in ends[name].reason
     assert ends[name].seconds > 0
 
 
-def test_only_whole_bundles_come_back(ends: dict[str, FitResult]) -> None:
+def test_only_complete_bundles_are_returned(ends: dict[str, FitResult]) -> None:
     assert {name for name, end in ends.items() if end.bundle} == {"Quick", "CutOff", "SleeperWithBest"}
     for name in ("Quick", "CutOff", "SleeperWithBest"):
         bundle = ends[name].bundle
@@ -94,16 +94,16 @@ def test_only_whole_bundles_come_back(ends: dict[str, FitResult]) -> None:
         assert load_bundle(bundle, tiny.KEY).labels == tiny.LABELS
 
 
-def test_only_the_sleepers_overran(ends: dict[str, FitResult]) -> None:
+def test_only_sleeping_candidates_overrun(ends: dict[str, FitResult]) -> None:
     assert {name for name, end in ends.items() if end.overran} == {"Sleeper", "SleeperWithBest"}
 
 
-def test_the_child_is_nice_and_its_progress_arrives(ends: dict[str, FitResult], progress: list[str]) -> None:
+def test_child_has_lower_priority_and_reports_progress(ends: dict[str, FitResult], progress: list[str]) -> None:
     assert ends["Quick"].bundle is not None
     assert progress == [f"niceness {min(os.nice(0) + NICENESS, 19)}"]
 
 
-def test_a_slow_child_takes_only_what_is_left(tmp_path: Path) -> None:
+def test_slow_candidate_gets_lowest_priority(tmp_path: Path) -> None:
     said: list[str] = []
     end = sandbox.run("tests.misbehaving:Slow", tiny.window(60), task(tmp_path), tmp_path, progress=said.append)
     assert end.bundle is not None
@@ -112,7 +112,7 @@ def test_a_slow_child_takes_only_what_is_left(tmp_path: Path) -> None:
         assert said[0] == "nice 19"
 
 
-def test_nothing_is_left_running(ends: dict[str, FitResult], root: Path) -> None:
+def test_stopped_fit_leaves_no_process_running(ends: dict[str, FitResult], root: Path) -> None:
     for name in ("Sleeper", "SleeperWithBest"):
         assert ends[name].overran
         assert_gone(three(root / name / "scratch" / "pids"))
@@ -125,13 +125,13 @@ def test_the_signing_key_is_not_on_disk(ends: dict[str, FitResult], root: Path) 
     assert not [path for path in files if tiny.KEY.encode() in path.read_bytes()]
 
 
-def test_an_unknown_candidate_is_named(tmp_path: Path) -> None:
+def test_unknown_candidate_is_named_in_reason(tmp_path: Path) -> None:
     end = sandbox.run("gradient-wizard", tiny.window(30), task(tmp_path), tmp_path)
     assert end.bundle is None
     assert "no candidate gradient-wizard" in end.reason
 
 
-def test_a_full_disk_is_a_reason(tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported_as_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     end = sandbox.run("linear", tiny.window(30), task(tmp_path / "file"), tmp_path / "file")
     assert end.bundle is None
@@ -152,7 +152,7 @@ def test_a_cancelled_fit_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_rescue_is_ended_too_when_its_fit_has_become_pointless(tmp_path: Path) -> None:
+def test_cancelled_fit_also_ends_its_rescue(tmp_path: Path) -> None:
     """A new drift once waited for the best of a search that it had ended."""
     rescuing = tmp_path / "scratch" / "rescuing"
 
@@ -167,7 +167,7 @@ def test_a_rescue_is_ended_too_when_its_fit_has_become_pointless(tmp_path: Path)
     assert (end.bundle, end.reason) == (None, "superseded") and rescuing.exists()
 
 
-def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> None:
+def test_fork_server_is_shared_and_ends_with_parent() -> None:
     code = (
         "import os\nfrom multiprocessing import forkserver\nfrom retrain.fitting import sandbox\n"
         "sandbox.start_fork_server(); first = forkserver._forkserver._forkserver_pid\n"
@@ -182,7 +182,8 @@ def test_children_come_from_one_server_that_does_not_outlive_its_parent() -> Non
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_while_a_child_is_asked_of_it_is_started_again(tmp_path: Path) -> None:
+def test_dying_fork_server_is_started_again(tmp_path: Path) -> None:
+    """Server dies while a child process is requested from it."""
     window = tiny.window(30)
     sandbox.start_fork_server()
     server = forkserver._forkserver._forkserver_pid
@@ -191,7 +192,7 @@ def test_a_server_that_dies_while_a_child_is_asked_of_it_is_started_again(tmp_pa
     assert sandbox.run("tests.misbehaving:Quick", window, task(tmp_path), tmp_path).bundle is not None
 
 
-def test_the_environment_of_this_process_stays_as_it_is() -> None:
+def test_starting_fork_server_keeps_environment_unchanged() -> None:
     before = dict(os.environ)
     sandbox.start_fork_server()
     assert os.environ == before

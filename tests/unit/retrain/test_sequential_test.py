@@ -22,7 +22,8 @@ def play(test: PairedTest, values: list[float]) -> int | None:
     return next((at for at, value in enumerate(values, 1) if test.update(0.0, value) != "undecided"), None)
 
 
-def test_between_equal_models_a_decision_at_any_time_is_rare() -> None:
+def test_equal_models_are_rarely_decided_at_any_time() -> None:
+    """Control: a test of fixed size, asked after every event, decides far more often."""
     decided = sum(play(PairedTest(ALPHA), differences(seed, 0.0, 400)) is not None for seed in range(200))
     # At most one in ten is expected; more than 33 of 200 would have a chance of one in a thousand.
     assert decided <= 33
@@ -36,7 +37,8 @@ def test_between_equal_models_a_decision_at_any_time_is_rare() -> None:
     assert peeked > 60
 
 
-def test_larger_gains_are_seen_sooner_and_on_the_right_side() -> None:
+def test_larger_gains_are_decided_sooner() -> None:
+    """Decision is never for the champion."""
     medians = []
     for gain in (0.2, 0.1):
         found = []
@@ -48,7 +50,7 @@ def test_larger_gains_are_seen_sooner_and_on_the_right_side() -> None:
     assert medians[0] < 80 and medians[1] < 320
 
 
-def test_it_is_symmetric() -> None:
+def test_swapped_models_give_mirrored_result() -> None:
     one, other = PairedTest(0.05), PairedTest(0.05)
     for value in differences(1, 0.2, 300):
         one.update(0.0, value)
@@ -58,7 +60,7 @@ def test_it_is_symmetric() -> None:
     assert one.interval == pytest.approx((-other.interval[1], -other.interval[0]))
 
 
-def test_the_interval_covers_the_true_gain_at_all_times_together() -> None:
+def test_interval_covers_true_gain_at_all_times() -> None:
     missed = 0
     for seed in range(60):
         test, out = PairedTest(ALPHA), False
@@ -80,13 +82,13 @@ def test_the_interval_and_the_decision_agree() -> None:
     assert test.interval[0] == pytest.approx(0.02, abs=0.02) and test.gain > 0.02
 
 
-def test_a_gain_below_the_minimum_is_no_reason_to_promote() -> None:
+def test_gain_below_minimum_is_not_promoted() -> None:
     test = PairedTest(0.05, minimum_gain=0.15)
     play(test, differences(4, 0.02, 2000))
     assert test.verdict == "champion"
 
 
-def test_a_decision_stands() -> None:
+def test_decision_does_not_change_afterwards() -> None:
     test = PairedTest(0.05)
     play(test, [1.0] * 30)
     assert test.verdict == "challenger"
@@ -102,7 +104,7 @@ def test_no_evidence_from_models_that_always_agree() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "gain"), [(0.0, 0.0), (1.0, 0.0), (0.05, 1.0)])
-def test_settings_that_make_no_test_are_refused(alpha: float, gain: float) -> None:
+def test_invalid_test_settings_are_refused(alpha: float, gain: float) -> None:
     with pytest.raises(ValueError, match="no test"):
         PairedTest(alpha, gain)
 
@@ -118,7 +120,7 @@ def mass(right: float) -> dict[str, float]:
     return {"a": right, "b": 1 - right}
 
 
-def test_probabilities_decide_where_right_and_wrong_cannot() -> None:
+def test_probabilities_decide_when_accuracy_cannot() -> None:
     test = ShadowTest(0.05)
     for _ in range(150):
         test.update("a", mass(0.55), mass(0.9))
@@ -134,7 +136,7 @@ def test_probabilities_decide_where_right_and_wrong_cannot() -> None:
     assert "Brier score +0.3" in back.summary("the predecessor")
 
 
-def test_the_result_is_plain_data_with_the_intervals_of_both_tests() -> None:
+def test_result_is_plain_data_with_both_intervals() -> None:
     test = ShadowTest(0.05)
     assert test.summary().startswith("undecided after 0 events")
     for number in range(40):
@@ -156,7 +158,7 @@ def test_better_probabilities_do_not_excuse_a_lower_accuracy() -> None:
     assert test.brier.verdict == "challenger" and test.verdict == "undecided"
 
 
-def test_a_predecessor_that_is_better_is_found_during_probation() -> None:
+def test_better_predecessor_is_found_during_probation() -> None:
     rng, test = np.random.default_rng(5), ShadowTest(0.05)
     for _ in range(400):
         promoted, predecessor = (mass(0.8 if rng.random() < share else 0.3) for share in (0.5, 0.7))

@@ -9,7 +9,7 @@ from driftloop.core.models.head import stack_columns
 from retrain.candidates.tfidf import FEATURES_PER_TEXT, fit_tfidf
 
 
-def test_the_most_frequent_are_read_and_no_more() -> None:
+def test_vocabulary_keeps_most_frequent_terms_up_to_limit() -> None:
     rare = " ".join(f"w{number:03}" for number in range(300))
     read = fit_tfidf([rare, rare, "often", "often", "often"])
     assert read is not None
@@ -18,12 +18,12 @@ def test_the_most_frequent_are_read_and_no_more() -> None:
     assert "often" in vectorizer.vocabulary_ and len(vectorizer.vocabulary_) == 5 * FEATURES_PER_TEXT
 
 
-def test_texts_without_a_word_in_common_have_none() -> None:
+def test_texts_without_common_words_have_no_columns() -> None:
     assert fit_tfidf(["alpha beta", "gamma delta"]) is None
     assert fit_tfidf(["", "?"]) is None
 
 
-def test_a_model_reads_what_its_head_was_fitted_on() -> None:
+def test_transformed_columns_equal_fitted_columns() -> None:
     texts = ["good news today", "bad news today", "good day"]
     embeddings = np.eye(3, dtype=np.float32)
     read = fit_tfidf(texts)

@@ -36,7 +36,8 @@ def world(past: int = KIND, seed: int = 0) -> TrainingWindow:
     )
 
 
-def test_the_rows_that_look_like_the_recent_ones_come_last_and_the_recent_ones_stay() -> None:
+def test_rows_similar_to_recent_ones_come_last() -> None:
+    """Recent rows stay in their place."""
     window = world()
     put = choice.order_by_similarity(window)
     old = np.array(list(map(int, put.event_ids[: window.onset])))
@@ -49,7 +50,8 @@ def test_the_rows_that_look_like_the_recent_ones_come_last_and_the_recent_ones_s
         np.testing.assert_array_equal(put.embeddings[row], window.embeddings[was])
 
 
-def test_a_short_past_and_one_with_nothing_after_it_stay_in_the_order_of_time() -> None:
+def test_short_or_one_sided_window_keeps_time_order() -> None:
+    """Window has a short past, no rows after the onset, or no past."""
     short = world(choice.MAX_OLD_ROWS // 2)
     assert choice.order_by_similarity(short) is short
     ended = world().take(slice(0, 2 * KIND))
@@ -58,7 +60,7 @@ def test_a_short_past_and_one_with_nothing_after_it_stay_in_the_order_of_time() 
     assert choice.order_by_similarity(whole) is whole
 
 
-def test_a_concept_that_comes_back_is_learnt_from_its_earlier_time() -> None:
+def test_returning_concept_is_learnt_from_earlier_rows() -> None:
     window, later = world(), world(seed=1)
     fresh = later.take(slice(KIND), 0)
 

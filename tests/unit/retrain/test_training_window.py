@@ -21,7 +21,8 @@ def window(n: int, onset: int) -> TrainingWindow:
     )
 
 
-def test_the_newest_rows_since_the_onset_and_some_older_ones_are_held_out_and_never_learnt() -> None:
+def test_held_out_rows_are_never_trained_on() -> None:
+    """Newest rows since the onset and some older ones are held out."""
     train, held, before = window(1000, 600).hold_out(0.2)
     assert held.event_ids == tuple(map(str, range(920, 1000)))
     assert before.event_ids == tuple(map(str, range(4, 600, 5)))
@@ -31,7 +32,7 @@ def test_the_newest_rows_since_the_onset_and_some_older_ones_are_held_out_and_ne
     assert (held.embeddings == window(1000, 600).embeddings[920:]).all()
 
 
-def test_the_slices_are_neither_too_small_to_judge_by_nor_needlessly_large() -> None:
+def test_held_out_slices_have_minimum_and_maximum_size() -> None:
     assert len(window(1000, 950).hold_out(0.2)[1]) == MIN_HOLDOUT
     assert len(window(9000, 0).hold_out(0.2)[1]) == MAX_HOLDOUT
     assert len(window(9000, 8000).hold_out(0.2)[2]) == MAX_BEFORE
@@ -40,13 +41,13 @@ def test_the_slices_are_neither_too_small_to_judge_by_nor_needlessly_large() -> 
     assert (len(train), len(held), len(before)) == (8, 10, 2) and train.onset == 8
 
 
-def test_what_is_known_of_each_row_goes_with_it() -> None:
+def test_row_attributes_follow_selected_rows() -> None:
     one = replace(window(50, 20), segments=tuple("xy" * 25), weights=tuple(i / 50 for i in range(50)))
     part = one.take([3, 7])
     assert (part.segments, part.weights, part.annotators) == (("y", "y"), (0.06, 0.14), ())
 
 
-def test_a_window_survives_the_way_to_a_child_process(tmp_path: Path) -> None:
+def test_saved_window_loads_unchanged(tmp_path: Path) -> None:
     one = replace(window(50, 20), annotators=tuple("ab" * 25))
     one.save(tmp_path / "w")
     other = TrainingWindow.load(tmp_path / "w")

@@ -59,14 +59,14 @@ def test_the_newest_heads_of_each_candidate_are_kept(tmp_path: Path) -> None:
     assert earlier.of("my_package:Mine") == ()
 
 
-def test_a_bundle_without_a_head_leaves_nothing(tmp_path: Path) -> None:
+def test_bundle_without_head_stores_no_file(tmp_path: Path) -> None:
     earlier = WarmStartStore(tmp_path / "earlier")
     (tmp_path / "bundle").mkdir()
     earlier.keep("finetune", tmp_path / "bundle")
     assert earlier.of("finetune") == () and not (tmp_path / "earlier").exists()
 
 
-def test_the_best_of_them_is_the_best_so_far(tmp_path: Path) -> None:
+def test_search_starts_with_best_earlier_head(tmp_path: Path) -> None:
     good = head(tmp_path / "good", LogisticRegression(C=7.0))
     bad = head(tmp_path / "bad", DummyClassifier())
     found = search(tmp_path)
@@ -78,7 +78,7 @@ def test_the_best_of_them_is_the_best_so_far(tmp_path: Path) -> None:
     assert found.best_loss < alone.best_loss
 
 
-def test_one_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_earlier_head_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken, good = tmp_path / "broken.skops", head(tmp_path / "good", LogisticRegression())
     broken.write_bytes(b"no zip")
     found = search(tmp_path)
@@ -88,9 +88,7 @@ def test_one_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.L
     assert caplog.text.count("cannot be used") == 2
 
 
-def test_a_search_ends_with_nothing_that_is_worse_than_what_it_began_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_search_without_findings_returns_earlier_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a search that finds nothing itself, it is all there is; the control ends with nothing."""
     monkeypatch.setattr(tpot_search, "_evolve", lambda *given: None)
     good = head(tmp_path / "good", LogisticRegression(C=7.0))

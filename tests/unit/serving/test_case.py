@@ -75,7 +75,8 @@ def only(told: TopicHistory) -> Case:
     return found
 
 
-def test_what_came_of_a_promotion_is_counted_before_until_and_since() -> None:
+def test_promotion_accuracy_is_counted_in_three_periods() -> None:
+    """The periods are before the onset, from the onset to the promotion, and since the promotion."""
     found = only(history([alert()], stream(), ANSWER))
     came = found.came_of_it
     assert [(share.labelled, share.accuracy) for share in (came.before, came.until, came.since)] == [
@@ -91,7 +92,8 @@ def test_what_came_of_a_promotion_is_counted_before_until_and_since() -> None:
     assert (swap.version, swap.action, swap.position) == ("2", "promote", ANSWERED)
 
 
-def test_a_round_holds_the_policys_arithmetic_its_offsets_and_the_gates_checks() -> None:
+def test_retraining_round_holds_offsets_and_gate_checks() -> None:
+    """The policy's reason and its counts are part of the round."""
     (one,) = only(history([alert()], stream(), ANSWER)).rounds
     assert (one.kind, one.reason, one.state, one.seconds) == ("answer", "because of queued", "finished", 3.0)
     assert (one.first_offset, one.last_offset, one.labelled, one.rows) == (5, 139, 140, 40)
@@ -101,12 +103,13 @@ def test_a_round_holds_the_policys_arithmetic_its_offsets_and_the_gates_checks()
     assert candidate.checks == [CHECK]
 
 
-def test_events_of_the_training_set_count_nowhere() -> None:
+def test_training_events_are_left_out_of_counts() -> None:
     trained = [replace(one, in_sample=one.position < 50) for one in stream()]
     assert only(history([alert()], trained, ANSWER)).came_of_it.before.labelled == 50
 
 
-def test_an_alert_before_the_answer_is_of_the_same_drift_and_one_after_it_is_the_next() -> None:
+def test_alert_after_promotion_starts_the_next_drift() -> None:
+    """An alert before the promotion belongs to the same drift."""
     repeat, following = alert("repeat", 110), alert("next", 250)
     first, again, other = cases(history([alert(), repeat, following], stream(), ANSWER))
     assert first.came_of_it.since.labelled == 250 - ANSWERED
@@ -115,7 +118,7 @@ def test_an_alert_before_the_answer_is_of_the_same_drift_and_one_after_it_is_the
     assert (other.came_of_it.before.labelled, other.came_of_it.before.accuracy) == (90, 0.8)
 
 
-def test_a_rollback_belongs_to_the_case_whose_promotion_it_takes_back() -> None:
+def test_rollback_belongs_to_case_of_its_promotion() -> None:
     back = line("rolled-back", trigger="probation", run_id="probation-1", version="3")
     first, other = cases(history([alert("earlier", 30), alert()], stream(), [*ANSWER, back]))
     assert [swap.action for swap in other.swaps] == ["promote", "rollback"] and first.swaps == []
@@ -139,23 +142,24 @@ REJECTED = [*ANSWER[:3], line("rejected", candidate="linear", version="2"), line
         ([*WAITING, line("promoted", run_id="manual-1", candidate="linear", version="2")], "promoted", "Version 2"),
     ],
 )
-def test_every_end_has_its_word(diary: list[Retraining], verdict: str, words: str) -> None:
+def test_case_verdict_follows_the_retraining_outcome(diary: list[Retraining], verdict: str, words: str) -> None:
     came = only(history([alert()], stream(), diary)).came_of_it
     assert came.verdict == verdict and came.words.startswith(words)
 
 
-def test_without_a_promotion_the_fall_lasts_to_the_next_drift() -> None:
+def test_case_without_promotion_lasts_until_next_drift() -> None:
     first, _ = cases(history([alert(), alert("next", 250)], stream(), []))
     assert (first.came_of_it.until.labelled, first.came_of_it.since.labelled) == (150, 0)
 
 
-def test_a_promoted_version_without_a_labelled_event_is_said() -> None:
+def test_promoted_version_without_labels_is_reported() -> None:
     came = only(history([alert()], stream(ANSWERED), ANSWER)).came_of_it
     assert "Version 2 (linear) was promoted. None of its predictions has a label yet." in came.words
     assert came.since.accuracy is None and "unknown since then" in came.words
 
 
-def test_the_slices_that_lost_most_come_first_and_a_new_one_is_held_against_the_whole() -> None:
+def test_slices_are_ranked_by_loss() -> None:
+    """A new segment is compared with the whole stream before the onset."""
     rows = [outcome(i, True, "1", segment="steady" if i % 2 else "old", label="a") for i in range(100)]
     rows += [outcome(i, i % 2 == 1, "1", segment="steady" if i % 2 else "new", label="a") for i in range(100, 140)]
     found = only(history([alert()], rows, []))
@@ -171,7 +175,7 @@ MOVED = {
 }  # fmt: skip
 
 
-def test_what_moved_is_as_the_alert_ranked_it_and_what_is_malformed_is_left_out() -> None:
+def test_alert_evidence_keeps_ranking_and_drops_malformed_entries() -> None:
     evidence = {"moved": [MOVED, {"name": 7}, "nonsense", {**MOVED, "what": "word", "name": "strike"}]}
     found = only(history([alert(evidence=evidence)], [], [])).moved
     assert [(one.what, one.name, one.texts) for one in found] == [
@@ -179,7 +183,7 @@ def test_what_moved_is_as_the_alert_ranked_it_and_what_is_malformed_is_left_out(
     ]  # fmt: skip
 
 
-def test_the_plainer_evidence_of_a_single_detector_is_ranked_by_its_change() -> None:
+def test_single_detector_evidence_is_ranked_by_change() -> None:
     evidence = {
         "predicted_mix": [{"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 0.45, "b": 0.35, "c": 0.2}],
         "label_mix": [{"a": 0.5, "b": 0.5}, {"a": 0.1, "b": 0.5, "c": 0.4}],
@@ -191,7 +195,7 @@ def test_the_plainer_evidence_of_a_single_detector_is_ranked_by_its_change() -> 
     ]  # fmt: skip
 
 
-def test_a_case_is_found_by_its_id_or_the_beginning_of_it() -> None:
+def test_case_is_found_by_id_or_prefix() -> None:
     known = cases(history([alert("abc1"), alert("abc2"), alert("abc")], [], []))
     assert find(known, "abc2").case_id == find(known, "abc2"[:4]).case_id == "abc2"
     assert find(known, "abc").case_id == "abc", "the whole id wins over a beginning"
@@ -222,12 +226,12 @@ def eventful(text: str) -> Case:
     return only(history([raised], stream(segment=text, label=text), diary))
 
 
-def test_the_json_of_a_case_reads_back_as_the_same_case() -> None:
+def test_case_json_decodes_to_the_same_case() -> None:
     found = eventful("plain")
     assert msgspec.json.decode(msgspec.json.encode(found), type=Case) == found
 
 
-def test_the_json_on_a_terminal_is_ascii_and_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_case_json_output_is_lossless_ascii(capsys: pytest.CaptureFixture[str]) -> None:
     found = eventful(HOSTILE + "\x7f é")
     output.write_json(found)
     out = capsys.readouterr().out
@@ -245,7 +249,7 @@ def shown(case: Case | list[Case]) -> str:
     return out.getvalue()
 
 
-def test_the_text_of_a_case_tells_all_of_it() -> None:
+def test_case_text_contains_every_part() -> None:
     evidence = {"moved": [MOVED]}
     raised = alert(kind="covariate", evidence=evidence, fired={"mix": 0.7, "loss": 0.3}, onset_low=90, onset_high=110)
     text = shown(only(history([raised], stream(segment="delta"), ANSWER)))
@@ -268,7 +272,7 @@ def test_the_text_of_a_case_tells_all_of_it() -> None:
     assert "No drift has been detected" in shown([])
 
 
-def test_a_strangers_text_steers_neither_terminal_nor_markup() -> None:
+def test_untrusted_text_controls_neither_terminal_nor_markup() -> None:
     for text in (shown(eventful(HOSTILE)), shown([eventful(HOSTILE)])):
         assert not any(character in text for character in STEERING) and "\\x1b" in text
     assert "[bold red]x[/]" in shown(eventful("[bold red]x[/]"))
@@ -310,7 +314,7 @@ class Page(HTMLParser):
         HOSTILE,
     ],
 )
-def test_on_the_page_a_strangers_text_is_text_and_nothing_else(text: str) -> None:
+def test_untrusted_text_adds_no_html_elements(text: str) -> None:
     plain, source = Page(html.render(eventful("plain"))), html.render(eventful(text))
     hostile = Page(source)
     assert (hostile.elements, hostile.attributes) == (plain.elements, plain.attributes)
@@ -319,7 +323,7 @@ def test_on_the_page_a_strangers_text_is_text_and_nothing_else(text: str) -> Non
         assert text in hostile.text["title"] and text in hostile.text["li"] and text in hostile.text["td"]
 
 
-def test_the_page_may_use_its_own_style_sheet_and_nothing_else() -> None:
+def test_page_policy_allows_only_its_style_sheet() -> None:
     page = Page(html.render(eventful("plain")))
     digest = base64.b64encode(hashlib.sha256(page.text["style"].encode()).digest()).decode()
     (policy,) = [value for name, value in page.attributes if name == "content" and "default-src" in value]
@@ -329,7 +333,7 @@ def test_the_page_may_use_its_own_style_sheet_and_nothing_else() -> None:
     assert not any(name.startswith("on") for name in names)
 
 
-def test_the_chart_shows_the_fall_the_onset_and_the_swap_where_they_were() -> None:
+def test_chart_places_drop_onset_and_promotion() -> None:
     raised = alert(onset_low=90, onset_high=110)
     drawn = chart.draw(only(history([raised], stream(), ANSWER)))
     (points,) = re.findall(r'<polyline points="([^"]+)">', drawn)
@@ -347,7 +351,7 @@ def test_the_chart_shows_the_fall_the_onset_and_the_swap_where_they_were() -> No
     assert chart.draw(only(history([raised], [], []))) == ""
 
 
-def test_an_alert_of_which_nothing_is_known_is_a_page_and_a_text_too() -> None:
+def test_alert_without_context_renders_page_and_text() -> None:
     bare = only(history([alert(position=-1, onset=-1)], [], []))
     said = "No retraining followed."
     assert said in Page(html.render(bare)).text["p"] and said in shown(bare)

@@ -25,21 +25,22 @@ def predicted(number: int, **shares: float) -> Prediction:
     return made(Prediction, event_id=f"e{number}", text=f"text {number}", label=label, probabilities=shares)
 
 
-def test_the_feed_is_the_newest_first_and_no_longer_than_it_is_shown() -> None:
+def test_feed_is_newest_first_and_bounded() -> None:
     recent = RecentPredictions()
     for number in range(SHOWN + 5):
         recent.take(predicted(number))
     assert [line.event_id for line in recent.feed()] == [f"e{SHOWN + 4 - i}" for i in range(SHOWN)]
 
 
-def test_a_line_has_the_other_labels_the_likeliest_first() -> None:
+def test_feed_line_orders_other_labels_by_probability() -> None:
     recent = RecentPredictions()
     recent.take(predicted(1, low=0.1, high=0.6, middle=0.3))
     (line,) = recent.feed()
     assert (line.label, line.others, line.share) == ("high", ("middle", "low"), 0.6)
 
 
-def test_what_is_shown_of_a_line_is_on_one_line_and_what_is_sent_back_is_as_it_was() -> None:
+def test_shown_text_is_escaped_and_ids_stay_unchanged() -> None:
+    """Escaped text fits on one line; the id and the label are sent back unchanged."""
     recent = RecentPredictions()
     recent.take(
         made(Prediction, event_id=HOSTILE, text=HOSTILE, segment=HOSTILE, label=HOSTILE, probabilities={HOSTILE: 1})
@@ -49,7 +50,7 @@ def test_what_is_shown_of_a_line_is_on_one_line_and_what_is_sent_back_is_as_it_w
     assert line.text == line.segment == "<b>\\x1b[31m\\u202e\\n{{1}}"
 
 
-def test_the_queue_has_the_least_sure_first_and_only_what_has_no_label() -> None:
+def test_labelling_queue_orders_unlabelled_by_uncertainty() -> None:
     recent = RecentPredictions()
     shares = {0: (0.9, 0.1), 1: (0.5, 0.5), 2: (0.6, 0.4), 3: (0.55, 0.45), 4: (0.7, 0.3)}
     for number, (a, b) in shares.items():
@@ -61,13 +62,13 @@ def test_the_queue_has_the_least_sure_first_and_only_what_has_no_label() -> None
 
 
 @pytest.mark.parametrize("shares", [{}, {"only": 1.0}])
-def test_a_model_with_less_than_two_labels_is_no_trouble(shares: dict[str, float]) -> None:
+def test_prediction_with_fewer_than_two_labels_is_queued(shares: dict[str, float]) -> None:
     recent = RecentPredictions()
     recent.take(made(Prediction, event_id="e", label="only", probabilities=shares))
     assert [line.others for line in recent.worth_labelling(1)] == [()]
 
 
-def test_only_so_many_are_remembered_as_unlabelled() -> None:
+def test_unlabelled_memory_is_bounded_and_drops_oldest() -> None:
     recent = RecentPredictions()
     for number in range(UNLABELLED + 1):
         recent.take(predicted(number))
@@ -75,7 +76,7 @@ def test_only_so_many_are_remembered_as_unlabelled() -> None:
     assert len(known) == UNLABELLED and "e0" not in known
 
 
-def test_the_latencies_are_those_of_the_newest() -> None:
+def test_latency_quantiles_come_from_recent_predictions() -> None:
     recent = RecentPredictions()
     assert recent.latency() == (0.0, 0.0)
     for number in range(101):
@@ -93,7 +94,7 @@ def board_with(outcomes: list[tuple[int, str, bool]], drifts: tuple[int, ...] = 
     return board
 
 
-def test_the_rolling_accuracy_is_over_the_window_and_apart_for_each_version() -> None:
+def test_rolling_accuracy_is_windowed_per_version() -> None:
     right = [(i, "1", True) for i in range(WINDOW)]
     wrong = [(i, "2", False) for i in range(WINDOW, WINDOW + 2 * STEP)]
     rolling = board_with(right + wrong).rolling(1000)
@@ -103,7 +104,8 @@ def test_the_rolling_accuracy_is_over_the_window_and_apart_for_each_version() ->
 
 
 @pytest.mark.parametrize("points", [1, 7, 40])
-def test_a_line_has_no_more_points_than_asked_for_and_ends_where_the_stream_does(points: int) -> None:
+def test_rolling_line_is_thinned_to_requested_points(points: int) -> None:
+    """The last point stays at the end of the stream."""
     rolling = board_with([(i, "1", i % 2 == 0) for i in range(40 * STEP)]).rolling(points)
     assert 1 <= len(rolling["1"]) <= points and rolling["1"][-1][0] >= 40 * STEP
     assert all(share == 0.5 for _, share in rolling["1"])
@@ -114,7 +116,7 @@ def test_events_without_a_position_are_counted() -> None:
     assert [position for position, _ in rolling["1"]] == [STEP, 2 * STEP, 3 * STEP]
 
 
-def test_marks_are_where_things_happened() -> None:
+def test_timeline_marks_have_positions_and_descriptions() -> None:
     board = AccuracyTimeline(drifts=[70])
     for position in range(90):
         board.take(made(Prediction, position=position, model_version="1"))
@@ -139,7 +141,7 @@ def strings(tree: Any) -> list[str]:
     return [one for part in tree for one in strings(part)] if isinstance(tree, list) else []
 
 
-def test_text_of_strangers_is_no_key_of_a_chart_and_no_markup() -> None:
+def test_untrusted_text_is_no_chart_key_or_markup() -> None:
     options = charts.accuracy({"": [(50, 0.5)], HOSTILE: [(50, 0.25)]}, [Mark(5, "alert", HOSTILE)])
     # NiceGUI takes what stands under a key with a colon as script; ECharts would take a tooltip's text as HTML.
     assert not any(key.startswith(":") or HOSTILE in key for key in strings(options))
@@ -148,7 +150,7 @@ def test_text_of_strangers_is_no_key_of_a_chart_and_no_markup() -> None:
     assert HOSTILE not in str(options)
 
 
-def test_a_chart_has_a_line_for_each_version_and_a_mark_for_each_event() -> None:
+def test_chart_has_lines_per_version_and_event_marks() -> None:
     marks = [Mark(10, "true", ""), Mark(20, "alert", ""), Mark(30, "promotion", "")]
     options = charts.accuracy({"": [(50, 0.55)], "2": [(90, 0.62)], "1": [(50, 0.55)]}, marks)
     assert [series["name"] for series in options["series"]] == ["all versions", "v1", "v2"]
@@ -179,7 +181,8 @@ def answered(chunks: list[bytes], headers: dict[str, str]) -> tuple[dict[str, st
     return found, b"".join(message.get("body", b"") for message in sent[1:])
 
 
-def test_every_script_of_a_page_has_the_nonce_of_its_policy_however_the_page_comes() -> None:
+def test_every_page_script_gets_the_policy_nonce() -> None:
+    """Chunk boundaries of the response do not matter."""
     page = b"<script>a</script><scripture><script type=module>b</script>&lt;script>"
     for chunks in ([page], [page[:3], page[3:20], page[20:]], [page, b""]):
         headers, body = answered(chunks, {"x-nicegui-content": "page", "content-length": str(len(page))})
@@ -190,13 +193,13 @@ def test_every_script_of_a_page_has_the_nonce_of_its_policy_however_the_page_com
         assert headers["content-security-policy"] == content_security_policy(nonce)
 
 
-def test_what_is_no_page_goes_through_as_it_is() -> None:
+def test_response_other_than_page_keeps_its_body() -> None:
     headers, body = answered([b"<script>", b"x"], {"content-length": "9"})
     assert body == b"<script>x" and "content-security-policy" not in headers
     assert (headers["content-length"], headers["x-content-type-options"]) == ("9", "nosniff")
 
 
-def test_the_policy_lets_nothing_in_from_elsewhere() -> None:
+def test_policy_allows_no_external_sources() -> None:
     directives = dict(part.strip().split(" ", 1) for part in content_security_policy("n0nce").split(";"))
     assert directives.pop("default-src") == directives.pop("frame-ancestors") == directives.pop("base-uri") == "'none'"
     assert directives.pop("script-src") == "'self' 'nonce-n0nce' 'unsafe-eval'"

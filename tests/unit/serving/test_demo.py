@@ -49,7 +49,7 @@ def a_run(text: str = "late again", label: str = "a") -> list[Message]:
     ]
 
 
-def test_each_turn_of_the_loop_is_told_once_in_its_order() -> None:
+def test_each_loop_stage_is_captioned_once_in_order() -> None:
     story = Story("Tweets.", (700,), 500)
     assert [caption.title for caption in story.opening()] == ["Problem", "Components"]
     titles = [caption.title for caption in told(story, *a_run())]
@@ -60,7 +60,7 @@ def test_each_turn_of_the_loop_is_told_once_in_its_order() -> None:
     assert told(story, *a_run()) == []
 
 
-def test_the_figures_are_those_of_the_run() -> None:
+def test_captions_contain_the_figures_of_the_run() -> None:
     texts = {caption.title: caption.text for caption in told(Story("", (700,), 500), *a_run())}
     assert "Of the newest 200 labelled predictions, 75% are correct" in texts["Late labels and corrections"]
     assert "predicts “a” for “late again” (75%," in texts["Predictions"]
@@ -72,18 +72,18 @@ def test_the_figures_are_those_of_the_run() -> None:
     assert "before the promotion, 75% are correct" in compared and "of the new champion, 90% are correct" in compared
 
 
-def test_without_a_drift_no_drift_is_told() -> None:
+def test_run_without_drift_has_no_drift_captions() -> None:
     quiet = [message for message in a_run() if not isinstance(message, DriftAlert)]
     titles = [caption.title for caption in told(Story("", (), 500), *quiet)]
     assert titles == ["First model", "Predictions", "Late labels and corrections"]
 
 
-def test_what_came_from_the_stream_is_written_out() -> None:
+def test_captions_escape_untrusted_text() -> None:
     for caption in told(Story(HOSTILE, (700,), 500), *a_run(HOSTILE, HOSTILE)):
         assert caption.text.isprintable(), caption
 
 
-def test_a_cast_is_what_was_written_with_its_times(tmp_path: Path) -> None:
+def test_asciicast_records_output_with_times(tmp_path: Path) -> None:
     times = iter([10.0, 10.5, 12.25])
     terminal = io.StringIO()
     cast = AsciicastWriter(tmp_path / "demo.cast", terminal, 100, 30, "a title", clock=lambda: next(times))
@@ -97,7 +97,7 @@ def test_a_cast_is_what_was_written_with_its_times(tmp_path: Path) -> None:
     assert cast.write("after") == 5 and terminal.getvalue().endswith("after"), "the terminal outlives the recording"
 
 
-def test_subtitles_are_text_at_their_times() -> None:
+def test_webvtt_cues_have_escaped_text_and_times() -> None:
     cues = [Cue(0.0, 61.5, "One & two"), Cue(61.5, 3725.25, "<i>a --> b</i>\n\nnext")]
     assert webvtt(cues) == (
         "WEBVTT\n"

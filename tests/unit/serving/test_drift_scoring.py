@@ -34,37 +34,38 @@ def judge(
     return found, [a.verdict for a in alerts]
 
 
-def test_the_first_alert_after_a_drift_detects_it_and_further_ones_repeat_it() -> None:
+def test_first_alert_detects_drift_later_ones_repeat() -> None:
     (drift,), verdicts = judge([1030, 1040, 1100], (1000,))
     assert (drift.detected_position, drift.delay) == (1030, 30)
     assert verdicts == ["detection", "repeat", "repeat"]
 
 
-def test_the_first_alert_is_the_first_by_position_and_not_by_arrival() -> None:
+def test_first_alert_is_chosen_by_position() -> None:
+    """Arrival order of the alerts does not matter."""
     (drift,), verdicts = judge([1040, 1030], (1000,))
     assert drift.detected_position == 1030
     assert verdicts == ["detection", "repeat"]
 
 
-def test_an_alert_before_every_drift_is_a_false_alarm() -> None:
+def test_alert_before_drift_is_a_false_alarm() -> None:
     (drift,), verdicts = judge([999], (1000,))
     assert (drift.detected_position, drift.delay, drift.signal, drift.detector) == (None, None, None, None)
     assert verdicts == ["false alarm"]
 
 
-def test_an_alert_at_the_drift_itself_has_no_delay() -> None:
+def test_alert_at_drift_position_has_zero_delay() -> None:
     (drift,), verdicts = judge([1000], (1000,))
     assert (drift.delay, verdicts) == (0, ["detection"])
 
 
 @pytest.mark.parametrize(("position", "verdict"), [(1100, "detection"), (1101, "false alarm")])
-def test_the_longest_delay_still_counts_and_one_event_more_does_not(position: int, verdict: str) -> None:
+def test_maximum_delay_is_inclusive(position: int, verdict: str) -> None:
     (drift,), verdicts = judge([position], (1000,))
     assert verdicts == [verdict]
     assert (drift.detected_position is not None) == (verdict == "detection")
 
 
-def test_the_bound_is_two_thousand_labelled_events_unless_another_is_chosen() -> None:
+def test_default_maximum_delay_is_2000_labelled_events() -> None:
     assert MAX_DELAY == 2000
     _, alerts = judge_alerts([alert(3000), alert(3001)], Truth("s", (1000,)), range(10_000))
     assert [a.verdict for a in alerts] == ["detection", "false alarm"]
@@ -83,7 +84,7 @@ def test_labels_may_come_in_any_order() -> None:
     assert drift.delay == 30
 
 
-def test_the_next_drift_ends_the_span_of_the_one_before() -> None:
+def test_next_drift_ends_the_previous_detection_span() -> None:
     (first, second), verdicts = judge([1060], (1000, 1050))
     assert first.detected_position is None, "an alert after the second drift was taken for the first one's"
     assert (second.detected_position, second.delay) == (1060, 10)
@@ -100,12 +101,12 @@ def test_a_stream_without_drift_has_only_false_alarms() -> None:
     assert judge([10, 20], ()) == ([], ["false alarm", "false alarm"])
 
 
-def test_nothing_is_a_false_alarm_where_the_drifts_are_not_known() -> None:
+def test_alert_verdict_is_unknown_without_known_drifts() -> None:
     drifts, alerts = judge_alerts([alert(10), alert(20)], Truth("s", known=False), range(100))
     assert drifts == [] and [a.verdict for a in alerts] == ["unknown", "unknown"]
 
 
-def test_a_drift_names_the_signal_and_the_detector_that_found_it() -> None:
+def test_drift_names_detecting_signal_and_detector() -> None:
     raised = [alert(1010, "ddm"), alert(1020, "adwin")]
     (drift,), alerts = judge_alerts(raised, Truth("s", (1000,)), range(2000))
     assert (drift.signal, drift.detector) == ("error", "ddm")

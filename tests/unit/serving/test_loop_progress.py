@@ -36,7 +36,7 @@ def made(kind: type[Message], name: str = "e", **fields: Any) -> Any:
     return kind(**{field: value for field, value in fields.items() if field in kind.__struct_fields__})
 
 
-def test_lag_is_what_has_neither_prediction_nor_dead_letter() -> None:
+def test_lag_excludes_predicted_and_dead_letter_events() -> None:
     loop, _, _ = tallied(
         made(Prediction, "a"), made(Prediction, "a"), made(Prediction, "b"), made(DeadLetter), events=7
     )
@@ -44,14 +44,16 @@ def test_lag_is_what_has_neither_prediction_nor_dead_letter() -> None:
     assert (state.predictions, state.duplicates, state.dead_letters, state.lag) == (2, 1, 1, 4)
 
 
-def test_a_dead_letter_counts_once_and_a_dead_label_is_no_event() -> None:
+def test_repeated_dead_letter_counts_once() -> None:
+    """A dead letter of a label is not an event."""
     event, label = made(DeadLetter, offset=3), made(DeadLetter, offset=3, topic="pre.labels")
     loop, progress, _ = tallied(event, event, label, made(Prediction, "a"), events=2, labels=2)
     assert (loop.status.dead_letters, loop.status.lag) == (2, 0)
     assert progress.missing == "", "neither the dead event's label nor the dead label can have an outcome"
 
 
-def test_an_event_that_a_person_labels_too_is_still_one_to_be_joined() -> None:
+def test_feedback_label_expects_no_second_outcome() -> None:
+    """An event with a dataset label and feedback still needs one outcome."""
     said = [
         made(Label, "a"),
         made(Label, "a", feedback=True),
@@ -63,7 +65,7 @@ def test_an_event_that_a_person_labels_too_is_still_one_to_be_joined() -> None:
     assert tallied(*said, made(Outcome, "b"), events=1, labels=3)[1].missing == ""
 
 
-def test_what_is_missing_is_said_in_words() -> None:
+def test_missing_parts_are_described_in_words() -> None:
     begun = made(Retraining, state="searching")
     _, progress, _ = tallied(made(Prediction, "a"), made(Outcome, "a"), begun, events=3, labels=2)
     assert progress.missing == (
@@ -82,12 +84,12 @@ def test_what_is_missing_is_said_in_words() -> None:
         ([("r", "finished", ""), ("s", "queued", "")], True),
     ],
 )  # fmt: skip
-def test_a_retraining_is_under_way_until_all_have_ended(steps: list[tuple[str, str, str]], under_way: bool) -> None:
+def test_retraining_is_open_until_every_run_ends(steps: list[tuple[str, str, str]], under_way: bool) -> None:
     said = [made(Retraining, run_id=run, state=state, candidate=candidate) for run, state, candidate in steps]
     assert bool(tallied(*said)[0].history.open_runs) is under_way
 
 
-def test_a_loop_is_through_when_everything_came_and_it_has_been_quiet() -> None:
+def test_loop_finishes_when_complete_and_quiet() -> None:
     _, progress, clock = tallied(made(Prediction), made(Outcome), events=1, labels=1)
     assert not progress.finished
     clock[0] += QUIET
@@ -97,7 +99,7 @@ def test_a_loop_is_through_when_everything_came_and_it_has_been_quiet() -> None:
 
 
 @pytest.mark.parametrize(("state", "patience"), [("finished", STALLED), ("searching", STALLED_BUSY)])
-def test_a_loop_that_lacks_something_is_given_up_after_a_while(state: str, patience: float) -> None:
+def test_stalled_loop_finishes_after_timeout(state: str, patience: float) -> None:
     _, progress, clock = tallied(made(Retraining, state=state), events=1)
     clock[0] += patience - 1
     assert not progress.finished
@@ -105,7 +107,8 @@ def test_a_loop_that_lacks_something_is_given_up_after_a_while(state: str, patie
     assert progress.finished and progress.missing
 
 
-def test_the_first_prediction_and_the_first_promotion_are_timed_from_the_start_of_this_session() -> None:
+def test_first_prediction_and_promotion_times_are_per_session() -> None:
+    """Times are measured from the start of this session."""
     earlier, first = made(Prediction, "a", predicted_at=900.0), made(Prediction, "b", predicted_at=1007.0)
     bootstrap = made(ModelUpdate, published_at=1005.0, trigger="bootstrap")
     rollback, promotion = (

@@ -56,7 +56,7 @@ def test_the_first_sentence_of_new_and_old_reasons(reason: str, first: str) -> N
     assert has_more(reason) == (first != reason.strip())
 
 
-def test_a_sentence_begins_with_a_capital_and_ends_with_a_full_stop() -> None:
+def test_sentence_gets_capital_and_full_stop() -> None:
     assert [as_sentence(text) for text in ("because", "Because.", "cut…", " ")] == ["Because.", "Because.", "Cut…", ""]
 
 
@@ -94,7 +94,7 @@ def test_the_figures_of_the_decision_are_named() -> None:
     assert "<summary>Comparison with the champion</summary>" in page and "<td>+0.133 to +0.633</td>" in page
 
 
-def test_the_page_of_a_case_folds_long_reasons_and_checks() -> None:
+def test_case_page_folds_long_reasons_and_checks() -> None:
     page = html.render(long_case())
     read = Page(page)
     assert "<p>Better: 0.633 against 0.233 on the newest 30 events, accuracy +0.400 [+0.133, +0.633].</p>" in page
@@ -106,12 +106,12 @@ def test_the_page_of_a_case_folds_long_reasons_and_checks() -> None:
     )
 
 
-def test_a_short_reason_has_nothing_behind_it() -> None:
+def test_short_reason_is_not_folded() -> None:
     (found,) = cases(history([alert()], stream(), ANSWER))
     assert "Full reason" not in html.render(found)
 
 
-def test_the_terminal_has_the_first_sentence_then_the_checks_then_the_whole_reason() -> None:
+def test_terminal_orders_first_sentence_checks_full_reason() -> None:
     out = io.StringIO()
     terminal.show(long_case(), Console(file=out, width=200, highlight=False, markup=False, emoji=False))
     said = out.getvalue()

@@ -181,7 +181,7 @@ def counted(found: RunFacts, end: int = 730, drift: int = 410) -> list[Outcome]:
     return [one for one in stream(end, drift)[1] if counts(one, found.data.source.warm_up)]
 
 
-def test_the_first_page_has_the_figures_of_the_run() -> None:
+def test_summary_chapter_has_the_figures_of_the_run() -> None:
     found = facts_of()
     rows = counted(found)
     right = sum(one.correct for one in rows)
@@ -196,12 +196,12 @@ def test_the_first_page_has_the_figures_of_the_run() -> None:
 
 
 @pytest.mark.parametrize(("right", "labelled"), [(0, 5), (5, 5), (3, 7), (950, 1000), (1, 30)])
-def test_intervals_are_wilsons(right: int, labelled: int) -> None:
+def test_intervals_match_the_wilson_method(right: int, labelled: int) -> None:
     theirs = binomtest(right, labelled).proportion_ci(method="wilson")
     assert formatting.wilson(right, labelled) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
 
 
-def test_recall_precision_and_f1_of_each_class_are_counted_from_the_outcomes() -> None:
+def test_per_class_recall_precision_f1_match_outcomes() -> None:
     found = facts_of()
     rows = counted(found)
     said = chapter(found, "Accuracy over time")
@@ -217,7 +217,7 @@ def test_recall_precision_and_f1_of_each_class_are_counted_from_the_outcomes() -
         )
 
 
-def test_the_course_of_the_accuracy_has_every_labelled_event_once() -> None:
+def test_accuracy_bins_count_each_event_once() -> None:
     found = facts_of()
     rows = counted(found)
     assert sum(one.labelled for one in found.data.bins) == len(rows)
@@ -229,7 +229,7 @@ def test_the_course_of_the_accuracy_has_every_labelled_event_once() -> None:
     assert len(long) <= aggregates.BINS and {one.end - one.start for one in long} == {1700}
 
 
-def test_each_segment_has_its_accuracy_and_the_gap_says_that_they_came_one_after_the_other() -> None:
+def test_segment_accuracy_gap_mentions_sequential_segments() -> None:
     found = facts_of()
     rows = counted(found)
     said = chapter(found, "Segments and fairness")
@@ -242,7 +242,8 @@ def test_each_segment_has_its_accuracy_and_the_gap_says_that_they_came_one_after
     assert "Their intervals do not overlap" in said and "one after the other" in said
 
 
-def test_segments_that_come_mixed_are_not_called_one_after_the_other_and_few_events_say_nothing() -> None:
+def test_mixed_segments_are_not_called_sequential() -> None:
+    """A segment with too few events gives no accuracy gap."""
     predictions, outcomes = stream(730, 410)
     mixed = [replace(one, segment=("cars", "planes")[one.position // 3 % 2]) for one in outcomes]
     assert "one after the other" not in chapter(facts_of(outcomes=mixed), "Segments")
@@ -253,12 +254,12 @@ def test_segments_that_come_mixed_are_not_called_one_after_the_other_and_few_eve
     assert "The events carry no segment" in chapter(facts_of(outcomes=none, predictions=predictions), "Segments")
 
 
-def test_what_the_answer_was_worth_is_counted_around_it() -> None:
+def test_retraining_gain_compares_accuracy_around_promotion() -> None:
     said = chapter(facts_of(), "Accuracy over time")
     assert "431\n0.900 (410)\n0.300 (60)\n0.800 (260)\n+0.500" in said
 
 
-def test_alerts_have_their_verdict_their_delay_and_what_moved() -> None:
+def test_alerts_show_verdict_delay_and_evidence() -> None:
     said = chapter(facts_of(), "Drift")
     assert "410\n431\n21\nerror" in said and "detection of a true drift" in said
     assert "word\ndelayed\nshare\n0.062\n0.438\nlate" in said
@@ -272,13 +273,13 @@ def test_alerts_have_their_verdict_their_delay_and_what_moved() -> None:
     assert "had changed at 1 known position" in chapter(missed, "Summary")
 
 
-def test_a_drift_that_the_run_did_not_reach_is_not_held_against_it() -> None:
+def test_unreached_drift_does_not_count_as_missed() -> None:
     early = facts_of(end=300, truth=Truth("s", (410,), True, 100), alerts=[], retrainings=diary(410)[:3])
     assert "not reached by this run" in chapter(early, "Drift") and "not detected" not in chapter(early, "Drift")
     assert "no drift so far" in chapter(early, "Summary")
 
 
-def test_every_retraining_stands_with_its_reason_and_every_candidate_with_its_comparison() -> None:
+def test_report_lists_retraining_reasons_and_candidate_comparisons() -> None:
     found = facts_of()
     said = chapter(found, "Retrainings")
     assert "455\nanswer\nbecause of queued\nlinear\npromoted v2\n4.2 s" in said
@@ -299,7 +300,8 @@ def test_every_retraining_stands_with_its_reason_and_every_candidate_with_its_co
     assert "No search of this run measured both a slow candidate" in said
 
 
-def test_a_refresh_is_no_comparison_and_has_a_row_in_place_of_a_card() -> None:
+def test_refresh_has_no_comparison_and_no_card() -> None:
+    """Refreshes appear as rows of a table."""
     fresh = [replace(line, kind="refresh") if line.run_id == "run" else line for line in diary(410)]
     found = facts_of(retrainings=fresh)
     assert [one.candidate.name for one in candidates.comparisons(found)] == ["linear", "tpot"]
@@ -307,7 +309,7 @@ def test_a_refresh_is_no_comparison_and_has_a_row_in_place_of_a_card() -> None:
     assert "Model card of version 1" in said and "Model card of version 2" not in said and "Refreshes" in said
 
 
-def test_a_card_says_how_its_version_did_while_it_was_champion() -> None:
+def test_model_card_reports_accuracy_as_champion() -> None:
     found = facts_of()
     rows = [one for one in counted(found) if one.model_version == "2"]
     said = chapter(found, "Model cards")
@@ -326,7 +328,7 @@ LONG = (
 )
 
 
-def test_a_long_reason_is_folded_on_the_page_and_whole_in_the_pdf() -> None:
+def test_long_reason_is_folded_in_html_not_pdf() -> None:
     lines = [replace(one, reason=LONG) if one.run_id == "run" else one for one in diary(410)]
     found = facts_of(retrainings=lines)
     page = html.render(build.build_document(found, Rates()))
@@ -340,7 +342,8 @@ def test_a_long_reason_is_folded_on_the_page_and_whole_in_the_pdf() -> None:
     assert "Full reason" not in plain and plain.count("<details>") == 1, "the gate's checks of version 2 alone"
 
 
-def test_latency_is_that_of_the_predictions_and_the_end_to_end_time_that_of_a_loop_that_was_up() -> None:
+def test_end_to_end_latency_leaves_out_the_backlog() -> None:
+    """Scoring latency covers every prediction."""
     found = facts_of()
     latencies = sorted(5.0 + i % 37 for i in range(730))
     assert found.data.latency.p50 == latencies[365] and sum(found.data.latency.counts) == 730
@@ -355,7 +358,7 @@ def test_latency_is_that_of_the_predictions_and_the_end_to_end_time_that_of_a_lo
     assert "score 2 times" in chapter(lost, "Latency")
 
 
-def test_energy_and_cost_follow_from_cpu_seconds_and_the_given_rates() -> None:
+def test_energy_and_cost_follow_cpu_seconds_and_rates() -> None:
     found = facts_of()
     total = sum(CPU.values())
     rates = Rates(watts=7.2, price=0.36, currency="EUR")
@@ -383,14 +386,14 @@ def test_energy_and_cost_follow_from_cpu_seconds_and_the_given_rates() -> None:
         pytest.param(lambda: facts_of(retrainings=[], alerts=[]), id="no model known"),
     ],
 )
-def test_a_run_of_which_little_is_there_has_a_whole_report(found: Any) -> None:
+def test_sparse_run_still_has_complete_report(found: Any) -> None:
     made_up = composed(found())
     assert len(made_up.chapters) == 15 and all(one.blocks for one in made_up.chapters)
     assert "nan" not in html.render(made_up).lower().replace("governance", "")
     assert len(pypdf.PdfReader(io.BytesIO(pdf.render(made_up))).pages) >= 5
 
 
-def test_what_is_missing_is_said_first() -> None:
+def test_incomplete_run_is_reported_in_summary() -> None:
     found = facts_of(clock=Clock(seconds=1.0, missing="3 of 9 labels have no outcome"))
     assert "This run is incomplete\nState at its end: 3 of 9 labels have no outcome." in chapter(found, "Summary")
     assert "incomplete" not in chapter(facts_of(), "Summary")
@@ -456,7 +459,7 @@ def numbers(found: RunFacts) -> set[str]:
     return {one for text in document.texts(made_up) for one in NUMBER.findall(text)}
 
 
-def test_every_number_follows_the_run_or_is_a_known_constant() -> None:
+def test_report_numbers_are_run_figures_or_constants() -> None:
     """A number that stands in the reports of three runs which share no figure is not one of a run."""
     first, second, third = (
         numbers(found) for found in (facts_of(), other_run(1277, 0.37, 3.3), other_run(1819, 0.083, 4.9))
@@ -505,7 +508,7 @@ def hostile() -> RunFacts:
     return RunFacts(found.summary, told)
 
 
-def test_hostile_text_is_text_on_the_page() -> None:
+def test_hostile_text_stays_plain_text_in_html() -> None:
     page = html.render(composed(hostile(), Rates(currency=EVIL)))
     read = Page(page)
     assert {"script", "img", "iframe", "object", "base", "form"}.isdisjoint(read.elements)
@@ -515,7 +518,7 @@ def test_hostile_text_is_text_on_the_page() -> None:
     assert not any(mark in page for mark in STEERING)
 
 
-def test_hostile_text_is_text_in_the_pdf() -> None:
+def test_hostile_text_stays_plain_text_in_pdf() -> None:
     found = hostile()
     said = printed(found)
     assert said.count(SHOWN) > 15 and "onerror=alert(1)>" in said
@@ -523,14 +526,14 @@ def test_hostile_text_is_text_in_the_pdf() -> None:
     assert SHOWN not in clean and "onerror" not in clean
 
 
-def test_a_long_word_can_be_broken_and_stays_the_same_word() -> None:
+def test_long_word_is_breakable_and_unchanged() -> None:
     word = "x" * 100
     assert pdf.breakable(word).replace(pdf.BREAK, "") == word
     assert max(map(len, pdf.breakable(f"a_{word}/b short").split(pdf.BREAK))) <= pdf.LONGEST + 8
     assert pdf.breakable("a short text, with words") == "a short text, with words"
 
 
-def test_the_page_names_its_own_style_and_nothing_else_as_allowed() -> None:
+def test_page_policy_allows_only_its_style_sheet() -> None:
     page = html.render(composed(facts_of()))
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -540,7 +543,7 @@ def test_the_page_names_its_own_style_and_nothing_else_as_allowed() -> None:
         assert page.count(f"--{colour}:") == 3, "light, dark, and paper"
 
 
-def test_every_id_on_the_page_is_there_once_and_every_reference_leads_to_one() -> None:
+def test_page_ids_are_unique_and_references_resolve() -> None:
     read = Page(html.render(composed(facts_of())))
     ids = [value for name, value in read.attributes if name == "id"]
     assert len(ids) == len(set(ids)) and len(ids) > 15
@@ -551,7 +554,7 @@ def test_every_id_on_the_page_is_there_once_and_every_reference_leads_to_one() -
     assert links <= set(ids)
 
 
-def test_tables_have_captions_and_heads_and_drawings_say_what_is_on_them() -> None:
+def test_tables_have_captions_and_figures_have_labels() -> None:
     read = Page(html.render(composed(facts_of())))
     assert read.elements.count("table") == read.elements.count("caption") > 12
     assert read.elements.count("svg") == read.elements.count("figcaption") == 7
@@ -562,13 +565,13 @@ def test_tables_have_captions_and_heads_and_drawings_say_what_is_on_them() -> No
     )
 
 
-def test_a_drawing_takes_a_strangers_name_as_it_is() -> None:
+def test_drawing_shows_untrusted_names_literally() -> None:
     mixed = [replace(one, segment=("$x^2$", "<b>&")[one.position % 2]) for one in stream(730, 410)[1]]
     read = Page(html.render(composed(facts_of(outcomes=mixed))))
     assert "$x^2$" in read.text["svg"] and "<b>&" in read.text["svg"] and "b" not in read.elements
 
 
-def test_the_pdf_has_title_author_contents_and_numbered_pages() -> None:
+def test_pdf_has_metadata_contents_and_page_numbers() -> None:
     reader = pypdf.PdfReader(io.BytesIO(pdf.render(composed(facts_of()))))
     assert reader.metadata is not None
     assert (reader.metadata.title, reader.metadata.author) == ("Report of a run of driftloop", "driftloop")
@@ -579,7 +582,7 @@ def test_the_pdf_has_title_author_contents_and_numbered_pages() -> None:
     assert "Segments and fairness" in first and "Summary" in first
 
 
-def test_page_and_pdf_say_the_same() -> None:
+def test_html_and_pdf_agree_on_key_figures() -> None:
     found = facts_of()
     on_paper = printed(found).replace(" ", "")
     page = Page(html.render(composed(found))).text
@@ -588,7 +591,7 @@ def test_page_and_pdf_say_the_same() -> None:
         assert text.replace(" ", "") in "".join(page["main"].split())
 
 
-def test_the_same_facts_make_the_same_report_and_survive_the_file(tmp_path: Path) -> None:
+def test_stored_facts_reproduce_the_same_report(tmp_path: Path) -> None:
     found = facts_of()
     run_data.write(found.data, tmp_path)
     (tmp_path / "summary.json").write_bytes(msgspec.json.encode(found.summary))
@@ -619,7 +622,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
-def test_the_command_writes_both_and_takes_other_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_command_writes_html_and_pdf_with_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = run_of(tmp_path / "run")
     assert main(["report", "--run", str(root), "--watts", "7.2", "--price", "0.36", "--currency", "EUR"]) == 0
     said = capsys.readouterr().out.split()
@@ -628,7 +631,8 @@ def test_the_command_writes_both_and_takes_other_rates(tmp_path: Path, capsys: p
     assert (root / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_a_folder_that_is_no_finished_run_is_refused_with_a_sentence(tmp_path: Path, refused: Any) -> None:
+def test_report_of_unfinished_run_is_refused(tmp_path: Path, refused: Any) -> None:
+    """The refusal is one sentence, and no report is written."""
     assert "There is no run directory" in refused("--run", str(tmp_path / "nowhere"))
     assert "has no summary.json" in refused("--run", str(tmp_path))
     root = run_of(tmp_path / "run")
@@ -641,14 +645,14 @@ def test_a_folder_that_is_no_finished_run_is_refused_with_a_sentence(tmp_path: P
     assert not (root / "report.html").exists() and not (root / "report.pdf").exists()
 
 
-def test_rates_that_are_no_numbers_above_zero_are_refused(tmp_path: Path, refused: Any) -> None:
+def test_rates_must_be_positive_numbers(tmp_path: Path, refused: Any) -> None:
     for wrong in ("0", "-1", "nan", "inf", "cheap"):
         assert "is not a number above 0" in refused("--run", str(tmp_path), "--price", wrong)
     assert "required" in refused()
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "typst"])
-def test_without_the_extra_one_sentence_says_what_to_install(
+def test_missing_report_extra_names_install_command(
     tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     root = run_of(tmp_path / "run")
@@ -689,9 +693,10 @@ def conclude(root: Path, settings: Settings) -> None:
     write_report(PreparedRun(root, record, settings, scenario, 730, 100), found, summary)
 
 
-def test_a_registry_that_does_not_answer_costs_its_part_of_the_report_only(
+def test_report_is_written_without_reachable_registry(
     tmp_path: Path, no_mlflow: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The report names the part that is missing."""
     conclude(tmp_path, no_mlflow)
     assert "report.pdf" in capsys.readouterr().out
     (tmp_path / "summary.json").write_bytes(msgspec.json.encode(facts_of().summary))
@@ -702,7 +707,7 @@ def test_a_registry_that_does_not_answer_costs_its_part_of_the_report_only(
     assert "MLflow did not answer" in (tmp_path / "report.html").read_text()
 
 
-def test_a_report_that_cannot_be_written_leaves_the_run_alone(
+def test_unwritable_report_does_not_fail_the_run(
     tmp_path: Path, no_mlflow: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "report.pdf").mkdir()
@@ -712,7 +717,7 @@ def test_a_report_that_cannot_be_written_leaves_the_run_alone(
     assert (tmp_path / "report.json").is_file()
 
 
-def test_a_mistake_in_the_report_leaves_the_run_alone(
+def test_report_exception_does_not_fail_the_run(
     tmp_path: Path, no_mlflow: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "write_report", lambda *_: 1 // 0)
@@ -720,7 +725,7 @@ def test_a_mistake_in_the_report_leaves_the_run_alone(
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_report_file_is_written_atomically(tmp_path: Path) -> None:
     with pytest.raises(DriftloopError, match="cannot be written"):
         run_data.write_file(tmp_path / "nowhere" / "file", b"x")
     (tmp_path / "file").write_bytes(b"before")

@@ -86,7 +86,7 @@ def of(truth: Truth = TRUTH, clock: Clock | None = None, **found: Any) -> Summar
     return summarise(TopicHistory(**found), truth, clock or Clock(seconds=1.0))
 
 
-def test_a_run_without_any_message_has_no_figures_and_does_not_fail() -> None:
+def test_run_without_messages_has_no_figures() -> None:
     found = of()
     assert found.accuracy.prequential is None and found.accuracy.per_500_events == []
     assert (found.latency.p50, found.events_per_second, found.bootstrap) == (None, 0.0, None)
@@ -99,7 +99,7 @@ def test_prequential_accuracy_leaves_the_warm_up_out() -> None:
     assert (found.prequential, found.counted, found.warm_up) == (0.25, 40, 10)
 
 
-def test_an_event_that_the_model_was_trained_on_is_warm_up_wherever_it_lies() -> None:
+def test_in_sample_event_counts_as_warm_up() -> None:
     found = of(outcomes=[outcome(20, True, in_sample=True), outcome(21, False)]).accuracy
     assert (found.prequential, found.counted, found.warm_up) == (0.0, 1, 1)
 
@@ -109,7 +109,7 @@ def test_an_outcome_without_a_position_counts() -> None:
     assert of(outcomes=[unplaced]).accuracy.counted == 1
 
 
-def test_of_a_repeated_event_the_first_outcome_and_the_first_prediction_win() -> None:
+def test_first_outcome_and_prediction_of_event_count() -> None:
     repeated = [outcome(20, False), outcome(20, True), outcome(21, True)]
     found = of(outcomes=repeated, predictions=[prediction(20, version="1"), prediction(20, version="2")])
     assert (found.accuracy.prequential, found.accuracy.counted) == (0.5, 2)
@@ -117,7 +117,7 @@ def test_of_a_repeated_event_the_first_outcome_and_the_first_prediction_win() ->
     assert [(v.version, v.predictions) for v in found.versions] == [("1", 1)]
 
 
-def test_accuracy_is_split_by_segment_by_version_and_by_500_events() -> None:
+def test_accuracy_per_segment_version_and_500_events() -> None:
     outcomes = [outcome(i, i % 2 == 0, "cars", "1") for i in range(400, 500)]
     outcomes += [outcome(i, True, "planes", "2") for i in range(500, 560)]
     outcomes += [outcome(i, False, "planes", "2") for i in range(2000, 2010)]
@@ -128,14 +128,15 @@ def test_accuracy_is_split_by_segment_by_version_and_by_500_events() -> None:
     assert blocks == [(0, 500, 100, 0.5), (500, 1000, 60, 1.0), (2000, 2500, 10, 0.0)]
 
 
-def test_the_accuracy_after_2000_begins_with_that_event() -> None:
+def test_accuracy_after_2000_includes_event_2000() -> None:
     found = of(outcomes=[outcome(i, i in (1999, 2000)) for i in range(1990, 2010)]).accuracy
     assert (found.prequential, found.prequential_after_2000) == (0.1, 0.1)
     found = of(outcomes=[outcome(i, i == 1999) for i in range(1990, 2010)]).accuracy
     assert found.prequential_after_2000 == 0.0
 
 
-def test_the_versions_come_in_the_order_in_which_they_took_over_with_their_triggers() -> None:
+def test_versions_are_listed_in_promotion_order() -> None:
+    """Each version has the trigger of its retraining."""
     predictions = [prediction(i, version="3" if i < 30 else "12") for i in range(20, 40)]
     outcomes = [outcome(i, correct=i < 30, version="3" if i < 30 else "12") for i in range(20, 39)]
     found = of(
@@ -154,7 +155,7 @@ def test_speed_and_latency_come_from_the_predictions() -> None:
     assert (found.latency.p50, found.latency.p95, found.latency.p99) == (50.0, 95.0, 99.0)
 
 
-def test_a_retraining_is_one_entry_with_its_candidates_scores_and_reasons() -> None:
+def test_retraining_entry_has_candidates_scores_and_reasons() -> None:
     scores = {"challenger": 0.8}
     steps = [
         step("r1", "queued", 10.0, reason="drift", position=1234),
@@ -188,18 +189,18 @@ def test_a_retraining_is_one_entry_with_its_candidates_scores_and_reasons() -> N
         ((("promoted", "linear"), ("failed", "")), "promoted"),
     ],
 )
-def test_every_retraining_has_the_verdict_of_how_it_ended(states: Sequence[tuple[str, str]], verdict: str) -> None:
+def test_retraining_verdict_follows_its_final_states(states: Sequence[tuple[str, str]], verdict: str) -> None:
     steps = [step("r", state, 1.0 + i, candidate=candidate) for i, (state, candidate) in enumerate(states)]
     (run,) = of(retrainings=[step("r", "queued"), *steps]).retrainings
     assert run.verdict == verdict
 
 
-def test_a_retraining_that_was_cut_off_lasted_until_its_last_word() -> None:
+def test_interrupted_retraining_lasts_until_last_message() -> None:
     (run,) = of(retrainings=[step("r", "queued", 5.0), step("r", "searching", 9.0, candidate="tpot")]).retrainings
     assert (run.seconds, run.version) == (4.0, "")
 
 
-def test_the_first_model_is_no_retraining_and_no_promotion() -> None:
+def test_bootstrap_is_neither_retraining_nor_promotion() -> None:
     steps = [
         step("b", "queued", trigger="bootstrap"),
         step("b", "promoted", trigger="bootstrap", candidate="linear", version="1"),
@@ -210,7 +211,7 @@ def test_the_first_model_is_no_retraining_and_no_promotion() -> None:
     assert found.bootstrap is not None and found.bootstrap.version == "1"
 
 
-def test_of_two_attempts_at_a_first_model_the_one_that_made_it_is_told() -> None:
+def test_successful_bootstrap_attempt_is_reported() -> None:
     steps = [
         step("cut off", "queued", trigger="bootstrap"),
         step("cut off", "failed", trigger="bootstrap"),
@@ -220,7 +221,8 @@ def test_of_two_attempts_at_a_first_model_the_one_that_made_it_is_told() -> None
     assert found.bootstrap is not None and found.bootstrap.run_id == "resumed"
 
 
-def test_a_promotion_counts_once_though_two_topics_tell_it_and_one_of_them_is_compacted() -> None:
+def test_promotion_in_two_topics_counts_once() -> None:
+    """One of the two topics is compacted, and may lack a promotion."""
     steps = [step("r", "promoted", candidate="linear", version=version) for version in ("2", "3")]
     found = of(retrainings=steps, model_updates=[update("3"), update("2", "rollback")])
     assert (found.promotions, found.rollbacks) == (2, 1)
@@ -235,20 +237,20 @@ def test_dead_letters_of_one_message_count_once() -> None:
     assert of(dead_letters=[letter(1), letter(1), letter(2)]).dead_letters == 2
 
 
-def test_an_alert_that_was_published_twice_is_one_alert() -> None:
+def test_alert_published_twice_counts_once() -> None:
     truth = Truth("made-up", drifts=(1000,))
     found = of(truth, alerts=[alert(500), alert(500), alert(1010), alert(1010), alert(1020)])
     assert (found.false_alarms, found.repeat_alerts, len(found.alerts)) == (1, 1, 3)
     assert found.drifts[0].detected_position == 1010
 
 
-def test_what_is_missing_makes_it_incomplete() -> None:
+def test_missing_parts_make_summary_incomplete() -> None:
     assert of().complete
     found = of(clock=Clock(seconds=1.0, missing="3 of 9 labels have no outcome"))
     assert (found.complete, found.missing) == (False, "3 of 9 labels have no outcome")
 
 
-def test_the_file_says_what_the_summary_says_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_summary_file_round_trips_without_leftover_files(tmp_path: Path) -> None:
     found = of(outcomes=[outcome(20)], retrainings=[step("r", "queued")])
     (tmp_path / "summary.json").write_text("of an earlier session")
     path = summary.write(found, tmp_path)
@@ -257,7 +259,8 @@ def test_the_file_says_what_the_summary_says_and_leaves_nothing_beside_it(tmp_pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_one_sentence_and_the_old_summary_stays(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_old_summary(tmp_path: Path) -> None:
+    """The error is one sentence."""
     (tmp_path / "summary.json").write_text("of an earlier session")
     (tmp_path / f".summary.json.{os.getpid()}").symlink_to("/dev/full")
     with pytest.raises(DriftloopError, match=r"cannot be written: No space left on device; make room") as caught:
@@ -267,7 +270,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_summary_stays(tmp_path: Path) -
     assert (tmp_path / "summary.json").read_text() == "of an earlier session"
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_unwritable_folder_raises_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DriftloopError, match=r"summary\.json cannot be written: Not a directory"):
         summary.write(of(), tmp_path / "file")

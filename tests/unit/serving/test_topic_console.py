@@ -68,15 +68,15 @@ def test_all_conditions_must_hold() -> None:
         ("segment=airlines", True), ("segment=Airlines", False), ("text=my flight was late", True), ("text=", False),
     ],
 )  # fmt: skip
-def test_a_value_is_compared_in_its_own_kind(where: str, shown: bool) -> None:
+def test_filter_value_is_compared_by_field_type(where: str, shown: bool) -> None:
     assert accepts(made(Outcome), where) == shown
 
 
-def test_a_value_may_hold_an_equals_sign() -> None:
+def test_filter_value_may_contain_equals_sign() -> None:
     assert accepts(made(Event, text="a=b"), "text=a=b")
 
 
-def test_a_dot_goes_into_nested_fields() -> None:
+def test_dotted_filter_matches_nested_fields() -> None:
     alert = made(DriftAlert, evidence={"words": {"phone": 3}})
     assert accepts(alert, "evidence.words.phone=3")
     assert not accepts(alert, "evidence.words.plane=3")
@@ -84,25 +84,25 @@ def test_a_dot_goes_into_nested_fields() -> None:
     assert not accepts(alert, "signal.deeper=error")
 
 
-def test_the_segment_is_a_condition_like_any_other() -> None:
+def test_segment_filter_matches_exact_segment() -> None:
     assert accepts(made(Outcome), segment="airlines") and not accepts(made(Outcome), segment="cars")
     assert accepts(made(Outcome, segment=""), segment="") and not accepts(made(Outcome), segment="")
 
 
-def test_wrong_shows_mistakes_only() -> None:
+def test_wrong_filter_shows_only_mistakes() -> None:
     assert accepts(made(Outcome, correct=False), wrong=True)
     assert not accepts(made(Outcome, correct=True), wrong=True)
 
 
 @pytest.mark.parametrize("text", ["label", "=negative", ""])
-def test_a_filter_that_says_no_field_or_no_value_is_refused(text: str) -> None:
+def test_filter_without_field_or_value_is_refused(text: str) -> None:
     with pytest.raises(
         DriftloopError, match=r"is not of the form field=value. Write it as in `--where label=negative`"
     ):
         Filters.parse([text])
 
 
-def test_a_field_that_the_topic_does_not_have_is_named_with_those_it_has() -> None:
+def test_unknown_filter_field_lists_existing_fields() -> None:
     with pytest.raises(
         DriftloopError, match=r"on labels have no field 'verdict'. Their fields are annotator, event_id, "
     ):
@@ -112,7 +112,7 @@ def test_a_field_that_the_topic_does_not_have_is_named_with_those_it_has() -> No
     Filters.parse(["evidence.words=x"]).check(topics.DRIFT_ALERTS)
 
 
-def test_wrong_works_on_outcomes_only() -> None:
+def test_wrong_filter_works_on_outcomes_only() -> None:
     Filters.parse(wrong=True).check(topics.OUTCOMES)
     with pytest.raises(
         DriftloopError, match=r"--wrong works on the topic outcomes only. Messages on predictions have no"
@@ -120,13 +120,14 @@ def test_wrong_works_on_outcomes_only() -> None:
         Filters.parse(wrong=True).check(topics.PREDICTIONS)
 
 
-def test_every_topic_is_found_and_an_unknown_one_is_told_from_them() -> None:
+def test_unknown_topic_is_refused_with_known_topics() -> None:
+    """Every known topic is found by its name."""
     assert [find_topic(topic.name) for topic in topics.ALL] == list(topics.ALL)
     with pytest.raises(DriftloopError, match=r"no topic 'prediction': choose one of events, predictions, labels,"):
         find_topic("prediction")
 
 
-def test_what_cannot_be_watched_is_refused_before_a_broker_is_asked() -> None:
+def test_invalid_watch_is_refused_before_broker_connection() -> None:
     nobody = Settings(kafka="127.0.0.1:1")
     with pytest.raises(DriftloopError, match="no topic"):
         topic_console.watch(nobody, "nothing", View(), io.StringIO())
@@ -158,18 +159,18 @@ def test_what_cannot_be_watched_is_refused_before_a_broker_is_asked() -> None:
         (made(DeadLetter), "† events[0] offset 12, 7 bytes, by scorer: not an event"),
     ],
 )
-def test_each_message_has_a_line_that_can_be_read(message: Message, parts: str) -> None:
+def test_each_message_is_described_in_one_line(message: Message, parts: str) -> None:
     line = describe(message)
     assert parts in line and "\n" not in line
 
 
-def test_every_topic_has_a_line_for_its_messages() -> None:
+def test_every_topic_has_a_message_description() -> None:
     for topic in topics.ALL:
         assert describe(made(topic.message))
 
 
 @pytest.mark.parametrize("topic", topics.ALL, ids=lambda topic: topic.name)
-def test_a_strangers_text_is_written_out_in_every_line(topic: topics.Topic) -> None:
+def test_untrusted_text_is_escaped_in_every_line(topic: topics.Topic) -> None:
     texts = {
         name: HOSTILE for name, value in FIELDS.items() if isinstance(value, str) and name not in ("signal", "action")
     }
@@ -178,21 +179,21 @@ def test_a_strangers_text_is_written_out_in_every_line(topic: topics.Topic) -> N
     assert "\\x1b" in line and [sign for sign in STEERING if sign in line] == []
 
 
-def test_a_long_text_is_cut() -> None:
+def test_long_text_is_truncated() -> None:
     assert len(describe(made(Event, text="x" * 10_000))) < 200
     assert len(describe(made(DriftAlert, evidence={"words": ["x"] * 10_000}))) < 500
 
 
 @pytest.mark.parametrize("at", [1e300, -1e300, 1e18])
-def test_an_impossible_time_is_shown_as_none(at: float) -> None:
+def test_impossible_time_is_shown_as_dashes(at: float) -> None:
     assert describe(made(Event, occurred_at=at)).startswith("--:--:-- ")
 
 
-def test_a_label_without_a_probability_does_not_hide_the_prediction() -> None:
+def test_label_without_probability_is_shown_as_nan() -> None:
     assert "neutral nan" in describe(made(Prediction, label="neutral"))
 
 
-def test_what_cannot_be_decoded_is_shown_with_the_reason_and_its_beginning() -> None:
+def test_undecodable_message_shows_reason_and_first_bytes() -> None:
     line = topic_console._undecodable(
         b"k\x1b", b"\x1b[2J\xff" + b"x" * 1000, ValueError("JSON is malformed"), as_json=False
     )
@@ -201,7 +202,7 @@ def test_what_cannot_be_decoded_is_shown_with_the_reason_and_its_beginning() -> 
     assert "key '', 0 bytes" in topic_console._undecodable(None, b"", ValueError("empty"), as_json=False)
 
 
-def test_what_cannot_be_decoded_is_an_object_for_programs() -> None:
+def test_undecodable_message_is_an_object_in_json() -> None:
     line = topic_console._undecodable(b"k", HOSTILE.encode(), ValueError("bad"), as_json=True)
     assert json.loads(line) == {"undecodable": "bad", "size": len(HOSTILE.encode()), "head": HOSTILE}
     assert line.isascii() and line.isprintable()
@@ -210,13 +211,13 @@ def test_what_cannot_be_decoded_is_an_object_for_programs() -> None:
 @pytest.mark.parametrize(
     "text", ["plain", "é 😀 日本", HOSTILE, "\x7f\u00a0\u2028\ue000", "\U000e0041\U0001f600\u200b"]
 )
-def test_json_means_the_same_and_holds_nothing_that_steers(text: str) -> None:
+def test_json_output_is_printable_and_equivalent(text: str) -> None:
     event = made(Event, text=text)
     line = topic_console._ascii_json(encode(event).decode())
     assert line.isprintable()
     assert json.loads(line) == json.loads(encode(event))
 
 
-def test_printable_json_is_left_as_it_is() -> None:
+def test_printable_json_stays_unchanged() -> None:
     line = encode(made(Event, text="é 😀 日本")).decode()
     assert topic_console._ascii_json(line) == line

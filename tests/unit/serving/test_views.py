@@ -93,7 +93,7 @@ def tick(view: View, loop: LoopState) -> None:
     view.on_tick()
 
 
-def test_the_timeline_shows_where_the_model_was_right() -> None:
+def test_timeline_shows_accuracy_per_position() -> None:
     rights = [outcome(i, True) for i in range(STEP)]
     wrongs = [outcome(i, False) for i in range(STEP, 2 * STEP)]
     halves = [outcome(i, i % 2 == 0) for i in range(3 * STEP, 4 * STEP)]
@@ -103,7 +103,7 @@ def test_the_timeline_shows_where_the_model_was_right() -> None:
     assert drawn(fed(*rights, *wrongs, *halves), 80, ascii_only=True).accuracy == "#_ =      "
 
 
-def test_a_timeline_that_is_too_long_is_merged_to_the_width() -> None:
+def test_long_timeline_is_merged_to_terminal_width() -> None:
     loop = fed(*(outcome(i, i < 500) for i in range(1000)), total=1000, drifts=(500,))
     timeline = drawn(loop, 5)
     assert len(timeline.accuracy) == len(timeline.marks) == len(timeline.versions["1"]) <= 5
@@ -116,25 +116,25 @@ def test_true_drift_alert_and_promotion_have_their_marks() -> None:
     assert drawn(loop, 80, ascii_only=True).marks == "   '^  o  "
 
 
-def test_a_promotion_lies_where_its_version_first_scored() -> None:
+def test_promotion_mark_is_at_first_scored_event() -> None:
     loop = fed(prediction(2 * STEP), update("2"))
     assert drawn(loop, 80).marks.index("●") == 2
     loop.take(prediction(8 * STEP, "2"))
     assert drawn(loop, 80).marks.index("●") == 8
 
 
-def test_each_version_has_its_own_part_of_the_timeline() -> None:
+def test_each_version_has_its_own_timeline() -> None:
     loop = fed(*(outcome(i, True, "1" if i < STEP else "2") for i in range(2 * STEP)))
     versions = drawn(loop, 80).versions
     assert versions["1"].strip(" ") == versions["1"][0] and versions["2"].strip(" ") == versions["2"][1]
 
 
-def test_a_version_that_is_worse_than_all_together_has_the_lowest_bar() -> None:
+def test_worse_version_has_the_lowest_bar() -> None:
     loop = fed(*(outcome(i, True) for i in range(2 * STEP - 1)), outcome(STEP + 1, False, "2"))
     assert drawn(loop, 80).versions == {"1": "██        ", "2": " ▁        "}
 
 
-def test_the_accuracy_rolls_and_leaves_the_warm_up_out() -> None:
+def test_rolling_accuracy_excludes_the_warm_up() -> None:
     loop = fed(*(outcome(i, False) for i in range(100)), bootstrap=100)
     assert loop.accuracy.accuracy is None
     loop.take(outcome(100, False, in_sample=True))
@@ -147,7 +147,7 @@ def test_the_accuracy_rolls_and_leaves_the_warm_up_out() -> None:
     assert loop.accuracy.accuracy == 0.5
 
 
-def test_every_kind_of_news_is_told_in_words() -> None:
+def test_news_describes_every_kind_of_event() -> None:
     retrainings = [retraining("queued", ""), retraining("rejected"), retraining("failed", "")]
     loop = fed(alert(500), update("2"), update("1", "rollback"), *retrainings, letter())
     news = "\n".join(loop.news.lines)
@@ -157,12 +157,14 @@ def test_every_kind_of_news_is_told_in_words() -> None:
     assert "the retraining failed: because" in news and "† dead letter from events: not an event" in news
 
 
-def test_a_promotion_is_told_by_its_update_only_and_a_flood_of_dead_letters_five_times() -> None:
+def test_news_limits_dead_letters_and_omits_promoted_retraining() -> None:
+    """News reports a promotion by its model update only, and dead letters at most five times."""
     loop = fed(retraining("promoted"), *[letter()] * 50)
     assert len(loop.news.lines) == 5 and loop.retraining.startswith("linear promoted")
 
 
-def test_a_long_reason_is_one_sentence_in_the_news() -> None:
+def test_long_reason_is_shortened_in_news() -> None:
+    """News shows the first sentence; the history keeps the whole reason."""
     reason = "The challenger is better. " + "Accuracy rose by 0.2 on 60 events. " * 3
     loop = fed(retraining("rejected", reason=reason), update("2", reason=reason))
     assert list(loop.news.lines) == [
@@ -181,7 +183,7 @@ def test_the_state_counts_ends_and_decisions_of_retrainings() -> None:
     assert loop.history.retrainings_by_end == {"promoted": 1, "kept": 1} and not loop.history.open_runs
 
 
-def test_a_restart_is_told_once_with_its_last_words() -> None:
+def test_restart_is_reported_once_with_last_log_line() -> None:
     score = ProcessStatus("score", running=True, restarts=1, last_log_line="Kafka went away")
     status = LoopStatus(began=0.0, notes=["Starting Kafka."], processes={"score": score})
     loop = LoopState("tweets", status=status)
@@ -191,7 +193,7 @@ def test_a_restart_is_told_once_with_its_last_words() -> None:
     assert "restarts 1" in status_line(loop)
 
 
-def test_the_plain_view_prints_each_piece_of_news_once() -> None:
+def test_plain_view_prints_each_news_line_once() -> None:
     loop = LoopState("tweets", status=LoopStatus(began=0.0, phase="running", notes=["Starting Kafka."]))
     view, out = plain(loop)
     show(view, loop, alert(500))
@@ -206,7 +208,7 @@ def test_the_plain_view_prints_each_piece_of_news_once() -> None:
     assert sum("running  events" in line for line in lines) == 2, "one status line was due, and one at the end"
 
 
-def test_the_plain_view_keeps_a_long_line_whole() -> None:
+def test_plain_view_does_not_wrap_long_lines() -> None:
     loop = LoopState("tweets")
     view, out = plain(loop)
     show(view, loop, letter("x" * 300))
@@ -220,7 +222,7 @@ FROM_STRANGERS = (
 
 
 @pytest.mark.parametrize("message", FROM_STRANGERS, ids=lambda message: type(message).__name__)
-def test_a_strangers_text_is_written_out_and_never_obeyed(message: Message) -> None:
+def test_untrusted_text_is_escaped_in_views(message: Message) -> None:
     loop = LoopState(HOSTILE)
     view, out = plain(loop)
     show(view, loop, message)
@@ -238,20 +240,20 @@ def test_the_picture_is_never_wider_than_the_terminal(width: int, ascii_only: bo
     assert max(line.cell_len for line in lines) <= width
 
 
-def test_a_terminal_without_the_signs_gets_plain_ones() -> None:
+def test_ascii_terminal_gets_ascii_symbols() -> None:
     loop = fed(prediction(1), alert(2), update("2", reason="“" * 300), letter("é"), drifts=(100,))
     picture = draw(loop, 80, ascii_only=True).plain
     assert picture.isascii()
     assert "^ drift" in picture and "o promoted" in picture and "+ dead letter" in picture
 
 
-def test_a_narrow_picture_leaves_the_sparklines_of_the_versions_out() -> None:
+def test_narrow_view_omits_version_sparklines() -> None:
     loop = fed(*(outcome(i, i < STEP) for i in range(2 * STEP)))
     narrow, wide = (next(line for line in draw(loop, w).plain.split("\n") if line[:2] == "v1") for w in (59, 60))
     assert "▁" not in narrow and "▁" in wide
 
 
-def test_the_picture_shows_counts_phase_processes_and_the_newest_lines() -> None:
+def test_view_shows_status_processes_and_newest_lines() -> None:
     loop = fed(*(retraining("rejected", f"c{i}") for i in range(LINES + 1)))
     status = LoopStatus(began=0.0, total=900, phase="running", events=800, predictions=700, outcomes=600, lag=99)
     status.processes["score"] = ProcessStatus("score", running=True, restarts=2)
@@ -265,7 +267,7 @@ def test_the_picture_shows_counts_phase_processes_and_the_newest_lines() -> None
     assert f"c{LINES}" in picture and "c0 rejected" not in picture
 
 
-def test_the_view_is_plain_where_the_output_is_no_terminal() -> None:
+def test_plain_view_is_used_without_a_terminal() -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True)
     assert isinstance(open_view(Console(file=io.StringIO()), LoopState("t"), plain=False), PlainView)
     assert isinstance(open_view(terminal, LoopState("t"), plain=True), PlainView)
@@ -276,7 +278,7 @@ def test_the_view_is_plain_where_the_output_is_no_terminal() -> None:
         live.close()
 
 
-def test_the_live_view_draws_on_the_terminal_and_gives_it_back() -> None:
+def test_live_view_draws_and_restores_the_cursor() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, height=30, color_system=None, legacy_windows=False)
     loop = LoopState("tweets", status=LoopStatus(began=0.0, phase="running"))
@@ -326,17 +328,18 @@ def closed(**changes: Any) -> str:
 
 
 @pytest.mark.parametrize("part", TOLD)
-def test_the_end_of_a_run_is_told_in_figures(part: str) -> None:
+def test_run_summary_shows_the_figures(part: str) -> None:
     assert part in closed()
 
 
-def test_the_end_of_a_run_never_obeys_what_a_stranger_wrote() -> None:
+def test_run_summary_escapes_untrusted_text() -> None:
     told = closed()
     assert [sign for sign in STEERING if sign in told] == []
     assert told.count("\\x1b]0;owned") == 5, "scenario, segment, detector, candidate and reason"
 
 
-def test_an_incomplete_run_says_what_is_missing_and_an_unknown_truth_judges_nobody() -> None:
+def test_run_summary_reports_missing_parts() -> None:
+    """Alerts are not judged when the drifts are unknown."""
     told = closed(missing="2 of 9 events have no prediction", drifts_known=False, drifts=[])
     assert "Incomplete: 2 of 9 events have no prediction." in told
     assert "false alarms" not in told and "does not define its drifts" in told

@@ -22,7 +22,8 @@ def play(
             estimate.labelled(said, correct, "1", float(position))
 
 
-def test_a_fall_in_accuracy_that_confidence_shows_is_estimated() -> None:
+def test_accuracy_estimate_follows_confidence() -> None:
+    """Overconfidence of the model is corrected."""
     estimate = ConfidenceBasedEstimator(block_size=500)
     play(estimate, 0, 2000, 0.75)
     rng = np.random.default_rng(1)
@@ -36,7 +37,7 @@ def test_a_fall_in_accuracy_that_confidence_shows_is_estimated() -> None:
     assert low is not None and high is not None and high - low > 0.03
 
 
-def test_a_label_swap_makes_the_estimate_fail_and_says_so() -> None:
+def test_label_swap_marks_estimate_as_failed() -> None:
     estimate = ConfidenceBasedEstimator()
     play(estimate, 0, 2000, 0.85)
     play(estimate, 3000, 250, 0.85, swapped=True)
@@ -45,7 +46,8 @@ def test_a_label_swap_makes_the_estimate_fail_and_says_so() -> None:
     assert block.estimate > 0.6 > 0.45 > block.realised and block.failed
 
 
-def test_nothing_is_estimated_before_there_are_outcomes_and_a_new_version_begins_a_new_block() -> None:
+def test_no_estimate_before_first_outcomes() -> None:
+    """New model version begins a new block."""
     estimate = ConfidenceBasedEstimator(block_size=10)
     assert estimate.estimate([0.9], "1") == (None, None, None)
     for i in range(15):

@@ -60,7 +60,7 @@ def routes(found: list[Answer]) -> set[str]:
     return {answer.route for answer in found}
 
 
-def test_what_the_first_stage_is_sure_of_is_not_put_to_the_encoder_but_for_a_sample(model: BundleClassifier) -> None:
+def test_confident_first_stage_skips_encoder_except_sample(model: BundleClassifier) -> None:
     assert model.first_stage is not None
     found = answers(CascadeRouter("auto"), model)
     first = model.first_stage.predict_proba(model.encoder.tokenise(TEXTS))
@@ -77,13 +77,13 @@ def test_what_the_first_stage_is_sure_of_is_not_put_to_the_encoder_but_for_a_sam
             np.testing.assert_allclose(answer.embedding, second.embeddings[row], atol=1e-4)
 
 
-def test_the_model_that_load_is_measured_with_is_one_for_the_stages() -> None:
+def test_benchmark_stub_model_passes_through_router() -> None:
     model: Any = StubClassifier("7")
     found = answers(CascadeRouter("auto"), model, 5)
     assert [answer.route for answer in found] == ["stub"] * 5 and {len(one.probabilities) for one in found} == {2}
 
 
-def test_the_sample_does_not_look_at_the_texts(model: BundleClassifier) -> None:
+def test_sample_does_not_depend_on_texts(model: BundleClassifier) -> None:
     one = [answer.route == "encoder+head" for answer in answers(CascadeRouter("auto"), model)]
     found = CascadeRouter("auto")
     other = found.finish(model, found.begin(model, IDS, TEXTS[::-1], full=True, drifting=False))
@@ -101,19 +101,21 @@ def test_the_sample_does_not_look_at_the_texts(model: BundleClassifier) -> None:
         ("never", {}, False),
     ],
 )
-def test_when_the_first_stage_is_asked(model: BundleClassifier, mode: Any, how: dict[str, bool], used: bool) -> None:
+def test_first_stage_use_follows_mode_load_and_drift(
+    model: BundleClassifier, mode: Any, how: dict[str, bool], used: bool
+) -> None:
     found = answers(CascadeRouter(mode), model, **how)
     assert (FIRST_ROUTE in routes(found)) == used
     assert used or routes(found) == {"encoder+head"}
     assert len(found) == len(TEXTS)
 
 
-def test_a_model_without_one_answers_with_its_encoder(model: BundleClassifier) -> None:
+def test_model_without_first_stage_uses_encoder(model: BundleClassifier) -> None:
     model.first_stage = None
     assert routes(answers(CascadeRouter("always"), model)) == {"encoder+head"}
 
 
-def test_no_text_at_all_is_nothing(model: BundleClassifier) -> None:
+def test_empty_batch_gives_no_answers(model: BundleClassifier) -> None:
     assert answers(CascadeRouter("always"), model, n=0) == []
 
 
@@ -128,7 +130,7 @@ def other_way_round(model: BundleClassifier) -> None:
 
 
 @pytest.mark.parametrize("differs", [True, False])
-def test_one_that_comes_to_differ_is_silent_until_the_next_model(
+def test_disagreeing_first_stage_is_disabled_until_next_model(
     model: BundleClassifier, differs: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     if differs:
@@ -147,7 +149,8 @@ def test_one_that_comes_to_differ_is_silent_until_the_next_model(
         assert FIRST_ROUTE in routes(answers(found, model))
 
 
-def test_the_load_is_the_share_of_its_time_that_the_encoder_would_need() -> None:
+def test_encoder_load_is_needed_share_of_time() -> None:
+    """Measurements of long ago do not count."""
     clock = Clock()
     load = EncoderLoad(clock)
     assert load.share == 0.0
@@ -163,7 +166,7 @@ def test_the_load_is_the_share_of_its_time_that_the_encoder_would_need() -> None
     assert load.share < BUSY, "that was long ago"
 
 
-def test_batches_that_wait_for_the_encoder_do_not_make_it_look_slow() -> None:
+def test_queued_batches_do_not_inflate_encoder_load() -> None:
     clock = Clock()
     load, ends = EncoderLoad(clock), clock.now
     for _ in range(50):  # two are always under way, each begun long before the encoder comes to it
@@ -174,7 +177,7 @@ def test_batches_that_wait_for_the_encoder_do_not_make_it_look_slow() -> None:
     assert load.share == pytest.approx(1.0, abs=0.1)
 
 
-def test_under_load_the_first_stage_is_asked_though_no_batch_is_full(model: BundleClassifier) -> None:
+def test_load_enables_first_stage_without_full_batch(model: BundleClassifier) -> None:
     clock = Clock()
     found = CascadeRouter("auto", clock)
     used = []

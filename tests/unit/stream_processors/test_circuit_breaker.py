@@ -15,7 +15,8 @@ class Clock:
         return self.now
 
 
-def test_a_few_bad_messages_are_no_reason() -> None:
+def test_few_dead_letters_keep_breaker_closed() -> None:
+    """Share of exactly the limit keeps it closed, too."""
     breaker = CircuitBreaker(0.5, PAUSE, Clock())
     breaker.count(MIN_DEAD_LETTERS - 1, MIN_DEAD_LETTERS - 1)  # all of them bad, and still few
     assert not breaker.open and breaker.pause == 0
@@ -25,7 +26,8 @@ def test_a_few_bad_messages_are_no_reason() -> None:
     assert not breaker.open
 
 
-def test_it_opens_when_most_of_the_newest_are_bad_however_many_good_ones_came_before() -> None:
+def test_breaker_opens_when_most_recent_messages_fail() -> None:
+    """Number of earlier good messages does not matter."""
     breaker = CircuitBreaker(0.5, PAUSE, Clock())
     for _ in range(1000):
         breaker.count(50, 0)
@@ -37,7 +39,8 @@ def test_it_opens_when_most_of_the_newest_are_bad_however_many_good_ones_came_be
     assert "could not be processed" in str(breaker)
 
 
-def test_one_batch_is_tried_after_each_pause_and_a_good_one_closes_it() -> None:
+def test_good_trial_batch_closes_breaker() -> None:
+    """One batch is tried after each pause."""
     clock = Clock()
     breaker = CircuitBreaker(0.5, PAUSE, clock)
     breaker.count(200, 200)
@@ -53,7 +56,7 @@ def test_one_batch_is_tried_after_each_pause_and_a_good_one_closes_it() -> None:
     assert not breaker.open
 
 
-def test_a_share_of_one_never_opens_it() -> None:
+def test_limit_of_one_never_opens_breaker() -> None:
     breaker = CircuitBreaker(1.0, PAUSE, Clock())
     for _ in range(100):
         breaker.count(100, 100)

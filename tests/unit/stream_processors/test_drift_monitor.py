@@ -50,7 +50,8 @@ def feed(
     ]
 
 
-def test_a_drop_in_accuracy_is_declared_once_with_its_onset_and_what_moved() -> None:
+def test_accuracy_drop_raises_one_alert_with_onset() -> None:
+    """Evidence has the accuracy before and after, and the words that rose."""
     watch = DriftMonitor(["error:adwin"], "s")
     assert feed(watch, 0, 1000, 0.8) == []
     alerts = feed(watch, 1000, 300, 0.3)
@@ -64,26 +65,27 @@ def test_a_drop_in_accuracy_is_declared_once_with_its_onset_and_what_moved() -> 
     assert "topic1" in alert.evidence["words"] and "topic0" not in alert.evidence["words"]
 
 
-def test_a_rise_in_accuracy_is_no_drift_to_act_on() -> None:
+def test_accuracy_rise_raises_no_alert() -> None:
     watch = DriftMonitor(["error:adwin"], "s")
     assert feed(watch, 0, 1000, 0.3) + feed(watch, 1000, 1000, 0.9) == []
     assert len(feed(watch, 2000, 300, 0.3)) == 1
 
 
-def test_events_that_the_model_was_trained_on_do_not_count() -> None:
+def test_in_sample_events_are_ignored() -> None:
     watch = DriftMonitor(["error:adwin"], "s")
     for i in range(1000):
         assert watch.labelled(outcome(i, True, in_sample=True), i) == []
     assert feed(watch, 1000, 1000, 0.6) == [], "the fall from training accuracy was taken for a drift"
 
 
-def test_a_drift_that_falls_together_with_a_promotion_is_still_seen() -> None:
+def test_drift_at_promotion_is_still_detected() -> None:
     watch = DriftMonitor(["error:adwin"], "s")
     feed(watch, 0, 1000, 0.85, version="1")
     assert len(feed(watch, 1000, 300, 0.3, version="2")) == 1
 
 
-def test_confidence_and_mix_need_no_labels_and_start_afresh_with_a_new_model() -> None:
+def test_confidence_and_mix_detect_drift_without_labels() -> None:
+    """Both start again with a new model version."""
     watch = DriftMonitor(["confidence:adwin", "mix:adwin"], "s")
     rng = random.Random(4)
     assert [a for i in range(1000) for a in watch.predicted(prediction(i, rng.choice("aab"), 0.9))] == []
@@ -96,14 +98,14 @@ def test_confidence_and_mix_need_no_labels_and_start_afresh_with_a_new_model() -
     assert [a for i in range(1000, 1200) for a in other.predicted(prediction(i, "b", 0.6, version="2"))] == []
 
 
-def test_what_an_older_model_said_is_not_held_against_the_new_one() -> None:
+def test_predictions_of_older_model_are_ignored() -> None:
     watch = DriftMonitor(["confidence:adwin"], "s")
     for i in range(300):
         watch.predicted(prediction(i, "a", 0.9, version="2"))
     assert [a for i in range(300, 500) for a in watch.predicted(prediction(i, "a", 0.5, version="1"))] == []
 
 
-def test_a_restored_watch_goes_on_as_if_nothing_had_happened() -> None:
+def test_restored_monitor_raises_same_alerts() -> None:
     specs = ["error:adwin", "confidence:page-hinkley", "mix:kswin", "error:ddm"]
     one, other = DriftMonitor(specs, "s"), DriftMonitor(specs, "s")
     feed(one, 0, 700, 0.8)
@@ -130,7 +132,7 @@ def test_change_point_finds_the_split_of_each_signal() -> None:
     assert change_point(rows[:8], "error") == 0
 
 
-def test_words_that_rose_are_named_and_common_ones_are_not() -> None:
+def test_only_risen_words_are_reported() -> None:
     def seen(text: str) -> ObservedEvent:
         return ObservedEvent(position=0, occurred_at=0, predicted="a", confidence=1.0, text=text)
 

@@ -20,17 +20,17 @@ def channel(*events: int) -> Any:
     return SimpleNamespace(queue=queue)
 
 
-def test_a_full_batch_is_taken_and_what_is_more_is_left() -> None:
+def test_full_batch_leaves_remaining_events_queued() -> None:
     source = channel(*range(10))
     assert asyncio.run(take_batch(source, 4)) == [0, 1, 2, 3]
     assert source.queue.qsize() == 6
 
 
-def test_what_is_there_is_taken() -> None:
+def test_partial_batch_is_taken_at_once() -> None:
     assert asyncio.run(take_batch(channel(1, 2), 4)) == [1, 2]
 
 
-def test_the_first_is_waited_for() -> None:
+def test_empty_channel_waits_for_first_event() -> None:
     async def taken() -> list[int]:
         source = channel()
         asyncio.get_running_loop().call_later(0.05, source.queue.put_nowait, 1)
@@ -68,7 +68,7 @@ class Flow:
         self.consumer: Any = object.__new__(_Consumer)
 
 
-def test_a_message_that_there_is_room_for_needs_no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delivery_with_free_space_creates_no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     flow, put = Flow(monkeypatch), []
 
     async def on_message() -> None:
@@ -83,7 +83,7 @@ def test_a_message_that_there_is_room_for_needs_no_tasks(monkeypatch: pytest.Mon
     assert (put, flow.slow) == (["message"], 0)
 
 
-def test_a_message_that_there_is_no_room_for_waits_as_with_faust(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delivery_without_space_waits_like_faust(monkeypatch: pytest.MonkeyPatch) -> None:
     flow, steps = Flow(monkeypatch), []
 
     async def deliver() -> Any:
@@ -103,7 +103,7 @@ def test_a_message_that_there_is_no_room_for_waits_as_with_faust(monkeypatch: py
     assert (steps, flow.slow) == (["begun", "put"], 1)
 
 
-def test_a_message_that_there_is_no_room_for_gives_way_where_the_flow_is_suspended(
+def test_blocked_delivery_is_cancelled_when_flow_suspends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flow, steps = Flow(monkeypatch), []
@@ -126,7 +126,8 @@ def test_a_message_that_there_is_no_room_for_gives_way_where_the_flow_is_suspend
     assert steps == ["given up"]
 
 
-def test_what_fails_at_once_or_later_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delivery_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Error may come at once or later."""
     flow = Flow(monkeypatch)
 
     async def on_message(pause: bool) -> None:
@@ -142,7 +143,7 @@ def test_what_fails_at_once_or_later_is_raised(monkeypatch: pytest.MonkeyPatch) 
             asyncio.run(deliver(pause))
 
 
-def test_a_begun_coroutine_is_told_of_an_error_where_it_waits() -> None:
+def test_resumed_coroutine_receives_cancellation() -> None:
     async def careful() -> str:
         try:
             async with asyncio.timeout(None):
@@ -164,7 +165,7 @@ def test_a_begun_coroutine_is_told_of_an_error_where_it_waits() -> None:
     assert asyncio.run(deliver()) == "put away"
 
 
-def test_the_end_waits_for_the_tasks_that_were_cancelled() -> None:
+def test_shutdown_waits_for_cancelled_tasks() -> None:
     async def end() -> bool:
         async def task() -> None:
             try:

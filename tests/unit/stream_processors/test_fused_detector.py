@@ -50,7 +50,7 @@ class Stream:
         return alerts
 
 
-def test_the_mean_of_the_sum_grows_as_the_guarantee_says() -> None:
+def test_e_detector_mean_grows_as_guaranteed() -> None:
     # E[R_n] = n under exchangeability; the sum is heavy-tailed, so its mean over many runs is bounded only loosely.
     ends = []
     for seed in range(300):
@@ -61,7 +61,7 @@ def test_the_mean_of_the_sum_grows_as_the_guarantee_says() -> None:
     assert 40 < np.mean(ends) < 250
 
 
-def test_the_classes_side_by_side_are_an_e_detector_each() -> None:
+def test_class_share_detector_equals_separate_e_detectors() -> None:
     rng = np.random.default_rng(5)
     labels, ties = rng.choice(["a", "b", "c"], size=300, p=[0.6, 0.3, 0.1]), rng.uniform(size=(600, 4))
     side_by_side = ClassShareDetector(["a", "b", "c"], labels.tolist())
@@ -80,18 +80,18 @@ def test_the_classes_side_by_side_are_an_e_detector_each() -> None:
     assert "d" in side_by_side.names and side_by_side.value > 1000
 
 
-def test_p_values_are_uniform_even_where_all_scores_are_equal() -> None:
+def test_p_values_are_uniform_with_tied_scores() -> None:
     detector = EDetector()
     p = [detector.update(0.0, tie_breaker(str(i), "error")) for i in range(2000)]
     assert abs(np.mean(p) - 0.5) < 0.03 and abs(np.mean(np.array(p) < 0.1) - 0.1) < 0.03
 
 
-def test_nothing_is_raised_where_nothing_drifts() -> None:
+def test_control_stable_stream_raises_no_alert() -> None:
     assert Stream().play(4000) == []
 
 
 @pytest.mark.parametrize("route", [FIRST_ROUTE, SECOND_ROUTE, ""])
-def test_a_stage_that_is_less_sure_is_no_drift(route: str) -> None:
+def test_low_confidence_of_cascade_stage_is_no_drift(route: str) -> None:
     """The load decides how many answers come from a stage. The control: the same change of the encoder is a drift."""
     stream = Stream()
     assert stream.play(1000) == []
@@ -109,7 +109,7 @@ def test_a_stage_that_is_less_sure_is_no_drift(route: str) -> None:
         ({"topic": "y", "accuracy": 0.3}, "covariate"),
     ],
 )
-def test_each_kind_of_change_is_told_once_by_its_name(moved: dict[str, float], kind: str) -> None:
+def test_each_drift_kind_raises_one_named_alert(moved: dict[str, float], kind: str) -> None:
     stream = Stream()
     assert stream.play(1000) == []
     alerts = stream.play(1000, **moved)  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ def test_each_kind_of_change_is_told_once_by_its_name(moved: dict[str, float], k
     assert sum(alert.fired.values()) == pytest.approx(1, abs=1e-3) and next(iter(alert.fired)) == alert.signal
 
 
-def test_a_second_drift_soon_after_the_first_is_found_as_well() -> None:
+def test_second_drift_soon_after_first_is_found() -> None:
     stream = Stream()
     stream.play(1000)
     first = stream.play(250, accuracy=0.5, topic="y")
@@ -128,7 +128,8 @@ def test_a_second_drift_soon_after_the_first_is_found_as_well() -> None:
     assert len(first) == 1 and len(second) == 1 and abs(second[0].onset - 1250) < 20
 
 
-def test_a_model_that_learns_raises_nothing_and_its_own_fall_is_seen_against_its_new_level() -> None:
+def test_improving_model_raises_no_alert() -> None:
+    """Later fall is measured against the new level."""
     stream = Stream(lines=("fused?signals=error+loss+confidence+mix",))
     stream.play(1000, accuracy=0.5)
     assert stream.play(1000, accuracy=0.95, version="2") == []
@@ -166,9 +167,10 @@ def rights(n: int, rate: float, seed: int = 5) -> list[bool]:
 
 
 @pytest.mark.parametrize(("after", "alerts"), [(0, 1), (4, 1), (150, 2)])
-def test_what_late_labels_say_of_a_told_change_is_silent_and_of_a_later_one_is_not(after: int, alerts: int) -> None:
+def test_late_labels_of_alerted_change_raise_no_alert(after: int, alerts: int) -> None:
     # The mix tells at once that something began at 1,000. The labels of the events from there on come later: an error
     # that rose at 1,000 is the same change; one that rose after the alert was raised is another.
+    """Error that rises after the alert is another change and raises one."""
     fusion = FusedDetector(signals=("error", "mix"))
     predicted(fusion, 0, 500, "a")
     for i in range(500, 1000):
@@ -183,7 +185,7 @@ def test_what_late_labels_say_of_a_told_change_is_silent_and_of_a_later_one_is_n
     assert not late or (late[0].signal == "error" and late[0].onset_low >= told)
 
 
-def test_the_reference_follows_an_error_that_fell_without_an_alert() -> None:
+def test_reference_follows_unalerted_error_drop() -> None:
     # Half of all answers are wrong, then one in twenty, then half again: a rise only against the new level.
     fusion = FusedDetector(signals=("error",))
     assert answered(fusion, rights(1000, 0.5)) == []
@@ -192,14 +194,15 @@ def test_the_reference_follows_an_error_that_fell_without_an_alert() -> None:
     assert len(found) == 1 and abs(found[0].onset - 1300) < 15 and found[0].severity > 0.2
 
 
-def test_false_alarms_are_as_rare_as_stated_with_the_resets_between_them() -> None:
+def test_false_alarm_rate_stays_within_setting() -> None:
+    """Rate includes the resets after each alarm."""
     alarms = sum(
         len(answered(FusedDetector(rate=10, signals=("error",)), rights(4000, 0.7, seed))) for seed in range(6)
     )
     assert 0 < alarms <= 34, "10 in 10,000 events are stated: 24 in these, and 34 with two standard deviations"
 
 
-def test_what_moved_is_ranked_with_examples() -> None:
+def test_moved_segments_are_ranked_with_examples() -> None:
     stream = Stream()
     stream.play(1000)
     moved = stream.play(300, topic="y")[0].evidence["moved"]
@@ -209,7 +212,7 @@ def test_what_moved_is_ranked_with_examples() -> None:
     assert all(int(one) >= 1000 for one in new["event_ids"]) and len(new["event_ids"]) == 3
 
 
-def test_a_restored_watch_alarms_at_the_same_event() -> None:
+def test_restored_monitor_alerts_at_same_event() -> None:
     one, other = Stream(), Stream()
     one.play(700)
     stored = []
@@ -230,7 +233,8 @@ def test_a_restored_watch_alarms_at_the_same_event() -> None:
     assert empty.play(300, accuracy=0.3) == [], "the state made no difference, so this test shows nothing"
 
 
-def test_embeddings_of_a_new_cluster_are_found_without_words_or_labels() -> None:
+def test_new_embedding_cluster_is_detected_without_labels() -> None:
+    """Texts are empty, so that no words help."""
     rng = np.random.default_rng(3)
     watch = DriftMonitor(["fused"], "s")
     found = []
@@ -244,7 +248,7 @@ def test_embeddings_of_a_new_cluster_are_found_without_words_or_labels() -> None
     assert [alert.signal for alert in found] == ["embedding"] and abs(found[0].onset - 800) < 10
 
 
-def test_the_onset_interval_holds_the_true_onset_in_most_streams() -> None:
+def test_onset_interval_usually_covers_true_onset() -> None:
     held = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -255,7 +259,7 @@ def test_the_onset_interval_holds_the_true_onset_in_most_streams() -> None:
     assert held >= 48
 
 
-def test_a_class_whose_error_rose_is_named_before_the_others() -> None:
+def test_class_with_risen_error_is_ranked_first() -> None:
     def seen(i: int, label: str, predicted: str) -> ObservedEvent:
         return ObservedEvent(
             position=i, occurred_at=i, predicted=predicted, confidence=0.9, text="", label=label, event_id=str(i)
@@ -276,6 +280,6 @@ def test_a_class_whose_error_rose_is_named_before_the_others() -> None:
         ("fused?a=1", "takes"),
     ],
 )
-def test_a_bad_line_says_what_is_wrong(line: str, says: str) -> None:
+def test_invalid_detector_line_gives_reason(line: str, says: str) -> None:
     with pytest.raises(DriftloopError, match=says):
         make_fused_detector(line)

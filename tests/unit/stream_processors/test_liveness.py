@@ -56,13 +56,13 @@ def works(watched: Watched, lag: int) -> None:
     watched.progress.batch_handled(10, 0)
 
 
-def test_messages_that_wait_while_none_is_taken_are_a_stall(watched: Watched) -> None:
+def test_waiting_messages_without_progress_are_a_stall(watched: Watched) -> None:
     watched.lag = 500
     assert watched.after(PATIENCE) == []
     assert "The scorer has stalled (500 messages wait and it has taken none" in watched.after(6)[0]
 
 
-def test_one_message_that_is_never_taken_is_a_stall(watched: Watched) -> None:
+def test_single_unread_message_is_a_stall(watched: Watched) -> None:
     watched.lag = 1
     assert "The scorer has stalled (1 messages wait" in watched.after(PATIENCE + 6)[0]
 
@@ -79,18 +79,18 @@ def test_one_message_that_is_never_taken_is_a_stall(watched: Watched) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_is_no_stall(watched: Watched, life: Callable[[Watched], object]) -> None:
+def test_control_normal_situations_are_no_stall(watched: Watched, life: Callable[[Watched], object]) -> None:
     life(watched)
     assert watched.said == []
 
 
-def test_a_batch_that_does_not_end_is_a_stall_in_the_end(watched: Watched) -> None:
+def test_batch_that_never_ends_becomes_a_stall(watched: Watched) -> None:
     watched.lag = 9
     watched.progress.batch_started()
     assert "its batch has been under way" in watched.after(PATIENCE * (SLOW_FACTOR + 1))[0]
 
 
-def test_so_is_a_start_that_does_not_end(watched: Watched) -> None:
+def test_start_that_never_ends_becomes_a_stall(watched: Watched) -> None:
     watched.lag = 9
     watched.progress.wait(liveness.FIRST_BATCH)
     watched.progress._excused = False
@@ -98,7 +98,7 @@ def test_so_is_a_start_that_does_not_end(watched: Watched) -> None:
     assert watched.after(PATIENCE * 2)
 
 
-def test_and_so_is_a_process_that_is_given_no_partitions(watched: Watched) -> None:
+def test_process_without_partitions_becomes_a_stall(watched: Watched) -> None:
     watched.progress.owns(None)
     assert watched.after(PATIENCE) == []
     assert "it has been without partitions" in watched.after(6)[0]

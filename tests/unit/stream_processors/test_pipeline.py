@@ -33,7 +33,7 @@ def test_each_batch_goes_through_all_steps_in_order() -> None:
     assert asyncio.run(through(line, range(50))) == [str((n + 1) * 10) for n in range(50)]
 
 
-def test_a_batch_is_at_one_step_while_the_next_is_at_the_one_before() -> None:
+def test_consecutive_batches_overlap_in_adjacent_steps() -> None:
     """The second step of each batch waits until the first step of the next one has begun."""
     begun = [threading.Event() for _ in range(6)]
     met = []
@@ -50,7 +50,7 @@ def test_a_batch_is_at_one_step_while_the_next_is_at_the_one_before() -> None:
     assert met == [True] * 6
 
 
-def test_no_step_has_two_batches_and_none_overtakes_another() -> None:
+def test_each_step_handles_one_batch_in_order() -> None:
     busy = [0, 0, 0]
     seen: list[list[int]] = [[], [], []]
     most = [0, 0, 0]
@@ -71,7 +71,7 @@ def test_no_step_has_two_batches_and_none_overtakes_another() -> None:
     assert seen == [list(range(40))] * 3
 
 
-def test_a_batch_waits_outside_while_the_first_step_is_busy() -> None:
+def test_batch_waits_while_first_step_is_busy() -> None:
     free = threading.Event()
 
     async def main() -> None:
@@ -86,7 +86,7 @@ def test_a_batch_waits_outside_while_the_first_step_is_busy() -> None:
     asyncio.run(main())
 
 
-def test_what_a_step_raises_is_raised_to_whoever_carries() -> None:
+def test_step_error_reaches_the_caller() -> None:
     def broken(_: int) -> int:
         raise ValueError("no")
 
@@ -107,7 +107,7 @@ def test_what_a_step_raises_is_raised_to_whoever_carries() -> None:
     asyncio.run(main())
 
 
-def test_no_more_batches_are_under_way_than_there_are_steps() -> None:
+def test_batches_in_flight_never_exceed_steps() -> None:
     """The first batch is in the second step, the second waits in the first step, and the third waits outside."""
     free = threading.Event()
 

@@ -135,7 +135,9 @@ def test_events_of_another_generation_are_dropped() -> None:
     run(story)
 
 
-def test_a_rebalance_finishes_and_commits_what_is_in_flight() -> None:
+def test_rebalance_commits_batches_in_flight() -> None:
+    """Rebalance waits for the batch, and drops events that were only buffered."""
+
     async def story(processor: BatchProcessor, app: App, handler: Handler) -> None:
         handler.free.clear()
         await processor.admit(events(0, 1))
@@ -160,7 +162,7 @@ def test_a_rebalance_finishes_and_commits_what_is_in_flight() -> None:
     run(story)
 
 
-def test_a_batch_that_outlasts_the_handover_is_not_counted() -> None:
+def test_batch_outlasting_handover_is_not_committed() -> None:
     async def story(processor: BatchProcessor, app: App, handler: Handler) -> None:
         handler.free.clear()
         await processor.admit(events(0, 1))
@@ -195,7 +197,7 @@ def test_shutdown_commits_and_admits_no_batch_again() -> None:
 
 
 @pytest.mark.parametrize("end", [ShutdownRequested, StopAsyncIteration])
-def test_a_requested_end_ends_the_loop(end: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_shutdown_ends_processing_loop(end: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [events(0), events(1)]
 
     async def take(_channel: Any, most: int) -> Any:
@@ -221,7 +223,7 @@ def test_a_requested_end_ends_the_loop(end: type[Exception], monkeypatch: pytest
     run(story)
 
 
-def test_an_error_in_a_step_ends_the_process_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_error_ends_process_without_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ended(BaseException):
         pass
 

@@ -14,7 +14,7 @@ from tests.unit.stream_processors.test_fused_detector import Stream
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_stored_bit_by_bit_is_what_is_kept(seed: int) -> None:
+def test_stored_deltas_restore_the_buffer(seed: int) -> None:
     rng, kept, stored = random.Random(seed), RowBuffer[int](50), list[BufferDelta[int]]()
     for _ in range(100):
         for _ in range(rng.choice([0, 1, 7, 30, 120])):
@@ -60,7 +60,8 @@ def fed(store: Stored, batches: int) -> tuple[Monitor, Stream]:
     return made, stream
 
 
-def test_the_state_and_the_parts_beside_it_are_taken_over() -> None:
+def test_monitor_state_is_restored_with_row_deltas() -> None:
+    """Process stores all rows at its start, and again from time to time."""
     store = Stored()
     made, _ = fed(store, MAX_DELTAS + 10)
     assert store.anew == 2 and len(store.rows) == 10, "from time to time all is stored anew"
@@ -72,7 +73,7 @@ def test_the_state_and_the_parts_beside_it_are_taken_over() -> None:
 
 
 @pytest.mark.parametrize("harm", ["lost", "added", "swapped", "altered"])
-def test_observations_that_are_not_its_own_are_not_taken_over(harm: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_state_with_wrong_rows_is_not_restored(harm: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Stored()
     fed(store, 8)
     rows = list(store.rows)

@@ -36,7 +36,7 @@ def flat(found: list[dict[str, Any]]) -> list[float]:
 EXPECTED = [json.loads(line) for line in recorded("next.jsonl.gz").splitlines()]
 
 
-def test_restored_detectors_find_the_evidence_of_the_version_before() -> None:
+def test_restored_detectors_reproduce_recorded_evidence() -> None:
     found = watch(restored(), range(STORED, STORED + NEXT))
     assert [one["alerts"] for one in found] == [one["alerts"] for one in EXPECTED]
     assert len({alert[1] for one in EXPECTED for alert in one["alerts"]}) >= 4, "too few of the detectors alarmed"
@@ -54,7 +54,7 @@ def test_control_detectors_that_begin_anew_find_other_evidence() -> None:
 @pytest.mark.parametrize(
     ("table", "missing"), [("MOVED", "No module named 'stream_processors.drift.fusion'"), ("RENAMED", "Fusion")]
 )
-def test_control_without_the_table_the_state_cannot_be_read(
+def test_control_missing_name_table_makes_state_unreadable(
     table: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unpickling, table, {})
@@ -62,7 +62,7 @@ def test_control_without_the_table_the_state_cannot_be_read(
         restored()
 
 
-def test_names_outside_the_room_stay_as_they_are() -> None:
+def test_class_names_of_other_packages_stay_unchanged() -> None:
     """A custom class may have the name that one of ours had."""
     body = b"ccollections\nOrderedDict\n."
     assert unpickling.load_pickle(body).__name__ == "OrderedDict"
