@@ -55,7 +55,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     cache = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))}
     environ = {**QUICK, **cache, "DRIFTLOOP_API__PORT": api.partition(":")[2], "BROWSER": "true"}
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    command = ["bash", "-c", f"exec {snippet.text.strip()} --rate 60 --out kept --no-open"]
+    command = ["bash", "-c", f"exec {snippet.text.strip()} --rate 80 --out kept --no-open"]
     child = ManagedProcess(
         "simulate", command, env={**environ, "PATH": path}, log=folder / "said", cwd=folder, grace=30.0
     )
@@ -165,7 +165,7 @@ def test_tutorial_commands_work(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "uv.lock", ".venv", ".uv"):
         (tmp_path / name).symlink_to(ROOT / name)
     environ = {**QUICK, **cache, "DRIFTLOOP_API__PORT": str(free_port()), "BROWSER": "true"}
-    said = read(DOCS / "tutorial.md", tmp_path, environ, {})
+    said = read(DOCS / "tutorial.md", tmp_path, environ, {"my-project --out": "my-project --rate 60 --out"})
     texts = [text for _, text in said]
     assert any("3000 of 3000 events predicted" in text for text in texts)
     assert any("report.pdf" in text.split() for text in texts)
