@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from driftloop.core.errors import DriftloopError
 from producers.scenarios import transforms
-from producers.scenarios.drift_injection import Row
+from producers.scenarios.row import Row
 from producers.scenarios.scenario_schema import AnnotatorSpec
 
 DEFAULT_ANNOTATOR = "dataset"

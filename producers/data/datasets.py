@@ -16,26 +16,13 @@ import msgspec
 from driftloop.core.errors import DriftloopError
 from driftloop.core.files import write_atomic
 from driftloop.core.settings import cache_dir
+from producers.data import synthetic_texts
 from producers.data.library_reader import no_rows_error, read_file, read_folder, read_hub, require_columns
 from producers.data.packaged_datasets import PACKAGED, locate
+from producers.data.table import Table
 from producers.scenarios.scenario_schema import DatasetSpec
 
 _CACHE_FORMAT = "rows-1"
-
-
-class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Labelled rows in the order of the source. All four columns have the same length."""
-
-    texts: list[str]
-    labels: list[str]
-    segments: list[str]
-    """Empty strings if the source has no segment column."""
-    rows: list[int]
-    """0-based row in the split, counted with the skipped rows."""
-    revision: str
-    """SHA-256 of the file, or of the three columns if the source is not one file."""
-    skipped: int
-    """Rows left out because they had no label."""
 
 
 def load(spec: DatasetSpec, base: Path) -> Table:
@@ -51,8 +38,6 @@ def load(spec: DatasetSpec, base: Path) -> Table:
     if sum(map(bool, (spec.path, spec.packaged, spec.hub, spec.synthetic))) != 1:
         raise DriftloopError("The [dataset] table needs exactly one of `path`, `packaged`, `hub` and `synthetic`.")
     if spec.synthetic:
-        from producers.data import synthetic_texts  # it imports Table from here
-
         return synthetic_texts.make(spec.synthetic)
     if spec.packaged:
         return _load_packaged(spec)

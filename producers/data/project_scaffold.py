@@ -15,8 +15,8 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import ScorerSettings
 from driftloop.core.terminal_text import escape_control_chars
 from producers.data import datasets
-from producers.data.datasets import Table
 from producers.data.library_reader import MissingColumn, WrongEncoding
+from producers.data.table import Table
 from producers.scenarios.scenario_schema import DatasetSpec
 from producers.scenarios.scenarios import parse_rate
 

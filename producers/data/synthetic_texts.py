@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftloop.core.errors import DriftloopError
-from producers.data.datasets import Table
+from producers.data.table import Table
 from producers.scenarios import transforms
 from producers.scenarios.scenario_schema import SyntheticSpec
 

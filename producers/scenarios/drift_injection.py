@@ -7,12 +7,13 @@ changes it. The changes of each injection are kept as the truth for detectors an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import msgspec
 
 from driftloop.core.errors import DriftloopError
 from producers.scenarios import transforms
+from producers.scenarios.row import Row
 from producers.scenarios.scenario_schema import (
     InjectSpec,
     LabelSwapSpec,
@@ -22,17 +23,6 @@ from producers.scenarios.scenario_schema import (
     VocabularySpec,
 )
 from producers.scenarios.word_replacement import WORD, choose_words, named_words, new_word, word_replacer
-
-
-class Row(NamedTuple):
-    """One event of a stream, before it is sent."""
-
-    text: str
-    label: str
-    """The true label."""
-    segment: str
-    row: int
-    """0-based row in the dataset's split."""
 
 
 class Injection(msgspec.Struct, frozen=True, kw_only=True):

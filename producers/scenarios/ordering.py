@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from driftloop.core.errors import DriftloopError
-from producers.data.datasets import Table
+from producers.data.table import Table
 from producers.scenarios import transforms
 from producers.scenarios.drift_injection import Injection, check_span, selection_truth
 from producers.scenarios.drift_selection import SelectSpec, select

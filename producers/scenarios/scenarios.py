@@ -21,9 +21,10 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import Masked
 from producers import pii_masking
 from producers.data import datasets
-from producers.data.datasets import Table
-from producers.scenarios.drift_injection import KINDS, Injection, Row, borders, inject, kind
+from producers.data.table import Table
+from producers.scenarios.drift_injection import KINDS, Injection, borders, inject, kind
 from producers.scenarios.ordering import Segments, arrange
+from producers.scenarios.row import Row
 from producers.scenarios.scenario_schema import LabelSwapSpec, NoiseSpec, ScenarioSpec, VocabularySpec
 from producers.simulated_annotators import Annotation, annotate
 

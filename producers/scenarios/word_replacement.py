@@ -5,16 +5,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from driftloop.core.errors import DriftloopError
 from producers.scenarios import transforms
+from producers.scenarios.row import Row
 from producers.scenarios.scenario_schema import VocabularySpec
-
-if TYPE_CHECKING:
-    from producers.scenarios.drift_injection import Row
 
 WORD = re.compile(r"\b\w\w+\b")
 """A word as in scikit-learn: two or more letters, digits or underscores."""

@@ -6,8 +6,9 @@ import pytest
 
 from driftloop.core.errors import DriftloopError
 from producers.data.synthetic_texts import CLASSES, bayes_accuracy, make, posteriors
-from producers.scenarios.drift_injection import KINDS, Row, inject, intensity, selection_truth
+from producers.scenarios.drift_injection import KINDS, inject, intensity, selection_truth
 from producers.scenarios.drift_selection import select
+from producers.scenarios.row import Row
 from producers.scenarios.scenario_schema import (
     AnnotatorSpec,
     LabelSwapSpec,
