@@ -52,5 +52,5 @@ class Saved(msgspec.Struct, frozen=True):
 
     @property
     def readable(self) -> bool:
-        """Whether this version understands the pickles of the detectors."""
+        """Return True if this version understands the pickles of the detectors."""
         return self.made_by.removeprefix("driftloop 0.1.0, ") == MADE_BY
