@@ -82,7 +82,7 @@ def test_docstrings_begin_with_their_noun_or_verb() -> None:
     texts = [path.read_text(encoding="utf-8") for path in sources()]
     total = sum(len(list(documented(text))) for text in texts)
     found = [line for text in texts for line in riddles(text)]
-    assert total > 2000 and len(found) < 0.02 * total, found
+    assert total > 2000 and found == []
     assert riddles('"""What it is."""\n') == ["What it is."], "the control"
 
 
