@@ -3,11 +3,9 @@ PYTHON ?= python3
 SCENARIO ?= tweets
 UV = .uv/bin/uv
 RUN = .venv/bin/
-# Tests run in parallel on two cores; an idle worker takes tests from a busy one. Slow tests mostly wait, so a third
-# worker fills their time.
+# Tests run in parallel, one worker for each of two cores; an idle worker takes tests from a busy one.
 WORKERS ?= 2
-ALL_WORKERS ?= 3
-PYTEST = $(RUN)python -m pytest --dist=worksteal --durations=50 --durations-min=1
+PYTEST = $(RUN)python -m pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=50 --durations-min=1
 FAST = -m "not slow and not compose"
 export UV_PROJECT_ENVIRONMENT = .venv
 
@@ -37,10 +35,12 @@ test: setup lint fast ## run lint, types, architecture and the fast tests, as CI
 test-all: setup lint all ## run lint, types, architecture and all tests, as CI does each night
 
 fast: setup
-	$(PYTEST) --numprocesses=$(WORKERS) $(FAST) tests
+	$(PYTEST) $(FAST) tests
 
+# A third worker saves a tenth of the time, because some slow tests wait.
+all: WORKERS = 3
 all: setup browser
-	$(PYTEST) --numprocesses=$(ALL_WORKERS) tests --ignore=tests/compose
+	$(PYTEST) tests --ignore=tests/compose
 
 coverage: setup ## report the share of lines that the fast tests run, child processes included
 	$(RUN)python -m coverage erase
@@ -56,7 +56,7 @@ lint: setup
 	$(RUN)codespell
 
 unit: setup ## run the fast tests that need no Kafka, Valkey or MLflow
-	$(PYTEST) --numprocesses=$(WORKERS) $(FAST) tests/unit tests/contracts
+	$(PYTEST) $(FAST) tests/unit tests/contracts
 
 browser: setup ## install Chromium for the browser tests and the demo, unless it exists
 	$(RUN)python -m serving.demo.browser

@@ -17,6 +17,7 @@ import asyncio
 import faulthandler
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -268,7 +269,13 @@ def no_split() -> None:
 
 
 def clock_steps() -> None:
-    """Shift the wall clock by the number of seconds in the file named by FAULTY_CLOCK."""
+    """Shift the wall clock by the number of seconds in the file named by FAULTY_CLOCK.
+
+    Raises:
+        RuntimeError: kafka-python has bound the clock, so that the change would have no effect on its messages.
+    """
+    if "kafka.record.default_records" in sys.modules:
+        raise RuntimeError("kafka-python is imported already: start this process without the fork server.")
     clock, offset = time.time, Path(os.environ["FAULTY_CLOCK"])
     patch(time, "time", lambda: clock() + float(offset.read_text()))
 

@@ -289,7 +289,7 @@ def test_clock_jump_does_not_stop_the_loop(world: StreamHarness, stamped_by: str
         client.close()
     clock = world.folder / "clock"
     clock.write_text("0")
-    world.fork_server = None  # kafka-python binds the clock when it is imported, which must come after the change
+    world.fork_server = None  # it has imported kafka-python, which binds the clock
     scorer = world.start("score", changes=("clock-steps",), FAULTY_CLOCK=str(clock))
     monitor = world.start("monitor", changes=("clock-steps",), FAULTY_CLOCK=str(clock))
     for number, wrong in enumerate((0, 7_200, -3_600, 0)):

@@ -121,7 +121,7 @@ SECRET_FILES = {
     "DRIFTLOOP_REDIS_PASSWORD_FILE": lambda chosen: chosen.redis_password,
     "DRIFTLOOP_SECURITY__PASSWORD_FILE": lambda chosen: chosen.security.password,
 }
-"""Those of one secret each; `test_tokens_file_has_one_token_per_line` has the list's."""
+"""Settings of one secret each; `test_tokens_file_has_one_token_per_line` has the list's."""
 
 
 def test_tokens_file_has_one_token_per_line(tmp_path: Path) -> None:
