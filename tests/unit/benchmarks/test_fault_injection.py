@@ -18,8 +18,10 @@ APPLY_ALL = """
 import sys
 from pathlib import Path
 from benchmarks.harness.fault_injection import CHANGES, POINTS, arm
-for change in CHANGES.values():
-    change()
+CHANGES["clock-steps"]()  # the first: the others import kafka-python
+for name, change in CHANGES.items():
+    if name != "clock-steps":
+        change()
 points = [(name, point) for role in POINTS.values() for name, point in role.items()]
 for name, point in points:
     arm(name, point, Path("no-plan"))
@@ -42,6 +44,13 @@ def test_change_with_renamed_target_raises_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(OffsetTracker, "check")
     with pytest.raises(AttributeError, match="'check'"):
         fault_injection.no_positions()
+
+
+def test_clock_fault_refuses_imported_kafka_client() -> None:
+    import kafka.record.default_records  # noqa: F401 - what the fault looks for
+
+    with pytest.raises(RuntimeError, match="kafka-python is imported already"):
+        fault_injection.clock_steps()
 
 
 @pytest.mark.parametrize("function", ["producers.sender:Sender.absent", "producers.sender:Absent.event"])
