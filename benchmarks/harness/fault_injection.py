@@ -174,13 +174,16 @@ def stalls() -> None:
 
 
 def skips() -> None:
-    """Skip the first message of a batch if the file named by FAULTY_SKIP exists. The file is then removed."""
+    """Skip one message, once as many were taken as the file named by FAULTY_SKIP says. The file is then removed."""
     processor: Any = import_module("stream_processors.runtime.processor")
     take, mark = processor.take_batch, Path(os.environ["FAULTY_SKIP"])
+    taken = 0
 
     async def skipping(*arguments: Any) -> Any:
+        nonlocal taken
         batch = await take(*arguments)
-        if len(batch) > 1 and mark.exists():
+        taken += len(batch)
+        if len(batch) > 1 and mark.exists() and taken > int(mark.read_text()):
             mark.unlink()
             return batch[1:]
         return batch

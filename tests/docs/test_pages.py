@@ -165,7 +165,7 @@ def test_tutorial_commands_work(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "uv.lock", ".venv", ".uv"):
         (tmp_path / name).symlink_to(ROOT / name)
     environ = {**QUICK, **cache, "DRIFTLOOP_API__PORT": str(free_port()), "BROWSER": "true"}
-    said = read(DOCS / "tutorial.md", tmp_path, environ, {"my-project --out": "my-project --rate 60 --out"})
+    said = read(DOCS / "tutorial.md", tmp_path, environ, {})
     texts = [text for _, text in said]
     assert any("3000 of 3000 events predicted" in text for text in texts)
     assert any("report.pdf" in text.split() for text in texts)
