@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from river import feature_extraction, forest, linear_model, naive_bayes, optim, tree
 from sklearn.model_selection import KFold
 
-from benchmarks.adaptation.in_process_loop import Loop, Stream
+from benchmarks.adaptation.in_process_loop import Loop
+from benchmarks.adaptation.playback import Stream
 from driftloop.core.messages import DriftAlert, Outcome
 from driftloop.core.settings import MonitorSettings, Settings
 from producers.label_schedule import LabelSchedule

@@ -20,7 +20,8 @@ import numpy as np
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
-from benchmarks.adaptation.in_process_loop import SECONDS, Loop, Stream
+from benchmarks.adaptation.in_process_loop import SECONDS, Loop
+from benchmarks.adaptation.playback import Stream
 from benchmarks.adaptation.tables import markdown
 from benchmarks.harness.cached_embeddings import embed
 from benchmarks.harness.cli import exit_status

@@ -11,7 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.adaptation import baselines
 from benchmarks.adaptation.baselines import Cara, Flags, ScriptedAlerts, with_detectors
-from benchmarks.adaptation.in_process_loop import Loop, Stream
+from benchmarks.adaptation.in_process_loop import Loop
+from benchmarks.adaptation.mixture_loop import MixtureLoop
+from benchmarks.adaptation.playback import Stream
 from benchmarks.adaptation.recurrence import recoveries
 from benchmarks.adaptation.results import BLOCK, Measured, Row
 from driftloop.core.errors import DriftloopError
@@ -29,6 +31,7 @@ COUNTED_FROM = 2000
 """Position from which accuracy counts, as in `summary.json`. Half of a shorter stream."""
 SYSTEMS = (
     "never", *(f"periodic:{period}" for period in (5000, 2000, 1000, 500, 250, 125)), "on-drift", "cost-aware",
+    "mixture",
     *(f"error:{name}" for name in FAMILIES), "oracle", "always-fire", "never-fire", "cara",
     *(f"online:{name}" for name in baselines.ONLINE), "iid", "iid-concepts",
 )  # fmt: skip
@@ -52,7 +55,12 @@ def measure(stream: Stream, system: str, settings: Settings, seconds: float) -> 
     settings = _with_bootstrap(settings, stream.scenario)
     began = time.process_time()
     with threadpool_limits(1):  # as the sandbox of the live loop does
-        if system.startswith("online:"):
+        if system == "mixture":
+            mixture = MixtureLoop(stream, settings)
+            mixture.run()
+            row = _row(stream, system, mixture.correct, settings, mixture.alerts, mixture)
+            cpu = mixture.cpu
+        elif system.startswith("online:"):
             row = _measure_online(stream, system, settings)
             cpu = {"watch": 0.0, "retrain": time.process_time() - began}
         elif system in ("iid", "iid-concepts"):
@@ -141,7 +149,7 @@ def _counted_from(stream: Stream, settings: Settings) -> int:
 
 def _row(
     stream: Stream, system: str, correct: Flags, settings: Settings,
-    alerts: Sequence[DriftAlert] | None = None, loop: Loop | None = None, fits: int = 0,
+    alerts: Sequence[DriftAlert] | None = None, loop: Loop | MixtureLoop | None = None, fits: int = 0,
 ) -> Row:  # fmt: skip
     """Make the row of a system. ``alerts`` is None if nothing watched, ``loop`` if the system has no loop."""
     scenario, start = stream.scenario, _counted_from(stream, settings)
@@ -162,10 +170,13 @@ def _row(
     )
 
 
-def _retraining_counts(loop: Loop | None, fits: int) -> dict[str, Any]:
+def _retraining_counts(loop: Loop | MixtureLoop | None, fits: int) -> dict[str, Any]:
     """Return the fields of a row about retrainings and swaps."""
     if loop is None:
         return {"retrainings": 0, "refreshes": 0, "fits": fits, "swaps": 0, "rollbacks": 0, "swapped_at": []}
+    if isinstance(loop, MixtureLoop):
+        swaps = {"swaps": len(loop.snapshots) - 1, "rollbacks": 0, "swapped_at": loop.snapshots[1:]}
+        return {"retrainings": 0, "refreshes": 0, "fits": loop.fits, **swaps}
     refreshes = sum(one.kind == "refresh" for one in loop.past)
     return {
         "retrainings": len(loop.past) - refreshes,

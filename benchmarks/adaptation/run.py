@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.adaptation import plots
-from benchmarks.adaptation.in_process_loop import SECONDS, Stream
+from benchmarks.adaptation.in_process_loop import SECONDS
 from benchmarks.adaptation.measurement import NEED_DRIFTS, SYSTEMS, measure
+from benchmarks.adaptation.playback import Stream
 from benchmarks.adaptation.results import Measured, key, read, write
 from benchmarks.adaptation.tables import make_tables, put_into
 from benchmarks.harness.cached_embeddings import embed

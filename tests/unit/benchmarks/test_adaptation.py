@@ -15,8 +15,8 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
 from benchmarks.adaptation import baselines, run
-from benchmarks.adaptation.in_process_loop import Stream
 from benchmarks.adaptation.measurement import measure
+from benchmarks.adaptation.playback import Stream
 from benchmarks.adaptation.results import write
 from driftloop.cli import main
 from driftloop.core.errors import DriftloopError
@@ -52,7 +52,9 @@ def make_stream(folder, text):
     path = folder / "swapped.toml"
     path.write_text(text)
     scenario = load_scenario(str(path))
-    return Stream(scenario, embeddings([row.text for row in scenario.sequence]))
+    texts = [row.text for row in scenario.sequence]
+    numbers = {word: at for at, word in enumerate(sorted({word for text in texts for word in text.split()}))}
+    return Stream(scenario, embeddings(texts), [[numbers[word] for word in text.split()] for text in texts])
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,13 @@ def test_oracle_swaps_model_soon_after_true_drift(stream, row_of):
     assert SWAP + DELAY < row.swapped_at[0] < SWAP + DELAY + 250, "as soon as there are labels enough to win with"
     assert row.accuracy > row_of("never").accuracy + 0.4
     assert (row.detected, row.false_alarms) == (None, None), "it detects nothing: it is told"
+
+
+def test_mixture_learns_swapped_labels_without_a_search(row_of):
+    row = row_of("mixture")
+    assert row.accuracy > row_of("never").accuracy + 0.4
+    assert (row.retrainings, row.rollbacks) == (0, 0) and row.fits > 10
+    assert row.swapped_at and row.swapped_at[0] > SWAP + DELAY, "a snapshot of the new concept"
 
 
 class Heard:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.adaptation.in_process_loop import Loop, Model, Stream
+from benchmarks.adaptation.in_process_loop import Loop, Model
 from benchmarks.adaptation.label_noise import FOLLOWED, Row, count_worse, main, make_table, with_liar
+from benchmarks.adaptation.playback import Stream
 from driftloop.core.models.head import Head
 from driftloop.core.settings import Settings
 from retrain.policies.builtin import Never

@@ -1,0 +1,111 @@
+"""In-process loop of the mixture of experts: the live loop's monitor and learner on one stream, without Kafka."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec.structs import replace
+
+from benchmarks.adaptation.playback import Clock, Playback, Stream
+from driftloop.core.messages import DriftAlert, Outcome, Prediction
+from driftloop.core.models.classifier import Matrix
+from driftloop.core.models.mixture import Features, LinearWeights, WordHasher
+from driftloop.core.models.onnx_export import exported_encoder
+from driftloop.core.settings import Settings
+from retrain.mixture.learner import MixtureLearner, Row
+from retrain.training_window import TrainingWindow
+
+USE_SECONDS = 1.0
+"""Seconds from the decision to refit an expert of few rows until its first prediction."""
+SECONDS_PER_ROW = 1e-4
+"""Further seconds of a refit for each of its rows."""
+SNAPSHOT_LABELS = 300
+"""Labels since the onset of a drift after which the signals watch a new snapshot."""
+
+
+class MixtureLoop(Playback):
+    """The loop with a mixture that learns from every label.
+
+    A refit is in use some events after it was due. The time is a formula and not measured, so that a second run gives
+    the same row.
+
+    The signals without labels watch a snapshot of the mixture that stays until a drift has been learnt. The mixture
+    itself moves with every label, and its own changes would look like those of the texts.
+
+    Args:
+        stream: The stream.
+        settings: Settings of the loop.
+    """
+
+    def __init__(self, stream: Stream, settings: Settings) -> None:
+        super().__init__(stream, settings)
+        self.fits = 0
+        self.snapshots: list[int] = []
+        """Position of each snapshot."""
+        self._relearning = False
+        # Ticks at which refits are in use, with the name of the expert.
+        self._upcoming: list[tuple[int, str, LinearWeights]] = []
+
+    def train_first(self, rows: TrainingWindow) -> None:
+        """Fit the experts on the first labels."""
+        with Clock(self.cpu, "retrain"):
+            tokens = self.stream.tokens
+            if tokens is None:
+                texts = [row.text for row in self.stream.scenario.sequence]
+                tokens = exported_encoder(self.settings.model).tokenise(texts)
+            self._words = WordHasher.fit(tokens[: self.bootstrap]).transform(tokens)
+            self.learner = MixtureLearner([self._row(at, label) for at, label in enumerate(rows.labels)])
+            self._take_snapshot(0)
+
+    def begin(self, tick: int) -> None:
+        """Put refits into use."""
+        while self._upcoming and tick >= self._upcoming[0][0]:
+            _, name, weights = self._upcoming.pop(0)
+            self.learner.install(name, weights)
+
+    def predict(self, position: int) -> tuple[Sequence[str], Matrix, str]:
+        """Predict an event with the mixture."""
+        mixture = self.learner.mixture
+        return mixture.classes, mixture.predict_proba(self._features(position))[0], str(len(self.snapshots))
+
+    def watched(self, prediction: Prediction) -> Prediction:
+        """Return the answer of the newest snapshot."""
+        classes = self._snapshot.classes
+        probabilities = self._snapshot.predict_proba(self._features(prediction.position))[0]
+        return replace(
+            prediction,
+            label=classes[int(probabilities.argmax())],
+            probabilities={name: float(p) for name, p in zip(classes, probabilities, strict=True)},
+        )
+
+    def learn(self, outcome: Outcome, tick: int) -> None:
+        """Learn from a label; labels of the first events are known already."""
+        if outcome.in_sample:
+            return
+        with Clock(self.cpu, "retrain"):
+            self.learner.learn(self._row(outcome.position, outcome.label))
+            for fit in self.learner.due():
+                self.fits += 1
+                seconds = USE_SECONDS + SECONDS_PER_ROW * len(fit.labels)
+                self._upcoming.append((tick + max(1, round(seconds * self.stream.rate)), fit.expert, fit.run()))
+            self._upcoming.sort(key=lambda one: one[0])
+            if self._relearning and self.learner.labels_of_concept >= SNAPSHOT_LABELS:
+                self._relearning = False
+                self._take_snapshot(tick)
+
+    def alert(self, alert: DriftAlert) -> None:
+        """Tell the mixture of a drift."""
+        self._relearning |= self.learner.notice_drift(alert.onset_at)
+
+    def _take_snapshot(self, tick: int) -> None:
+        self._snapshot = copy.deepcopy(self.learner.mixture)
+        self.snapshots.append(tick)
+
+    def _features(self, position: int) -> Features:
+        return Features(self.stream.embeddings[position : position + 1], self._words[position])
+
+    def _row(self, position: int, label: str) -> Row:
+        words = self._words[position]
+        return Row(self.stream.embeddings[position], words.indices.astype(np.int32), words.data, label, float(position))

@@ -1,0 +1,1 @@
+"""Learning of the mixture of experts from every label."""

@@ -1,0 +1,197 @@
+"""Learner of the mixture: every label moves the weights and the online expert, and now and then an expert is refitted.
+
+Experts:
+
+- `online`: one step of gradient descent for each label.
+- `newest-N`: a regression on the newest N labels, for each N in `WINDOWS`.
+- `concept`: a regression on the labels since the onset of the last drift, and on the last ones before it at a lower
+  weight. Without a drift it has learnt the first labels.
+
+A drift alert gives most of the weight to the longest window, the only expert that knows earlier concepts. Labels of
+events before the onset then no longer move the weights.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from driftloop.core.models.classifier import Matrix
+from driftloop.core.models.mixture import COLUMNS, Features, LinearWeights, Mixture
+from retrain.mixture.fixed_share import favour, update_weights
+from retrain.mixture.softmax_regression import fit_softmax_regression
+
+WINDOWS = (300, 1200, 4800, 19200)
+"""Labels that the windows hold, each four times as many as the one before."""
+ONLINE, CONCEPT = "online", "concept"
+LEARNING_RATE = 1.0
+"""Step of the online expert, on embeddings of two unit-length parts."""
+RENEWED = 0.1
+"""Share of its labels that must be new before an expert is refitted."""
+MIN_NEW = 25
+"""Labels that must be new before an expert is refitted."""
+FIRST_LABELS = 40
+"""Labels since the onset from which on the expert of the concept is fitted."""
+OLD_ROWS = 1000
+OLD_WEIGHT = 0.3
+"""Labels before the onset that the expert of the concept learns as well, and their weight."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A labelled event."""
+
+    embedding: Matrix
+    """Shape (d,)."""
+    columns: NDArray[np.int32]
+    """Columns of its words, shape (j,)."""
+    words: Matrix
+    """Values of these columns, shape (j,)."""
+    label: str
+    occurred_at: float
+    weight: float = 1.0
+    """Trust in the label, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Rows and start of a refit, which may run anywhere."""
+
+    expert: str
+    features: Features
+    labels: tuple[str, ...]
+    weights: NDArray[np.float64]
+    start: LinearWeights | None
+
+    def run(self) -> LinearWeights:
+        """Fit the expert."""
+        return fit_softmax_regression(self.features, self.labels, self.weights, self.start)
+
+
+class MixtureLearner:
+    """Mixture that learns.
+
+    Args:
+        rows: First labelled events, of two or more classes.
+        windows: Labels that the windows hold, ascending.
+    """
+
+    def __init__(self, rows: Sequence[Row], windows: Sequence[int] = WINDOWS) -> None:
+        self._sizes = {f"newest-{size}": size for size in windows}
+        self._longest = f"newest-{max(windows)}"
+        self._rows: deque[Row] = deque(rows, maxlen=max(windows))
+        self._fitted: dict[str, LinearWeights] = {}
+        self._learnt = len(rows)
+        self._next: dict[str, int] = {}
+        self._fitting: set[str] = set()
+        self._onset_at = float("-inf")
+        # Labels of events since the onset.
+        self._since_onset = len(rows)
+        classes = sorted({row.label for row in rows})
+        self.mixture = Mixture((ONLINE, *self._sizes, CONCEPT), classes, len(rows[0].embedding))
+        self.mixture.bias[self.mixture.names.index(ONLINE)] = 0
+        for name in (*self._sizes, CONCEPT):
+            self.install(name, self._fit(name).run())
+        for row in rows:
+            self._step_online(row)
+
+    def learn(self, row: Row) -> None:
+        """Learn from a label, after its event was predicted.
+
+        Args:
+            row: The labelled event.
+        """
+        self.mixture.add_classes([row.label])
+        if row.occurred_at >= self._onset_at:
+            self._since_onset += 1
+            given = self.mixture.expert_probabilities(_features([row]))[0, :, self.mixture.classes.index(row.label)]
+            # A label without trust moves nothing.
+            self.mixture.weights = update_weights(self.mixture.weights, given.astype(np.float64) ** row.weight)
+        self._step_online(row)
+        self._rows.append(row)
+        self._learnt += 1
+
+    @property
+    def labels_of_concept(self) -> int:
+        """Number of labels since the onset of the last drift."""
+        return self._since_onset
+
+    def notice_drift(self, onset_at: float) -> bool:
+        """Trust the longest window, and begin the concept anew.
+
+        Args:
+            onset_at: `occurred_at` of the first event of the new concept.
+
+        Returns:
+            `False` if a later drift is known already; nothing has changed then.
+        """
+        if onset_at <= self._onset_at:
+            return False
+        self._onset_at = onset_at
+        self._since_onset = sum(row.occurred_at >= onset_at for row in self._rows)
+        names = self.mixture.names
+        self.mixture.weights = favour(len(names), names.index(self._longest))
+        self._next[CONCEPT] = 0
+        return True
+
+    def due(self) -> list[Fit]:
+        """Return the refits that are due, shortest first. An expert that is being fitted is not due."""
+        found = [self._fit(name) for name in (*self._sizes, CONCEPT) if self._is_due(name)]
+        self._fitting.update(fit.expert for fit in found)
+        return found
+
+    def install(self, name: str, weights: LinearWeights) -> None:
+        """Replace an expert by its refit.
+
+        Args:
+            name: Name of the expert.
+            weights: Result of the refit.
+        """
+        self._fitting.discard(name)
+        self._fitted[name] = weights
+        self.mixture.set_expert(name, weights)
+
+    def _is_due(self, name: str) -> bool:
+        if name in self._fitting:
+            return False
+        if name == CONCEPT:
+            return self._onset_at > float("-inf") and self._since_onset >= max(FIRST_LABELS, self._next[CONCEPT])
+        return self._learnt >= self._next[name]
+
+    def _fit(self, name: str) -> Fit:
+        """Return the next refit of an expert, and note when the one after it is due."""
+        rows = list(self._rows)
+        if name == CONCEPT:
+            new = [row for row in rows if row.occurred_at >= self._onset_at]
+            old = [row for row in rows if row.occurred_at < self._onset_at][-OLD_ROWS:]
+            rows, old_weights = old + new, [OLD_WEIGHT] * len(old) + [1.0] * len(new)
+            self._next[name] = self._since_onset + max(MIN_NEW, round(RENEWED * self._since_onset))
+        else:
+            rows = rows[-self._sizes[name] :]
+            old_weights = [1.0] * len(rows)
+            self._next[name] = self._learnt + max(MIN_NEW, round(RENEWED * len(rows)))
+        weights = np.asarray([row.weight for row in rows]) * old_weights
+        labels = tuple(row.label for row in rows)
+        return Fit(name, _features(rows), labels, weights, self._fitted.get(name))
+
+    def _step_online(self, row: Row) -> None:
+        """Move the online expert by the gradient of its log loss on one label."""
+        mixture, expert = self.mixture, self.mixture.names.index(ONLINE)
+        scores = row.embedding @ mixture.embedding[:, expert] + mixture.bias[expert]
+        exps = np.exp(scores - scores.max())
+        error = exps / exps.sum()
+        error[mixture.classes.index(row.label)] -= 1
+        step = LEARNING_RATE * row.weight * error
+        mixture.embedding[:, expert] -= np.outer(row.embedding, step)
+        mixture.bias[expert] -= step
+
+
+def _features(rows: Sequence[Row]) -> Features:
+    ends = np.cumsum([0, *(len(row.columns) for row in rows)])
+    parts = np.concatenate([row.words for row in rows]), np.concatenate([row.columns for row in rows]), ends
+    return Features(np.stack([row.embedding for row in rows]), sp.csr_matrix(parts, shape=(len(rows), COLUMNS)))
