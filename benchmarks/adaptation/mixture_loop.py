@@ -14,6 +14,8 @@ from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.mixture import Features, LinearWeights, WordHasher
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings
+from retrain.labels.annotator_trust import weight_labels
+from retrain.labels.running_trust import RunningTrust
 from retrain.mixture.learner import MixtureLearner, Row
 from retrain.training_window import TrainingWindow
 
@@ -37,10 +39,13 @@ class MixtureLoop(Playback):
     Args:
         stream: The stream.
         settings: Settings of the loop.
+        weigh: Weigh labels by the trust in their annotator.
     """
 
-    def __init__(self, stream: Stream, settings: Settings) -> None:
+    def __init__(self, stream: Stream, settings: Settings, weigh: bool = True) -> None:
         super().__init__(stream, settings)
+        self._trust = RunningTrust()
+        self._weigh = weigh
         self.fits = 0
         self.snapshots: list[int] = []
         """Position of each snapshot."""
@@ -56,7 +61,10 @@ class MixtureLoop(Playback):
                 texts = [row.text for row in self.stream.scenario.sequence]
                 tokens = exported_encoder(self.settings.model).tokenise(texts)
             self._words = WordHasher.fit(tokens[: self.bootstrap]).transform(tokens)
-            self.learner = MixtureLearner([self._row(at, label) for at, label in enumerate(rows.labels)])
+            weights = weight_labels(rows).weights or (1.0,) * len(rows)
+            self.learner = MixtureLearner(
+                [self._row(*row) for row in zip(range(len(rows)), rows.labels, weights, strict=True)]
+            )
             self._take_snapshot(0)
 
     def begin(self, tick: int) -> None:
@@ -85,7 +93,8 @@ class MixtureLoop(Playback):
         if outcome.in_sample:
             return
         with Clock(self.cpu, "retrain"):
-            self.learner.learn(self._row(outcome.position, outcome.label))
+            weight = self._trust.weigh(outcome) if self._weigh else 1.0
+            self.learner.learn(self._row(outcome.position, outcome.label, weight))
             for fit in self.learner.due():
                 self.fits += 1
                 seconds = USE_SECONDS + SECONDS_PER_ROW * len(fit.labels)
@@ -106,6 +115,6 @@ class MixtureLoop(Playback):
     def _features(self, position: int) -> Features:
         return Features(self.stream.embeddings[position : position + 1], self._words[position])
 
-    def _row(self, position: int, label: str) -> Row:
-        words = self._words[position]
-        return Row(self.stream.embeddings[position], words.indices.astype(np.int32), words.data, label, float(position))
+    def _row(self, position: int, label: str, weight: float) -> Row:
+        words, embedding = self._words[position], self.stream.embeddings[position]
+        return Row(embedding, words.indices.astype(np.int32), words.data, label, float(position), weight)
