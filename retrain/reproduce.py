@@ -289,8 +289,8 @@ class _ModelReproducer:
         window, source = self._window(index, settings, training_encoder(manifest, model.encoder, self._encoder))
         with threadpool_limits(1):  # one thread as in the first fit: the order of a sum decides its last bits
             head, old_weight = refit_head(window, lineage, settings)
-        if model.head is None:
-            return ReproductionStep(subject, False, "the bundle in the registry has no head")
+        if not isinstance(model.head, Head):
+            return ReproductionStep(subject, False, "the bundle in the registry has no linear head")
         refitted, registered = weights_digest(head), weights_digest(model.head)
         recorded = lineage.parameters.get("weights", registered)
         if refitted == registered == recorded:

@@ -124,7 +124,12 @@ class Loop(Playback):
         return self.model.head.classes, probabilities[position - start], str(len(self.promoted))
 
     def learn(self, outcome: Outcome, tick: int) -> None:
-        """Compare the champion with its predecessor, and ask the policy now and then."""
+        """Compare the champion with its predecessor, and ask the policy now and then.
+
+        Args:
+            outcome: The labelled event.
+            tick: Current tick.
+        """
         self._outcomes.append(outcome)
         self._watch_probation(outcome, tick)
         if self._retraining is None and self.labelled % DECIDE_EVERY == 0:

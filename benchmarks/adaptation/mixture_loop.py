@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import numpy as np
 from msgspec.structs import replace
 
 from benchmarks.adaptation.playback import Clock, Playback, Stream
@@ -16,7 +15,7 @@ from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings
 from retrain.labels.annotator_trust import weight_labels
 from retrain.labels.running_trust import RunningTrust
-from retrain.mixture.learner import MixtureLearner, Row
+from retrain.mixture.learner import MixtureLearner, make_rows
 from retrain.training_window import TrainingWindow
 
 USE_SECONDS = 1.0
@@ -61,10 +60,8 @@ class MixtureLoop(Playback):
                 texts = [row.text for row in self.stream.scenario.sequence]
                 tokens = exported_encoder(self.settings.model).tokenise(texts)
             self._words = WordHasher.fit(tokens[: self.bootstrap]).transform(tokens)
-            weights = weight_labels(rows).weights or (1.0,) * len(rows)
-            self.learner = MixtureLearner(
-                [self._row(*row) for row in zip(range(len(rows)), rows.labels, weights, strict=True)]
-            )
+            first = Features(rows.embeddings, self._words[: len(rows)])
+            self.learner = MixtureLearner(make_rows(first, rows.labels, range(len(rows)), weight_labels(rows).weights))
             self._take_snapshot(0)
 
     def begin(self, tick: int) -> None:
@@ -89,12 +86,18 @@ class MixtureLoop(Playback):
         )
 
     def learn(self, outcome: Outcome, tick: int) -> None:
-        """Learn from a label; labels of the first events are known already."""
+        """Learn from a label; labels of the first events are known already.
+
+        Args:
+            outcome: The labelled event.
+            tick: Current tick.
+        """
         if outcome.in_sample:
             return
         with Clock(self.cpu, "retrain"):
             weight = self._trust.weigh(outcome) if self._weigh else 1.0
-            self.learner.learn(self._row(outcome.position, outcome.label, weight))
+            features = self._features(outcome.position)
+            self.learner.learn(*make_rows(features, [outcome.label], [outcome.occurred_at], [weight]))
             for fit in self.learner.due():
                 self.fits += 1
                 seconds = USE_SECONDS + SECONDS_PER_ROW * len(fit.labels)
@@ -114,7 +117,3 @@ class MixtureLoop(Playback):
 
     def _features(self, position: int) -> Features:
         return Features(self.stream.embeddings[position : position + 1], self._words[position])
-
-    def _row(self, position: int, label: str, weight: float) -> Row:
-        words, embedding = self._words[position], self.stream.embeddings[position]
-        return Row(embedding, words.indices.astype(np.int32), words.data, label, float(position), weight)

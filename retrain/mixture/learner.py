@@ -191,6 +191,31 @@ class MixtureLearner:
         mixture.bias[expert] -= step
 
 
+def make_rows(
+    features: Features, labels: Sequence[str], occurred_at: Sequence[float], weights: Sequence[float] = ()
+) -> list[Row]:
+    """Return n labelled events.
+
+    Args:
+        features: Their features.
+        labels: Their labels, shape (n,).
+        occurred_at: Times at which they occurred, shape (n,).
+        weights: Trust in each label, shape (n,); empty for ones.
+    """
+    words, ends = features.words, features.words.indptr
+    return [
+        Row(
+            features.embeddings[at],
+            words.indices[ends[at] : ends[at + 1]],
+            words.data[ends[at] : ends[at + 1]],
+            label,
+            occurred_at[at],
+            weights[at] if weights else 1.0,
+        )
+        for at, label in enumerate(labels)
+    ]
+
+
 def _features(rows: Sequence[Row]) -> Features:
     ends = np.cumsum([0, *(len(row.columns) for row in rows)])
     parts = np.concatenate([row.words for row in rows]), np.concatenate([row.columns for row in rows]), ends

@@ -15,7 +15,10 @@ from driftloop.core.models import encoder
 from driftloop.core.models.bundle import Lineage, load_bundle, write_bundle
 from driftloop.core.models.classifier import Classifier
 from driftloop.core.models.head import Head
+from driftloop.core.models.mixture import Features, WordHasher
+from driftloop.core.models.mixture_head import AnyHead, MixtureHead
 from driftloop.testing.classifier_checks import CHECKS, TEXTS
+from retrain.mixture.learner import MixtureLearner, make_rows
 from tests import tiny
 
 
@@ -31,18 +34,26 @@ def words_head(folder: Path) -> Classifier:
     return loaded(folder, Head(LogisticRegression().fit(features, np.asarray(rows.labels)), vectorizer))
 
 
+def mixture(folder: Path) -> Classifier:
+    rows, tokenise = tiny.window(80), tiny.encoder().tokenise
+    hasher = WordHasher.fit(tokenise(rows.texts))
+    features = Features(rows.embeddings, hasher.transform(tokenise(rows.texts)))
+    learner = MixtureLearner(make_rows(features, rows.labels, range(len(rows))))
+    return loaded(folder, MixtureHead(learner.mixture, hasher, tokenise))
+
+
 def logits(folder: Path) -> Classifier:
     return loaded(folder, None)
 
 
-def loaded(folder: Path, head: Head | None) -> Classifier:
+def loaded(folder: Path, head: AnyHead | None) -> Classifier:
     encoder = tiny.classifier() if head is None else tiny.encoder()
     lineage = Lineage(candidate="test")
     write_bundle(folder, encoder=encoder, head=head, labels=tiny.LABELS, lineage=lineage, key=tiny.KEY)
     return load_bundle(folder, tiny.KEY, version="3", threads=1)
 
 
-MAKERS: tuple[Callable[[Path], Classifier], ...] = (plain_head, words_head, logits)
+MAKERS: tuple[Callable[[Path], Classifier], ...] = (plain_head, words_head, mixture, logits)
 
 
 @pytest.fixture(scope="module", params=MAKERS, ids=lambda maker: maker.__name__)

@@ -5,9 +5,10 @@ manifest.sig       HMAC-SHA256 of manifest.json with the signing key
 encoder/           model.onnx, tokenizer.json; for a GPU also weights.safetensors, network.json
 head.skops         absent if the encoder's graph has logits
 first.safetensors  first stage, if the model is a cascade
+mixture.safetensors  experts and weights, in place of head.skops, if the model is a mixture
 
 A bundle holds no other file, signed or not. A signing key can be stolen, and its thief must not be able to run code
-where models are loaded. Therefore a bundle has five formats, none of which can name code, and each file is checked
+where models are loaded. Therefore a bundle has these formats, none of which can name code, and each file is checked
 before it is opened.
 """
 
@@ -19,15 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from driftloop.core.models.bundle_classifier import BundleClassifier
-from driftloop.core.models.bundle_draft import CANARY_TEXTS, BundleDraft
+from driftloop.core.models.bundle_draft import CANARY_TEXTS, BundleDraft, read_head
 from driftloop.core.models.encoder import MODEL, NETWORK, TOKENIZER, WEIGHTS, Encoder, OnnxEncoder
 from driftloop.core.models.first_stage import load_first_stage
-from driftloop.core.models.head import Head, load_head
 from driftloop.core.models.manifest import (
     ENCODER,
     FIRST,
     HEAD,
     MANIFEST,
+    MIXTURE,
     SIGNATURE,
     BundleError,
     Canary,
@@ -38,6 +39,7 @@ from driftloop.core.models.manifest import (
     read_manifest,
     read_signed_manifest,
 )
+from driftloop.core.models.mixture_head import AnyHead
 from driftloop.core.models.torch_encoder import TorchEncoder
 from driftloop.core.terminal_text import escape_control_chars
 
@@ -46,6 +48,7 @@ __all__ = [
     "FIRST",
     "HEAD",
     "MANIFEST",
+    "MIXTURE",
     "SIGNATURE",
     "BundleClassifier",
     "BundleDraft",
@@ -68,7 +71,7 @@ def write_bundle(
     folder: Path,
     *,
     encoder: OnnxEncoder,
-    head: Head | None,
+    head: AnyHead | None,
     labels: Sequence[str],
     lineage: Lineage,
     key: str,
@@ -150,7 +153,7 @@ def load_bundle(
     try:
         if encoder is None or encoder.files_digest != manifest.encoder_digest:
             encoder = _load_encoder(folder / ENCODER, manifest, threads, cache_size, device)
-        head = load_head(folder / HEAD) if manifest.head == "skops" else None
+        head = read_head(folder, manifest, encoder)
         model = BundleClassifier(encoder, head, manifest.labels, version)
         model.trained_until, model.made_at = manifest.lineage.trained_until, manifest.created_at
         if manifest.cascade is not None:
@@ -185,6 +188,8 @@ def _allowed_files(manifest: Manifest) -> set[str]:
         allowed |= for_torch
     if manifest.head == "skops":
         allowed.add(HEAD)
+    if manifest.head == "mixture":
+        allowed.add(MIXTURE)
     if manifest.cascade:
         allowed.add(FIRST)
     return allowed

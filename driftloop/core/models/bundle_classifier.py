@@ -10,8 +10,8 @@ import numpy as np
 from driftloop.core.models.classifier import Matrix, Predictions, softmax
 from driftloop.core.models.encoder import Encoder, PendingEmbeddings
 from driftloop.core.models.first_stage import FirstStage
-from driftloop.core.models.head import Head
 from driftloop.core.models.manifest import CascadeCalibration
+from driftloop.core.models.mixture_head import AnyHead
 
 
 class BundleClassifier:
@@ -24,7 +24,7 @@ class BundleClassifier:
         version: Registered version; empty before registration.
     """
 
-    def __init__(self, encoder: Encoder, head: Head | None, labels: Sequence[str], version: str = "") -> None:
+    def __init__(self, encoder: Encoder, head: AnyHead | None, labels: Sequence[str], version: str = "") -> None:
         self.encoder = encoder
         self.head = head
         self._labels = tuple(labels)

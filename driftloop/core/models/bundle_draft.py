@@ -12,13 +12,14 @@ from msgspec.structs import replace
 
 from driftloop.core.files import link_or_copy
 from driftloop.core.models.bundle_classifier import BundleClassifier
-from driftloop.core.models.encoder import OnnxEncoder, Quantisation, encoder_files
+from driftloop.core.models.encoder import Encoder, OnnxEncoder, Quantisation, encoder_files
 from driftloop.core.models.first_stage import FirstStage
-from driftloop.core.models.head import Head, load_head
+from driftloop.core.models.head import load_head
 from driftloop.core.models.manifest import (
     ENCODER,
     FIRST,
     HEAD,
+    MIXTURE,
     Canary,
     CascadeCalibration,
     Lineage,
@@ -27,6 +28,7 @@ from driftloop.core.models.manifest import (
     read_manifest,
     write_signed_manifest,
 )
+from driftloop.core.models.mixture_head import AnyHead, MixtureHead, load_mixture_head
 
 CANARY_TEXTS = ("the flight was delayed again", "what a wonderful day!", "", "ok — 100% 😀")
 
@@ -54,7 +56,7 @@ class BundleDraft:
         folder: Path,
         *,
         encoder: OnnxEncoder,
-        head: Head | None,
+        head: AnyHead | None,
         labels: Sequence[str],
         lineage: Lineage,
         canary_texts: Sequence[str] = CANARY_TEXTS,
@@ -75,12 +77,14 @@ class BundleDraft:
         (folder / ENCODER).mkdir(parents=True)
         files = _link_encoder(encoder, folder)
         if head is not None:
-            head.save(folder / HEAD)
-            files[HEAD] = file_digest(folder / HEAD)
+            name = MIXTURE if isinstance(head, MixtureHead) else HEAD
+            head.save(folder / name)
+            files[name] = file_digest(folder / name)
         manifest = Manifest(
             created_at=time.time(),
             labels=list(labels),
-            head="logits" if head is None else "skops",
+            head="logits" if head is None else "mixture" if isinstance(head, MixtureHead) else "skops",
+            experts=list(head.mixture.names) if isinstance(head, MixtureHead) else [],
             lineage=lineage,
             canary=_canary(encoder, head, labels, canary_texts),
             files=files,
@@ -108,7 +112,7 @@ class BundleDraft:
         (self.folder / ENCODER).mkdir()
         draft = self._manifest
         others = {name: digest for name, digest in draft.files.items() if not name.startswith(f"{ENCODER}/")}
-        head = load_head(self.folder / HEAD) if draft.head == "skops" else None
+        head = read_head(self.folder, draft, encoder)
         self._change(
             created_at=time.time(),
             canary=_canary(encoder, head, draft.labels, draft.canary.texts),
@@ -143,6 +147,25 @@ class BundleDraft:
         self._changed = True
 
 
+def read_head(folder: Path, manifest: Manifest, encoder: Encoder) -> AnyHead | None:
+    """Read the head of a bundle whose files were verified; `None` if the encoder's graph has logits.
+
+    Args:
+        folder: Folder of the bundle.
+        manifest: Its manifest.
+        encoder: Its encoder.
+
+    Raises:
+        ValueError: The file is damaged, or does not fit the manifest.
+    """
+    if manifest.head == "skops":
+        return load_head(folder / HEAD)
+    if manifest.head == "mixture":
+        path, tokenise = folder / MIXTURE, encoder.tokenise
+        return load_mixture_head(path, manifest.experts, manifest.labels, encoder.dimension, tokenise)
+    return None
+
+
 def _link_encoder(encoder: OnnxEncoder, folder: Path) -> dict[str, str]:
     """Link the encoder's files into a bundle, and return their digests by path, sorted."""
     names = sorted(encoder_files(encoder.folder))
@@ -160,6 +183,6 @@ def _encoder_fields(encoder: OnnxEncoder) -> dict[str, Any]:
     }
 
 
-def _canary(encoder: OnnxEncoder, head: Head | None, labels: Sequence[str], texts: Sequence[str]) -> Canary:
+def _canary(encoder: OnnxEncoder, head: AnyHead | None, labels: Sequence[str], texts: Sequence[str]) -> Canary:
     predictions = BundleClassifier(encoder, head, labels).predict(list(texts))
     return Canary(texts=list(texts), probabilities=predictions.probabilities.round(6).tolist())

@@ -13,7 +13,7 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.models.encoder import Quantisation
 
 MANIFEST, SIGNATURE, HEAD, ENCODER = "manifest.json", "manifest.sig", "head.skops", "encoder"
-FIRST = "first.safetensors"
+FIRST, MIXTURE = "first.safetensors", "mixture.safetensors"
 
 
 class BundleError(DriftloopError):
@@ -64,7 +64,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal[1] = 1
     created_at: float
     labels: list[str]
-    head: Literal["skops", "logits"]
+    head: Literal["skops", "logits", "mixture"]
+    """Kind of the head: a scikit-learn estimator, the logits of the encoder's graph, or a mixture of experts."""
+    experts: list[Annotated[str, msgspec.Meta(max_length=100)]] = []
+    """Names of the experts of a mixture; empty without one."""
     encoder_digest: str
     dimension: int
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=8192)]

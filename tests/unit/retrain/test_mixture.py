@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from driftloop.core.models.mixture import COLUMNS, NEVER, Features, LinearWeights, Mixture, WordHasher
 from retrain.mixture import learner, softmax_regression
 from retrain.mixture.fixed_share import favour, update_weights
-from retrain.mixture.learner import CONCEPT, ONLINE, MixtureLearner, Row
+from retrain.mixture.learner import CONCEPT, ONLINE, MixtureLearner, Row, make_rows
 from retrain.mixture.softmax_regression import fit_softmax_regression
 
 D = 6
@@ -32,8 +32,7 @@ def texts(seed: int, n: int, flipped: bool = False) -> tuple[Features, list[str]
 
 def rows(seed: int, n: int, flipped: bool = False, start: float = 0.0) -> list[Row]:
     features, labels = texts(seed, n, flipped)
-    words = [features.words[at] for at in range(n)]
-    return [Row(features.embeddings[at], words[at].indices, words[at].data, labels[at], start + at) for at in range(n)]
+    return make_rows(features, labels, [start + at for at in range(n)])
 
 
 def accuracy(mixture: Mixture, some: list[Row]) -> float:
