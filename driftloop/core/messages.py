@@ -163,6 +163,31 @@ class ModelUpdate(Message, frozen=True, kw_only=True):
     """Fencing token, greater for each new retrainer. An update with a smaller token than an earlier one is void."""
 
 
+class MixtureUpdate(Message, frozen=True, kw_only=True):
+    """Weights of a mixture of experts from now on, and one expert that has changed."""
+
+    stream: str
+    version: Version
+    """Registered model whose mixture it changes. It is void for any other model."""
+    revision: Whole
+    """Number of the update since that model, from 1 on."""
+    outcome_offset: Position
+    """Offset in `outcomes` of the last label that it has learnt. -1 before the first."""
+    weights: dict[str, Share]
+    """Weight of each expert; they sum to 1."""
+    expert: str
+    """Name of the expert that has changed."""
+    classes: list[Class]
+    """The k classes of the expert."""
+    body: str
+    """Parameters of the expert; see `driftloop.core.models.mixture_update`. Base64 of a safetensors file."""
+    published_at: Time
+    fence: Whole = 0
+    """Fencing token, as in `ModelUpdate`."""
+    signature: str = ""
+    """HMAC-SHA256 of the message without this field, by the signing key."""
+
+
 class Retraining(Message, frozen=True, kw_only=True):
     """State change of one retraining."""
 

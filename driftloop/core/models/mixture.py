@@ -105,6 +105,19 @@ class Mixture:
         self.words[:, expert, columns] = weights.words
         self.bias[expert, columns] = weights.bias
 
+    def expert(self, name: str) -> LinearWeights:
+        """Return the weights of an expert, for all classes of the mixture."""
+        at = self.names.index(name)
+        parts = self.embedding[:, at], self.words[:, at], self.bias[at]
+        return LinearWeights(self.classes, *(part.copy() for part in parts))
+
+    def copy(self) -> Mixture:
+        """Return a mixture that shares nothing with this one."""
+        made = Mixture(self.names, self.classes, len(self.embedding))
+        made.weights, made.embedding = self.weights.copy(), self.embedding.copy()
+        made.words, made.bias = self.words.copy(), self.bias.copy()
+        return made
+
     def add_classes(self, classes: Sequence[str]) -> None:
         """Add the classes that the mixture does not have. No expert has seen them."""
         new = [one for one in dict.fromkeys(classes) if one not in self.classes]

@@ -1,0 +1,114 @@
+"""Updates of a mixture between two registered versions: small signed messages, each with one expert and all weights.
+
+The parameters of an expert travel in half precision. A message is applied to a copy of the mixture, so that a batch is
+scored by one state of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+
+import numpy as np
+from msgspec.structs import replace
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from driftloop.core import messages
+from driftloop.core.messages import MixtureUpdate
+from driftloop.core.models.manifest import sign
+from driftloop.core.models.mixture import COLUMNS, LinearWeights, Mixture
+
+MAX_BODY = 8 * 1024 * 1024
+"""Maximum characters of a body."""
+
+
+def encode_expert(weights: LinearWeights) -> str:
+    """Return the parameters of an expert as the body of a message."""
+    used = np.flatnonzero(weights.words.any(axis=1)).astype(np.int32)
+    parts = {"embedding": weights.embedding, "words": weights.words[used], "bias": weights.bias}
+    halves = {name: np.ascontiguousarray(part, dtype=np.float16) for name, part in parts.items()}
+    return base64.b64encode(save(halves | {"columns": used})).decode("ascii")
+
+
+def decode_expert(update: MixtureUpdate, dimension: int) -> LinearWeights:
+    """Return the parameters in a message.
+
+    Args:
+        update: The message.
+        dimension: Dimension of an embedding, d.
+
+    Raises:
+        ValueError: The body is damaged, or does not fit the classes and the dimension.
+    """
+    if len(update.body) > MAX_BODY:
+        raise ValueError(f"an expert of more than {MAX_BODY:,} characters")
+    try:
+        found = load(base64.b64decode(update.body, validate=True))
+    except (SafetensorError, binascii.Error) as error:
+        raise ValueError(f"the expert cannot be read ({error})") from error
+    k, columns = len(update.classes), found.get("columns", np.zeros(0))
+    expected = {"embedding": (dimension, k), "words": (len(columns), k), "bias": (k,), "columns": (len(columns),)}
+    if not k or len(set(update.classes)) < k or {name: part.shape for name, part in found.items()} != expected:
+        raise ValueError(f"the expert is not one for {k} classes and {dimension} dimensions")
+    if columns.dtype != np.int32 or not (np.diff(columns) > 0).all():
+        raise ValueError("the columns of the expert are not increasing numbers")
+    if len(columns) and not 0 <= columns[0] <= columns[-1] < COLUMNS:
+        raise ValueError("the columns of the expert are out of range")
+    numbers = {name: part.astype(np.float32) for name, part in found.items() if name != "columns"}
+    if not all(found[name].dtype.kind == "f" and np.isfinite(part).all() for name, part in numbers.items()):
+        raise ValueError("the expert has numbers that are not finite")
+    words = np.zeros((COLUMNS, k), dtype=np.float32)
+    words[columns] = numbers["words"]
+    return LinearWeights(tuple(update.classes), numbers["embedding"], words, numbers["bias"])
+
+
+def signed(update: MixtureUpdate, key: str) -> MixtureUpdate:
+    """Return a message with its signature.
+
+    Args:
+        update: The message.
+        key: Signing key.
+    """
+    return replace(update, signature=_signature(update, key))
+
+
+def check_signature(update: MixtureUpdate, key: str) -> None:
+    """Check the signature of a message.
+
+    Args:
+        update: The message.
+        key: Signing key.
+
+    Raises:
+        ValueError: The message was not signed with this key.
+    """
+    if not hmac.compare_digest(update.signature, _signature(update, key)):
+        raise ValueError("an update of the mixture that is not signed with this key")
+
+
+def apply_update(mixture: Mixture, update: MixtureUpdate) -> Mixture:
+    """Return the mixture after an update; the given one stays as it is.
+
+    Args:
+        mixture: Mixture of the version that the update names.
+        update: The update.
+
+    Raises:
+        ValueError: The update does not fit the mixture.
+    """
+    if set(update.weights) != set(mixture.names) or update.expert not in mixture.names:
+        raise ValueError(f"an update of the experts {', '.join(sorted(update.weights))[:200]}, which are others here")
+    total = sum(update.weights.values())
+    if abs(total - 1) > 1e-3:
+        raise ValueError(f"weights of experts that sum to {total:.3f}")
+    expert = decode_expert(update, len(mixture.embedding))
+    changed = mixture.copy()
+    changed.set_expert(update.expert, expert)
+    changed.weights = np.asarray([update.weights[name] / total for name in mixture.names])
+    return changed
+
+
+def _signature(update: MixtureUpdate, key: str) -> str:
+    return sign(messages.encode(replace(update, signature="")), key)
