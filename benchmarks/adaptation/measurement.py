@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.adaptation import baselines
 from benchmarks.adaptation.baselines import Cara, Flags, ScriptedAlerts, with_detectors
 from benchmarks.adaptation.in_process_loop import Loop
-from benchmarks.adaptation.mixture_loop import MixtureLoop
+from benchmarks.adaptation.mixture_loop import MixtureLoop, parse_system
 from benchmarks.adaptation.playback import Stream
 from benchmarks.adaptation.recurrence import recoveries
 from benchmarks.adaptation.results import BLOCK, Measured, Row
@@ -45,7 +45,8 @@ def measure(stream: Stream, system: str, settings: Settings, seconds: float) -> 
 
     Args:
         stream: The stream.
-        system: One of `SYSTEMS`, `periodic:EVENTS`, or a detector such as `error:adwin?delta=0.01`.
+        system: One of `SYSTEMS`, `periodic:EVENTS`, a detector such as `error:adwin?delta=0.01`, or a mixture such as
+            `mixture?share=0.02`; see `benchmarks.adaptation.mixture_loop.LoopOptions`.
         settings: Settings of the loop.
         seconds: Time from a decision to the new model's first prediction, at the scenario's rate.
 
@@ -55,8 +56,8 @@ def measure(stream: Stream, system: str, settings: Settings, seconds: float) -> 
     settings = _with_bootstrap(settings, stream.scenario)
     began = time.process_time()
     with threadpool_limits(1):  # as the sandbox of the live loop does
-        if system == "mixture":
-            mixture = MixtureLoop(stream, settings)
+        if system.partition("?")[0] == "mixture":
+            mixture = MixtureLoop(stream, settings, parse_system(system))
             mixture.run()
             row = _row(stream, system, mixture.correct, settings, mixture.alerts, mixture)
             cpu = mixture.cpu

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Annotated
 
+import msgspec
+import numpy as np
+import scipy.sparse as sp
 from msgspec.structs import replace
 
 from benchmarks.adaptation.playback import Clock, Playback, Stream
+from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import DriftAlert, Outcome, Prediction
 from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.mixture import Features, LinearWeights, WordHasher
@@ -15,15 +20,42 @@ from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings
 from retrain.labels.annotator_trust import weight_labels
 from retrain.labels.running_trust import RunningTrust
-from retrain.mixture.learner import MixtureLearner, make_rows
+from retrain.mixture.learner import MixtureLearner, MixtureOptions, make_rows
 from retrain.training_window import TrainingWindow
+from stream_processors.drift.detectors import parse_parameters
 
-USE_SECONDS = 1.0
-"""Seconds from the decision to refit an expert of few rows until its first prediction."""
 SECONDS_PER_ROW = 1e-4
 """Further seconds of a refit for each of its rows."""
 SNAPSHOT_LABELS = 300
 """Labels since the onset of a drift after which the signals watch a new snapshot."""
+
+
+class LoopOptions(MixtureOptions, frozen=True, kw_only=True):
+    """Options of a mixture in the benchmark."""
+
+    words: bool = True
+    """Let the experts read words beside embeddings."""
+    alerts: bool = True
+    """Tell the mixture of drifts."""
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """Seconds from the decision to refit an expert of few rows until its first prediction."""
+
+
+DEFAULTS = LoopOptions()
+
+
+def parse_system(system: str) -> LoopOptions:
+    """Return the options of a system such as ``mixture?share=0.02&words=0``.
+
+    Raises:
+        DriftloopError: An option is unknown, or has a value that it cannot have.
+    """
+    query = system.partition("?")[2]
+    try:
+        return msgspec.convert(parse_parameters(query, system), LoopOptions, strict=False)
+    except msgspec.ValidationError as error:
+        names = ", ".join(LoopOptions.__struct_fields__)
+        raise DriftloopError(f"The mixture {system!r} cannot be made ({error}): its options are {names}.") from error
 
 
 class MixtureLoop(Playback):
@@ -38,11 +70,13 @@ class MixtureLoop(Playback):
     Args:
         stream: The stream.
         settings: Settings of the loop.
+        options: Experts, rates and times.
         weigh: Weigh labels by the trust in their annotator.
     """
 
-    def __init__(self, stream: Stream, settings: Settings, weigh: bool = True) -> None:
+    def __init__(self, stream: Stream, settings: Settings, options: LoopOptions = DEFAULTS, weigh: bool = True) -> None:
         super().__init__(stream, settings)
+        self._options = options
         self._trust = RunningTrust()
         self._weigh = weigh
         self.fits = 0
@@ -60,8 +94,11 @@ class MixtureLoop(Playback):
                 texts = [row.text for row in self.stream.scenario.sequence]
                 tokens = exported_encoder(self.settings.model).tokenise(texts)
             self._words = WordHasher.fit(tokens[: self.bootstrap]).transform(tokens)
+            if not self._options.words:
+                self._words = sp.csr_matrix(self._words.shape, dtype=np.float32)
             first = Features(rows.embeddings, self._words[: len(rows)])
-            self.learner = MixtureLearner(make_rows(first, rows.labels, range(len(rows)), weight_labels(rows).weights))
+            labelled = make_rows(first, rows.labels, range(len(rows)), weight_labels(rows).weights)
+            self.learner = MixtureLearner(labelled, self._options)
             self._take_snapshot(0)
 
     def begin(self, tick: int) -> None:
@@ -100,7 +137,7 @@ class MixtureLoop(Playback):
             self.learner.learn(*make_rows(features, [outcome.label], [outcome.occurred_at], [weight]))
             for fit in self.learner.due():
                 self.fits += 1
-                seconds = USE_SECONDS + SECONDS_PER_ROW * len(fit.labels)
+                seconds = self._options.seconds + SECONDS_PER_ROW * len(fit.labels)
                 self._upcoming.append((tick + max(1, round(seconds * self.stream.rate)), fit.expert, fit.run()))
             self._upcoming.sort(key=lambda one: one[0])
             if self._relearning and self.learner.labels_of_concept >= SNAPSHOT_LABELS:
@@ -109,7 +146,8 @@ class MixtureLoop(Playback):
 
     def alert(self, alert: DriftAlert) -> None:
         """Tell the mixture of a drift."""
-        self._relearning |= self.learner.notice_drift(alert.onset_at)
+        if self._options.alerts:
+            self._relearning |= self.learner.notice_drift(alert.onset_at)
 
     def _take_snapshot(self, tick: int) -> None:
         self._snapshot = copy.deepcopy(self.learner.mixture)

@@ -3,7 +3,7 @@
 Experts:
 
 - `online`: one step of gradient descent for each label.
-- `newest-N`: a regression on the newest N labels, for each N in `WINDOWS`.
+- `newest-N`: a regression on the newest N labels, for several N.
 - `concept`: a regression on the labels since the onset of the last drift, and on the last ones before it at a lower
   weight. Without a drift it has learnt the first labels.
 
@@ -16,23 +16,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.mixture import COLUMNS, Features, LinearWeights, Mixture
-from retrain.mixture.fixed_share import favour, update_weights
+from retrain.mixture.fixed_share import RATE, SHARE, favour, update_weights
 from retrain.mixture.softmax_regression import fit_softmax_regression
 
-WINDOWS = (300, 1200, 4800, 19200)
-"""Labels that the windows hold, each four times as many as the one before."""
 ONLINE, CONCEPT = "online", "concept"
+LONGER = 4
+"""Labels of a window, in multiples of the next shorter one."""
 LEARNING_RATE = 1.0
 """Step of the online expert, on embeddings of two unit-length parts."""
-RENEWED = 0.1
-"""Share of its labels that must be new before an expert is refitted."""
 MIN_NEW = 25
 """Labels that must be new before an expert is refitted."""
 FIRST_LABELS = 40
@@ -40,6 +40,30 @@ FIRST_LABELS = 40
 OLD_ROWS = 1000
 OLD_WEIGHT = 0.3
 """Labels before the onset that the expert of the concept learns as well, and their weight."""
+
+
+class MixtureOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Experts of a mixture, and how fast their weights move."""
+
+    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = RATE
+    """Power of the probability that an expert gave to the true label."""
+    share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = SHARE
+    """Share of the total weight that is spread evenly after each label."""
+    shortest: Annotated[int, msgspec.Meta(ge=20)] = 300
+    """Labels of the shortest window. Each further one holds `LONGER` times as many."""
+    windows: Annotated[int, msgspec.Meta(ge=1, le=8)] = 4
+    """Number of windows."""
+    renewed: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.1
+    """Share of its labels that must be new before an expert is refitted."""
+    online: bool = True
+    """Use the online expert."""
+    concept: bool = True
+    """Use the expert of the newest concept."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Labels of each window, by its name; ascending."""
+        return {f"newest-{size}": size for size in (self.shortest * LONGER**at for at in range(self.windows))}
 
 
 @dataclass(frozen=True)
@@ -73,18 +97,26 @@ class Fit:
         return fit_softmax_regression(self.features, self.labels, self.weights, self.start)
 
 
+DEFAULTS = MixtureOptions()
+
+
 class MixtureLearner:
     """Mixture that learns.
 
     Args:
         rows: First labelled events, of two or more classes.
-        windows: Labels that the windows hold, ascending.
+        options: Experts and rates.
+
+    Raises:
+        ValueError: The first events have one class only.
     """
 
-    def __init__(self, rows: Sequence[Row], windows: Sequence[int] = WINDOWS) -> None:
-        self._sizes = {f"newest-{size}": size for size in windows}
-        self._longest = f"newest-{max(windows)}"
-        self._rows: deque[Row] = deque(rows, maxlen=max(windows))
+    def __init__(self, rows: Sequence[Row], options: MixtureOptions = DEFAULTS) -> None:
+        self._options = options
+        self._sizes = options.sizes
+        self._longest = max(self._sizes, key=self._sizes.__getitem__)
+        self._fittable = (*self._sizes, *([CONCEPT] if options.concept else []))
+        self._rows: deque[Row] = deque(rows, maxlen=max(self._sizes.values()))
         self._fitted: dict[str, LinearWeights] = {}
         self._learnt = len(rows)
         self._next: dict[str, int] = {}
@@ -93,12 +125,14 @@ class MixtureLearner:
         # Labels of events since the onset.
         self._since_onset = len(rows)
         classes = sorted({row.label for row in rows})
-        self.mixture = Mixture((ONLINE, *self._sizes, CONCEPT), classes, len(rows[0].embedding))
-        self.mixture.bias[self.mixture.names.index(ONLINE)] = 0
-        for name in (*self._sizes, CONCEPT):
+        names = (*([ONLINE] if options.online else []), *self._fittable)
+        self.mixture = Mixture(names, classes, len(rows[0].embedding))
+        for name in self._fittable:
             self.install(name, self._fit(name).run())
-        for row in rows:
-            self._step_online(row)
+        if options.online:
+            self.mixture.bias[names.index(ONLINE)] = 0
+            for row in rows:
+                self._step_online(row)
 
     def learn(self, row: Row) -> None:
         """Learn from a label, after its event was predicted.
@@ -111,8 +145,11 @@ class MixtureLearner:
             self._since_onset += 1
             given = self.mixture.expert_probabilities(_features([row]))[0, :, self.mixture.classes.index(row.label)]
             # A label without trust moves nothing.
-            self.mixture.weights = update_weights(self.mixture.weights, given.astype(np.float64) ** row.weight)
-        self._step_online(row)
+            trusted = given.astype(np.float64) ** row.weight
+            options = self._options
+            self.mixture.weights = update_weights(self.mixture.weights, trusted, options.rate, options.share)
+        if self._options.online:
+            self._step_online(row)
         self._rows.append(row)
         self._learnt += 1
 
@@ -140,8 +177,12 @@ class MixtureLearner:
         return True
 
     def due(self) -> list[Fit]:
-        """Return the refits that are due, shortest first. An expert that is being fitted is not due."""
-        found = [self._fit(name) for name in (*self._sizes, CONCEPT) if self._is_due(name)]
+        """Return the refits that are due, shortest first.
+
+        An expert that is being fitted is not due, nor is one whose labels are all equal.
+        """
+        found = [self._fit(name) for name in self._fittable if self._is_due(name)]
+        found = [fit for fit in found if len(set(fit.labels)) > 1]
         self._fitting.update(fit.expert for fit in found)
         return found
 
@@ -170,11 +211,11 @@ class MixtureLearner:
             new = [row for row in rows if row.occurred_at >= self._onset_at]
             old = [row for row in rows if row.occurred_at < self._onset_at][-OLD_ROWS:]
             rows, old_weights = old + new, [OLD_WEIGHT] * len(old) + [1.0] * len(new)
-            self._next[name] = self._since_onset + max(MIN_NEW, round(RENEWED * self._since_onset))
+            self._next[name] = self._since_onset + max(MIN_NEW, round(self._options.renewed * self._since_onset))
         else:
             rows = rows[-self._sizes[name] :]
             old_weights = [1.0] * len(rows)
-            self._next[name] = self._learnt + max(MIN_NEW, round(RENEWED * len(rows)))
+            self._next[name] = self._learnt + max(MIN_NEW, round(self._options.renewed * len(rows)))
         weights = np.asarray([row.weight for row in rows]) * old_weights
         labels = tuple(row.label for row in rows)
         return Fit(name, _features(rows), labels, weights, self._fitted.get(name))

@@ -85,6 +85,17 @@ def test_mixture_learns_swapped_labels_without_a_search(row_of):
     assert row.swapped_at and row.swapped_at[0] > SWAP + DELAY, "a snapshot of the new concept"
 
 
+@pytest.mark.parametrize("option", ["online=0", "concept=0", "words=0", "alerts=0", "seconds=20", "rate=1"])
+def test_options_of_the_mixture_change_its_row(row_of, option):
+    assert row_of(f"mixture?{option}").blocks != row_of("mixture").blocks
+
+
+@pytest.mark.parametrize("option", ["share=2", "size=3", "windows=0", "share=x"])
+def test_unknown_option_of_the_mixture_is_refused(stream, option):
+    with pytest.raises(DriftloopError, match="mixture"):
+        measure(stream, f"mixture?{option}", Settings(), 1.0)
+
+
 class Heard:
     """A policy that keeps what it was told last."""
 

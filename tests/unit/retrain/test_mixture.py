@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from driftloop.core.models.mixture import COLUMNS, NEVER, Features, LinearWeights, Mixture, WordHasher
 from retrain.mixture import learner, softmax_regression
 from retrain.mixture.fixed_share import favour, update_weights
-from retrain.mixture.learner import CONCEPT, ONLINE, MixtureLearner, Row, make_rows
+from retrain.mixture.learner import CONCEPT, ONLINE, MixtureLearner, MixtureOptions, Row, make_rows
 from retrain.mixture.softmax_regression import fit_softmax_regression
 
 D = 6
@@ -157,13 +157,15 @@ def test_flipped_labels_are_learnt_while_they_come() -> None:
 def test_experts_are_refitted_when_a_tenth_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """An expert whose refit is under way is not due again."""
     monkeypatch.setattr(learner, "MIN_NEW", 5)
-    made = MixtureLearner(rows(1, 400), windows=(100, 1000))
+    made = MixtureLearner(rows(1, 400), MixtureOptions(shortest=100, windows=3))
     more = rows(2, 60, start=1000.0)
     due = {}
     for at, row in enumerate(more, 1):
         made.learn(row)
         due |= {fit.expert: at for fit in made.due()}
-    assert due == {"newest-100": 10, "newest-1000": 40}, "a tenth of 100, and of the 400 that are there"
+    assert due == {"newest-100": 10, "newest-400": 40, "newest-1600": 40}, (
+        "a tenth of 100, or of the 400 that are there"
+    )
 
 
 def test_alert_trusts_the_longest_window() -> None:
@@ -201,3 +203,20 @@ def test_untrusted_label_moves_no_expert() -> None:
     assert (made.mixture.embedding[:, online] == before).all()
     made.learn(row)
     assert (made.mixture.embedding[:, online] != before).any()
+
+
+def test_window_of_equal_labels_is_not_refitted() -> None:
+    """The expert stays as it is until two classes are there."""
+    made = MixtureLearner(rows(1, 60), MixtureOptions(shortest=20, windows=1, concept=False))
+    same = [row for row in rows(2, 200, start=100.0) if row.label == "yes"]
+    for row in same[:40]:
+        made.learn(row)
+        assert not any(set(fit.labels) == {"yes"} for fit in made.due())
+    for row in rows(3, 30, start=500.0):
+        made.learn(row)
+    assert [fit.expert for fit in made.due()] == ["newest-20"]
+
+
+def test_first_events_need_two_classes() -> None:
+    with pytest.raises(ValueError, match="all labels are equal"):
+        MixtureLearner([row for row in rows(1, 60) if row.label == "yes"])
