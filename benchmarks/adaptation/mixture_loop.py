@@ -64,8 +64,8 @@ class MixtureLoop(Playback):
     A refit is in use some events after it was due. The time is a formula and not measured, so that a second run gives
     the same row.
 
-    The signals without labels watch a snapshot of the mixture that stays until a drift has been learnt. The mixture
-    itself moves with every label, and its own changes would look like those of the texts.
+    The monitor watches the probabilities of a snapshot, which stays until a drift has been learnt. The mixture itself
+    moves with every label, and its own changes would look like those of the texts. The error is that of the mixture.
 
     Args:
         stream: The stream.

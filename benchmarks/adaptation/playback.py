@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from driftloop.core.messages import DriftAlert, Label, Outcome, Prediction
 from driftloop.core.models.classifier import Matrix
@@ -90,16 +91,17 @@ class Playback(ABC):
         """Play the stream from its first event to its last label."""
         self.train_first(self.stream.window(range(self.bootstrap), labels=self._sent_labels(range(self.bootstrap))))
         schedule = LabelSchedule(len(self.stream), self.stream.scenario.label_delay, self.bootstrap)
-        waiting: dict[int, Prediction] = {}
+        waiting: dict[int, tuple[Prediction, Prediction]] = {}
         for tick in range(schedule.ticks):
             self.begin(tick)
             if tick < len(self.stream):
-                waiting[tick] = self._predict(tick)
-                watched = self.watched(waiting[tick])
+                prediction = self._predict(tick)
+                watched = self.watched(prediction)
+                waiting[tick] = prediction, watched
                 with Clock(self.cpu, "watch"):
                     self._alert(self._watch.predicted(watched, self.stream.embeddings[tick]))
             for position in schedule.due(tick):
-                self._label(waiting.pop(position), tick)
+                self._label(*waiting.pop(position), tick)
 
     @abstractmethod
     def train_first(self, rows: TrainingWindow) -> None:
@@ -114,7 +116,7 @@ class Playback(ABC):
         """Return the k classes, the probabilities of the event at this position (k,), and the model's version."""
 
     def watched(self, prediction: Prediction) -> Prediction:
-        """Return the prediction that the signals without labels see: by default the answer itself."""
+        """Return the prediction whose label and probabilities the monitor sees: by default the answer itself."""
         return prediction
 
     @abstractmethod
@@ -161,7 +163,7 @@ class Playback(ABC):
             in_sample=position < self.bootstrap,
         )
 
-    def _label(self, prediction: Prediction, tick: int) -> None:
+    def _label(self, prediction: Prediction, watched: Prediction, tick: int) -> None:
         position = prediction.position
         annotations = self.stream.scenario.annotations
         name = annotations[position].label if annotations else self.stream.scenario.sequence[position].label
@@ -177,7 +179,8 @@ class Playback(ABC):
         outcome = join_one(prediction, label)
         self.labelled += 1
         with Clock(self.cpu, "watch"):
-            self._alert(self._watch.labelled(outcome, self.labelled - 1))
+            # The error is that of the answer.
+            self._alert(self._watch.labelled(replace(outcome, probabilities=watched.probabilities), self.labelled - 1))
         self.learn(outcome, tick)
 
 
