@@ -64,6 +64,50 @@ def decode_expert(update: MixtureUpdate, dimension: int) -> LinearWeights:
     return LinearWeights(tuple(update.classes), numbers["embedding"], words, numbers["bias"])
 
 
+class UpdateSeries:
+    """Maker of the updates after one registered version.
+
+    Args:
+        stream: Stream id.
+        version: Registered version.
+        key: Signing key.
+        revision: Number of the newest update of that version so far.
+    """
+
+    def __init__(self, stream: str, version: str, key: str, revision: int = 0) -> None:
+        self._stream = stream
+        self._version = version
+        self._key = key
+        self.revision = revision
+        """Number of the newest update."""
+
+    def make(self, mixture: Mixture, expert: str, outcome_offset: int, now: float, fence: int = 0) -> MixtureUpdate:
+        """Return the next update, signed.
+
+        Args:
+            mixture: Mixture with the changed expert.
+            expert: Name of that expert.
+            outcome_offset: Offset in `outcomes` of the last label that the mixture has learnt.
+            now: Current time in Unix seconds.
+            fence: Fencing token of the retrainer.
+        """
+        self.revision += 1
+        weights = mixture.expert(expert)
+        update = MixtureUpdate(
+            stream=self._stream,
+            version=self._version,
+            revision=self.revision,
+            outcome_offset=outcome_offset,
+            weights={name: float(weight) for name, weight in zip(mixture.names, mixture.weights, strict=True)},
+            expert=expert,
+            classes=list(weights.classes),
+            body=encode_expert(weights),
+            published_at=now,
+            fence=fence,
+        )
+        return signed(update, self._key)
+
+
 def signed(update: MixtureUpdate, key: str) -> MixtureUpdate:
     """Return a message with its signature.
 

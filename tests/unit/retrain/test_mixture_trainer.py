@@ -1,0 +1,121 @@
+"""Trainer of the mixture: whoever applies its updates has the same mixture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from driftloop.core.messages import DriftAlert, MixtureUpdate, Outcome
+from driftloop.core.models.classifier import Matrix
+from driftloop.core.models.mixture import Features, Mixture, WordHasher
+from driftloop.core.models.mixture_head import MixtureHead
+from driftloop.core.models.mixture_update import UpdateSeries, apply_update, check_signature
+from retrain.mixture.learner import CONCEPT, ONLINE, MixtureLearner, MixtureOptions, make_rows
+from retrain.mixture.trainer import MixtureTrainer
+from tests import tiny
+
+ROWS = tiny.window(200)
+FIRST = 80
+
+
+def outcome(at: int, flipped: bool) -> Outcome:
+    label = ROWS.labels[at]
+    if flipped:
+        label = tiny.LABELS[(tiny.LABELS.index(label) + 1) % len(tiny.LABELS)]
+    return Outcome(
+        event_id=ROWS.event_ids[at], text=ROWS.texts[at], occurred_at=float(at), predicted=label, confidence=1.0,
+        label=label, correct=True, model_version="4", latency_ms=0.0, labelled_at=float(at),
+        probabilities={label: 1.0},
+    )  # fmt: skip
+
+
+def alert(onset: float) -> DriftAlert:
+    return DriftAlert(
+        alert_id=f"a{onset}", stream="s", detector="fused", signal="error", severity=0.3, position=0, onset=int(onset),
+        outcome_offset=-1, onset_at=onset, window=1, model_version="4", detected_at=0.0,
+    )  # fmt: skip
+
+
+class Played:
+    """A trainer whose updates another process applies."""
+
+    def __init__(self) -> None:
+        tokenise = tiny.encoder().tokenise
+        hasher = WordHasher.fit(tokenise(ROWS.texts[:FIRST]))
+        features = Features(ROWS.embeddings[:FIRST], hasher.transform(tokenise(ROWS.texts[:FIRST])))
+        options = MixtureOptions(shortest=40, windows=2)
+        learner = MixtureLearner(make_rows(features, ROWS.labels[:FIRST], range(FIRST)), options)
+        self.head = MixtureHead(learner.mixture, hasher, tokenise)
+        self.replica: Mixture = learner.mixture.copy()
+        self.updates: list[MixtureUpdate] = []
+        self._series = UpdateSeries("s", "4", tiny.KEY)
+        self.trainer = MixtureTrainer(learner, self.head, self._embed, self._publish)
+
+    def _embed(self, outcomes: Sequence[Outcome]) -> Matrix:
+        return ROWS.embeddings[[ROWS.event_ids.index(one.event_id) for one in outcomes]]
+
+    def _publish(self, expert: str) -> None:
+        update = self._series.make(self.trainer.learner.mixture, expert, len(self.updates), time.time())
+        check_signature(update, tiny.KEY)
+        self.updates.append(update)
+        self.replica = apply_update(self.replica, update)
+
+    def answers(self, mixture: Mixture) -> Matrix:
+        return MixtureHead(mixture, self.head.hasher, tiny.encoder().tokenise).predict_proba(
+            ROWS.texts, ROWS.embeddings
+        )
+
+    def finish(self) -> None:
+        """Wait until no refit is under way or due."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            seen = len(self.updates)
+            time.sleep(0.3)
+            self.trainer.advance([], [])
+            if len(self.updates) == seen and not self.trainer.learner.due():
+                return
+
+
+@pytest.fixture
+def played() -> Iterator[Played]:
+    made = Played()
+    yield made
+    made.trainer.close()
+
+
+def test_applied_updates_give_the_same_mixture(played: Played) -> None:
+    """Parameters travel in half precision."""
+    for start in range(FIRST, 200, 8):
+        known = [alert(120.0)] if start > 136 else []
+        played.trainer.advance([outcome(at, at >= 120) for at in range(start, min(start + 8, 200))], known)
+    played.finish()
+    changed = {update.expert for update in played.updates}
+    assert changed == {ONLINE, "newest-40", "newest-160", CONCEPT}
+    assert [update.revision for update in played.updates] == list(range(1, len(played.updates) + 1))
+    ours, theirs = played.answers(played.trainer.learner.mixture), played.answers(played.replica)
+    assert np.abs(ours - theirs).max() < 0.01
+    before = played.answers(Played().replica)
+    assert np.abs(ours - before).max() > 0.3, "the control: it has learnt something"
+
+
+def test_nothing_is_published_without_news(played: Played) -> None:
+    played.finish()
+    assert played.updates == []
+    played.trainer.advance([], [alert(50.0)])
+    assert [update.expert for update in played.updates] == [ONLINE]
+    played.trainer.advance([], [alert(50.0)])
+    assert len(played.updates) == 1, "a known alert changes nothing"
+
+
+def test_labels_wait_for_no_refit(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of a label are there at once; a slow refit comes later."""
+    monkeypatch.setattr("retrain.mixture.trainer._run", lambda fit: time.sleep(1.0) or fit.run())
+    began = len(played.updates)
+    played.trainer.advance([outcome(at, False) for at in range(FIRST, FIRST + 40)], [])
+    assert [update.expert for update in played.updates[began:]] == [ONLINE]
+    time.sleep(1.5)
+    played.trainer.advance([], [])
+    assert played.updates[-1].expert == "newest-40"
