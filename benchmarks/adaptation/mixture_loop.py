@@ -9,11 +9,10 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import scipy.sparse as sp
-from msgspec.structs import replace
 
 from benchmarks.adaptation.playback import Clock, Playback, Stream
 from driftloop.core.errors import DriftloopError
-from driftloop.core.messages import DriftAlert, Outcome, Prediction
+from driftloop.core.messages import DriftAlert, Outcome
 from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.mixture import Features, LinearWeights, WordHasher
 from driftloop.core.models.onnx_export import exported_encoder
@@ -112,15 +111,10 @@ class MixtureLoop(Playback):
         mixture = self.learner.mixture
         return mixture.classes, mixture.predict_proba(self._features(position))[0], str(len(self.snapshots))
 
-    def watched(self, prediction: Prediction) -> Prediction:
-        """Return the answer of the newest snapshot."""
-        classes = self._snapshot.classes
-        probabilities = self._snapshot.predict_proba(self._features(prediction.position))[0]
-        return replace(
-            prediction,
-            label=classes[int(probabilities.argmax())],
-            probabilities={name: float(p) for name, p in zip(classes, probabilities, strict=True)},
-        )
+    def reference(self, position: int) -> dict[str, float]:
+        """Return the probabilities of the newest snapshot."""
+        probabilities = self._snapshot.predict_proba(self._features(position))[0]
+        return {name: float(p) for name, p in zip(self._snapshot.classes, probabilities, strict=True)}
 
     def learn(self, outcome: Outcome, tick: int) -> None:
         """Learn from a label; labels of the first events are known already.

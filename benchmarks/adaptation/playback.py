@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from msgspec.structs import replace
 
 from driftloop.core.messages import DriftAlert, Label, Outcome, Prediction
 from driftloop.core.models.classifier import Matrix
@@ -91,17 +90,15 @@ class Playback(ABC):
         """Play the stream from its first event to its last label."""
         self.train_first(self.stream.window(range(self.bootstrap), labels=self._sent_labels(range(self.bootstrap))))
         schedule = LabelSchedule(len(self.stream), self.stream.scenario.label_delay, self.bootstrap)
-        waiting: dict[int, tuple[Prediction, Prediction]] = {}
+        waiting: dict[int, Prediction] = {}
         for tick in range(schedule.ticks):
             self.begin(tick)
             if tick < len(self.stream):
-                prediction = self._predict(tick)
-                watched = self.watched(prediction)
-                waiting[tick] = prediction, watched
+                waiting[tick] = self._predict(tick)
                 with Clock(self.cpu, "watch"):
-                    self._alert(self._watch.predicted(watched, self.stream.embeddings[tick]))
+                    self._alert(self._watch.predicted(waiting[tick], self.stream.embeddings[tick]))
             for position in schedule.due(tick):
-                self._label(*waiting.pop(position), tick)
+                self._label(waiting.pop(position), tick)
 
     @abstractmethod
     def train_first(self, rows: TrainingWindow) -> None:
@@ -115,9 +112,9 @@ class Playback(ABC):
     def predict(self, position: int) -> tuple[Sequence[str], Matrix, str]:
         """Return the k classes, the probabilities of the event at this position (k,), and the model's version."""
 
-    def watched(self, prediction: Prediction) -> Prediction:
-        """Return the prediction whose label and probabilities the monitor sees: by default the answer itself."""
-        return prediction
+    def reference(self, position: int) -> dict[str, float]:
+        """Return the probabilities of the version as it was registered; empty if it has not changed since."""
+        return {}
 
     @abstractmethod
     def learn(self, outcome: Outcome, tick: int) -> None:
@@ -161,9 +158,10 @@ class Playback(ABC):
             predicted_at=float(position),
             position=position,
             in_sample=position < self.bootstrap,
+            reference=self.reference(position),
         )
 
-    def _label(self, prediction: Prediction, watched: Prediction, tick: int) -> None:
+    def _label(self, prediction: Prediction, tick: int) -> None:
         position = prediction.position
         annotations = self.stream.scenario.annotations
         name = annotations[position].label if annotations else self.stream.scenario.sequence[position].label
@@ -179,8 +177,7 @@ class Playback(ABC):
         outcome = join_one(prediction, label)
         self.labelled += 1
         with Clock(self.cpu, "watch"):
-            # The error is that of the answer.
-            self._alert(self._watch.labelled(replace(outcome, probabilities=watched.probabilities), self.labelled - 1))
+            self._alert(self._watch.labelled(outcome, self.labelled - 1))
         self.learn(outcome, tick)
 
 

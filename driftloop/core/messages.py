@@ -76,6 +76,17 @@ class Prediction(Message, frozen=True, kw_only=True):
     events that it was trained on."""
     encoder: str = ""
     """Start of the digest of the encoder whose embedding of the text is in the store. Empty: no embedding is stored."""
+    reference: dict[str, Share] = {}
+    """Probabilities of the version as it was registered, if labels have changed it since. Drift is looked for in these:
+    the changes of a model would look like those of the stream. Empty: the version has not changed."""
+
+    @property
+    def watched(self) -> tuple[str, float]:
+        """Label and confidence of the version as it was registered."""
+        if not self.reference:
+            return self.label, max(self.probabilities.values(), default=0.0)
+        label = max(self.reference, key=self.reference.__getitem__)
+        return label, self.reference[label]
 
 
 class Label(Message, frozen=True, kw_only=True):
@@ -112,6 +123,8 @@ class Outcome(Message, frozen=True, kw_only=True):
     annotator: str = ""
     """Name of the annotator. Empty if unknown."""
     route: str = ""
+    """Copied from the prediction."""
+    reference: dict[str, Share] = {}
     """Copied from the prediction."""
 
 

@@ -81,18 +81,20 @@ class DriftMonitor:
         """
         if prediction.in_sample or not self._is_current(prediction.model_version):
             return []
+        label, confidence = prediction.watched
         event = ObservedEvent(
             position=prediction.position,
             occurred_at=prediction.occurred_at,
-            predicted=prediction.label,
-            confidence=max(prediction.probabilities.values(), default=0.0),
+            predicted=label,
+            confidence=confidence,
             text=prediction.text,
             event_id=prediction.event_id,
             segment=prediction.segment,
             version=prediction.model_version,
         )
         self._predicted.append(event)
-        self._estimator.predicted(event.confidence, event.version, event.position, event.occurred_at)
+        answered = max(prediction.probabilities.values(), default=0.0)
+        self._estimator.predicted(answered, event.version, event.position, event.occurred_at)
         signals = ("mix",) if prediction.route in CASCADE_ROUTES else ("confidence", "mix")
         alerts = self._update_single(signals, event, self._version, -1)
         for text, fused in self._fused.items():

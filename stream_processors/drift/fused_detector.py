@@ -115,15 +115,16 @@ class FusedDetector:
             prediction: Next prediction.
             embedding: Embedding of its text, shape (d,), if there is one.
         """
-        raws: dict[str, object] = {"mix": prediction.label}
+        label, confidence = prediction.watched
+        raws: dict[str, object] = {"mix": label}
         if prediction.route not in CASCADE_ROUTES:
-            raws["confidence"] = 1 - max(prediction.probabilities.values(), default=1.0)
+            raws["confidence"] = 1 - confidence if prediction.probabilities else 0.0
         else:  # the load decides how many events a cascade's stage gets, and the stage decides which texts
             embedding = None
         if prediction.text:
             raws["vocabulary"] = prediction.text
         if embedding is not None:
-            raws["embedding"] = (prediction.label, self._projection.pack(embedding))
+            raws["embedding"] = (label, self._projection.pack(embedding))
         return self._take(raws, prediction)
 
     def labelled(self, outcome: Outcome) -> Finding | None:
@@ -131,7 +132,7 @@ class FusedDetector:
         raws: dict[str, object] = {"error": float(outcome.predicted != outcome.label)}
         # Late labels of an older model still come, and the load decides how many events a cascade's stage gets.
         if outcome.probabilities and outcome.model_version == self._version and outcome.route not in CASCADE_ROUTES:
-            raws["loss"] = 1 - outcome.probabilities.get(outcome.label, 0.0)
+            raws["loss"] = 1 - (outcome.reference or outcome.probabilities).get(outcome.label, 0.0)
         found = self._take(raws, outcome)
         for name in ("error", "loss"):
             signal = self._signals.get(name)

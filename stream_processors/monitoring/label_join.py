@@ -88,4 +88,5 @@ def outcome(prediction: Prediction, label: Label) -> Outcome:
         probabilities=prediction.probabilities,
         annotator=label.annotator,
         route=prediction.route,
+        reference=prediction.reference,
     )

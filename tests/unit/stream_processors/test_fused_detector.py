@@ -30,6 +30,7 @@ class Stream:
         version: str = "1",
         route: str = "",
         between: tuple[float, float] = (0.6, 1.0),
+        reference: bool = False,
     ) -> list[DriftAlert]:
         alerts: list[DriftAlert] = []
         for _ in range(n):
@@ -38,10 +39,12 @@ class Stream:
             truth = said if self.rng.random() < accuracy else other
             sure = float(self.rng.uniform(*between))
             text = " ".join(f"{topic}word{i}" for i in self.rng.integers(0, 40, 6))
+            usual = float(self.rng.uniform(0.6, 1.0))
+            watched = {"a" if self.rng.random() < 0.5 else "b": usual} if reference else {}
             prediction = Prediction(
                 event_id=str(self.at), label=said, probabilities={said: sure, other: 1 - sure}, model_version=version,
                 route=route, latency_ms=0.0, text=text, segment=topic, occurred_at=float(self.at),
-                predicted_at=float(self.at), position=self.at,
+                predicted_at=float(self.at), position=self.at, reference=watched,
             )  # fmt: skip
             alerts += self.watch.predicted(prediction)
             label = Label(event_id=str(self.at), label=truth, labelled_at=float(self.at), position=self.at)
@@ -97,6 +100,15 @@ def test_low_confidence_of_cascade_stage_is_no_drift(route: str) -> None:
     assert stream.play(1000) == []
     alerts = stream.play(1500, route=route, between=(0.5, 0.6))
     assert bool(alerts) == (route == "")
+
+
+@pytest.mark.parametrize("reference", [True, False])
+@pytest.mark.parametrize("moved", [{"share": 0.85}, {"between": (0.5, 0.62)}])
+def test_changes_of_a_learning_model_are_no_drift(moved: dict[str, object], reference: bool) -> None:
+    """The registered version did not change. Control: without its probabilities the same answers raise an alert."""
+    stream = Stream()
+    assert stream.play(1000, reference=reference) == []
+    assert bool(stream.play(1500, reference=reference, **moved)) == (not reference)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
