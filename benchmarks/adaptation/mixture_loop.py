@@ -97,7 +97,7 @@ class MixtureLoop(Playback):
                 self._words = sp.csr_matrix(self._words.shape, dtype=np.float32)
             first = Features(rows.embeddings, self._words[: len(rows)])
             labelled = make_rows(first, rows.labels, range(len(rows)), weight_labels(rows).weights)
-            self.learner = MixtureLearner(labelled, self._options)
+            self.learner = MixtureLearner.train(labelled, self._options)
             self._take_snapshot(0)
 
     def begin(self, tick: int) -> None:

@@ -101,38 +101,60 @@ DEFAULTS = MixtureOptions()
 
 
 class MixtureLearner:
-    """Mixture that learns.
+    """Mixture that learns. `train` makes a new one.
 
     Args:
-        rows: First labelled events, of two or more classes.
+        mixture: Mixture with the experts of the options. It is changed in place.
+        rows: Newest labelled events that it has learnt, in the order of their labels.
         options: Experts and rates.
-
-    Raises:
-        ValueError: The first events have one class only.
+        onset_at: `occurred_at` of the first event after the last drift. By default no drift is known.
     """
 
-    def __init__(self, rows: Sequence[Row], options: MixtureOptions = DEFAULTS) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        rows: Sequence[Row],
+        options: MixtureOptions = DEFAULTS,
+        onset_at: float = float("-inf"),
+    ) -> None:
+        self.mixture = mixture
         self._options = options
         self._sizes = options.sizes
         self._longest = max(self._sizes, key=self._sizes.__getitem__)
         self._fittable = (*self._sizes, *([CONCEPT] if options.concept else []))
         self._rows: deque[Row] = deque(rows, maxlen=max(self._sizes.values()))
-        self._fitted: dict[str, LinearWeights] = {}
         self._learnt = len(rows)
-        self._next: dict[str, int] = {}
-        self._fitting: set[str] = set()
-        self._onset_at = float("-inf")
+        self._onset_at = onset_at
         # Labels of events since the onset.
-        self._since_onset = len(rows)
-        classes = sorted({row.label for row in rows})
-        names = (*([ONLINE] if options.online else []), *self._fittable)
-        self.mixture = Mixture(names, classes, len(rows[0].embedding))
+        self._since_onset = sum(row.occurred_at >= onset_at for row in rows)
+        self._fitted = {name: mixture.expert(name) for name in self._fittable}
+        self._fitting: set[str] = set()
+        self._next: dict[str, int] = {}
         for name in self._fittable:
-            self.install(name, self._fit(name).run())
+            self._plan(name)
+
+    @classmethod
+    def train(cls, rows: Sequence[Row], options: MixtureOptions = DEFAULTS) -> MixtureLearner:
+        """Return a mixture that has learnt the first labelled events.
+
+        Args:
+            rows: The events, of two or more classes.
+            options: Experts and rates.
+
+        Raises:
+            ValueError: The events have one class only.
+        """
+        classes = sorted({row.label for row in rows})
+        names = (*([ONLINE] if options.online else []), *options.sizes, *([CONCEPT] if options.concept else []))
+        made = cls(Mixture(names, classes, len(rows[0].embedding)), rows, options)
+        made._fitted.clear()
+        for name in made._fittable:
+            made.install(name, made._fit(name).run())
         if options.online:
-            self.mixture.bias[names.index(ONLINE)] = 0
+            made.mixture.bias[names.index(ONLINE)] = 0
             for row in rows:
-                self._step_online(row)
+                made._step_online(row)
+        return made
 
     def learn(self, row: Row) -> None:
         """Learn from a label, after its event was predicted.
@@ -204,6 +226,12 @@ class MixtureLearner:
             return self._onset_at > float("-inf") and self._since_onset >= max(FIRST_LABELS, self._next[CONCEPT])
         return self._learnt >= self._next[name]
 
+    def _plan(self, name: str) -> None:
+        """Note when the next refit of an expert is due."""
+        seen = self._since_onset if name == CONCEPT else self._learnt
+        held = seen if name == CONCEPT else min(self._sizes[name], len(self._rows))
+        self._next[name] = seen + max(MIN_NEW, round(self._options.renewed * held))
+
     def _fit(self, name: str) -> Fit:
         """Return the next refit of an expert, and note when the one after it is due."""
         rows = list(self._rows)
@@ -211,11 +239,10 @@ class MixtureLearner:
             new = [row for row in rows if row.occurred_at >= self._onset_at]
             old = [row for row in rows if row.occurred_at < self._onset_at][-OLD_ROWS:]
             rows, old_weights = old + new, [OLD_WEIGHT] * len(old) + [1.0] * len(new)
-            self._next[name] = self._since_onset + max(MIN_NEW, round(self._options.renewed * self._since_onset))
         else:
             rows = rows[-self._sizes[name] :]
             old_weights = [1.0] * len(rows)
-            self._next[name] = self._learnt + max(MIN_NEW, round(self._options.renewed * len(rows)))
+        self._plan(name)
         weights = np.asarray([row.weight for row in rows]) * old_weights
         labels = tuple(row.label for row in rows)
         return Fit(name, _features(rows), labels, weights, self._fitted.get(name))

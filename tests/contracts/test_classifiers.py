@@ -38,7 +38,7 @@ def mixture(folder: Path) -> Classifier:
     rows, tokenise = tiny.window(80), tiny.encoder().tokenise
     hasher = WordHasher.fit(tokenise(rows.texts))
     features = Features(rows.embeddings, hasher.transform(tokenise(rows.texts)))
-    learner = MixtureLearner(make_rows(features, rows.labels, range(len(rows))))
+    learner = MixtureLearner.train(make_rows(features, rows.labels, range(len(rows))))
     return loaded(folder, MixtureHead(learner.mixture, hasher, tokenise))
 
 

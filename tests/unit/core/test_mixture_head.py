@@ -21,7 +21,7 @@ def head() -> MixtureHead:
     rows, encoder = tiny.window(80), tiny.encoder()
     hasher = WordHasher.fit(encoder.tokenise(rows.texts))
     features = Features(rows.embeddings, hasher.transform(encoder.tokenise(rows.texts)))
-    learner = MixtureLearner(make_rows(features, rows.labels, range(len(rows))))
+    learner = MixtureLearner.train(make_rows(features, rows.labels, range(len(rows))))
     return MixtureHead(learner.mixture, hasher, encoder.tokenise)
 
 

@@ -145,7 +145,7 @@ def test_each_row_of_words_has_unit_length() -> None:
 
 def test_flipped_labels_are_learnt_while_they_come() -> None:
     """The refits are installed at once; the control keeps the first experts and weights."""
-    learning, resting = (MixtureLearner(rows(1, 200)) for _ in range(2))
+    learning, resting = (MixtureLearner.train(rows(1, 200)) for _ in range(2))
     flipped = rows(2, 400, flipped=True, start=1000.0)
     for row in flipped[:300]:
         learning.learn(row)
@@ -157,7 +157,7 @@ def test_flipped_labels_are_learnt_while_they_come() -> None:
 def test_experts_are_refitted_when_a_tenth_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """An expert whose refit is under way is not due again."""
     monkeypatch.setattr(learner, "MIN_NEW", 5)
-    made = MixtureLearner(rows(1, 400), MixtureOptions(shortest=100, windows=3))
+    made = MixtureLearner.train(rows(1, 400), MixtureOptions(shortest=100, windows=3))
     more = rows(2, 60, start=1000.0)
     due = {}
     for at, row in enumerate(more, 1):
@@ -170,7 +170,7 @@ def test_experts_are_refitted_when_a_tenth_is_new(monkeypatch: pytest.MonkeyPatc
 
 def test_alert_trusts_the_longest_window() -> None:
     """Labels of events before the onset no longer count for the weights; the same alert again changes nothing."""
-    made = MixtureLearner(rows(1, 200))
+    made = MixtureLearner.train(rows(1, 200))
     assert made.notice_drift(500.0) and not made.notice_drift(500.0)
     names = made.mixture.names
     assert made.mixture.weights[names.index("newest-19200")] == 0.9
@@ -183,7 +183,7 @@ def test_alert_trusts_the_longest_window() -> None:
 
 
 def test_concept_is_fitted_on_labels_since_the_onset() -> None:
-    made = MixtureLearner(rows(1, 200))
+    made = MixtureLearner.train(rows(1, 200))
     made.notice_drift(1000.0)
     fits = []
     for row in rows(2, 50, flipped=True, start=990.0):
@@ -195,7 +195,7 @@ def test_concept_is_fitted_on_labels_since_the_onset() -> None:
 
 
 def test_untrusted_label_moves_no_expert() -> None:
-    made = MixtureLearner(rows(1, 100))
+    made = MixtureLearner.train(rows(1, 100))
     online = made.mixture.names.index(ONLINE)
     before = made.mixture.embedding[:, online].copy()
     (row,) = rows(2, 1, start=200.0)
@@ -207,7 +207,7 @@ def test_untrusted_label_moves_no_expert() -> None:
 
 def test_window_of_equal_labels_is_not_refitted() -> None:
     """The expert stays as it is until two classes are there."""
-    made = MixtureLearner(rows(1, 60), MixtureOptions(shortest=20, windows=1, concept=False))
+    made = MixtureLearner.train(rows(1, 60), MixtureOptions(shortest=20, windows=1, concept=False))
     same = [row for row in rows(2, 200, start=100.0) if row.label == "yes"]
     for row in same[:40]:
         made.learn(row)
@@ -219,4 +219,25 @@ def test_window_of_equal_labels_is_not_refitted() -> None:
 
 def test_first_events_need_two_classes() -> None:
     with pytest.raises(ValueError, match="all labels are equal"):
-        MixtureLearner([row for row in rows(1, 60) if row.label == "yes"])
+        MixtureLearner.train([row for row in rows(1, 60) if row.label == "yes"])
+
+
+def test_resumed_learner_goes_on_from_mixture_and_rows() -> None:
+    """The same labels move both alike, and a refit starts from the expert's last weights."""
+    options = MixtureOptions(shortest=50, windows=2)
+    first, labels = rows(1, 200), rows(2, 20, start=1000.0)
+    made = MixtureLearner.train(first, options)
+    made.notice_drift(990.0)
+    resumed = MixtureLearner(made.mixture.copy(), first, options, onset_at=990.0)
+    for row in labels:
+        made.learn(row)
+        resumed.learn(row)
+    assert np.allclose(resumed.mixture.weights, made.mixture.weights)
+    assert np.allclose(resumed.mixture.embedding, made.mixture.embedding)
+    assert resumed.labels_of_concept == made.labels_of_concept == 20
+    for row in rows(3, 20, start=1100.0):
+        resumed.learn(row)
+    fits = {fit.expert: fit for fit in resumed.due()}
+    start = fits["newest-50"].start
+    assert start is not None and (start.words == made.mixture.expert("newest-50").words).all()
+    assert CONCEPT in fits

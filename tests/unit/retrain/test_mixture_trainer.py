@@ -47,7 +47,7 @@ class Played:
         hasher = WordHasher.fit(tokenise(ROWS.texts[:FIRST]))
         features = Features(ROWS.embeddings[:FIRST], hasher.transform(tokenise(ROWS.texts[:FIRST])))
         options = MixtureOptions(shortest=40, windows=2)
-        learner = MixtureLearner(make_rows(features, ROWS.labels[:FIRST], range(FIRST)), options)
+        learner = MixtureLearner.train(make_rows(features, ROWS.labels[:FIRST], range(FIRST)), options)
         self.head = MixtureHead(learner.mixture, hasher, tokenise)
         self.replica: Mixture = learner.mixture.copy()
         self.updates: list[MixtureUpdate] = []
