@@ -194,7 +194,8 @@ class Worker:
 
     def _execute(self, command: Command, state: StreamState, runs: RunScheduler) -> None:
         """Execute a user's command, or log why it failed."""
-        state.catch_up(self._stopped)  # labels that were sent before the command count
+        if command.action == "retrain":
+            state.catch_up(self._stopped)  # labels that were sent before the command count
         if command.action == "retrain" and state.outcomes:
             reason = f"asked for by {command.by}: {command.reason or 'no reason was given'}"
             newest = newest_episode(tuple(state.alerts), tuple(state.past))

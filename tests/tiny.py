@@ -6,9 +6,13 @@ from functools import cache
 from pathlib import Path
 
 from driftloop.core.models.encoder import OnnxEncoder
+from driftloop.core.models.mixture import Features, WordHasher
+from driftloop.core.models.mixture_head import MixtureHead
 from driftloop.core.models.onnx_export import exported_classifier
 from driftloop.core.models.sample_texts import FILLER, HOSTILE, LABELS, WORDS, sentences
+from retrain.mixture.learner import DEFAULTS, MixtureLearner, MixtureOptions, make_rows
 from retrain.testing.tiny_encoder import KEY, MAX_TOKENS, encoder, encoder_folder, root, save, tokenizer, window
+from retrain.training_window import TrainingWindow
 
 __all__ = [
     "FILLER",
@@ -21,6 +25,7 @@ __all__ = [
     "classifier_folder",
     "encoder",
     "encoder_folder",
+    "mixture",
     "root",
     "save",
     "sentences",
@@ -42,3 +47,12 @@ def classifier() -> OnnxEncoder:
 
     model = ModelSettings(max_tokens=MAX_TOKENS, quantise=False)
     return exported_classifier(str(classifier_folder()), root() / "classifier-graph", model)[0]
+
+
+def mixture(rows: TrainingWindow, options: MixtureOptions = DEFAULTS) -> tuple[MixtureLearner, MixtureHead]:
+    """A mixture that has learnt the rows, and the head with it."""
+    tokenise = encoder().tokenise
+    hasher = WordHasher.fit(tokenise(rows.texts))
+    features = Features(rows.embeddings, hasher.transform(tokenise(rows.texts)))
+    learner = MixtureLearner.train(make_rows(features, rows.labels, range(len(rows))), options)
+    return learner, MixtureHead(learner.mixture, hasher, tokenise)

@@ -143,6 +143,18 @@ class Loop(Playback):
     def alert(self, alert: DriftAlert) -> None:
         """Do nothing: the policy sees all alerts at its next decision."""
 
+    def counts(self) -> dict[str, Any]:
+        """Return retrainings and swaps; see `Playback.counts`."""
+        refreshes = sum(one.kind == "refresh" for one in self.past)
+        return {
+            "retrainings": len(self.past) - refreshes,
+            "refreshes": refreshes,
+            "fits": len(self.past),
+            "swaps": len(self.promoted) - 1,
+            "rollbacks": len(self.rollbacks),
+            "swapped_at": [at for at, _ in self.promoted[1:]],
+        }
+
     def _retrain(self, decision: Retrain, tick: int) -> None:
         rows = sum(outcome.occurred_at >= decision.onset_at for outcome in self._outcomes)
         newest = self._outcomes[-1].occurred_at

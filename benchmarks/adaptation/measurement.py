@@ -13,7 +13,7 @@ from benchmarks.adaptation import baselines
 from benchmarks.adaptation.baselines import Cara, Flags, ScriptedAlerts, with_detectors
 from benchmarks.adaptation.in_process_loop import Loop
 from benchmarks.adaptation.mixture_loop import MixtureLoop, parse_system
-from benchmarks.adaptation.playback import Stream
+from benchmarks.adaptation.playback import Playback, Stream
 from benchmarks.adaptation.recurrence import recoveries
 from benchmarks.adaptation.results import BLOCK, Measured, Row
 from driftloop.core.errors import DriftloopError
@@ -36,6 +36,8 @@ SYSTEMS = (
     *(f"online:{name}" for name in baselines.ONLINE), "iid", "iid-concepts",
 )  # fmt: skip
 """Policies, single detectors under the on-drift policy (any `signal:detector`), and references."""
+WITHOUT_LOOP: dict[str, Any] = {"retrainings": 0, "refreshes": 0, "swaps": 0, "rollbacks": 0, "swapped_at": []}
+"""Fields of a row of a system that retrains nothing."""
 NEED_DRIFTS = frozenset({"oracle", "iid-concepts"})
 """Systems that know the true drifts. They are skipped if the drifts are unknown."""
 
@@ -150,7 +152,7 @@ def _counted_from(stream: Stream, settings: Settings) -> int:
 
 def _row(
     stream: Stream, system: str, correct: Flags, settings: Settings,
-    alerts: Sequence[DriftAlert] | None = None, loop: Loop | MixtureLoop | None = None, fits: int = 0,
+    alerts: Sequence[DriftAlert] | None = None, loop: Playback | None = None, fits: int = 0,
 ) -> Row:  # fmt: skip
     """Make the row of a system. ``alerts`` is None if nothing watched, ``loop`` if the system has no loop."""
     scenario, start = stream.scenario, _counted_from(stream, settings)
@@ -166,27 +168,9 @@ def _row(
         blocks=[round(float(correct[at : at + BLOCK].mean()), 4) for at in range(0, len(correct), BLOCK)],
         drifts=list(scenario.drifts) if known else None,
         recoveries=recoveries(correct, segments, scenario.drifts, scenario.label_delay) if known else [],
-        **_retraining_counts(loop, fits),
+        **(WITHOUT_LOOP | {"fits": fits} if loop is None else loop.counts()),
         **_detections(stream, settings, alerts),
     )
-
-
-def _retraining_counts(loop: Loop | MixtureLoop | None, fits: int) -> dict[str, Any]:
-    """Return the fields of a row about retrainings and swaps."""
-    if loop is None:
-        return {"retrainings": 0, "refreshes": 0, "fits": fits, "swaps": 0, "rollbacks": 0, "swapped_at": []}
-    if isinstance(loop, MixtureLoop):
-        swaps = {"swaps": len(loop.snapshots) - 1, "rollbacks": 0, "swapped_at": loop.snapshots[1:]}
-        return {"retrainings": 0, "refreshes": 0, "fits": loop.fits, **swaps}
-    refreshes = sum(one.kind == "refresh" for one in loop.past)
-    return {
-        "retrainings": len(loop.past) - refreshes,
-        "refreshes": refreshes,
-        "fits": len(loop.past),
-        "swaps": len(loop.promoted) - 1,
-        "rollbacks": len(loop.rollbacks),
-        "swapped_at": [at for at, _ in loop.promoted[1:]],
-    }
 
 
 def _detections(stream: Stream, settings: Settings, alerts: Sequence[DriftAlert] | None) -> dict[str, Any]:

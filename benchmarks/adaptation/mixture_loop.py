@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -143,8 +142,13 @@ class MixtureLoop(Playback):
         if self._options.alerts:
             self._relearning |= self.learner.notice_drift(alert.onset_at)
 
+    def counts(self) -> dict[str, Any]:
+        """Return refits and snapshots; see `Playback.counts`."""
+        swaps = {"swaps": len(self.snapshots) - 1, "rollbacks": 0, "swapped_at": self.snapshots[1:]}
+        return {"retrainings": 0, "refreshes": 0, "fits": self.fits, **swaps}
+
     def _take_snapshot(self, tick: int) -> None:
-        self._snapshot = copy.deepcopy(self.learner.mixture)
+        self._snapshot = self.learner.mixture.copy()
         self.snapshots.append(tick)
 
     def _features(self, position: int) -> Features:

@@ -10,9 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.predictions import make_prediction
 from driftloop.core.messages import DriftAlert, Label, Outcome, Prediction
 from driftloop.core.models.classifier import Matrix
 from driftloop.core.settings import Settings
@@ -129,6 +131,10 @@ class Playback(ABC):
     def alert(self, alert: DriftAlert) -> None:
         """React to an alert."""
 
+    @abstractmethod
+    def counts(self) -> dict[str, Any]:
+        """Return the fields of a row about retrainings and swaps, by name; see `benchmarks.adaptation.results.Row`."""
+
     def _alert(self, alerts: Sequence[DriftAlert]) -> None:
         self.alerts += alerts
         for alert in alerts:
@@ -142,24 +148,19 @@ class Playback(ABC):
 
     def _predict(self, position: int) -> Prediction:
         classes, probabilities, version = self.predict(position)
-        label = classes[int(probabilities.argmax())]
         row = self.stream.scenario.sequence[position]
-        self.correct[position] = label == row.label
-        return Prediction(
+        prediction = make_prediction(
+            row,
+            position,
+            classes,
+            probabilities,
             event_id=self.stream.scenario.event_ids[position],
-            label=label,
-            probabilities={name: float(p) for name, p in zip(classes, probabilities, strict=True)},
             model_version=version,
-            route="",
-            latency_ms=0.0,
-            text=row.text,
-            segment=row.segment,
-            occurred_at=float(position),
-            predicted_at=float(position),
-            position=position,
             in_sample=position < self.bootstrap,
             reference=self.reference(position),
         )
+        self.correct[position] = prediction.label == row.label
+        return prediction
 
     def _label(self, prediction: Prediction, tick: int) -> None:
         position = prediction.position

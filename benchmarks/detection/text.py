@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.detection.corpora import LIMIT, corpus_scenario
 from benchmarks.detection.results import Blocks
 from benchmarks.harness.cached_embeddings import embed
+from benchmarks.harness.predictions import make_prediction
 from driftloop.core.messages import DriftAlert, Label, Outcome, Prediction
 from driftloop.core.models.classifier import Matrix
 from driftloop.core.settings import Settings
@@ -199,17 +200,5 @@ def _predict(stream: TextStream, head: LogisticRegression, position: int, versio
     logits = np.array([-logits / 2, logits / 2]) if np.ndim(logits) == 0 else logits
     share = np.exp(logits - logits.max())
     share /= share.sum()
-    row = stream.rows[position]
-    return Prediction(
-        event_id=stream.event_ids[position],
-        label=str(head.classes_[share.argmax()]),
-        probabilities={str(name): float(p) for name, p in zip(head.classes_, share, strict=True)},
-        model_version=str(version),
-        route="",
-        latency_ms=0.0,
-        text=row.text,
-        segment=row.segment,
-        occurred_at=float(position),
-        predicted_at=float(position),
-        position=position,
-    )
+    row, event_id = stream.rows[position], stream.event_ids[position]
+    return make_prediction(row, position, head.classes_, share, event_id=event_id, model_version=str(version))

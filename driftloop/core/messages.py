@@ -81,10 +81,15 @@ class Prediction(Message, frozen=True, kw_only=True):
     the changes of a model would look like those of the stream. Empty: the version has not changed."""
 
     @property
+    def confidence(self) -> float:
+        """Largest probability. 0 without any."""
+        return max(self.probabilities.values(), default=0.0)
+
+    @property
     def watched(self) -> tuple[str, float]:
         """Label and confidence of the version as it was registered."""
         if not self.reference:
-            return self.label, max(self.probabilities.values(), default=0.0)
+            return self.label, self.confidence
         label = max(self.reference, key=self.reference.__getitem__)
         return label, self.reference[label]
 

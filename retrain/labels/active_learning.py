@@ -154,7 +154,7 @@ def drifted_segments(alert: DriftAlert) -> set[str]:
 
 
 def _label_request(prediction: Prediction, drifted: bool) -> LabelRequest:
-    probability = max(prediction.probabilities.values(), default=0.0)
+    probability = prediction.confidence
     why = f"segment {prediction.segment} drifted" if drifted else f"new or uncertain ({probability:.2f})"
     return LabelRequest(
         prediction.event_id, prediction.text, prediction.segment, prediction.label, round(probability, 4), why

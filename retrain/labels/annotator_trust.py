@@ -115,10 +115,20 @@ def judge_annotators(
         trust = _trust(rates, len(classes))
         rates = _flip_rates(annotator, period, agreement, surprise, trust, len(classes), alpha)
     flips = rates[annotator]
-    right, wrong = (1 - flips) * agreement, flips * (1 - agreement) / (len(classes) - 1)
-    chance_right = np.where(flips > 0, right / np.maximum(right + wrong, 1e-12), 1.0)
     flip_rates = {str(name): float(rate) for name, rate in zip(names, rates, strict=True)}
-    return Trust(flip_rates, _trust(rates, len(classes))[annotator], chance_right)
+    return Trust(flip_rates, _trust(rates, len(classes))[annotator], chance_right(flips, agreement, len(classes)))
+
+
+def chance_right(flips: Values, agreement: Values, classes: int) -> Values:
+    """Return the chance that each of n labels is right, shape (n,); 1 where the annotator does not flip labels.
+
+    Args:
+        flips: Flip rate of the annotator of each label, shape (n,).
+        agreement: Probability that the second opinion gives to the label, shape (n,).
+        classes: Number of classes, k.
+    """
+    right, wrong = (1 - flips) * agreement, flips * (1 - agreement) / max(classes - 1, 1)
+    return np.where(flips > 0, right / np.maximum(right + wrong, 1e-12), 1.0)
 
 
 def _flip_rates(

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from driftloop.core.messages import Outcome
-from retrain.labels.annotator_trust import MIN_ROWS, judge_annotators
+from retrain.labels.annotator_trust import MIN_ROWS, chance_right, judge_annotators
 
 NEWEST = 1000
 """Labels that the annotators are judged by."""
@@ -35,11 +35,9 @@ class RunningTrust:
         self._seen += 1
         if self._seen % JUDGED_EVERY == 0:
             self._judge()
-        rate = self.flip_rates.get(outcome.annotator, 0.0)
-        agreement = outcome.probabilities.get(outcome.label, 0.0)
-        right = (1 - rate) * agreement
-        wrong = rate * (1 - agreement) / max(len(outcome.probabilities) - 1, 1)
-        return right / max(right + wrong, 1e-12) if rate else 1.0
+        rate = np.asarray(self.flip_rates.get(outcome.annotator, 0.0))
+        agreement = np.asarray(outcome.probabilities.get(outcome.label, 0.0))
+        return float(chance_right(rate, agreement, len(outcome.probabilities)))
 
     def _judge(self) -> None:
         rows = [row for row in self._newest if row.probabilities]

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from driftloop.core.models.classifier import Matrix
+from driftloop.core.models.classifier import Matrix, softmax
 from driftloop.core.models.mixture import COLUMNS, Features, LinearWeights, Mixture
 from retrain.mixture.fixed_share import RATE, SHARE, favour, update_weights
 from retrain.mixture.softmax_regression import fit_softmax_regression
@@ -147,7 +147,7 @@ class MixtureLearner:
         classes = sorted({row.label for row in rows})
         names = (*([ONLINE] if options.online else []), *options.sizes, *([CONCEPT] if options.concept else []))
         made = cls(Mixture(names, classes, len(rows[0].embedding)), rows, options)
-        made._fitted.clear()
+        made._fitted.clear()  # the first fits start from zeros
         for name in made._fittable:
             made.install(name, made._fit(name).run())
         if options.online:
@@ -251,8 +251,7 @@ class MixtureLearner:
         """Move the online expert by the gradient of its log loss on one label."""
         mixture, expert = self.mixture, self.mixture.names.index(ONLINE)
         scores = row.embedding @ mixture.embedding[:, expert] + mixture.bias[expert]
-        exps = np.exp(scores - scores.max())
-        error = exps / exps.sum()
+        error = softmax(scores[None])[0]
         error[mixture.classes.index(row.label)] -= 1
         step = LEARNING_RATE * row.weight * error
         mixture.embedding[:, expert] -= np.outer(row.embedding, step)

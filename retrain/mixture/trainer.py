@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -14,8 +13,6 @@ from driftloop.core.models.mixture import LinearWeights
 from driftloop.core.models.mixture_head import MixtureHead
 from retrain.labels.running_trust import RunningTrust
 from retrain.mixture.learner import ONLINE, Fit, MixtureLearner, make_rows
-
-log = logging.getLogger(__name__)
 
 
 class MixtureTrainer:
@@ -41,7 +38,7 @@ class MixtureTrainer:
         self._publish = publish
         self._trust = RunningTrust()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mixture")
-        self._running: list[tuple[Fit, Future[LinearWeights]]] = []
+        self._running: dict[str, Future[LinearWeights]] = {}
 
     def advance(self, outcomes: Sequence[Outcome], alerts: Sequence[DriftAlert]) -> None:
         """Learn from new labels, take over finished refits and start those that are due.
@@ -59,7 +56,7 @@ class MixtureTrainer:
             self._publish(ONLINE)
         self._collect()
         for fit in self.learner.due():
-            self._running.append((fit, self._pool.submit(_run, fit)))
+            self._running[fit.expert] = self._pool.submit(_run, fit)
 
     def close(self) -> None:
         """End the refits that have not begun, and wait for the one under way."""
@@ -73,11 +70,9 @@ class MixtureTrainer:
             self.learner.learn(row)
 
     def _collect(self) -> None:
-        finished = [pair for pair in self._running if pair[1].done()]
-        self._running = [pair for pair in self._running if pair not in finished]
-        for fit, future in finished:
-            self.learner.install(fit.expert, future.result())
-            self._publish(fit.expert)
+        for expert in [name for name, future in self._running.items() if future.done()]:
+            self.learner.install(expert, self._running.pop(expert).result())
+            self._publish(expert)
 
 
 def _run(fit: Fit) -> LinearWeights:

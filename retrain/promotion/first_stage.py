@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from driftloop.core.models.bundle import BundleClassifier, BundleDraft
 from driftloop.core.models.classifier import Predictions
-from driftloop.core.models.first_stage import FirstStage, count_tokens, normalise_rows
+from driftloop.core.models.first_stage import FirstStage, count_tokens, inverse_document_frequency, normalise_rows
 from driftloop.core.models.manifest import CascadeCalibration
 from driftloop.core.settings import Settings
 from retrain.candidates.training_rows import fit_unconverged
@@ -90,7 +90,7 @@ def fit_first_stage(
     counts = count_tokens(tokens)
     occurs = np.asarray((counts > 0).sum(axis=0)).ravel()
     columns = np.flatnonzero(occurs >= OCCURS).astype(np.int32)
-    idf = (np.log((1 + len(labels)) / (1 + occurs[columns])) + 1).astype(np.float32)
+    idf = inverse_document_frequency(occurs[columns], len(labels))
     features = normalise_rows(counts[:, columns].multiply(idf).tocsr())
     model = LogisticRegression(C=INVERSE_PENALTY, max_iter=100, tol=1e-3)
     fit_unconverged(model, features, np.asarray(labels), np.asarray(weights) if len(weights) else None)

@@ -93,8 +93,7 @@ class DriftMonitor:
             version=prediction.model_version,
         )
         self._predicted.append(event)
-        answered = max(prediction.probabilities.values(), default=0.0)
-        self._estimator.predicted(answered, event.version, event.position, event.occurred_at)
+        self._estimator.predicted(prediction.confidence, event.version, event.position, event.occurred_at)
         signals = ("mix",) if prediction.route in CASCADE_ROUTES else ("confidence", "mix")
         alerts = self._update_single(signals, event, self._version, -1)
         for text, fused in self._fused.items():

@@ -78,7 +78,7 @@ def outcome(prediction: Prediction, label: Label) -> Outcome:
         occurred_at=prediction.occurred_at,
         position=prediction.position,
         predicted=prediction.label,
-        confidence=max(prediction.probabilities.values(), default=0.0),
+        confidence=prediction.confidence,
         label=label.label,
         correct=prediction.label == label.label,
         model_version=prediction.model_version,

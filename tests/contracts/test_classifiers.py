@@ -15,10 +15,8 @@ from driftloop.core.models import encoder
 from driftloop.core.models.bundle import Lineage, load_bundle, write_bundle
 from driftloop.core.models.classifier import Classifier
 from driftloop.core.models.head import Head
-from driftloop.core.models.mixture import Features, WordHasher
-from driftloop.core.models.mixture_head import AnyHead, MixtureHead
+from driftloop.core.models.mixture_head import AnyHead
 from driftloop.testing.classifier_checks import CHECKS, TEXTS
-from retrain.mixture.learner import MixtureLearner, make_rows
 from tests import tiny
 
 
@@ -35,11 +33,7 @@ def words_head(folder: Path) -> Classifier:
 
 
 def mixture(folder: Path) -> Classifier:
-    rows, tokenise = tiny.window(80), tiny.encoder().tokenise
-    hasher = WordHasher.fit(tokenise(rows.texts))
-    features = Features(rows.embeddings, hasher.transform(tokenise(rows.texts)))
-    learner = MixtureLearner.train(make_rows(features, rows.labels, range(len(rows))))
-    return loaded(folder, MixtureHead(learner.mixture, hasher, tokenise))
+    return loaded(folder, tiny.mixture(tiny.window(80))[1])
 
 
 def logits(folder: Path) -> Classifier:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -91,14 +92,34 @@ def load_first_stage(path: Path, classes: int) -> FirstStage:
     if {name: value.ndim for name, value in found.items()} != _SHAPES:
         raise ValueError("the first stage lacks a part, or has one of another shape")
     columns, m = found["columns"], len(found["columns"])
-    rising = columns.dtype == np.int32 and bool((np.diff(columns) > 0).all())
-    if not rising or (m and not 0 <= columns[0] <= columns[-1] < COLUMNS):
+    if not are_columns(columns, COLUMNS):
         raise ValueError("the first stage's columns are not increasing numbers")
     if found["idf"].shape != (m,) or found["weights"].shape != (classes, m) or found["bias"].shape != (classes,):
         raise ValueError(f"the first stage is not one for {classes} classes")
     if not all(np.isfinite(found[name]).all() for name in ("idf", "weights", "bias")):
         raise ValueError("the first stage has weights that are not finite")
     return FirstStage(columns, found["idf"], found["weights"], found["bias"], float(found["threshold"][0]))
+
+
+def are_columns(columns: NDArray[Any], limit: int) -> bool:
+    """Return True if an array (m,) holds increasing whole numbers from 0 to below ``limit``.
+
+    Args:
+        columns: The array.
+        limit: Number of columns.
+    """
+    rising = columns.dtype == np.int32 and bool((np.diff(columns) > 0).all())
+    return rising and (not len(columns) or 0 <= columns[0] <= columns[-1] < limit)
+
+
+def inverse_document_frequency(occurs: NDArray[Any], texts: int) -> Matrix:
+    """Return the smoothed inverse document frequency of m columns, shape (m,), as scikit-learn defines it.
+
+    Args:
+        occurs: Number of texts with each column, shape (m,).
+        texts: Number of all texts.
+    """
+    return np.asarray(np.log((1 + texts) / (1 + occurs)) + 1, dtype=np.float32)
 
 
 def count_tokens(tokens: Iterable[Sequence[int]]) -> sp.csr_matrix:

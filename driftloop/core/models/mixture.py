@@ -6,6 +6,7 @@ outputs. Its cost per event is a fraction of a percent of the encoder's.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from driftloop.core.models.classifier import Matrix
-from driftloop.core.models.first_stage import count_tokens, normalise_rows
+from driftloop.core.models.classifier import Matrix, softmax
+from driftloop.core.models.first_stage import count_tokens, inverse_document_frequency, normalise_rows
 
 COLUMNS = 1 << 14
 """Hash values of tokens and pairs of tokens that the experts tell apart."""
@@ -49,7 +50,7 @@ class WordHasher:
     def fit(cls, tokens: Sequence[Sequence[int]]) -> WordHasher:
         """Return a hasher with the document frequencies of n texts, given as the encoder's tokens."""
         occurs = np.asarray(_fold(tokens).sum(axis=0)).ravel()
-        return cls((np.log((1 + len(tokens)) / (1 + occurs)) + 1).astype(np.float32))
+        return cls(inverse_document_frequency(occurs, len(tokens)))
 
     def transform(self, tokens: Sequence[Sequence[int]]) -> sp.csr_matrix:
         """Return the columns of n texts, shape (n, `COLUMNS`)."""
@@ -113,10 +114,7 @@ class Mixture:
 
     def copy(self) -> Mixture:
         """Return a mixture that shares nothing with this one."""
-        made = Mixture(self.names, self.classes, len(self.embedding))
-        made.weights, made.embedding = self.weights.copy(), self.embedding.copy()
-        made.words, made.bias = self.words.copy(), self.bias.copy()
-        return made
+        return copy.deepcopy(self)
 
     def add_classes(self, classes: Sequence[str]) -> None:
         """Add the classes that the mixture does not have. No expert has seen them."""
@@ -138,16 +136,12 @@ class Mixture:
         else:
             scores += features.words @ words
         scores = scores.reshape(-1, m, k) + self.bias
-        exps = np.exp(scores - scores.max(axis=2, keepdims=True))
-        return np.asarray(exps / exps.sum(axis=2, keepdims=True), dtype=np.float32)
+        return softmax(scores.reshape(-1, k)).reshape(scores.shape)
 
     def predict_proba(self, features: Features) -> Matrix:
         """Return the weighted mean of the experts' probabilities, shape (n, k)."""
-        return self.combine(self.expert_probabilities(features))
-
-    def combine(self, probabilities: Matrix) -> Matrix:
-        """Return the weighted mean of the experts' probabilities of shape (n, m, k). Shape (n, k)."""
-        return np.asarray(np.einsum("m,nmk->nk", self.weights, probabilities), dtype=np.float32)
+        mean = np.einsum("m,nmk->nk", self.weights, self.expert_probabilities(features))
+        return np.asarray(mean, dtype=np.float32)
 
 
 def _fold(tokens: Sequence[Sequence[int]]) -> sp.csr_matrix:

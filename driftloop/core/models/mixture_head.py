@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from driftloop.core.models.classifier import Matrix
+from driftloop.core.models.first_stage import are_columns
 from driftloop.core.models.head import Head
 from driftloop.core.models.mixture import COLUMNS, Features, Mixture, WordHasher
 
@@ -102,8 +103,7 @@ def load_mixture_head(
     if {name: value.ndim for name, value in found.items()} != _SHAPES:
         raise ValueError("the mixture lacks a part, or has one of another shape")
     columns, m, k = found["columns"], len(experts), len(classes)
-    rising = columns.dtype == np.int32 and bool((np.diff(columns) > 0).all())
-    if not rising or (len(columns) and not 0 <= columns[0] <= columns[-1] < COLUMNS):
+    if not are_columns(columns, COLUMNS):
         raise ValueError("the mixture's columns are not increasing numbers")
     shapes = {name: value.shape for name, value in found.items()}
     expected = {

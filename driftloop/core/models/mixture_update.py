@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 
 from driftloop.core import messages
 from driftloop.core.messages import MixtureUpdate
+from driftloop.core.models.first_stage import are_columns
 from driftloop.core.models.manifest import sign
 from driftloop.core.models.mixture import COLUMNS, LinearWeights, Mixture
 
@@ -52,10 +53,8 @@ def decode_expert(update: MixtureUpdate, dimension: int) -> LinearWeights:
     expected = {"embedding": (dimension, k), "words": (len(columns), k), "bias": (k,), "columns": (len(columns),)}
     if not k or len(set(update.classes)) < k or {name: part.shape for name, part in found.items()} != expected:
         raise ValueError(f"the expert is not one for {k} classes and {dimension} dimensions")
-    if columns.dtype != np.int32 or not (np.diff(columns) > 0).all():
-        raise ValueError("the columns of the expert are not increasing numbers")
-    if len(columns) and not 0 <= columns[0] <= columns[-1] < COLUMNS:
-        raise ValueError("the columns of the expert are out of range")
+    if not are_columns(columns, COLUMNS):
+        raise ValueError("the columns of the expert are not increasing numbers, or are out of range")
     numbers = {name: part.astype(np.float32) for name, part in found.items() if name != "columns"}
     if not all(found[name].dtype.kind == "f" and np.isfinite(part).all() for name, part in numbers.items()):
         raise ValueError("the expert has numbers that are not finite")

@@ -11,23 +11,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from driftloop.core.models.bundle import MIXTURE, BundleDraft, BundleError, Lineage, load_bundle, write_bundle
-from driftloop.core.models.mixture import Features, WordHasher
 from driftloop.core.models.mixture_head import MixtureHead, load_mixture_head
-from retrain.mixture.learner import MixtureLearner, make_rows
 from tests import tiny
-
-
-def head() -> MixtureHead:
-    rows, encoder = tiny.window(80), tiny.encoder()
-    hasher = WordHasher.fit(encoder.tokenise(rows.texts))
-    features = Features(rows.embeddings, hasher.transform(encoder.tokenise(rows.texts)))
-    learner = MixtureLearner.train(make_rows(features, rows.labels, range(len(rows))))
-    return MixtureHead(learner.mixture, hasher, encoder.tokenise)
 
 
 @pytest.fixture(scope="module")
 def made() -> MixtureHead:
-    return head()
+    return tiny.mixture(tiny.window(80))[1]
 
 
 def write(folder: Path, made: MixtureHead) -> Path:

@@ -10,10 +10,10 @@ import pytest
 
 from driftloop.core.messages import DriftAlert, MixtureUpdate, Outcome
 from driftloop.core.models.classifier import Matrix
-from driftloop.core.models.mixture import Features, Mixture, WordHasher
+from driftloop.core.models.mixture import Mixture
 from driftloop.core.models.mixture_head import MixtureHead
 from driftloop.core.models.mixture_update import UpdateSeries, apply_update, check_signature
-from retrain.mixture.learner import CONCEPT, ONLINE, MixtureLearner, MixtureOptions, make_rows
+from retrain.mixture.learner import CONCEPT, ONLINE, MixtureOptions
 from retrain.mixture.trainer import MixtureTrainer
 from tests import tiny
 
@@ -43,12 +43,8 @@ class Played:
     """A trainer whose updates another process applies."""
 
     def __init__(self) -> None:
-        tokenise = tiny.encoder().tokenise
-        hasher = WordHasher.fit(tokenise(ROWS.texts[:FIRST]))
-        features = Features(ROWS.embeddings[:FIRST], hasher.transform(tokenise(ROWS.texts[:FIRST])))
-        options = MixtureOptions(shortest=40, windows=2)
-        learner = MixtureLearner.train(make_rows(features, ROWS.labels[:FIRST], range(FIRST)), options)
-        self.head = MixtureHead(learner.mixture, hasher, tokenise)
+        first = ROWS.take(slice(0, FIRST))
+        learner, self.head = tiny.mixture(first, MixtureOptions(shortest=40, windows=2))
         self.replica: Mixture = learner.mixture.copy()
         self.updates: list[MixtureUpdate] = []
         self._series = UpdateSeries("s", "4", tiny.KEY)
