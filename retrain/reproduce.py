@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,24 @@ from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle,
 from driftloop.core.models.encoder import Encoder
 from driftloop.core.models.head import Head, weights_digest
 from driftloop.core.models.manifest import Manifest
+from driftloop.core.models.mixture_head import MixtureHead
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import RENAMED, RetrainSettings, Settings
 from driftloop.core.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING
 from retrain.candidates.linear import LinearHead, choose_weight, fit_head
+from retrain.candidates.mixture_fit import MixtureFit
 from retrain.labels.annotator_trust import weight_labels
+from retrain.mixture.champion_learner import learnt_offset
+from retrain.mixture.relearning import learn_again
 from retrain.policies.base import CompletedRetraining, PolicyContext, Retrain, Wait
 from retrain.policies.catalogue import make_policy
-from retrain.stream_state import ALERTS_KEPT, corrected
-from retrain.training_window import TrainingWindow, build_window
+from retrain.stream_state import ALERTS_KEPT, corrected, outcomes_kept
+from retrain.training_window import TrainingWindow, build_window, stored_embeddings
+
+AGREEMENT_ROWS = 500
+"""Newest labelled events on which a mixture that was learnt again is compared with the registered one."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def repeat_decision(history: TopicHistory, index: int, settings: RetrainSettings
     if message.scores.get("asked_by"):
         return ReproductionStep(subject, None, message.reason)
     settings = recorded_settings(message, settings)
-    inputs = inputs_of(history, index, settings.window)
+    inputs = inputs_of(history, index, outcomes_kept(settings))
     rows, recorded = sum(o.occurred_at >= message.scores["onset_at"] for o in inputs.outcomes), message.scores["rows"]
     if rows != recorded:
         detail = f"{rows} labelled events since the onset are on the topic, {recorded} then"
@@ -270,6 +278,8 @@ class _ModelReproducer:
             return ReproductionStep(subject, same, detail)
         if message.run_id not in self._queued:
             return ReproductionStep(subject, None, f"manual decision on an existing model: {message.reason}")
+        if message.candidate == MixtureFit.name:
+            return self._learn_again(subject, message)
         if message.candidate != LinearHead.name:
             detail = (
                 f"{message.candidate} searches by the clock and cannot be repeated bit for bit; the registry keeps the "
@@ -281,7 +291,7 @@ class _ModelReproducer:
     def _refit(self, subject: str, message: Retraining) -> ReproductionStep:
         """Fit the linear head of a retraining again and compare the weights."""
         bundle = self._registry.download(message.version, self._folder)
-        model = load_bundle(bundle, self._settings.signing_key, version=message.version, encoder=self._encoder)
+        model = self._load(message.version)
         manifest = verify_bundle(bundle, self._settings.signing_key)
         lineage = manifest.lineage
         index = self._queued[message.run_id]
@@ -303,10 +313,37 @@ class _ModelReproducer:
         details.append(f"both give {label_agreement(model, head, window):.1%} of the window's events the same label")
         return ReproductionStep(subject, False, "; ".join(details))
 
+    def _learn_again(self, subject: str, message: Retraining) -> ReproductionStep:
+        """Learn the labels between two versions of a mixture again, and compare the answers."""
+        model = self._load(message.version)
+        parent = self._load(self._registry.tags(message.version).get("parent_version", ""))
+        head = parent.head
+        if not isinstance(head, MixtureHead) or model.lineage is None or parent.lineage is None:
+            detail = f"version {parent.version} is no mixture, and the first experts are not fitted again"
+            return ReproductionStep(subject, None, detail)
+        last, learnt = model.lineage.last_offset, learnt_offset(self._settings, parent.lineage)
+        numbered = zip(self._history.outcome_offsets, self._history.outcomes, strict=True)
+        outcomes = [(offset, outcome) for offset, outcome in numbered if offset <= last]
+        embed = partial(stored_embeddings, store=self._store, encoder=self._encoder)
+        mixture = learn_again(head, parent.lineage, learnt, outcomes, self._history.alerts, embed)
+        again = parent.with_mixture(mixture, 0)
+        window = build_window([one for _, one in outcomes[-AGREEMENT_ROWS:]], (-1, -1), 0.0, self._store, self._encoder)
+        theirs, ours = (np.asarray(one.predict(window.texts, window.embeddings).labels) for one in (model, again))
+        detail = (
+            "its refits end by the clock and cannot be repeated bit for bit; learnt again from the labels since "
+            f"version {parent.version}, it gives {np.mean(theirs == ours):.1%} of the newest {len(window)} events the "
+            "same label"
+        )
+        return ReproductionStep(subject, None, detail)
+
+    def _load(self, version: str) -> BundleClassifier:
+        bundle = self._registry.download(version, self._folder)
+        return load_bundle(bundle, self._settings.signing_key, version=version, encoder=self._encoder)
+
     def _window(self, index: int, settings: RetrainSettings, encoder: Encoder) -> tuple[TrainingWindow, str]:
         """Return the window of a decision, and a phrase about the source of its embeddings."""
         scores: dict[str, Any] = self._history.retrainings[index].scores
-        outcomes = inputs_of(self._history, index, settings.window).outcomes
+        outcomes = inputs_of(self._history, index, outcomes_kept(settings)).outcomes[-settings.window :]
         stored = self._store.embeddings([outcome.event_id for outcome in outcomes], encoder.digest)
         missing = sum(vector is None for vector in stored)
         source = f"{len(stored) - missing} embeddings from the store" + (f", {missing} recomputed" if missing else "")

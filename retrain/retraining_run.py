@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 from threadpoolctl import threadpool_limits
 
-from driftloop.core.messages import Outcome
+from driftloop.core.messages import DriftAlert, Outcome
 from driftloop.core.models.bundle import BundleClassifier, Lineage
 from driftloop.core.topics import OUTCOMES, name
 from retrain.candidates import catalogue
 from retrain.candidates.base import Budget, Task
-from retrain.evaluation.shadow import Shadow
+from retrain.evaluation.shadow import Shadow, as_predictions
 from retrain.fitting import sandbox
 from retrain.fitting.fit_pool import FitPool
 from retrain.fitting.sandbox import FitResult
+from retrain.mixture.champion_learner import GuestChange, VersionLearner, as_guest
+from retrain.mixture.stack import Stack
 from retrain.policies.base import ALWAYS, CompletedRetraining
-from retrain.promotion.candidate_promotion import CandidatePromotion, FittedCandidate
+from retrain.promotion.candidate_promotion import CandidatePromotion, FittedCandidate, scores_of
 from retrain.retraining_log import RetrainingLog
 from retrain.retraining_tools import RetrainingTools
 from retrain.training_window import MIN_HOLDOUT, TrainingWindow
 
 IDLE = 10.0
 """Seconds without a new labelled event after which a shadow is judged on the events so far."""
+
+MIXTURE = "mixture"
+OWN_ENCODER = "a head on an encoder of its own cannot join the mixture"
+MIXTURE_EVENTS = 200
+"""Events in shadow before a candidate is compared with a mixture. It learns all the time: there is no hurry."""
 
 Cancelled = Callable[[], str | None]
 """Called often, always in the worker's thread. Returns the reason to cancel the fit, or `None` to continue."""
@@ -73,6 +82,8 @@ class RetrainingRun:
         self._promotion = CandidatePromotion(tools, past.trigger, self._train, self._held, log)
         self._fits: FitPool | None = None
         self._shadows: list[ShadowCandidate] = []
+        # `occurred_at` of the first event after the next drift, and the alert of it.
+        self._until, self._next_alert = math.inf, ""
 
     @property
     def running(self) -> bool:
@@ -84,13 +95,24 @@ class RetrainingRun:
         """Return True if a model was promoted so far."""
         return self._promotion.promoted
 
-    def run_quick(self, cancelled: Cancelled) -> None:
-        """Judge the archived models and then the quick candidates; this takes seconds."""
+    def run_quick(self, cancelled: Cancelled, known: Sequence[Outcome]) -> None:
+        """Judge the archived models and then the quick candidates, or register a mixture as it has become.
+
+        This takes seconds.
+
+        Args:
+            cancelled: Returns why the fits are pointless, or `None`.
+            known: All labelled events that are kept.
+        """
+        if self._tools.mixture is not None:
+            self._register_mixture(self._tools.mixture, known)
+            return
         models = self._tools.models
         new_concept = models.origin(models.champion().version).trigger != self.past.trigger
         if new_concept and self.past.onset_at > ALWAYS:
             self._try_archived_models()
-        for candidate in filter(catalogue.is_quick, self._chosen.candidates):
+        quick = ("mixture",) if self._tools.learner else filter(catalogue.is_quick, self._chosen.candidates)
+        for candidate in quick:
             reason = cancelled()
             if reason is not None:
                 self.log.write("rejected", reason, candidate=candidate)
@@ -113,8 +135,9 @@ class RetrainingRun:
             known: All labelled events that are kept, for a candidate that begins its shadow.
         """
         for shadowed in self._shadows:
+            waiting = len(shadowed.shadow.waiting)
             shadowed.shadow.offer(fresh)
-            if fresh:
+            if len(shadowed.shadow.waiting) > waiting:
                 shadowed.last_event = time.monotonic()
         if self._fits is not None:
             for candidate, fitted in self._fits.collect():
@@ -124,6 +147,18 @@ class RetrainingRun:
                 self._fits = None
         for shadowed in list(self._shadows):
             self._advance_shadow(shadowed, known)
+
+    def end_at(self, alert: DriftAlert) -> None:
+        """Take note of a later drift: candidates are still judged on the events before it, but not promoted.
+
+        Args:
+            alert: Alert of the later drift.
+        """
+        if alert.onset_at >= self._until:
+            return
+        self._until, self._next_alert = alert.onset_at, alert.alert_id
+        for shadowed in self._shadows:
+            shadowed.shadow.end_at(self._until)
 
     def cancel(self, reason: str) -> None:
         """End the fits and the shadows, each rejected with this reason."""
@@ -144,6 +179,41 @@ class RetrainingRun:
         found = self._tools.evaluator.recall(since, models.champion(), models.archived())
         if found is not None:
             self._promotion.restore_archived(*found)
+
+    def _register_mixture(self, learner: VersionLearner, known: Sequence[Outcome]) -> None:
+        """Register the mixture as it answers now, compared with the champion as it was registered.
+
+        It answers already, so no verdict keeps it out.
+        """
+        began = time.monotonic()
+        bundle = self.scratch / MIXTURE
+        task = self._task(MIXTURE)
+        change = GuestChange(leaving=learner.idle_guests)
+        learner.write_bundle(bundle, self._tools.encoder, task.lineage, change)
+        models = self._tools.models
+        champion, model = models.champion(), models.load(bundle)
+        fitted = FittedCandidate(MIXTURE, bundle, model, note="", seconds=time.monotonic() - began, guests=change)
+        rows = [
+            outcome
+            for outcome in known
+            if outcome.model_version == champion.version
+            and outcome.occurred_at >= self.past.onset_at
+            and outcome.reference
+            and not outcome.in_sample
+        ]
+        verdict = None
+        if len(rows) >= MIN_HOLDOUT:
+            rows.sort(key=lambda outcome: outcome.occurred_at)
+            predictions = (
+                as_predictions([outcome.reference for outcome in rows]),
+                as_predictions([outcome.probabilities for outcome in rows]),
+            )
+            window = self._tools.evaluator.window(rows)
+            verdict = self._tools.evaluator.verdict(window, champion, model, predictions=predictions)
+        answers = {outcome.event_id: outcome.probabilities for outcome in known}
+        self._promotion.promote_mixture(
+            fitted, verdict, lambda part: as_predictions([answers[one] for one in part.event_ids], model.labels)
+        )
 
     def _run_quick_candidate(self, candidate: str, cancelled: Cancelled) -> None:
         """Fit a quick candidate, judge it on the held-out slices, and register it."""
@@ -179,35 +249,86 @@ class RetrainingRun:
         """Compare a model in shadow on the next events, and judge it when the comparison ends."""
         champion, evaluator = self._tools.models.champion(), self._tools.evaluator
         candidate = shadowed.candidate
-        if shadowed.shadow.champion != champion.version:  # another opponent: begin anew
+        if shadowed.shadow.champion != self._opponent(champion):  # another one: begin anew
             shadowed.shadow = self._shadow(candidate.model, known)
         shadow = shadowed.shadow
         decision = shadow.advance(evaluator.predict_outcomes)
         if decision == "undecided" and (shadow.waiting or time.monotonic() - shadowed.last_event < IDLE):
             return
         self._shadows.remove(shadowed)
-        compared = shadow.test.as_json()
-        if decision == "champion":
-            self._promotion.reject(candidate, f"in shadow, {shadow.test.summary()}", {"shadow": compared})
-            return
+        self._judge(candidate, shadow, champion, refused=decision == "champion")
+
+    def _judge(self, candidate: FittedCandidate, shadow: Shadow, champion: BundleClassifier, *, refused: bool) -> None:
+        """Judge a candidate after its shadow, on the events of it or else on the held-out slice.
+
+        Args:
+            candidate: Candidate that was in shadow.
+            shadow: Its shadow.
+            champion: The champion.
+            refused: True if the champion has proved better.
+        """
+        evaluator, compared = self._tools.evaluator, shadow.test.as_json()
+        entered = candidate
         if len(shadow.rows) >= MIN_HOLDOUT:
             predictions = shadow.predictions()
             rows = evaluator.window(shadow.rows)
-            verdict = evaluator.verdict(rows, champion, candidate.model, predictions=predictions)
-        elif champion.trained_until < self.past.until_at:  # the champion has not learnt the held-out slice
+            if shadow.stack is not None and self._tools.mixture is not None:
+                joined = self._join(self._tools.mixture, candidate, shadow.stack)
+                if joined is None:
+                    self._promotion.reject(candidate, OWN_ENCODER, {"shadow": compared})
+                    return
+                entered = joined
+            verdict = evaluator.verdict(rows, champion, entered.model, predictions=predictions)
+            if refused or self._next_alert:
+                ended = f"{verdict.reason}; alert {self._next_alert} has ended its concept"
+                reason = f"in shadow, {shadow.test.summary()}" if refused else ended
+                self._promotion.reject(candidate, reason, scores_of(verdict) | {"shadow": compared})
+                return
+        elif refused:
+            self._promotion.reject(candidate, f"in shadow, {shadow.test.summary()}", {"shadow": compared})
+            return
+        elif champion.trained_until < self.past.until_at and not self._next_alert:
+            # The champion has not learnt the held-out slice.
             verdict = evaluator.verdict(self._held, champion, candidate.model)
         else:
-            few = f"the champion has learnt the held-out events, and only {len(shadow.rows)} have come since"
+            ended = f" before alert {self._next_alert}" if self._next_alert else ""
+            few = f"the champion has learnt the held-out events, and only {len(shadow.rows)} have come since{ended}"
             self._promotion.reject(candidate, few, {"shadow": compared})
             return
-        self._promotion.register_and_promote(candidate, verdict, compared)
+        self._promotion.register_and_promote(entered if verdict.better else candidate, verdict, compared)
 
     def _shadow(self, model: BundleClassifier, known: Sequence[Outcome]) -> Shadow:
         champion = self._tools.models.champion()
-        since = max(champion.trained_until, self.past.until_at)
-        shadow = Shadow(model, champion.version, since, self._chosen.shadow, 1 - self._chosen.confidence)
+        opponent = self._opponent(champion)
+        since = max(champion.trained_until, self.past.until_at) if opponent else self.past.until_at
+        shadow = Shadow(
+            model,
+            opponent,
+            since,
+            self._chosen.shadow,
+            1 - self._chosen.confidence,
+            until=self._until,
+            least=0 if opponent else min(MIXTURE_EVENTS, self._chosen.shadow),
+            stack=None if opponent else Stack(),
+        )
         shadow.offer(known)
         return shadow
+
+    def _join(self, mixture: VersionLearner, candidate: FittedCandidate, stack: Stack) -> FittedCandidate | None:
+        """Return the mixture with a candidate as its guest; `None` if it cannot be one."""
+        guest = as_guest(candidate.name, candidate.model, self._tools.encoder.digest)
+        if guest is None:
+            return None
+        bundle = self.scratch / f"{candidate.name}-joined"
+        parameters = {} if candidate.model.lineage is None else candidate.model.lineage.parameters
+        lineage = msgspec.structs.replace(self._task(candidate.name).lineage, parameters=parameters)
+        change = GuestChange(guest, stack.weight)
+        mixture.write_bundle(bundle, self._tools.encoder, lineage, change)
+        return replace(candidate, bundle=bundle, model=self._tools.models.load(bundle), guests=change)
+
+    def _opponent(self, champion: BundleClassifier) -> str:
+        """Return the version whose predictions count in a shadow; empty for a mixture, where all of them do."""
+        return "" if self._tools.mixture is not None else champion.version
 
     def _load(self, candidate: str, result: FitResult) -> FittedCandidate | None:
         """Return the loaded model of a fit; log a rejection and return `None` if the fit has failed."""

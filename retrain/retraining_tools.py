@@ -10,6 +10,7 @@ from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import Settings
 from retrain.evaluation.evaluator import Evaluator
 from retrain.fitting.warm_start import WarmStartStore
+from retrain.mixture.champion_learner import ChampionLearner, VersionLearner
 from retrain.promotion.model_loader import ModelLoader
 from retrain.promotion.probation import Probation
 from retrain.promotion.promoter import Promoter
@@ -29,3 +30,10 @@ class RetrainingTools:
     promoter: Promoter
     probation: Probation
     warm_starts: WarmStartStore
+    learner: ChampionLearner | None
+    """Learner of the champion's mixture; `None` if the settings want a champion that does not change."""
+
+    @property
+    def mixture(self) -> VersionLearner | None:
+        """Learner of a champion that is a mixture; `None` for another champion."""
+        return None if self.learner is None else self.learner.mixture

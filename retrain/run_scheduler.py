@@ -70,7 +70,7 @@ class RunScheduler:
         run: RetrainingRun | None = None
         try:
             run = self._make_run(past, run_log, self._folder / run_id)
-            run.run_quick(lambda: self._reason_to_cancel(past))
+            run.run_quick(lambda: self._reason_to_cancel(past), self._state.outcomes)
             if decision.kind == "search" and not self._stopped():
                 run.start_slow()
         except Exception as error:
@@ -89,8 +89,7 @@ class RunScheduler:
         newest = self._state.alerts[-1] if self._state.alerts else None
         for run in list(self._open):
             if newest is not None and newest.onset_at > run.past.until_at:
-                self._cancel(run, f"superseded by alert {newest.alert_id}")
-                continue
+                run.end_at(newest)
             try:
                 run.advance(fresh, self._state.outcomes)
             except Exception as error:
@@ -142,14 +141,17 @@ class RunScheduler:
         return inputs | {"details": dict(decision.details)} if decision.details else inputs
 
     def _make_run(self, past: CompletedRetraining, run_log: RetrainingLog, scratch: Path) -> RetrainingRun:
-        state, tools = self._state, self._tools
-        window = build_window(state.outcomes, state.offsets, past.onset_at, tools.store, tools.encoder, keep=True)
+        tools = self._tools
+        numbered = self._state.outcomes_with_offsets[-self._settings.retrain.window :]
+        offsets = numbered[0][0], numbered[-1][0]
+        outcomes = [outcome for _, outcome in numbered]
+        window = build_window(outcomes, offsets, past.onset_at, tools.store, tools.encoder, keep=True)
         return RetrainingRun(tools, weight_labels(window, self._settings.retrain.seed), past, run_log, scratch)
 
     def _supersede(self, decision: Retrain) -> None:
-        """Cancel the open retrainings of another drift; a search cancels all of them."""
+        """Cancel the open retrainings before a search, which needs the processors."""
         for run in list(self._open):
-            if decision.kind == "search" or decision.trigger != run.past.trigger:
+            if decision.kind == "search":
                 self._cancel(run, f"superseded by the next retraining ({decision.trigger})")
 
     def _reason_to_cancel(self, past: CompletedRetraining) -> str | None:

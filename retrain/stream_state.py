@@ -12,12 +12,23 @@ import msgspec
 from msgspec.structs import replace
 
 from driftloop.core import messages, metrics
+from driftloop.core.coordination.fencing import FencingFilter
 from driftloop.core.kafka import clients
 from driftloop.core.kafka.auth import translate_auth_errors
 from driftloop.core.kafka.clients import ConfirmedProducer
-from driftloop.core.messages import Command, DriftAlert, Label, Outcome, Retraining
-from driftloop.core.settings import Settings
-from driftloop.core.topics import COMMANDS, DEAD_LETTERS, DRIFT_ALERTS, LABELS, OUTCOMES, RETRAINING, name
+from driftloop.core.messages import Command, DriftAlert, Label, ModelUpdate, Outcome, Retraining
+from driftloop.core.settings import RetrainSettings, Settings
+from driftloop.core.topics import (
+    COMMANDS,
+    DEAD_LETTERS,
+    DRIFT_ALERTS,
+    LABELS,
+    MODEL_UPDATES,
+    OUTCOMES,
+    RETRAINING,
+    name,
+)
+from retrain.mixture.learner import DEFAULTS
 from retrain.policies.base import CompletedRetraining, PolicyContext
 
 ALERTS_KEPT = 200
@@ -29,7 +40,9 @@ LAG_EVERY = 3.0
 
 
 class StreamState:
-    """Follows `outcomes`, `drift-alerts`, `commands`, and the human labels on `labels`; repeated messages count once.
+    """Follows `outcomes`, `drift-alerts`, `model-updates`, `commands`, and the human labels on `labels`.
+
+    Repeated messages count once.
 
     A new worker begins with the newest ``keep`` outcomes, all alerts, the finished retrainings, and the commands
     without an answer. A record that cannot be decoded becomes a dead letter.
@@ -48,6 +61,9 @@ class StreamState:
         self._fresh: list[Outcome] = []
         self._alert_ids: set[str] = set()
         self._lag_read = float("-inf")
+        self._fence = FencingFilter()
+        self.champion: ModelUpdate | None = None
+        """Newest promotion; `None` before the first."""
         self.alerts: deque[DriftAlert] = deque(maxlen=ALERTS_KEPT)
         """Newest alerts, oldest first."""
         self.labelled = 0
@@ -72,6 +88,11 @@ class StreamState:
     def outcomes(self) -> list[Outcome]:
         """The newest outcomes, oldest first."""
         return [outcome for _, outcome in self._outcomes]
+
+    @property
+    def outcomes_with_offsets(self) -> list[tuple[int, Outcome]]:
+        """The newest outcomes with their offsets, oldest first."""
+        return list(self._outcomes)
 
     @property
     def offsets(self) -> tuple[int, int]:
@@ -117,6 +138,8 @@ class StreamState:
         return [
             _Reader(settings, OUTCOMES.name, newest, self._add_outcome, self._send_dead_letter),
             _Reader(settings, DRIFT_ALERTS.name, None, self._add_alert, self._send_dead_letter),
+            # The scorer sends the dead letters of this topic.
+            _Reader(settings, MODEL_UPDATES.name, None, self._add_promotion, lambda record, error: None),
             _Reader(settings, COMMANDS.name, None, self._add_command, self._send_dead_letter),
             # The monitor sends the dead letters of this topic.
             _Reader(settings, LABELS.name, since_kept, self._add_label, lambda record, error: None),
@@ -162,6 +185,11 @@ class StreamState:
         if alert.stream == self._settings.stream and alert.alert_id not in self._alert_ids:
             self._alert_ids.add(alert.alert_id)
             self.alerts.append(alert)
+
+    def _add_promotion(self, offset: int, body: bytes) -> None:
+        update = messages.decode(ModelUpdate, body)
+        if update.stream == self._settings.stream and self._fence.admits(update):
+            self.champion = update
 
     def _apply_correction(self, outcome: Outcome) -> Outcome:
         """Return the outcome with its human label, if it has one."""
@@ -219,6 +247,12 @@ def corrected(outcome: Outcome, label: str, annotator: str) -> Outcome:
         annotator: Annotator who gave it.
     """
     return replace(outcome, label=label, correct=label == outcome.predicted, annotator=annotator)
+
+
+def outcomes_kept(settings: RetrainSettings) -> int:
+    """Return the number of newest outcomes that a worker keeps."""
+    longest = max(DEFAULTS.sizes.values()) if settings.learns_from_every_label else 0
+    return max(settings.window, longest)
 
 
 def unfinished(settings: Settings) -> list[Retraining]:

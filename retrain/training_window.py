@@ -150,7 +150,7 @@ def build_window(
         event_ids=tuple(row.event_id for row in rows),
         texts=tuple(row.text for row in rows),
         labels=tuple(row.label for row in rows),
-        embeddings=_embeddings(rows, store, encoder, keep),
+        embeddings=stored_embeddings(rows, store, encoder, keep=keep),
         encoder=encoder.folder,
         onset=0 if onset == len(rows) else onset,
         first_offset=offsets[0],
@@ -160,8 +160,15 @@ def build_window(
     )
 
 
-def _embeddings(rows: Sequence[Outcome], store: OnlineStore, encoder: Encoder, keep: bool) -> Matrix:
-    """Return the embeddings of the rows, shape (n, d), from the store or computed."""
+def stored_embeddings(rows: Sequence[Outcome], store: OnlineStore, encoder: Encoder, *, keep: bool = False) -> Matrix:
+    """Return the embeddings of n labelled events, shape (n, d), from the store or computed.
+
+    Args:
+        rows: The labelled events.
+        store: Online store with embeddings.
+        encoder: Encoder of the embeddings.
+        keep: Store the computed ones.
+    """
     vectors = store.embeddings([row.event_id for row in rows], encoder.digest)
     missing = [i for i, vector in enumerate(vectors) if vector is None or len(vector) != encoder.dimension]
     if missing:

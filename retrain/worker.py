@@ -21,7 +21,7 @@ from pathlib import Path
 from driftloop.core.coordination.leader_lease import LeaderLease
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka.clients import ConfirmedProducer
-from driftloop.core.messages import Command
+from driftloop.core.messages import Command, Outcome
 from driftloop.core.models.bundle import verify_bundle
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.online_store import OnlineStore
@@ -29,6 +29,7 @@ from driftloop.core.settings import Settings
 from retrain.evaluation.evaluator import Evaluator
 from retrain.fitting import sandbox
 from retrain.fitting.warm_start import WarmStartStore
+from retrain.mixture.champion_learner import ChampionLearner, LearnerTools
 from retrain.policies.base import ALWAYS, Retrain
 from retrain.policies.catalogue import make_policy
 from retrain.policies.on_drift import newest_episode
@@ -40,7 +41,7 @@ from retrain.promotion.promoter import Promoter
 from retrain.retraining_log import RetrainingLog
 from retrain.retraining_tools import RetrainingTools
 from retrain.run_scheduler import RunScheduler
-from retrain.stream_state import StreamState, unfinished
+from retrain.stream_state import StreamState, outcomes_kept, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -104,15 +105,17 @@ class Worker:
         if self._stopped():
             return not once
         tools = self._make_tools(folder)
-        state = StreamState(self._settings, self._settings.retrain.window, self._outbox)
+        state = StreamState(self._settings, outcomes_kept(self._settings.retrain), self._outbox)
         runs = RunScheduler(tools, state, folder, self._stopped)
         try:
             state.catch_up(self._stopped)  # the first decision needs all messages, not those of one poll
             state.take_fresh()
-            return self._loop(state, runs, tools.probation, once)
+            return self._loop(state, runs, tools, once)
         finally:
             state.close()
             runs.stop()
+            if tools.learner is not None:
+                tools.learner.close()
 
     def _make_tools(self, folder: Path) -> RetrainingTools:
         settings, promoter = self._settings, self._promoter
@@ -129,19 +132,34 @@ class Worker:
             promoter=promoter,
             probation=Probation(settings, self._outbox, promoter=promoter, models=models, evaluator=evaluator),
             warm_starts=WarmStartStore(folder / "earlier"),
+            learner=self._make_learner(models, evaluator) if settings.retrain.learns_from_every_label else None,
         )
 
-    def _loop(self, state: StreamState, runs: RunScheduler, probation: Probation, once: bool) -> bool:
-        """Decide, retrain and compare until stopped; returns as `run` does."""
+    def _make_learner(self, models: ModelLoader, evaluator: Evaluator) -> ChampionLearner:
+        tools = LearnerTools(
+            settings=self._settings,
+            outbox=self._outbox,
+            lease=self._lease,
+            models=models,
+            embed=evaluator.embeddings,
+            stopped=self._stopped,
+        )
+        return ChampionLearner(tools)
+
+    def _loop(self, state: StreamState, runs: RunScheduler, tools: RetrainingTools, once: bool) -> bool:
+        """Learn, decide, retrain and compare until stopped; returns as `run` does."""
+        fresh: list[Outcome] = []
         while not self._stopped():
             self._lease.check()
             self._prepare_fork_server()
+            if tools.learner is not None:
+                tools.learner.advance(state, fresh)
             while state.commands:
                 self._execute(state.commands.popleft(), state, runs)
             decision = self._policy.decide(state.now, tuple(state.alerts), state.outcomes)
             if isinstance(decision, Retrain):
                 runs.start(decision)
-            elif once and runs.idle:
+            elif once and runs.idle and not (tools.learner and tools.learner.busy):
                 self._raise_if_failed(runs)
                 return True
             if once and runs.idle:
@@ -150,7 +168,7 @@ class Worker:
                 state.poll()
             fresh = state.take_fresh()
             runs.advance(fresh)
-            probation.advance(fresh, state.outcomes)
+            tools.probation.advance(fresh, state.outcomes)
         return not once
 
     def _raise_if_failed(self, runs: RunScheduler) -> None:

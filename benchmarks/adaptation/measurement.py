@@ -60,7 +60,7 @@ def measure(stream: Stream, system: str, settings: Settings, seconds: float) -> 
     with threadpool_limits(1):  # as the sandbox of the live loop does
         if system.partition("?")[0] == "mixture":
             mixture = MixtureLoop(stream, settings, parse_system(system))
-            mixture.run()
+            _play(mixture, settings)
             row = _row(stream, system, mixture.correct, settings, mixture.alerts, mixture)
             cpu = mixture.cpu
         elif system.startswith("online:"):
@@ -98,13 +98,7 @@ def _measure_loop(stream: Stream, system: str, settings: Settings, seconds: floa
     policy, settings = _make_policy(stream, system, settings, lag)
     choosing = time.process_time() - began
     loop = Loop(stream, policy, settings, lag)
-    try:
-        loop.run()
-    except CannotFit as error:
-        raise DriftloopError(
-            f"The first model of {stream.scenario.name} cannot be fitted on {settings.retrain.bootstrap} events "
-            f"({error}): set `bootstrap` in the scenario higher."
-        ) from error
+    _play(loop, settings)
     alerts: Sequence[DriftAlert] | None = loop.alerts if settings.monitor.detectors else None
     if isinstance(policy, ScriptedAlerts) and system != "oracle":
         alerts = policy.alerts
@@ -112,6 +106,16 @@ def _measure_loop(stream: Stream, system: str, settings: Settings, seconds: floa
         "watch": loop.cpu["watch"],
         "retrain": loop.cpu["retrain"] + choosing,
     }
+
+
+def _play(loop: Playback, settings: Settings) -> None:
+    try:
+        loop.run()
+    except CannotFit as error:
+        raise DriftloopError(
+            f"The first model of {loop.stream.scenario.name} cannot be fitted on {settings.retrain.bootstrap} events "
+            f"({error}): set `bootstrap` in the scenario higher."
+        ) from error
 
 
 def _make_policy(stream: Stream, system: str, settings: Settings, lag: int) -> tuple[Policy, Settings]:

@@ -16,6 +16,7 @@ from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.mixture import Features, LinearWeights, WordHasher
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings
+from retrain.candidates.training_rows import require_learnable
 from retrain.labels.annotator_trust import weight_labels
 from retrain.labels.running_trust import RunningTrust
 from retrain.mixture.learner import MixtureLearner, MixtureOptions, make_rows
@@ -85,7 +86,12 @@ class MixtureLoop(Playback):
         self._upcoming: list[tuple[int, str, LinearWeights]] = []
 
     def train_first(self, rows: TrainingWindow) -> None:
-        """Fit the experts on the first labels."""
+        """Fit the experts on the first labels.
+
+        Raises:
+            CannotFit: There is one class only, or there are too few rows.
+        """
+        require_learnable(rows)
         with Clock(self.cpu, "retrain"):
             tokens = self.stream.tokens
             if tokens is None:

@@ -10,8 +10,8 @@ Run = Callable[[argparse.Namespace], int]
 """Runs a verb on its parsed arguments and returns the exit status."""
 
 TOPICS = (
-    "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "retraining", "commands",
-    "dead-letters",
+    "events", "predictions", "labels", "outcomes", "drift-alerts", "model-updates", "mixture-updates", "retraining",
+    "commands", "dead-letters",
 )  # fmt: skip
 
 EXIT_CODES = """

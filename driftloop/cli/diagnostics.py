@@ -80,6 +80,7 @@ def examine(environ: Mapping[str, str], folder: Path) -> Iterator[Finding]:
         partial(_disk, "cache", cache_dir()),
         _memory,
         _cores,
+        *([_fine_tuning] if "finetune" in settings.retrain.candidates else []),
         _ports,
     ]
     for check in checks:
@@ -238,6 +239,19 @@ def _cores() -> Finding:
     if cores < 2:
         return Finding("cores", "note", f"{cores}", "scoring and retraining share it: lower the rate, as in --rate 10")
     return Finding("cores", "ok", f"{cores}")
+
+
+def _fine_tuning() -> Finding:
+    try:
+        from retrain.candidates.trainable_network import WORTH, bf16_speedup
+
+        speedup = bf16_speedup()
+    except ImportError as error:
+        remedy = "install the extra `retrain`, or leave it out: DRIFTLOOP_RETRAIN__CANDIDATES=linear,tpot"
+        return Finding("fine-tuning", "note", f"{error}", remedy)
+    if speedup >= WORTH:
+        return Finding("fine-tuning", "ok", f"in bfloat16, {speedup:.1f} times as fast as float32 on this CPU")
+    return Finding("fine-tuning", "ok", f"in float32: bfloat16 has {speedup:.1f} times its speed on this CPU")
 
 
 def _ports() -> Finding:

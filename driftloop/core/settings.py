@@ -192,6 +192,9 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Device for fine-tuning. auto: a GPU if one exists."""
     dask: str = ""
     """Address of a Dask scheduler for the TPOT search, such as tcp://dask:8786. Empty: this machine."""
+    mixture: bool = False
+    """Let a mixture of experts answer, which learns from every label. It needs a policy other than never, and automatic
+    approval."""
     parallel_fits: Count = 1
     """Number of slow candidates fitted in parallel, each on one core. `1`: one after the other."""
     linear_seconds: Seconds = 60.0
@@ -225,6 +228,11 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     seed: int = 7
     lease: Seconds = 15.0
     """Seconds without contact to Redis after which another retrainer of the stream can take over."""
+
+    @property
+    def learns_from_every_label(self) -> bool:
+        """Return True if the champion is to be a mixture of experts."""
+        return self.mixture and self.policy != "never" and self.approval == "auto"
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

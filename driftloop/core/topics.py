@@ -40,11 +40,30 @@ DRIFT_ALERTS = Topic("drift-alerts", messages.DriftAlert, "alarms, with the chan
 MODEL_UPDATES = Topic(
     "model-updates", messages.ModelUpdate, "promotions", False, _STAMPED | {"cleanup.policy": "compact"}
 )
+MIXTURE_UPDATES = Topic(
+    "mixture-updates",
+    messages.MixtureUpdate,
+    "changes of the champion between two promotions",
+    False,
+    # Small segments: only closed ones are compacted, and a starting scorer reads all of the topic.
+    _STAMPED | _BIG | {"cleanup.policy": "compact", "segment.bytes": str(16 * 1024 * 1024)},
+)
 RETRAINING = Topic("retraining", messages.Retraining, "states of retrainings", False, _LONG)
 COMMANDS = Topic("commands", messages.Command, "commands of users to the retrainer", False, _LONG)
 DEAD_LETTERS = Topic("dead-letters", messages.DeadLetter, "messages that could not be processed", False, _LONG)
 
-ALL = (EVENTS, PREDICTIONS, LABELS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, COMMANDS, DEAD_LETTERS)
+ALL = (
+    EVENTS,
+    PREDICTIONS,
+    LABELS,
+    OUTCOMES,
+    DRIFT_ALERTS,
+    MODEL_UPDATES,
+    MIXTURE_UPDATES,
+    RETRAINING,
+    COMMANDS,
+    DEAD_LETTERS,
+)
 
 
 def name(settings: Settings, topic: Topic) -> str:

@@ -10,10 +10,11 @@ from retrain.candidates.base import Candidate
 
 CANDIDATES: dict[str, str] = {
     "linear": "retrain.candidates.linear:LinearHead",
+    "mixture": "retrain.candidates.mixture_fit:MixtureFit",
     "tpot": "retrain.candidates.tpot_search:TpotSearch",
     "finetune": "retrain.candidates.finetune:FineTune",
 }
-QUICK = frozenset({"linear"})
+QUICK = frozenset({"linear", "mixture"})
 """Built-in candidates that the worker waits for. It never imports the other ones."""
 
 

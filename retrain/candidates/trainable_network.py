@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,37 @@ choose_device = partial(torch_encoder.choose_device, variable="DRIFTLOOP_RETRAIN
 """Return the device to train on; see `driftloop.core.models.torch_encoder.choose_device`."""
 
 
+WORTH = 1.5
+"""Speed of bfloat16 in multiples of that of float32 from which on a CPU trains in it."""
+
+
 def has_bf16(device: str) -> bool:
-    """Return True if the device is a GPU that computes in bfloat16 natively."""
+    """Return True if the device computes in bfloat16 natively. A CPU is measured, because many emulate it."""
     import torch
 
-    return device == "cuda" and bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bf16_speedup() >= WORTH
+
+
+@cache
+def bf16_speedup() -> float:
+    """Return the speed of matrix products in bfloat16 on this CPU, in multiples of that in float32.
+
+    It takes some milliseconds, or a second where bfloat16 is emulated.
+    """
+    import torch
+
+    def seconds(kind: Any) -> float:
+        left, right = torch.ones(256, 384, dtype=kind), torch.ones(384, 1536, dtype=kind)
+        durations = []
+        for _ in range(6):
+            started = time.perf_counter()
+            left @ right
+            durations.append(time.perf_counter() - started)
+        return min(durations[1:])  # the first one prepares the kernel
+
+    return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
 def load_network(window: TrainingWindow, task: Task) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import Outcome
 from driftloop.core.models.bundle import BundleClassifier
-from driftloop.core.models.classifier import Predictions
+from driftloop.core.models.classifier import Matrix, Predictions
 from driftloop.core.models.encoder import OnnxEncoder
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import Settings
@@ -20,7 +20,7 @@ from retrain.evaluation.gate import Verdict, judge
 from retrain.evaluation.guards import Latency
 from retrain.evaluation.paired_slice import slice_of
 from retrain.promotion.concept_memory import recall
-from retrain.training_window import TrainingWindow, build_window
+from retrain.training_window import TrainingWindow, build_window, stored_embeddings
 
 TIMED = 16
 """Texts on which a model's latency is measured."""
@@ -67,6 +67,10 @@ class Evaluator:
         window = self.window(outcomes)
         row_of = {event_id: row for row, event_id in enumerate(window.event_ids)}
         return model.predict(texts, window.embeddings[[row_of[outcome.event_id] for outcome in outcomes]])
+
+    def embeddings(self, outcomes: Sequence[Outcome]) -> Matrix:
+        """Return the embeddings of n labelled events, shape (n, d), in their order."""
+        return stored_embeddings(outcomes, self._store, self._encoder, keep=True)
 
     def window(self, outcomes: Sequence[Outcome]) -> TrainingWindow:
         """Return labelled events as rows, in the order in which they occurred."""
@@ -125,7 +129,8 @@ class Evaluator:
 
     def _latency(self, rows: TrainingWindow, champion: BundleClassifier, challenger: BundleClassifier) -> Latency:
         timed = rows.take(slice(0, TIMED))
-        embeddings = timed.embeddings if all(map(self._shares_encoder, (champion, challenger))) else None
+        spared = all(self._shares_encoder(model) and not model.passes for model in (champion, challenger))
+        embeddings = timed.embeddings if spared else None
 
         def milliseconds(model: BundleClassifier) -> float:
             began = time.perf_counter()

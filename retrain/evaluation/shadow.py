@@ -6,8 +6,9 @@ successor for a while, and is restored if it is better.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,6 +18,7 @@ from driftloop.core.messages import Outcome
 from driftloop.core.models.bundle import BundleClassifier
 from driftloop.core.models.classifier import Predictions
 from retrain.evaluation.sequential_test import ShadowTest
+from retrain.mixture.stack import Stack
 
 BATCH = 64
 """Events per call of `Shadow.advance`: a model with another encoder takes some 10 ms for each."""
@@ -30,29 +32,42 @@ class Shadow:
 
     model: BundleClassifier
     champion: str
-    """The champion's version. Only its own live predictions are compared."""
+    """The champion's version. Only its own live predictions are compared. Empty: those of any version, for a mixture
+    that learns from every label."""
     since: float
     """`occurred_at` of the newest event that either model has learnt; older events are skipped."""
     most: int
     """Labelled events after which the shadow ends undecided."""
     alpha: float
     """Error rate of the sequential test."""
+    until: float = math.inf
+    """`occurred_at` from which on events belong to another concept; they are skipped."""
+    least: int = 0
+    """Labelled events before the first decision."""
+    stack: Stack | None = None
+    """Stack with the champion, a mixture, which is compared in place of the model alone. `None`: the model alone."""
     waiting: deque[Outcome] = field(default_factory=deque)
     """Labelled events that are not compared yet."""
     rows: list[Outcome] = field(default_factory=list)
     """Labelled events compared so far."""
     probabilities: list[dict[str, float]] = field(default_factory=list)
-    """Probabilities by class that the model in shadow gave each of them."""
+    """Probabilities by class that the model in shadow, or its stack, gave each of them."""
 
     def __post_init__(self) -> None:
         self.test = ShadowTest(self.alpha)
 
     def offer(self, outcomes: Iterable[Outcome]) -> None:
         """Queue the labelled events that count for the comparison."""
-        for outcome in outcomes:
-            counts = outcome.model_version == self.champion and not outcome.in_sample and outcome.probabilities
-            if counts and outcome.occurred_at > self.since:
-                self.waiting.append(outcome)
+        self.waiting.extend(filter(self._counts, outcomes))
+
+    def end_at(self, until: float) -> None:
+        """Leave out the events from another drift on.
+
+        Args:
+            until: `occurred_at` of the first event after it.
+        """
+        self.until = min(self.until, until)
+        self.waiting = deque(filter(self._counts, self.waiting))
 
     def advance(self, predict: Predict) -> Literal["challenger", "champion", "undecided", "over"]:
         """Predict the next events, and return the better model.
@@ -65,10 +80,13 @@ class Shadow:
             predictions = predict(self.model, batch)
             for outcome, row in zip(batch, predictions.probabilities, strict=True):
                 by_class = {name: float(p) for name, p in zip(predictions.classes, row, strict=True)}
+                if self.stack is not None:
+                    alone, by_class = by_class, self.stack.combine(outcome.probabilities, by_class)
+                    self.stack.learn(outcome.label, outcome.probabilities, alone)
                 self.rows.append(outcome)
                 self.probabilities.append(by_class)
                 self.test.update(outcome.label, outcome.probabilities, by_class)
-        if self.test.verdict != "undecided":
+        if self.test.verdict != "undecided" and len(self.rows) >= self.least:
             return self.test.verdict
         return "over" if len(self.rows) >= self.most else "undecided"
 
@@ -82,10 +100,20 @@ class Shadow:
             [self.rows[row] for row in order],
             [self.probabilities[row] for row in order],
         )
-        return _predictions([row.probabilities for row in self.rows]), _predictions(self.probabilities)
+        return as_predictions([row.probabilities for row in self.rows]), as_predictions(self.probabilities)
+
+    def _counts(self, outcome: Outcome) -> bool:
+        comparable = self.champion in ("", outcome.model_version) and outcome.probabilities and not outcome.in_sample
+        return bool(comparable) and self.since < outcome.occurred_at < self.until
 
 
-def _predictions(probabilities: Sequence[dict[str, float]]) -> Predictions:
-    classes = tuple(sorted({name for row in probabilities for name in row}))
+def as_predictions(probabilities: Sequence[Mapping[str, float]], classes: tuple[str, ...] = ()) -> Predictions:
+    """Return the probabilities of n events by class as predictions.
+
+    Args:
+        probabilities: Probabilities of each event.
+        classes: Classes in their order; empty for those that occur, sorted.
+    """
+    classes = classes or tuple(sorted({name for row in probabilities for name in row}))
     table = np.array([[row.get(name, 0.0) for name in classes] for row in probabilities], dtype=np.float32)
     return Predictions(classes, table, np.zeros((len(probabilities), 0), dtype=np.float32), "", 0.0)

@@ -14,8 +14,8 @@ events before the onset then no longer move the weights.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
@@ -29,6 +29,8 @@ from retrain.mixture.fixed_share import RATE, SHARE, favour, update_weights
 from retrain.mixture.softmax_regression import fit_softmax_regression
 
 ONLINE, CONCEPT = "online", "concept"
+NO_DRIFT = float("-inf")
+"""Onset before any drift is known."""
 LONGER = 4
 """Labels of a window, in multiples of the next shorter one."""
 LEARNING_RATE = 1.0
@@ -61,6 +63,11 @@ class MixtureOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Use the expert of the newest concept."""
 
     @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of the experts."""
+        return (*([ONLINE] if self.online else []), *self.sizes, *([CONCEPT] if self.concept else []))
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Labels of each window, by its name; ascending."""
         return {f"newest-{size}": size for size in (self.shortest * LONGER**at for at in range(self.windows))}
@@ -80,6 +87,9 @@ class Row:
     occurred_at: float
     weight: float = 1.0
     """Trust in the label, from 0 to 1."""
+    event_id: str = ""
+    guests: Mapping[str, Matrix] = field(default_factory=dict)
+    """Probabilities of each guest that was asked, shape (k,)."""
 
 
 @dataclass(frozen=True)
@@ -105,30 +115,38 @@ class MixtureLearner:
 
     Args:
         mixture: Mixture with the experts of the options. It is changed in place.
-        rows: Newest labelled events that it has learnt, in the order of their labels.
+        learnt: Number of labels that it has learnt. `remember` takes the newest of them.
         options: Experts and rates.
         onset_at: `occurred_at` of the first event after the last drift. By default no drift is known.
+
+    Raises:
+        ValueError: The mixture has other experts.
     """
 
     def __init__(
         self,
         mixture: Mixture,
-        rows: Sequence[Row],
+        learnt: int,
         options: MixtureOptions = DEFAULTS,
-        onset_at: float = float("-inf"),
+        onset_at: float = NO_DRIFT,
     ) -> None:
+        if set(mixture.names) - set(mixture.guests) != set(options.experts):
+            raise ValueError(f"a mixture of {', '.join(mixture.names)} in place of {', '.join(options.experts)}")
         self.mixture = mixture
         self._options = options
         self._sizes = options.sizes
         self._longest = max(self._sizes, key=self._sizes.__getitem__)
         self._fittable = (*self._sizes, *([CONCEPT] if options.concept else []))
-        self._rows: deque[Row] = deque(rows, maxlen=max(self._sizes.values()))
-        self._learnt = len(rows)
-        self._onset_at = onset_at
+        self._rows: deque[Row] = deque(maxlen=max(self._sizes.values()))
+        self._learnt = learnt
+        self.onset_at = onset_at
+        """`occurred_at` of the first event after the last drift; minus infinity without one."""
         # Labels of events since the onset.
-        self._since_onset = sum(row.occurred_at >= onset_at for row in rows)
+        self._since_onset = 0
         self._fitted = {name: mixture.expert(name) for name in self._fittable}
         self._fitting: set[str] = set()
+        # Labels that each expert was fitted on, and the number of labels at which it is due again.
+        self._held: dict[str, int] = {}
         self._next: dict[str, int] = {}
         for name in self._fittable:
             self._plan(name)
@@ -145,16 +163,37 @@ class MixtureLearner:
             ValueError: The events have one class only.
         """
         classes = sorted({row.label for row in rows})
-        names = (*([ONLINE] if options.online else []), *options.sizes, *([CONCEPT] if options.concept else []))
-        made = cls(Mixture(names, classes, len(rows[0].embedding)), rows, options)
+        made = cls(Mixture(options.experts, classes, len(rows[0].embedding)), len(rows), options)
+        made.remember(rows)
         made._fitted.clear()  # the first fits start from zeros
         for name in made._fittable:
             made.install(name, made._fit(name).run())
         if options.online:
-            made.mixture.bias[names.index(ONLINE)] = 0
+            made.mixture.bias[options.experts.index(ONLINE)] = 0
             for row in rows:
                 made._step_online(row)
         return made
+
+    def remember(self, rows: Sequence[Row]) -> None:
+        """Take labels that the mixture has learnt before, for the next refits.
+
+        Args:
+            rows: The labelled events, in the order of their labels.
+        """
+        self._rows.extend(rows)
+        self._since_onset += sum(row.occurred_at >= self.onset_at for row in rows)
+        self._plan_concept()
+
+    def correct(self, event_id: str, label: str) -> None:
+        """Change the label of an event for the next refits.
+
+        Args:
+            event_id: The event. One that is not remembered changes nothing.
+            label: The right label.
+        """
+        for at, row in enumerate(self._rows):
+            if row.event_id == event_id:
+                self._rows[at] = replace(row, label=label, weight=1.0)
 
     def learn(self, row: Row) -> None:
         """Learn from a label, after its event was predicted.
@@ -163,7 +202,7 @@ class MixtureLearner:
             row: The labelled event.
         """
         self.mixture.add_classes([row.label])
-        if row.occurred_at >= self._onset_at:
+        if row.occurred_at >= self.onset_at:
             self._since_onset += 1
             given = self.mixture.expert_probabilities(_features([row]))[0, :, self.mixture.classes.index(row.label)]
             # A label without trust moves nothing.
@@ -174,6 +213,11 @@ class MixtureLearner:
             self._step_online(row)
         self._rows.append(row)
         self._learnt += 1
+
+    @property
+    def learnt(self) -> int:
+        """Number of labels that the mixture has learnt."""
+        return self._learnt
 
     @property
     def labels_of_concept(self) -> int:
@@ -189,13 +233,13 @@ class MixtureLearner:
         Returns:
             `False` if a later drift is known already; nothing has changed then.
         """
-        if onset_at <= self._onset_at:
+        if onset_at <= self.onset_at:
             return False
-        self._onset_at = onset_at
+        self.onset_at = onset_at
         self._since_onset = sum(row.occurred_at >= onset_at for row in self._rows)
         names = self.mixture.names
         self.mixture.weights = favour(len(names), names.index(self._longest))
-        self._next[CONCEPT] = 0
+        self._next[CONCEPT] = FIRST_LABELS
         return True
 
     def due(self) -> list[Fit]:
@@ -223,21 +267,28 @@ class MixtureLearner:
         if name in self._fitting:
             return False
         if name == CONCEPT:
-            return self._onset_at > float("-inf") and self._since_onset >= max(FIRST_LABELS, self._next[CONCEPT])
-        return self._learnt >= self._next[name]
+            return self.onset_at > NO_DRIFT and self._since_onset >= self._next[CONCEPT]
+        # Not on fewer labels than before: after a restart they come again.
+        return self._learnt >= self._next[name] and len(self._rows) >= self._held[name]
 
     def _plan(self, name: str) -> None:
         """Note when the next refit of an expert is due."""
-        seen = self._since_onset if name == CONCEPT else self._learnt
-        held = seen if name == CONCEPT else min(self._sizes[name], len(self._rows))
-        self._next[name] = seen + max(MIN_NEW, round(self._options.renewed * held))
+        if name == CONCEPT:
+            self._plan_concept()
+            return
+        self._held[name] = min(self._sizes[name], self._learnt)
+        self._next[name] = self._learnt + max(MIN_NEW, round(self._options.renewed * self._held[name]))
+
+    def _plan_concept(self) -> None:
+        new = max(MIN_NEW, round(self._options.renewed * self._since_onset))
+        self._next[CONCEPT] = max(FIRST_LABELS, self._since_onset + new)
 
     def _fit(self, name: str) -> Fit:
         """Return the next refit of an expert, and note when the one after it is due."""
         rows = list(self._rows)
         if name == CONCEPT:
-            new = [row for row in rows if row.occurred_at >= self._onset_at]
-            old = [row for row in rows if row.occurred_at < self._onset_at][-OLD_ROWS:]
+            new = [row for row in rows if row.occurred_at >= self.onset_at]
+            old = [row for row in rows if row.occurred_at < self.onset_at][-OLD_ROWS:]
             rows, old_weights = old + new, [OLD_WEIGHT] * len(old) + [1.0] * len(new)
         else:
             rows = rows[-self._sizes[name] :]
@@ -259,7 +310,11 @@ class MixtureLearner:
 
 
 def make_rows(
-    features: Features, labels: Sequence[str], occurred_at: Sequence[float], weights: Sequence[float] = ()
+    features: Features,
+    labels: Sequence[str],
+    occurred_at: Sequence[float],
+    weights: Sequence[float] = (),
+    event_ids: Sequence[str] = (),
 ) -> list[Row]:
     """Return n labelled events.
 
@@ -268,6 +323,7 @@ def make_rows(
         labels: Their labels, shape (n,).
         occurred_at: Times at which they occurred, shape (n,).
         weights: Trust in each label, shape (n,); empty for ones.
+        event_ids: Ids of the events, shape (n,); empty if no label is ever corrected.
     """
     words, ends = features.words, features.words.indptr
     return [
@@ -278,6 +334,8 @@ def make_rows(
             label,
             occurred_at[at],
             weights[at] if weights else 1.0,
+            event_ids[at] if event_ids else "",
+            {name: given[at] for name, given in features.guests.items()},
         )
         for at, label in enumerate(labels)
     ]
@@ -286,4 +344,6 @@ def make_rows(
 def _features(rows: Sequence[Row]) -> Features:
     ends = np.cumsum([0, *(len(row.columns) for row in rows)])
     parts = np.concatenate([row.words for row in rows]), np.concatenate([row.columns for row in rows]), ends
-    return Features(np.stack([row.embedding for row in rows]), sp.csr_matrix(parts, shape=(len(rows), COLUMNS)))
+    words = sp.csr_matrix(parts, shape=(len(rows), COLUMNS))
+    guests = {name: given[None] for name, given in rows[0].guests.items()} if len(rows) == 1 else {}
+    return Features(np.stack([row.embedding for row in rows]), words, guests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from threadpoolctl import threadpool_limits
 
@@ -12,7 +12,7 @@ from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.mixture import LinearWeights
 from driftloop.core.models.mixture_head import MixtureHead
 from retrain.labels.running_trust import RunningTrust
-from retrain.mixture.learner import ONLINE, Fit, MixtureLearner, make_rows
+from retrain.mixture.learner import ONLINE, Fit, MixtureLearner, Row, make_rows
 
 
 class MixtureTrainer:
@@ -20,7 +20,7 @@ class MixtureTrainer:
 
     Args:
         learner: The mixture.
-        head: Head with the same mixture, for the words of a text.
+        head: Head with the same mixture, for the words of a text and for the guests.
         embed: Returns the embeddings of n outcomes, shape (n, d).
         publish: Called with the name of each expert that has changed.
     """
@@ -33,41 +33,68 @@ class MixtureTrainer:
         publish: Callable[[str], None],
     ) -> None:
         self.learner = learner
-        self._head = head
+        self.head = head
         self._embed = embed
         self._publish = publish
         self._trust = RunningTrust()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mixture")
         self._running: dict[str, Future[LinearWeights]] = {}
 
+    @property
+    def busy(self) -> bool:
+        """Return True if a refit is under way."""
+        return bool(self._running)
+
+    def remember(self, outcomes: Sequence[Outcome]) -> None:
+        """Take labelled events that the mixture has learnt before.
+
+        Args:
+            outcomes: The events, in the order of their labels.
+        """
+        if outcomes:
+            self.learner.remember(self._rows(outcomes, ask_guests=False))
+
     def advance(self, outcomes: Sequence[Outcome], alerts: Sequence[DriftAlert]) -> None:
         """Learn from new labels, take over finished refits and start those that are due.
 
-        The online expert is published once for all labels, because weights change with each of them.
+        The online expert is published once for all labels, because weights change with each of them. Events that the
+        first model was trained on are remembered.
 
         Args:
             outcomes: Labelled events since the previous call, in the order of their labels.
             alerts: Newest alerts of the stream; known ones change nothing.
         """
         drifted = [self.learner.notice_drift(alert.onset_at) for alert in alerts]
-        if outcomes:
-            self._learn(outcomes)
-        if outcomes or any(drifted):
+        self.remember([outcome for outcome in outcomes if outcome.in_sample])
+        new = [outcome for outcome in outcomes if not outcome.in_sample]
+        if new:
+            for row in self._rows(new, ask_guests=True):
+                self.learner.learn(row)
+        if new or any(drifted):
             self._publish(ONLINE)
         self._collect()
         for fit in self.learner.due():
             self._running[fit.expert] = self._pool.submit(_run, fit)
 
+    def wait(self) -> None:
+        """Wait until the refits under way are finished, and take them over."""
+        wait(self._running.values())
+        self._collect()
+
     def close(self) -> None:
         """End the refits that have not begun, and wait for the one under way."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _learn(self, outcomes: Sequence[Outcome]) -> None:
-        features = self._head.features([outcome.text for outcome in outcomes], self._embed(outcomes))
-        labels = [outcome.label for outcome in outcomes]
-        times = [outcome.occurred_at for outcome in outcomes]
-        for row in make_rows(features, labels, times, [self._trust.weigh(outcome) for outcome in outcomes]):
-            self.learner.learn(row)
+    def _rows(self, outcomes: Sequence[Outcome], *, ask_guests: bool) -> list[Row]:
+        texts, embeddings = [outcome.text for outcome in outcomes], self._embed(outcomes)
+        features = self.head.features(texts, embeddings, ask_guests=ask_guests)
+        return make_rows(
+            features,
+            [outcome.label for outcome in outcomes],
+            [outcome.occurred_at for outcome in outcomes],
+            [self._trust.weigh(outcome) for outcome in outcomes],
+            [outcome.event_id for outcome in outcomes],
+        )
 
     def _collect(self) -> None:
         for expert in [name for name, future in self._running.items() if future.done()]:

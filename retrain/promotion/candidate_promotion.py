@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,10 @@ from msgspec.structs import asdict
 from threadpoolctl import threadpool_limits
 
 from driftloop.core.models.bundle import BundleClassifier, BundleDraft, verify_bundle
+from driftloop.core.models.classifier import Predictions
 from retrain.evaluation.gate import Verdict
 from retrain.evaluation.quantisation_check import check_quantisation
+from retrain.mixture.champion_learner import GuestChange
 from retrain.promotion.first_stage import make_cascade
 from retrain.retraining_log import RetrainingLog
 from retrain.retraining_tools import RetrainingTools
@@ -21,6 +23,9 @@ from retrain.training_window import TrainingWindow
 
 PARTS = ("shadow", "quantisation", "first_stage")
 """Scores that have figures of their own."""
+
+
+Predict = Callable[[TrainingWindow], Predictions]
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class FittedCandidate:
     """Remark about the fit; empty if it ended as planned."""
     seconds: float
     """Wall-clock seconds of the fit."""
+    guests: GuestChange | None = None
+    """Change of the champion's guests that makes the model; `None` for a model that is no mixture."""
 
 
 class CandidatePromotion:
@@ -91,8 +98,34 @@ class CandidatePromotion:
             return
         predecessor = self._tools.models.champion()
         self._tools.promoter.promote(version, note, self._trigger)
+        self._renew(candidate, version)
         self._tools.probation.begin(predecessor, version)
         self.promoted = True
+        self._log.write("promoted", note, **details)
+
+    def promote_mixture(self, candidate: FittedCandidate, verdict: Verdict | None, answers: Predict) -> None:
+        """Register and promote a mixture as it answers already.
+
+        Args:
+            candidate: The mixture.
+            verdict: Comparison of its answers with the champion as it was registered. `None`: too few labels for one.
+            answers: Returns the predictions that were made for rows, before their labels came.
+        """
+        scores = {} if verdict is None else scores_of(verdict)
+        draft = BundleDraft.open(candidate.bundle)
+        scores |= self._add_first_stage(candidate.model, draft, answers)
+        draft.sign(self._tools.settings.signing_key)
+        compared = "" if verdict is None else f": {verdict.reason}"
+        note = f"the mixture as it has learnt{compared}"
+        seconds = round(candidate.seconds, 2)
+        self._log.write("gated", note, candidate=candidate.name, seconds=seconds, scores=scores)
+        version = self._register(candidate, note, scores)
+        predecessor = self._tools.models.champion()
+        self._tools.promoter.promote(version, note, self._trigger)
+        self._renew(candidate, version)
+        self._tools.probation.begin(predecessor, version)
+        self.promoted = True
+        details = {"candidate": candidate.name, "version": version, "scores": scores, "seconds": seconds}
         self._log.write("promoted", note, **details)
 
     def reject(self, candidate: FittedCandidate, note: str, scores: dict[str, Any]) -> None:
@@ -127,6 +160,11 @@ class CandidatePromotion:
         self.promoted = True
         self._log.write("promoted", note, candidate="archive", version=restored, scores=scores)
 
+    def _renew(self, candidate: FittedCandidate, version: str) -> None:
+        """Let the mixture learn on under its new version."""
+        if candidate.guests is not None and self._tools.learner is not None:
+            self._tools.learner.renew(version, candidate.guests)
+
     def _register(self, candidate: FittedCandidate, note: str, scores: dict[str, Any]) -> str:
         lineage = verify_bundle(candidate.bundle, self._tools.settings.signing_key).lineage
         metrics = metrics_of(scores) | {"seconds": candidate.seconds}
@@ -138,16 +176,21 @@ class CandidatePromotion:
         settings, model = self._tools.settings, candidate.model
         predict = partial(self._tools.evaluator.predict, model)
         draft = BundleDraft.open(candidate.bundle)
-        with threadpool_limits(1):
-            quantisation = check_quantisation(model, draft, self._held, predict, settings)
-            cascade = make_cascade(model, draft, self._train, self._held, predict, settings)
+        quantisation = None
+        if candidate.guests is None:  # the encoder of a mixture stays: the labels before were embedded by it
+            with threadpool_limits(1):
+                quantisation = check_quantisation(model, draft, self._held, predict, settings)
+        parts = self._add_first_stage(model, draft, predict)
         draft.sign(settings.signing_key)
-        parts = {}
         if quantisation is not None:
             parts["quantisation"] = _rounded(quantisation._asdict())
-        if cascade is not None:
-            parts["first_stage"] = _rounded(asdict(cascade))
         return parts
+
+    def _add_first_stage(self, model: BundleClassifier, draft: BundleDraft, predict: Predict) -> dict[str, Any]:
+        """Make the model a cascade if that costs little; return the scores of the first stage."""
+        with threadpool_limits(1):
+            cascade = make_cascade(model, draft, self._train, self._held, predict, self._tools.settings)
+        return {} if cascade is None else {"first_stage": _rounded(asdict(cascade))}
 
 
 def scores_of(verdict: Verdict) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from driftloop.core.settings import Settings
 from driftloop.core.topics import EVENTS, LABELS, name
 from retrain.candidates.base import Budget, CannotFit, Task
 from retrain.candidates.linear import LinearHead
+from retrain.candidates.mixture_fit import MixtureFit
 from retrain.training_window import TrainingWindow
 
 Report = Callable[[str], None]
@@ -47,6 +48,7 @@ def first_champion(settings: Settings, folder: Path, stopped: Callable[[], bool]
     encoder = exported_encoder(settings.model)
     labelled = _FirstSlice(settings)
     wanted = settings.retrain.bootstrap
+    candidate = MixtureFit() if settings.retrain.learns_from_every_label else LinearHead()
     progress = ""
     try:
         while not stopped():
@@ -58,7 +60,7 @@ def first_champion(settings: Settings, folder: Path, stopped: Callable[[], bool]
                 continue
             window, newest = labelled.window(encoder, wanted)
             try:
-                LinearHead().fit(window, _task(settings, folder, window, newest), folder / "bundle")
+                candidate.fit(window, _task(settings, folder, candidate.name, window, newest), folder / "bundle")
             except CannotFit as error:
                 wanted = len(labelled) + settings.retrain.bootstrap
                 report(f"no first model yet: {error}; waiting for {wanted} labelled events")
@@ -120,9 +122,9 @@ class _FirstSlice:
             context.__exit__(None, None, None)
 
 
-def _task(settings: Settings, folder: Path, window: TrainingWindow, newest: float) -> Task:
+def _task(settings: Settings, folder: Path, candidate: str, window: TrainingWindow, newest: float) -> Task:
     lineage = Lineage(
-        candidate="linear",
+        candidate=candidate,
         dataset_revision=settings.dataset,
         topic=name(settings, LABELS),
         first_offset=window.first_offset,

@@ -53,6 +53,22 @@ def accuracy(rolling: dict[str, list[tuple[int, float]]], marks: Sequence[Mark])
     return _chart(ACCURACY, series, {"type": "value", "min": 0}, {"min": _lowest(rolling), "max": 1, "interval": 0.1})
 
 
+def weights(samples: Sequence[tuple[int, dict[str, float]]]) -> Options:
+    """Return the chart of the weights of a mixture's experts, stacked.
+
+    Args:
+        samples: Labelled events so far, and the weight of each expert.
+    """
+    experts = list(dict.fromkeys(name for _, found in samples for name in found))
+    series = []
+    for at, name in enumerate(experts):
+        points = [(labelled, round(found.get(name, 0.0), 3)) for labelled, found in samples]
+        area = {"stack": "weights", "areaStyle": {"opacity": 0.5}, "smooth": False}
+        series.append({**_line(escape_control_chars(name, 24), points, LINES[at % len(LINES)], width=1), **area})
+    words = "Weights of the experts of the mixture over the labelled events."
+    return _chart(words, series, {"type": "value", "min": "dataMin", "max": "dataMax"}, {"min": 0, "max": 1})
+
+
 def speed(seconds: Sequence[SpeedSample]) -> Options:
     """Return the chart of predictions per second and waiting events."""
     series = [

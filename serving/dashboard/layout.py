@@ -103,6 +103,11 @@ class LivePage:
         with widgets.panel("Accuracy", f"over the newest 500 labelled events · {legend}", classes="wide-panel"):
             self._accuracy = ui.echart(charts.accuracy({}, [])).classes("chart tall")
             self._accuracy_text = ui.label().classes("unseen")
+        with widgets.panel("Experts", "weights in the mixture, by labelled events", classes="wide-panel") as experts:
+            self._weights = ui.echart(charts.weights([])).classes("chart")
+            self._weights_text = ui.label().classes("unseen")
+        self._experts = experts
+        self._experts.set_visibility(False)
         with widgets.panel("Throughput"):
             self._speed = ui.echart(charts.speed([])).classes("chart")
         with widgets.panel("Latency"):
@@ -142,6 +147,8 @@ class LivePage:
         if before is None or (before.rolling, before.marks) != (snapshot.rolling, snapshot.marks):
             _set(self._accuracy, snapshot.accuracy_chart)
             self._accuracy_text.set_text(_describe_accuracy(snapshot))
+        if snapshot.weights:
+            self._draw_weights(snapshot)
         _set(self._speed, snapshot.speed_chart)
         _set(self._latency, snapshot.latency_chart)
         self._drift.show(snapshot.alerts)
@@ -149,6 +156,14 @@ class LivePage:
         self._feed.show(snapshot.feed)
         self._queue.show(snapshot.queue)
         self._add_to_log(snapshot, snapshot.printed - (before.printed if before else 0))
+
+    def _draw_weights(self, snapshot: Snapshot) -> None:
+        if not self._experts.visible:
+            self._experts.set_visibility(True)
+        _set(self._weights, snapshot.weights_chart)
+        self._weights.run_chart_method("resize")  # a chart that was drawn unseen has no size
+        newest = ", ".join(f"{name} {weight:.0%}" for name, weight in snapshot.weights[-1][1].items())
+        self._weights_text.set_text(escape_control_chars(newest, 500))
 
     def _add_to_log(self, snapshot: Snapshot, number: int) -> None:
         """Add the newest ``number`` lines at the top, and remove the oldest lines."""

@@ -47,6 +47,8 @@ class Snapshot:
     rolling: dict[str, list[tuple[int, float]]]
     """Rolling accuracy by version; see `AccuracyTimeline.rolling`."""
     marks: list[Mark]
+    weights: list[tuple[int, dict[str, float]]]
+    """Weights of the experts of a mixture; see `LoopHistory.weights`. Empty without one."""
     seconds: list[SpeedSample]
     alerts: list[DriftAlert]
     """Alerts, newest first."""
@@ -63,6 +65,11 @@ class Snapshot:
     def accuracy_chart(self) -> charts.Options:
         """Chart of the accuracy. Each chart is made once for all open pages."""
         return charts.accuracy(self.rolling, self.marks)
+
+    @cached_property
+    def weights_chart(self) -> charts.Options:
+        """Chart of the weights of the experts."""
+        return charts.weights(self.weights)
 
     @cached_property
     def speed_chart(self) -> charts.Options:
@@ -136,6 +143,7 @@ def take_snapshot(loop: LoopState) -> Snapshot:
             dead_letters=status.dead_letters,
             rolling=accuracy.rolling(POINTS),
             marks=accuracy.marks[-MARKS:],
+            weights=list(history.weights)[:: 1 + len(history.weights) // POINTS],
             seconds=list(recent.samples),
             alerts=list(history.alerts.values())[: -ALERTS - 1 : -1],
             round=next(reversed(builder.rounds(run[0].trigger, steps)), None) if run else None,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from typing import TypeVar
 
-from driftloop.core.messages import DriftAlert, Message, ModelUpdate, Retraining
+from driftloop.core.messages import DriftAlert, Message, MixtureUpdate, ModelUpdate, Retraining
 
 T = TypeVar("T")
 
 ALERTS, RUNS = 1000, 1000
 """Alerts and retrainings that are kept; older ones are only counted."""
+SAMPLES = 1000
+"""Samples of the experts' weights that are kept."""
 ENDS = ("promoted", "kept", "failed")
 """Outcomes of a retraining; `kept` means that the champion stays."""
 DECIDED = ("promoted", "rejected", "waiting", "rolled-back")
@@ -36,6 +38,8 @@ class LoopHistory:
         self.promotions: deque[ModelUpdate] = deque(maxlen=RUNS)
         self.champion = ""
         """Version of the current champion; empty before the first."""
+        self.weights: deque[tuple[int, dict[str, float]]] = deque(maxlen=SAMPLES)
+        """Samples of the weights of a mixture: labelled events so far, and the weight of each expert."""
         self._promoting: set[str] = set()
 
     def take(self, message: Message) -> None:
@@ -47,6 +51,8 @@ class LoopHistory:
             case ModelUpdate():
                 self.champion = message.version
                 self.promotions.append(message)
+            case MixtureUpdate() if message.is_sample:
+                self.weights.append((message.outcome_offset + 1, message.weights))
             case Retraining():
                 self._take_step(message)
             case _:

@@ -25,6 +25,7 @@ FOLLOWED = (
     topics.OUTCOMES,
     topics.DRIFT_ALERTS,
     topics.MODEL_UPDATES,
+    topics.MIXTURE_UPDATES,
     topics.RETRAINING,
     topics.DEAD_LETTERS,
 )

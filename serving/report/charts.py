@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from serving.report import formatting
-from serving.report.run_data import Bin, Durations, Mix, RunFacts, Second, Slice
+from serving.report.run_data import Bin, Durations, ExpertWeights, Mix, RunFacts, Second, Slice
 from serving.report.svg_cleanup import BLUE, DIM, GREEN, INK, LINE, ORANGE, PALE, RED, SERIES, VIOLET, draw_svg
 
 if TYPE_CHECKING:
@@ -47,6 +47,26 @@ def accuracy(bins: Sequence[Bin], facts: RunFacts) -> str:
         figure.legend(loc="outside lower center", ncols=4)
 
     return draw_svg("accuracy", draw, height=3.3)
+
+
+def weights(samples: Sequence[ExpertWeights]) -> str:
+    """Draw the weights of the experts of a mixture over the labelled events, stacked.
+
+    Args:
+        samples: The weights over time, oldest first.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        experts = list(dict.fromkeys(name for one in samples for name in one.weights))
+        labelled = [one.labelled for one in samples]
+        parts = [[one.weights.get(name, 0.0) for one in samples] for name in experts]
+        names = [formatting.safe_text(name, NAME) for name in experts]
+        axes.stackplot(labelled, parts, labels=names, colors=SERIES[: len(experts)], alpha=0.85)
+        axes.set(xlabel="labelled event", ylabel="weight", ylim=(0, 1), xlim=(labelled[0], labelled[-1]))
+        figure.legend(loc="outside lower center", ncols=6)
+
+    return draw_svg("weights", draw, height=2.6)
 
 
 def mix(mixes: Sequence[Mix], labels: Sequence[str]) -> str:

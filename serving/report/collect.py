@@ -17,7 +17,7 @@ from driftloop.core.settings import Settings
 from serving.cases import builder
 from serving.cases.model import Round
 from serving.report import aggregates
-from serving.report.run_data import Model, RunData, RunSettings, Source
+from serving.report.run_data import ExpertWeights, Model, RunData, RunSettings, Source
 from serving.simulation.summarise import BOOTSTRAP, NO_RETRAINING, counts
 
 PACKAGES = (
@@ -75,6 +75,10 @@ def collect_from_topics(settings: Settings, history: TopicHistory, source: Sourc
         reached=max((prediction.position for prediction in predictions), default=-1),
         cases=builder.cases(stream),
         rounds=rounds(stream.retrainings),
+        weights=[
+            ExpertWeights(labelled=one.outcome_offset + 1, weights={k: round(v, 4) for k, v in one.weights.items()})
+            for one in sorted(stream.weight_samples, key=lambda one: one.outcome_offset)
+        ],
         models=promoted_models(stream.retrainings, predictions, counted),
         software=_software(),
     )

@@ -8,6 +8,7 @@ from serving.report import formatting
 
 FAMILIES = {
     "linear": "logistic regression over embeddings, words and word pairs (scikit-learn), fitted in seconds",
+    "mixture": "a mixture of experts that learns from every label: softmax regressions on windows of several lengths",
     "tpot": "AutoML: TPOT's genetic search for a pipeline over the embeddings, with a time limit",
     "finetune": "the Hugging Face encoder itself, fine-tuned with transformers' Trainer and exported to ONNX",
     "archive": "a model of an earlier concept, tried again before a new one is trained",

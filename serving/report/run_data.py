@@ -145,6 +145,14 @@ class Second(msgspec.Struct, frozen=True, kw_only=True):
     predictions: int
 
 
+class ExpertWeights(msgspec.Struct, frozen=True, kw_only=True):
+    """Weights of the experts of a mixture at one moment."""
+
+    labelled: int
+    """Labelled events so far."""
+    weights: dict[str, float]
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """Promoted version, from `retraining`, `predictions`, `outcomes` and MLflow."""
 
@@ -232,6 +240,8 @@ class RunData(msgspec.Struct, frozen=True, kw_only=True):
     rounds: list[Round] = []
     """All retrainings except the one of the first model, refreshes included."""
     models: list[Model] = []
+    weights: list[ExpertWeights] = []
+    """Weights over time, oldest first; empty without a mixture."""
     unread: str = ""
     """Error of MLflow; empty if it answered."""
     software: dict[str, str] = {}

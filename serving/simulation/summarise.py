@@ -53,6 +53,7 @@ def collect(settings: Settings) -> TopicHistory:
         topics.OUTCOMES,
         topics.DRIFT_ALERTS,
         topics.MODEL_UPDATES,
+        topics.MIXTURE_UPDATES,
         topics.RETRAINING,
         topics.DEAD_LETTERS,
     )

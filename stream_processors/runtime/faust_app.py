@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -76,6 +77,8 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         self._settings = settings
         self.busy_fetch = busy_fetch
         """`(fetch.min.bytes, fetch.max.wait.ms)` while messages come."""
+        self.committed = asyncio.Event()
+        """Set when a process that ends has committed for the last time."""
         super().__init__(*arguments, **options)
 
     def _new_transport(self) -> Any:
@@ -89,9 +92,11 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
     async def _on_partitions_revoked(self, revoked: Any) -> None:
         self.consumer.stop_flow()
         self.flow_control.suspend()
+        await self._wait_for_last_commit()
         await super()._on_partitions_revoked(revoked)
 
     async def _on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        await self._wait_for_last_commit()
         await super()._on_partitions_assigned(assigned, generation_id)
         try:
             if not self.should_stop:
@@ -105,6 +110,13 @@ class _App(faust.App):  # type: ignore[misc]  # Faust's types are not looked at
         self.flow_control.resume()
         self.consumer.resume_flow()
         await self._fetcher.maybe_start()
+
+    async def _wait_for_last_commit(self) -> None:
+        """Let a process that ends commit before the group changes: Faust would close the consumer now."""
+        if self.should_stop:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.timing.handover_seconds):
+                    await self.committed.wait()
 
     def on_rebalance_return(self) -> None:
         """End the rebalance here: no table is recovered after it."""

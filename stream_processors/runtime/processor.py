@@ -286,12 +286,13 @@ class BatchProcessor:
         1. Stop the handler's waiting, as for a first model.
         2. Take the admission lock, and keep it.
         3. Wait for the batches in flight.
-        4. Commit.
+        4. Commit, and let a rebalance that has begun go on.
         """
         self._handler.close()
         await self._admission.acquire()
         await self._pipeline.drain()
         await self.commit()
+        self._app.committed.set()
 
     def _is_owned(self, event: Any) -> bool:
         """Return True if the event's partition is still this process's; otherwise its new owner reads the event."""

@@ -50,6 +50,8 @@ class Answer(NamedTuple):
     embedding: Matrix | None
     """Shape (d,); `None` if the encoder was not asked."""
     route: str
+    reference: Matrix | None = None
+    """Probabilities of the version as it was registered, shape (k,). `None` if it has not changed since."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,10 @@ class CascadeRouter:
         if pending.rows:
             result = model.predict([pending.texts[row] for row in pending.rows], encoding=pending.encoding)
             self._load.add_encoded(len(pending.rows), pending.started)
-            for row, probabilities, embedding in zip(
-                pending.rows, result.probabilities, result.embeddings, strict=True
-            ):
-                answers[row] = Answer(probabilities, embedding, result.route if row in pending.sample else SECOND_ROUTE)
+            for at, row in enumerate(pending.rows):
+                route = result.route if row in pending.sample else SECOND_ROUTE
+                reference = None if result.reference is None else result.reference[at]
+                answers[row] = Answer(result.probabilities[at], result.embeddings[at], route, reference)
         self._compare(model, [first[row].argmax() == answers[row].probabilities.argmax() for row in pending.sure])
         for answer in answers.values():
             ROUTES.labels(answer.route).inc()

@@ -18,6 +18,7 @@ from driftloop.core.messages import Event, Prediction
 from driftloop.core.metrics import DEAD_LETTERS
 from driftloop.core.models.bundle import BundleClassifier
 from driftloop.core.models.champion_follower import ChampionFollower
+from driftloop.core.models.classifier import Matrix
 from driftloop.core.observability import tracing
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.settings import Settings
@@ -194,9 +195,7 @@ class Scorer:
             Prediction(
                 event_id=event.event_id,
                 label=model.labels[int(answer.probabilities.argmax())],
-                probabilities={
-                    label: round(float(p), 4) for label, p in zip(model.labels, answer.probabilities, strict=True)
-                },
+                probabilities=_by_class(model, answer.probabilities),
                 model_version=model.version,
                 route=answer.route,
                 latency_ms=latency,
@@ -207,6 +206,8 @@ class Scorer:
                 position=event.position,
                 in_sample=event.occurred_at <= model.trained_until,
                 encoder="" if answer.embedding is None else encoder,
+                revision=model.revision,
+                reference={} if answer.reference is None else _by_class(model, answer.reference),
             )
             for event, answer in batch.scored
         ]
@@ -243,6 +244,10 @@ class Scorer:
         Opening one for each refused model would delay promotions.
         """
         return ConfirmedProducer(self._settings)
+
+
+def _by_class(model: BundleClassifier, probabilities: Matrix) -> dict[str, float]:
+    return {label: round(float(p), 4) for label, p in zip(model.labels, probabilities, strict=True)}
 
 
 def run(settings: Settings) -> None:

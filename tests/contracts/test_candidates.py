@@ -34,7 +34,9 @@ def candidate(name: str, folder: Path) -> Subject:
 
 
 # The slow candidates are fitted some ten times.
-PARAMETERS = [pytest.param(name, marks=() if name == "linear" else pytest.mark.slow) for name in catalogue.CANDIDATES]
+PARAMETERS = [
+    pytest.param(name, marks=() if catalogue.is_quick(name) else pytest.mark.slow) for name in catalogue.CANDIDATES
+]
 
 
 @pytest.fixture(scope="module", params=PARAMETERS)

@@ -75,6 +75,22 @@ def test_slow_candidate_is_decided_by_shadow_events(world: StreamHarness, champi
     assert registry.tags("2")["last_offset"] == "199", "the events in shadow are no part of what it learnt"
 
 
+def test_drift_ends_a_shadow_with_a_verdict(world: StreamHarness) -> None:
+    """Events after the drift do not count, and the model is not promoted into another concept."""
+    world.promote()
+    put(world, [outcome(i, "1", right=True) for i in range(200)], onset=20)
+    world.start("retrain", **SLOW)
+    world.until(lambda: any(state == "shadow" for state, _ in states(world)), 90)
+    raised = msgspec.structs.replace(alert(240, "newer"), stream=world.settings.stream)
+    world.outbox.put("drift-alerts", world.settings.stream, raised)
+    put(world, [outcome(i, "1", right=i < 240) for i in range(200, 280)])
+    world.until(lambda: ("rejected", "tests.misbehaving:Slow") in states(world), 90)
+    rejected = last(world, "rejected")
+    assert "alert newer has ended its concept" in rejected.reason
+    assert rejected.scores["held_out"] == rejected.scores["shadow"]["events"] == 40
+    assert rejected.scores["champion_accuracy"] == 1.0
+
+
 @pytest.mark.parametrize("labels_are_lies", [True, False])
 def test_worse_promotion_is_rolled_back(world: StreamHarness, labels_are_lies: bool) -> None:
     """Lies make a bad model win; the truth that comes afterwards brings the predecessor back. Control: no lies."""

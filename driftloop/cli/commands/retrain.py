@@ -16,7 +16,7 @@ the reason. The worker also trains the first model, on the first labelled events
 --once it does the work that is due according to the topics, then exits.
 
 reads   drift-alerts, outcomes; labels and commands from users; events and labels for the first model
-writes  retraining, model-updates; runs and model versions to MLflow
+writes  retraining, model-updates, mixture-updates; runs and model versions to MLflow
 """
 
 MORE = """

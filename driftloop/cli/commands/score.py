@@ -13,7 +13,7 @@ model and takes over a new one between two batches while events continue. It ack
 predictions are stored, so a crash repeats events and never loses one. A message that cannot be decoded or scored
 becomes a dead letter.
 
-reads   events, model-updates; bundles from MLflow
+reads   events, model-updates, mixture-updates, drift-alerts; bundles from MLflow
 writes  predictions, dead-letters; predictions and embeddings by event id to Redis
 """
 

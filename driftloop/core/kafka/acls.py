@@ -33,6 +33,7 @@ from driftloop.core.topics import (
     DRIFT_ALERTS,
     EVENTS,
     LABELS,
+    MIXTURE_UPDATES,
     MODEL_UPDATES,
     OUTCOMES,
     PREDICTIONS,
@@ -66,7 +67,7 @@ ROLES = (
         ("score",),
         writes=(PREDICTIONS, DEAD_LETTERS),
         # Alerts disable a cascade's first stage. Its own predictions rebuild a store that was flushed.
-        reads=(EVENTS, MODEL_UPDATES, DRIFT_ALERTS, PREDICTIONS),
+        reads=(EVENTS, MODEL_UPDATES, MIXTURE_UPDATES, DRIFT_ALERTS, PREDICTIONS),
         joins_group=True,
     ),
     Role(
@@ -79,8 +80,8 @@ ROLES = (
     Role(
         "retrainer",
         ("retrain", "approve", "reject", "rollback"),
-        writes=(MODEL_UPDATES, RETRAINING, DEAD_LETTERS),
-        reads=(EVENTS, LABELS, PREDICTIONS, OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, RETRAINING, COMMANDS),
+        writes=(MODEL_UPDATES, MIXTURE_UPDATES, RETRAINING, DEAD_LETTERS),
+        reads=tuple(topic for topic in topics.ALL if topic is not DEAD_LETTERS),
     ),
     Role("api", ("serve",), writes=(LABELS, COMMANDS), reads=topics.ALL),  # labels and commands of users
     Role("reader", ("watch", "audit", "case", "models", "ask", "compare", "backfill"), writes=(), reads=topics.ALL),

@@ -74,17 +74,17 @@ class ConfirmedProducer:
         self._producer = producer(settings)
         self._unconfirmed: list[Any] = []
 
-    def put(self, topic: str, key: str | bytes | None, value: Message | bytes, headers: Headers = ()) -> None:
+    def put(self, topic: str, key: str | bytes | None, value: Message | bytes | None, headers: Headers = ()) -> None:
         """Send one message.
 
         Args:
             topic: Name of the topic without the prefix.
             key: Key of the message.
-            value: The message, or its bytes.
+            value: The message, or its bytes. `None` deletes the key from a compacted topic.
             headers: Kafka headers.
         """
         self._check_allowed()
-        body = value if isinstance(value, bytes) else encode(value)
+        body = encode(value) if isinstance(value, Message) else value
         raw = key.encode() if isinstance(key, str) else key
         with translate_auth_errors(self._settings, "write to"):
             full = self._settings.topic_prefix + topic

@@ -14,6 +14,7 @@ from driftloop.core.messages import (
     DeadLetter,
     DriftAlert,
     Message,
+    MixtureUpdate,
     ModelUpdate,
     Outcome,
     Prediction,
@@ -39,15 +40,18 @@ class TopicHistory:
     alerts: Sequence[DriftAlert] = ()
     model_updates: Sequence[ModelUpdate] = ()
     """Without those of a retrainer that had lost its lease. The topic is compacted, so old ones may be missing."""
+    weight_samples: Sequence[MixtureUpdate] = ()
+    """Weights of the experts over time, the newest 2,000 samples."""
     retrainings: Sequence[Retraining] = ()
     dead_letters: Sequence[DeadLetter] = ()
 
     def of_stream(self, stream: str) -> TopicHistory:
-        """Return the history without alerts, model updates and retrainings of other streams on the same topics."""
+        """Return the history without alerts, updates and retrainings of other streams on the same topics."""
         return replace(
             self,
             alerts=[alert for alert in self.alerts if alert.stream == stream],
             model_updates=[update for update in self.model_updates if update.stream == stream],
+            weight_samples=[sample for sample in self.weight_samples if sample.stream == stream],
             retrainings=[step for step in self.retrainings if step.stream == stream],
         )
 
@@ -57,6 +61,7 @@ _FIELDS = {
     topics.OUTCOMES.name: "outcomes",
     topics.DRIFT_ALERTS.name: "alerts",
     topics.MODEL_UPDATES.name: "model_updates",
+    topics.MIXTURE_UPDATES.name: "weight_samples",
     topics.RETRAINING.name: "retrainings",
     topics.DEAD_LETTERS.name: "dead_letters",
 }
@@ -105,5 +110,10 @@ def _messages(settings: Settings, topic: Topic) -> Iterator[tuple[int, Message]]
         for record in part:
             with suppress(ValueError):
                 message = decode(topic.message, record.value or b"")
-                if fence.admits(message):
+                if fence.admits(message) and not _is_large(message):
                     yield record.offset, message
+
+
+def _is_large(message: Message) -> bool:
+    """Return True for an update that carries an expert, which no history needs."""
+    return isinstance(message, MixtureUpdate) and not message.is_sample

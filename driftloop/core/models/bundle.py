@@ -6,6 +6,7 @@ encoder/           model.onnx, tokenizer.json; for a GPU also weights.safetensor
 head.skops         absent if the encoder's graph has logits
 first.safetensors  first stage, if the model is a cascade
 mixture.safetensors  experts and weights, in place of head.skops, if the model is a mixture
+guest-0/, …        head.skops, or model.onnx and tokenizer.json, of a guest among the experts
 
 A bundle holds no other file, signed or not. A signing key can be stolen, and its thief must not be able to run code
 where models are loaded. Therefore a bundle has these formats, none of which can name code, and each file is checked
@@ -23,6 +24,7 @@ from driftloop.core.models.bundle_classifier import BundleClassifier
 from driftloop.core.models.bundle_draft import CANARY_TEXTS, BundleDraft, read_head
 from driftloop.core.models.encoder import MODEL, NETWORK, TOKENIZER, WEIGHTS, Encoder, OnnxEncoder
 from driftloop.core.models.first_stage import load_first_stage
+from driftloop.core.models.guest import guest_files
 from driftloop.core.models.manifest import (
     ENCODER,
     FIRST,
@@ -155,7 +157,8 @@ def load_bundle(
             encoder = _load_encoder(folder / ENCODER, manifest, threads, cache_size, device)
         head = read_head(folder, manifest, encoder)
         model = BundleClassifier(encoder, head, manifest.labels, version)
-        model.trained_until, model.made_at = manifest.lineage.trained_until, manifest.created_at
+        model.lineage, model.made_at = manifest.lineage, manifest.created_at
+        model.trained_until = manifest.lineage.trained_until
         if manifest.cascade is not None:
             model.first_stage = load_first_stage(folder / FIRST, len(manifest.labels))
             model.cascade = manifest.cascade
@@ -190,6 +193,7 @@ def _allowed_files(manifest: Manifest) -> set[str]:
         allowed.add(HEAD)
     if manifest.head == "mixture":
         allowed.add(MIXTURE)
+        allowed |= guest_files(manifest.guests)
     if manifest.cascade:
         allowed.add(FIRST)
     return allowed

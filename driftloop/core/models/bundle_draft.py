@@ -14,6 +14,7 @@ from driftloop.core.files import link_or_copy
 from driftloop.core.models.bundle_classifier import BundleClassifier
 from driftloop.core.models.encoder import Encoder, OnnxEncoder, Quantisation, encoder_files
 from driftloop.core.models.first_stage import FirstStage
+from driftloop.core.models.guest import guest_files, guest_folder, load_guest
 from driftloop.core.models.head import load_head
 from driftloop.core.models.manifest import (
     ENCODER,
@@ -80,11 +81,15 @@ class BundleDraft:
             name = MIXTURE if isinstance(head, MixtureHead) else HEAD
             head.save(folder / name)
             files[name] = file_digest(folder / name)
+        guests = head.guests if isinstance(head, MixtureHead) else ()
+        saved = [guest.save(folder / guest_folder(at)) for at, guest in enumerate(guests)]
+        files |= {name: file_digest(folder / name) for name in guest_files(saved)}
         manifest = Manifest(
             created_at=time.time(),
             labels=list(labels),
             head="logits" if head is None else "mixture" if isinstance(head, MixtureHead) else "skops",
             experts=list(head.mixture.names) if isinstance(head, MixtureHead) else [],
+            guests=saved,
             lineage=lineage,
             canary=_canary(encoder, head, labels, canary_texts),
             files=files,
@@ -161,8 +166,11 @@ def read_head(folder: Path, manifest: Manifest, encoder: Encoder) -> AnyHead | N
     if manifest.head == "skops":
         return load_head(folder / HEAD)
     if manifest.head == "mixture":
-        path, tokenise = folder / MIXTURE, encoder.tokenise
-        return load_mixture_head(path, manifest.experts, manifest.labels, encoder.dimension, tokenise)
+        described = enumerate(manifest.guests)
+        guests = [load_guest(folder / guest_folder(at), info, encoder.threads) for at, info in described]
+        return load_mixture_head(
+            folder / MIXTURE, manifest.experts, manifest.labels, encoder.dimension, encoder.tokenise, guests
+        )
     return None
 
 

@@ -1,4 +1,4 @@
-"""Follower of `model-updates` that keeps the current champion loaded.
+"""Follower of `model-updates` and `mixture-updates` that keeps the current champion loaded.
 
 It also reads drift alerts. After an alert a cascade uses only its encoder, until a newer model is promoted.
 """
@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import KafkaConsumer
 
@@ -18,21 +18,26 @@ from driftloop.core.coordination.fencing import FencingFilter
 from driftloop.core.errors import ShutdownRequested
 from driftloop.core.kafka import clients
 from driftloop.core.kafka.auth import AccessDenied
-from driftloop.core.messages import DriftAlert, ModelUpdate
+from driftloop.core.messages import DriftAlert, MixtureUpdate, ModelUpdate
 from driftloop.core.models.bundle_cache import BundleCache
 from driftloop.core.models.bundle_classifier import BundleClassifier
 from driftloop.core.models.manifest import BundleError
+from driftloop.core.models.mixture_head import MixtureHead
+from driftloop.core.models.mixture_update import apply_update, check_signature
 from driftloop.core.settings import Settings
-from driftloop.core.topics import DRIFT_ALERTS, MODEL_UPDATES, name
+from driftloop.core.topics import DRIFT_ALERTS, MIXTURE_UPDATES, MODEL_UPDATES, name
 
 log = logging.getLogger(__name__)
+
+U = TypeVar("U", ModelUpdate, MixtureUpdate)
 
 
 class ChampionFollower:
     """Loader of the model that scores events.
 
     `current` waits for the first promotion. A thread downloads, verifies and warms later champions beside the scoring,
-    and then `current` returns them. If an update is invalid, the model before it stays.
+    and then `current` returns them. If an update is invalid, the model before it stays. The thread also applies the
+    updates of a mixture, each to a copy, so that a batch is scored by one state of it.
 
     Args:
         settings: Stack, stream id and device of the encoder.
@@ -49,8 +54,10 @@ class ChampionFollower:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="champion")
         self._bundles = BundleCache(settings)
-        # Partition and offset of refused records: the topic is read from its beginning again after an error.
-        self._reported: set[tuple[int, int]] = set()
+        # Topic, partition and offset of refused records: the topic is read from its beginning again after an error.
+        self._reported: set[tuple[str, int, int]] = set()
+        # Newest update of each expert that is not applied yet, with its record; all of one version.
+        self._waiting: dict[str, tuple[MixtureUpdate, Any]] = {}
 
     def start(self) -> None:
         """Start to follow the topics."""
@@ -102,8 +109,8 @@ class ChampionFollower:
 
     def _read(self) -> None:
         """Read updates and alerts from their beginning. Old updates are skipped: only the newest one is loaded."""
-        topic, alerts = name(self._settings, MODEL_UPDATES), name(self._settings, DRIFT_ALERTS)
-        with clients.assigned_consumer(self._settings, topic, also=[alerts]) as client:
+        topic, mixtures, alerts = (name(self._settings, one) for one in (MODEL_UPDATES, MIXTURE_UPDATES, DRIFT_ALERTS))
+        with clients.assigned_consumer(self._settings, topic, also=[mixtures, alerts]) as client:
             ends = client.end_offsets(list(client.assignment()))
             if not any(end for partition, end in ends.items() if partition.topic == topic):
                 self._bundles.prepare()
@@ -113,20 +120,59 @@ class ChampionFollower:
                 for record in _poll(client):
                     if record.topic == alerts:
                         self._on_alert(record)
-                    elif update := self._decode(record, fence):
+                    elif record.topic == mixtures:
+                        self._on_mixture_update(record, fence)
+                    elif update := self._decode(ModelUpdate, record, fence):
                         newest = (update, record)
                 if newest and all(client.position(partition) >= end for partition, end in ends.items()):
                     self._load(*newest)
                     newest = None
+                if self._model is not None:
+                    self._apply_waiting(self._model)
 
-    def _decode(self, record: Any, fence: FencingFilter) -> ModelUpdate | None:
+    def _decode(self, kind: type[U], record: Any, fence: FencingFilter) -> U | None:
         """Decode an update. Return None if it is invalid, void, or of another stream."""
         try:
-            update = messages.decode(ModelUpdate, record.value or b"")
+            update = messages.decode(kind, record.value or b"")
         except ValueError as error:
-            self._refuse(record, f"not a model update: {error}")
+            self._refuse(record, f"not a {record.topic} message: {error}")
             return None
         return update if update.stream == self._settings.stream and fence.admits(update) else None
+
+    def _on_mixture_update(self, record: Any, fence: FencingFilter) -> None:
+        """Keep an update of a mixture until the version that it changes is loaded."""
+        update = self._decode(MixtureUpdate, record, fence)
+        if update is None or update.is_sample:
+            return
+        try:
+            check_signature(update, self._settings.signing_key)
+        except ValueError as error:
+            self._refuse(record, str(error))
+            return
+        if any(kept.version != update.version for kept, _ in self._waiting.values()):
+            self._waiting.clear()
+        self._waiting[update.expert] = (update, record)
+
+    def _apply_waiting(self, model: BundleClassifier) -> None:
+        """Apply the updates of the loaded version."""
+        waiting = [one for one in self._waiting.values() if one[0].version == model.version]
+        if not waiting:
+            return
+        self._waiting.clear()
+        mixture = model.head.mixture.copy() if isinstance(model.head, MixtureHead) else None
+        revision = model.revision
+        for update, record in sorted(waiting, key=lambda one: one[0].revision):
+            if update.revision <= model.revision:  # read again after an error of the broker
+                continue
+            try:
+                if mixture is None:
+                    raise ValueError(f"version {model.version} is not a mixture")
+                apply_update(mixture, update)
+                revision = update.revision
+            except ValueError as error:
+                self._refuse(record, str(error))
+        if mixture is not None and revision > model.revision:
+            self._set(model.with_mixture(mixture, revision), None)
 
     def _on_alert(self, record: Any) -> None:
         with suppress(ValueError):
@@ -155,7 +201,7 @@ class ChampionFollower:
 
     def _refuse(self, record: Any, error: str) -> None:
         """Report an invalid update once."""
-        place = (record.partition, record.offset)
+        place = (record.topic, record.partition, record.offset)
         if record.value is None or place in self._reported:  # compaction leaves a record without a value
             return
         log.error("%s", error)

@@ -31,6 +31,8 @@ class Predictions:
     """Path through the model, for example `encoder+head`."""
     cost_ms: float
     """Milliseconds spent on the whole batch."""
+    reference: Matrix | None = None
+    """Probabilities of the version as it was registered, shape (n, k). `None` if it has not changed since."""
 
     @property
     def labels(self) -> list[str]:

@@ -11,6 +11,7 @@ import msgspec
 
 from driftloop.core.errors import DriftloopError
 from driftloop.core.models.encoder import Quantisation
+from driftloop.core.models.guest import GuestInfo
 
 MANIFEST, SIGNATURE, HEAD, ENCODER = "manifest.json", "manifest.sig", "head.skops", "encoder"
 FIRST, MIXTURE = "first.safetensors", "mixture.safetensors"
@@ -68,6 +69,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Kind of the head: a scikit-learn estimator, the logits of the encoder's graph, or a mixture of experts."""
     experts: list[Annotated[str, msgspec.Meta(max_length=100)]] = []
     """Names of the experts of a mixture; empty without one."""
+    guests: Annotated[list[GuestInfo], msgspec.Meta(max_length=10)] = []
+    """Guests among the experts, each in the folder `guest-N`."""
     encoder_digest: str
     dimension: int
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=8192)]

@@ -7,8 +7,8 @@ outputs. Its cost per event is a fraction of a percent of the encoder's.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,6 +31,8 @@ class Features:
     """Shape (n, d)."""
     words: sp.csr_matrix
     """TF-IDF of the hashed tokens and pairs of tokens, each row of unit length. Shape (n, `COLUMNS`)."""
+    guests: Mapping[str, Matrix] = field(default_factory=dict)
+    """Probabilities of each guest that was asked, shape (n, k)."""
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -90,6 +92,32 @@ class Mixture:
         self.embedding = np.zeros((dimension, m, k), dtype=np.float32)
         self.words = np.zeros((COLUMNS, m, k), dtype=np.float32)
         self.bias = np.full((m, k), NEVER, dtype=np.float32)
+        self.guests: tuple[str, ...] = ()
+        """Experts whose probabilities come with the features."""
+
+    def add_guest(self, name: str, weight: float) -> None:
+        """Add a guest, in place of one with the same name.
+
+        Args:
+            name: Name of the expert.
+            weight: Its weight. The others share the rest as before.
+        """
+        self.remove_guest(name)
+        self.names, self.guests = (*self.names, name), (*self.guests, name)
+        self.weights = np.append(self.weights * (1 - weight), weight)
+        pad = ((0, 0), (0, 1), (0, 0))
+        self.embedding, self.words = np.pad(self.embedding, pad), np.pad(self.words, pad)
+        self.bias = np.pad(self.bias, pad[1:], constant_values=NEVER)
+
+    def remove_guest(self, name: str) -> None:
+        """Remove a guest, if it is there."""
+        if name not in self.guests:
+            return
+        kept = [at for at, one in enumerate(self.names) if one != name]
+        self.names = tuple(self.names[at] for at in kept)
+        self.guests = tuple(one for one in self.guests if one != name)
+        self.weights = self.weights[kept] / self.weights[kept].sum()
+        self.embedding, self.words, self.bias = self.embedding[:, kept], self.words[:, kept], self.bias[kept]
 
     def set_expert(self, name: str, weights: LinearWeights) -> None:
         """Replace an expert. Classes that are new to the mixture are added.
@@ -136,7 +164,12 @@ class Mixture:
         else:
             scores += features.words @ words
         scores = scores.reshape(-1, m, k) + self.bias
-        return softmax(scores.reshape(-1, k)).reshape(scores.shape)
+        found = softmax(scores.reshape(-1, k)).reshape(scores.shape)
+        for name in features.guests.keys() & set(self.guests):
+            at, given = self.names.index(name), features.guests[name][:, :k]
+            found[:, at] = 0
+            found[:, at, : given.shape[1]] = given  # classes that came later are behind
+        return found
 
     def predict_proba(self, features: Features) -> Matrix:
         """Return the weighted mean of the experts' probabilities, shape (n, k)."""

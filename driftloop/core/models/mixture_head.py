@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.first_stage import are_columns
+from driftloop.core.models.guest import Guest
 from driftloop.core.models.head import Head
 from driftloop.core.models.mixture import COLUMNS, Features, Mixture, WordHasher
 
@@ -27,26 +28,31 @@ class MixtureHead:
         mixture: The mixture.
         hasher: Hasher of the tokens that its experts were fitted with.
         tokenise: Tokeniser of the encoder.
+        guests: Guests of the mixture.
     """
 
-    def __init__(self, mixture: Mixture, hasher: WordHasher, tokenise: Tokenise) -> None:
+    def __init__(self, mixture: Mixture, hasher: WordHasher, tokenise: Tokenise, guests: Sequence[Guest] = ()) -> None:
         self.mixture = mixture
         self.hasher = hasher
-        self._tokenise = tokenise
+        self.tokenise = tokenise
+        self.guests = tuple(guests)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The k classes, in the order of the columns of `predict_proba`."""
         return self.mixture.classes
 
-    def features(self, texts: Sequence[str], embeddings: Matrix) -> Features:
+    def features(self, texts: Sequence[str], embeddings: Matrix, *, ask_guests: bool = True) -> Features:
         """Return the features of n texts.
 
         Args:
             texts: n texts.
             embeddings: Their embeddings, of shape (n, d).
+            ask_guests: Include the probabilities of the guests. They are needed for predictions only.
         """
-        return Features(embeddings, self.hasher.transform(self._tokenise(texts)))
+        asked = self.guests if ask_guests else ()
+        guests = {guest.name: guest.predict_proba(texts, embeddings, self.classes) for guest in asked}
+        return Features(embeddings, self.hasher.transform(self.tokenise(texts)), guests)
 
     def predict_proba(self, texts: Sequence[str], embeddings: Matrix) -> Matrix:
         """Return class probabilities of n texts.
@@ -82,7 +88,12 @@ AnyHead = Head | MixtureHead
 
 
 def load_mixture_head(
-    path: Path, experts: Sequence[str], classes: Sequence[str], dimension: int, tokenise: Tokenise
+    path: Path,
+    experts: Sequence[str],
+    classes: Sequence[str],
+    dimension: int,
+    tokenise: Tokenise,
+    guests: Sequence[Guest] = (),
 ) -> MixtureHead:
     """Read a file of `MixtureHead.save`.
 
@@ -92,6 +103,7 @@ def load_mixture_head(
         classes: The k classes.
         dimension: Dimension of an embedding, d.
         tokenise: Tokeniser of the encoder.
+        guests: Guests of the mixture, which are among the experts.
 
     Raises:
         ValueError: The file is damaged, or does not fit the names.
@@ -121,9 +133,13 @@ def load_mixture_head(
         raise ValueError("the mixture has numbers that are not finite")
     if (found["weights"] < 0).any() or not np.isclose(found["weights"].sum(), 1, atol=1e-3):
         raise ValueError("the mixture's weights are not shares of a whole")
+    names = tuple(guest.name for guest in guests)
+    if not set(names) <= set(experts) or len(set(names)) < len(names):
+        raise ValueError(f"the guests {', '.join(names)} are not among the experts")
     mixture = Mixture(experts, classes, dimension)
+    mixture.guests = names
     mixture.weights = found["weights"].astype(np.float64)
     mixture.embedding = found["embedding"].astype(np.float32)
     mixture.bias = found["bias"].astype(np.float32)
     mixture.words[columns] = found["words"]
-    return MixtureHead(mixture, WordHasher(found["idf"].astype(np.float32)), tokenise)
+    return MixtureHead(mixture, WordHasher(found["idf"].astype(np.float32)), tokenise, guests)

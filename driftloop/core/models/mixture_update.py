@@ -1,7 +1,6 @@
 """Updates of a mixture between two registered versions: small signed messages, each with one expert and all weights.
 
-The parameters of an expert travel in half precision. A message is applied to a copy of the mixture, so that a batch is
-scored by one state of it.
+The parameters of an expert travel in half precision.
 """
 
 from __future__ import annotations
@@ -80,7 +79,15 @@ class UpdateSeries:
         self.revision = revision
         """Number of the newest update."""
 
-    def make(self, mixture: Mixture, expert: str, outcome_offset: int, now: float, fence: int = 0) -> MixtureUpdate:
+    def make(
+        self,
+        mixture: Mixture,
+        expert: str,
+        outcome_offset: int,
+        now: float,
+        fence: int = 0,
+        onset_at: float | None = None,
+    ) -> MixtureUpdate:
         """Return the next update, signed.
 
         Args:
@@ -89,22 +96,37 @@ class UpdateSeries:
             outcome_offset: Offset in `outcomes` of the last label that the mixture has learnt.
             now: Current time in Unix seconds.
             fence: Fencing token of the retrainer.
+            onset_at: `occurred_at` of the first event after the last known drift; `None` without one.
         """
         self.revision += 1
         weights = mixture.expert(expert)
-        update = MixtureUpdate(
+        update = replace(
+            self.sample(mixture, outcome_offset, now, fence),
+            onset_at=onset_at,
+            expert=expert,
+            classes=list(weights.classes),
+            body=encode_expert(weights),
+        )
+        return signed(update, self._key)
+
+    def sample(self, mixture: Mixture, outcome_offset: int, now: float, fence: int = 0) -> MixtureUpdate:
+        """Return the weights after the newest update, for a chart of them over time.
+
+        Args:
+            mixture: The mixture.
+            outcome_offset: Offset in `outcomes` of the last label that the mixture has learnt.
+            now: Current time in Unix seconds.
+            fence: Fencing token of the retrainer.
+        """
+        return MixtureUpdate(
             stream=self._stream,
             version=self._version,
             revision=self.revision,
             outcome_offset=outcome_offset,
             weights={name: float(weight) for name, weight in zip(mixture.names, mixture.weights, strict=True)},
-            expert=expert,
-            classes=list(weights.classes),
-            body=encode_expert(weights),
             published_at=now,
             fence=fence,
         )
-        return signed(update, self._key)
 
 
 def signed(update: MixtureUpdate, key: str) -> MixtureUpdate:
@@ -131,26 +153,24 @@ def check_signature(update: MixtureUpdate, key: str) -> None:
         raise ValueError("an update of the mixture that is not signed with this key")
 
 
-def apply_update(mixture: Mixture, update: MixtureUpdate) -> Mixture:
-    """Return the mixture after an update; the given one stays as it is.
+def apply_update(mixture: Mixture, update: MixtureUpdate) -> None:
+    """Change a mixture as an update says.
 
     Args:
-        mixture: Mixture of the version that the update names.
+        mixture: Mixture of the version that the update names. It stays as it is if the update does not fit.
         update: The update.
 
     Raises:
         ValueError: The update does not fit the mixture.
     """
-    if set(update.weights) != set(mixture.names) or update.expert not in mixture.names:
+    if set(update.weights) != set(mixture.names) or update.expert not in set(mixture.names) - set(mixture.guests):
         raise ValueError(f"an update of the experts {', '.join(sorted(update.weights))[:200]}, which are others here")
     total = sum(update.weights.values())
     if abs(total - 1) > 1e-3:
         raise ValueError(f"weights of experts that sum to {total:.3f}")
     expert = decode_expert(update, len(mixture.embedding))
-    changed = mixture.copy()
-    changed.set_expert(update.expert, expert)
-    changed.weights = np.asarray([update.weights[name] / total for name in mixture.names])
-    return changed
+    mixture.set_expert(update.expert, expert)
+    mixture.weights = np.asarray([update.weights[name] / total for name in mixture.names])
 
 
 def _signature(update: MixtureUpdate, key: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from serving.cases.reasons import as_sentence
-from serving.report import display_names, formatting
-from serving.report.document import Block, Chapter, Column, Note, Paragraph, Table
+from serving.report import charts, display_names, formatting
+from serving.report.document import Block, Chapter, Column, Figure, Note, Paragraph, Table
 from serving.report.reasons import full_reasons, short
 from serving.report.run_data import RunFacts
 
@@ -16,6 +16,8 @@ def retrainings(facts: RunFacts) -> Chapter:
     """Return the chapter."""
     summary = facts.summary
     blocks: list[Block] = [Paragraph(_first_model(facts))]
+    if len(facts.data.weights) > 1:
+        blocks += _mixture(facts)
     if summary.retrainings:
         blocks += _table(facts)
     else:
@@ -52,6 +54,24 @@ def _first_model(facts: RunFacts) -> str:
         f"First model: {as_sentence(formatting.safe_text(first.reason, 200))} It was {first.verdict}{version} after "
         f"{formatting.seconds(first.seconds)}."
     )
+
+
+def _mixture(facts: RunFacts) -> list[Block]:
+    newest = facts.data.weights[-1]
+    largest = max(newest.weights, key=newest.weights.__getitem__)
+    return [
+        Paragraph(
+            "A mixture of experts answers, and each label changes it. The experts are regressions on windows of several"
+            " lengths, one that follows single labels, and one for the newest concept. The weight of an expert follows "
+            f"how well it predicted the newest labels. At the end, {formatting.safe_text(largest, 24)} had the largest "
+            f"weight, {formatting.share(newest.weights[largest])}. A retraining registers what the mixture has become."
+        ),
+        Figure(
+            "Weights of the experts over the labelled events.",
+            "Areas on top of each other, one for each expert, which sum to one.",
+            charts.weights(facts.data.weights),
+        ),
+    ]
 
 
 def _table(facts: RunFacts) -> list[Block]:

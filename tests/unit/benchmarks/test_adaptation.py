@@ -210,6 +210,13 @@ def test_short_stream_uses_a_quarter_as_bootstrap(tmp_path):
     assert row.accuracy > 0.7
 
 
+@pytest.mark.parametrize("system", ["never", "mixture"])
+def test_too_few_first_events_are_refused(tmp_path, system):
+    few = make_stream(tmp_path, FILE.replace(f"bootstrap = {BOOTSTRAP}", "bootstrap = 2"))
+    with pytest.raises(DriftloopError, match="set `bootstrap` in the scenario higher"):
+        measure(few, system, Settings(), 1.0)
+
+
 def test_unknown_system_or_learner_is_refused(stream):
     with pytest.raises(DriftloopError, match="no system 'perodic:10'"):
         measure(stream, "perodic:10", Settings(), 1.0)

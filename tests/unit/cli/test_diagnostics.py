@@ -46,7 +46,7 @@ def found(folder: Path, environ: dict[str, str] | None = None) -> dict[str, Find
 def test_every_requirement_is_checked_and_failures_have_remedies(tmp_path: Path) -> None:
     findings = found(tmp_path)
     wanted = {"Python", "packages: scoring", "packages: embedded", "Java", "Kafka's jars", "Valkey", "encoder"}
-    wanted |= {"disk: run directory", "disk: cache", "memory", "cores", "ports"}
+    wanted |= {"disk: run directory", "disk: cache", "memory", "cores", "fine-tuning", "ports"}
     assert wanted <= set(findings)
     assert findings["Python"].status == findings["packages: scoring"].status == "ok"
     for finding in findings.values():

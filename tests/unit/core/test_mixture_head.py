@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from driftloop.core.models.bundle import MIXTURE, BundleDraft, BundleError, Lineage, load_bundle, write_bundle
+from driftloop.core.models.bundle import (
+    MIXTURE,
+    BundleClassifier,
+    BundleDraft,
+    BundleError,
+    Lineage,
+    load_bundle,
+    write_bundle,
+)
 from driftloop.core.models.mixture_head import MixtureHead, load_mixture_head
 from tests import tiny
 
@@ -33,6 +41,33 @@ def test_mixture_bundle_answers_as_the_mixture(made: MixtureHead, tmp_path: Path
     assert isinstance(model.head, MixtureHead) and model.head.mixture.names == made.mixture.names
     assert np.allclose(model.predict(rows.texts, rows.embeddings).probabilities, expected, atol=1e-6)
     assert np.mean([a == b for a, b in zip(model.predict(rows.texts).labels, rows.labels, strict=True)]) > 0.8
+
+
+def test_updated_version_answers_by_the_new_mixture(made: MixtureHead, tmp_path: Path) -> None:
+    """The probabilities of the registered one are beside it, and the model that a batch is scored with stays."""
+    model = load_bundle(write(tmp_path / "bundle", made), tiny.KEY, version="4")
+    rows = tiny.window(80)
+    before = model.predict(rows.texts, rows.embeddings)
+    mixture = made.mixture.copy()
+    mixture.bias[:, 0] += 5.0
+    mixture.add_classes(["new"])
+    model.first_stage = object()  # type: ignore[assignment]
+    updated = model.with_mixture(mixture, 3).with_mixture(mixture, 4)
+    after = updated.predict(rows.texts, rows.embeddings)
+    assert (updated.version, updated.revision, updated.labels) == ("4", 4, (*made.classes, "new"))
+    expected = MixtureHead(mixture, made.hasher, made.tokenise).predict_proba(rows.texts, rows.embeddings)
+    assert np.allclose(after.probabilities, expected)
+    assert after.reference is not None and np.allclose(after.reference[:, :-1], before.probabilities, atol=1e-6)
+    assert (after.reference[:, -1] == 0).all() and before.reference is None
+    assert updated.first_stage is None, "it does not know the new class"
+    assert (
+        model.revision == 0 and (model.predict(rows.texts, rows.embeddings).probabilities == before.probabilities).all()
+    )
+
+
+def test_other_heads_take_no_updates(made: MixtureHead) -> None:
+    with pytest.raises(ValueError, match="is not a mixture"):
+        BundleClassifier(tiny.encoder(), None, tiny.LABELS).with_mixture(made.mixture, 1)
 
 
 def test_another_encoder_keeps_the_mixture(made: MixtureHead, tmp_path: Path) -> None:

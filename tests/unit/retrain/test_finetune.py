@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from driftloop.core.models.bundle import Lineage, load_bundle, verify_bundle
 from driftloop.core.settings import ModelSettings
-from retrain.candidates import early_stopping, finetune
+from retrain.candidates import early_stopping, finetune, trainable_network
 from retrain.candidates.base import Budget, Task
 from retrain.candidates.early_stopping import EarlyStopping, split_held_out
 from retrain.candidates.finetune import FineTune
@@ -266,12 +266,19 @@ def test_held_out_rows_are_recent_and_stratified() -> None:
         assert len(lone[1]) == 120 and place in lone[0], "the only row of a class is learnt from"
 
 
+def test_cpu_trains_in_bf16_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainable_network.bf16_speedup() > 0
+    for speedup, used in ((1.2, False), (3.0, True)):
+        monkeypatch.setattr(trainable_network, "bf16_speedup", lambda speedup=speedup: speedup)
+        assert has_bf16("cpu") is used
+
+
 def test_bf16_is_used_only_on_supporting_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Exported graph reproduces the held-out score."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert not has_bf16("cpu") and not has_bf16("cuda"), "not where it is emulated"
+    assert not has_bf16("cuda"), "not where it is emulated"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    assert has_bf16("cuda") and not has_bf16("cpu")
+    assert has_bf16("cuda")
     monkeypatch.setattr(finetune, "has_bf16", lambda device: True)
     report = fit(FineTune(epochs=2, learning_rate=1e-3), tiny.window(ROWS), tmp_path)
     assert report["bf16"] is True

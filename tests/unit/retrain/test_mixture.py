@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from retrain.mixture import learner, softmax_regression
 from retrain.mixture.fixed_share import favour, update_weights
 from retrain.mixture.learner import CONCEPT, ONLINE, MixtureLearner, MixtureOptions, Row, make_rows
 from retrain.mixture.softmax_regression import fit_softmax_regression
+from retrain.mixture.stack import Stack
 
 D = 6
 
@@ -228,7 +230,8 @@ def test_resumed_learner_goes_on_from_mixture_and_rows() -> None:
     first, labels = rows(1, 200), rows(2, 20, start=1000.0)
     made = MixtureLearner.train(first, options)
     made.notice_drift(990.0)
-    resumed = MixtureLearner(made.mixture.copy(), first, options, onset_at=990.0)
+    resumed = MixtureLearner(made.mixture.copy(), 200, options, onset_at=990.0)
+    resumed.remember(first)
     for row in labels:
         made.learn(row)
         resumed.learn(row)
@@ -241,3 +244,76 @@ def test_resumed_learner_goes_on_from_mixture_and_rows() -> None:
     start = fits["newest-50"].start
     assert start is not None and (start.words == made.mixture.expert("newest-50").words).all()
     assert CONCEPT in fits
+
+
+def test_remembered_labels_move_nothing() -> None:
+    """They are rows of the next refit."""
+    options = MixtureOptions(shortest=50, windows=1)
+    made = MixtureLearner.train(rows(1, 60), options)
+    before = made.mixture.copy()
+    made.remember(rows(2, 40, start=1000.0))
+    assert (made.mixture.weights == before.weights).all() and (made.mixture.embedding == before.embedding).all()
+    for row in rows(3, 25, start=2000.0):
+        made.learn(row)
+    (fit,) = [fit for fit in made.due() if fit.expert == "newest-50"]
+    assert fit.labels[:25] == tuple(row.label for row in rows(2, 40)[-25:])
+
+
+def test_no_refit_on_fewer_labels_than_before() -> None:
+    """After a restart the labels that an expert was fitted on may come again one by one."""
+    options = MixtureOptions(shortest=50, windows=2, concept=False)
+    made = MixtureLearner.train(rows(1, 120), options)
+    resumed = MixtureLearner(made.mixture.copy(), 120, options)
+    for row in rows(2, 60, start=1000.0):
+        resumed.learn(row)
+    assert [fit.expert for fit in resumed.due()] == ["newest-50"], "the other one has learnt 120, and 60 are here"
+    resumed.remember(rows(1, 60))
+    assert [fit.expert for fit in resumed.due()] == ["newest-200"]
+
+
+def test_corrected_label_is_learnt_by_the_next_refit() -> None:
+    options = MixtureOptions(shortest=50, windows=1)
+    features, labels = texts(1, 60)
+    ids = [f"e{at}" for at in range(60)]
+    made = MixtureLearner.train(make_rows(features, labels, range(60), [0.5] * 60, ids), options)
+    made.correct("e58", "another")
+    made.correct("unknown", "another")
+    for row in rows(2, 25, start=1000.0):
+        made.learn(row)
+    (fit,) = [fit for fit in made.due() if fit.expert == "newest-50"]
+    assert [label == "another" for label in fit.labels] == [at == 23 for at in range(50)]
+    assert fit.weights[23] == 1.0 and fit.weights[22] == 0.5
+
+
+def test_mixture_of_other_experts_is_not_resumed() -> None:
+    made = MixtureLearner.train(rows(1, 60), MixtureOptions(shortest=50, windows=1))
+    with pytest.raises(ValueError, match="newest-50"):
+        MixtureLearner(made.mixture, 60)
+
+
+def test_weight_of_a_guest_follows_its_answers() -> None:
+    """A guest that is right gains weight; the same one without answers loses it."""
+    made, silent = (MixtureLearner.train(rows(1, 100)) for _ in range(2))
+    for one in (made, silent):
+        one.mixture.add_guest("guest", 0.2)
+    for row in rows(2, 60, flipped=True, start=200.0):
+        given = np.asarray([float(name == row.label) for name in made.mixture.classes], dtype=np.float32)
+        made.learn(replace(row, guests={"guest": given}))
+        silent.learn(row)
+    assert made.mixture.weights[-1] > 0.6 > silent.mixture.weights[-1]
+    assert "guest" not in {fit.expert for fit in made.due()}, "it is not refitted"
+    resumed = MixtureLearner(made.mixture.copy(), 160)
+    assert resumed.mixture.guests == ("guest",)
+
+
+def test_stack_learns_which_of_two_to_trust() -> None:
+    stack = Stack()
+    right, wrong = {"yes": 0.9, "no": 0.1}, {"yes": 0.2, "no": 0.8}
+    assert stack.combine(right, wrong) == pytest.approx({"yes": 0.55, "no": 0.45})
+    for _ in range(20):
+        stack.learn("yes", right, wrong)
+    assert stack.weight < 0.1 and stack.combine(right, wrong)["yes"] > 0.8
+    for _ in range(40):
+        stack.learn("no", right, wrong)
+    assert stack.weight > 0.9
+    assert stack.combine({"a": 1.0}, {"b": 1.0}).keys() == {"a", "b"}

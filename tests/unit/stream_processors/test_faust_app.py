@@ -10,7 +10,8 @@ import pytest
 from faust.transport.drivers.aiokafka import Consumer
 from mode.utils.queues import FlowControlEvent, ThrowableQueue
 
-from stream_processors.runtime.faust_app import Worker, _Consumer, _ResumedCoroutine, take_batch
+from driftloop.core.settings import Settings, TimingSettings
+from stream_processors.runtime.faust_app import Worker, _Consumer, _ResumedCoroutine, make_app, take_batch
 
 
 def channel(*events: int) -> Any:
@@ -163,6 +164,41 @@ def test_resumed_coroutine_receives_cancellation() -> None:
         return str(await begun)
 
     assert asyncio.run(deliver()) == "put away"
+
+
+class EndingConsumer:
+    """Consumer of an app that ends in the middle of a rebalance."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def stop_flow(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("hook", ["_on_partitions_revoked", "_on_partitions_assigned"])
+@pytest.mark.parametrize("handover", [10.0, 0.1])
+def test_rebalance_waits_for_the_last_commit(hook: str, handover: float) -> None:
+    """Faust closes the consumer of a process that ends, and what was handled could not be committed any more."""
+
+    async def told() -> None:
+        settings = Settings(timing=TimingSettings(handover_seconds=handover))
+        app: Any = make_app("scorer", settings, "a", 64, 0.02)
+        app._consumer = EndingConsumer()
+        app._stopped.set()
+        rebalance = asyncio.create_task(getattr(app, hook)(set()))
+        await asyncio.sleep(0.05)
+        assert not app._consumer.closed
+        if handover > 1:
+            app.committed.set()
+        async with asyncio.timeout(5):
+            await rebalance
+        assert app._consumer.closed, "the control: it is closed in the end"
+
+    asyncio.run(told())
 
 
 def test_shutdown_waits_for_cancelled_tasks() -> None:

@@ -63,6 +63,7 @@ class App:
         self.consumer = SimpleNamespace(_commit=self.commit)
         self.commits: list[dict[Any, int]] = []
         self.accepts = True
+        self.committed = asyncio.Event()
 
     async def commit(self, offsets: dict[Any, int]) -> bool:
         self.commits.append(offsets)
@@ -185,10 +186,10 @@ def test_shutdown_commits_and_admits_no_batch_again() -> None:
         await entered(handler)
         stopped = asyncio.create_task(processor.shutdown(app))
         await asyncio.sleep(0.05)
-        assert handler.closed and not stopped.done()
+        assert handler.closed and not stopped.done() and not app.committed.is_set()
         handler.free.set()
         await stopped
-        assert app.commits == [{EVENTS: 1}]
+        assert app.commits == [{EVENTS: 1}] and app.committed.is_set()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(processor.admit(events(1)), 0.1)
         assert handler.handled == [[0]]

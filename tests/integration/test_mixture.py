@@ -1,0 +1,211 @@
+"""The mixture in the live loop: labels change the answers of the champion between two promotions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from msgspec.structs import replace
+
+from driftloop.core import topics
+from driftloop.core.kafka import clients
+from driftloop.core.messages import DriftAlert, Prediction
+from driftloop.core.models.mixture_update import signed
+from driftloop.core.models.registry import Registry
+from driftloop.core.topics import DEAD_LETTERS, MIXTURE_UPDATES, MODEL_UPDATES, OUTCOMES, PREDICTIONS, RETRAINING
+from retrain.promotion.manual_actions import rollback
+from tests.integration.conftest import StreamHarness, event, label, text_and_label
+
+FIRST = 60
+MIXTURE = {
+    "DRIFTLOOP_RETRAIN__MIXTURE": "true",
+    "DRIFTLOOP_RETRAIN__CANDIDATES": "linear",
+    "DRIFTLOOP_MONITOR__DETECTORS": "",  # the tests raise the alerts
+    "DRIFTLOOP_RETRAIN__BOOTSTRAP": str(FIRST),
+}
+OTHER = {"negative": "positive", "positive": "negative"}
+
+
+def start(world: StreamHarness, **environ: str) -> None:
+    """Start the loop and wait for the outcomes of the first model's events."""
+    for role in ("retrain", "score", "monitor"):
+        world.start(role, **MIXTURE | environ)
+    world.send(events=range(FIRST), labels=range(FIRST))
+    world.until(lambda: world.count(OUTCOMES) == FIRST)
+
+
+def send_flipped(world: StreamHarness, numbers: range) -> None:
+    """Send events with wrong labels, some at a time, and wait for each outcome."""
+    before = world.count(OUTCOMES)
+    for i in numbers:
+        world.outbox.put("events", f"e{i}", event(i))
+        world.outbox.put("labels", f"e{i}", replace(label(i), label=OTHER[label(i).label]))
+    world.outbox.flush()
+    world.until(lambda: world.count(OUTCOMES) == before + len(numbers))
+
+
+def flipped(found: list[Prediction]) -> float:
+    """Return the share of the predictions that have the wrong label."""
+    return sum(one.label == OTHER[text_and_label(one.position)[1]] for one in found) / len(found)
+
+
+def predict(world: StreamHarness, numbers: range) -> list[Prediction]:
+    """Return the predictions of events that are sent now."""
+    world.send(events=numbers)
+
+    def found() -> dict[int, Any]:
+        read: list[Any] = list(world.read(PREDICTIONS))
+        return {one.position: one for one in read if one.position in numbers}
+
+    world.until(lambda: len(found()) == len(numbers))
+    return list(found().values())
+
+
+def updates(world: StreamHarness) -> list[Any]:
+    read: list[Any] = list(world.read(MIXTURE_UPDATES))
+    return [one for one in read if not one.is_sample]
+
+
+def newest(world: StreamHarness) -> Any:
+    return updates(world)[-1]
+
+
+def steps(world: StreamHarness) -> list[Any]:
+    """Return the messages about the retraining of the alert."""
+    return [one for one in world.read(RETRAINING) if getattr(one, "trigger", "") == "an-alert"]
+
+
+def wait_until_learnt(world: StreamHarness) -> None:
+    """Wait until an update names the last outcome, and no refit follows."""
+    world.until(lambda: bool(updates(world)) and newest(world).outcome_offset == world.count(OUTCOMES) - 1)
+    seen = -1
+    while seen != (seen := world.count(MIXTURE_UPDATES)):
+        time.sleep(1.0)
+
+
+def alert(world: StreamHarness, onset: int, alert_id: str = "an-alert") -> None:
+    name = world.settings.stream
+    world.outbox.put(
+        "drift-alerts",
+        name,
+        DriftAlert(
+            alert_id=alert_id, stream=name, detector="fused", signal="error", severity=0.5, position=onset + 60,
+            onset=onset, outcome_offset=onset + 60, onset_at=event(onset).occurred_at, window=60, model_version="1",
+            detected_at=time.time(),
+        ),
+    )  # fmt: skip
+    world.outbox.flush()
+
+
+def test_labels_change_the_answers_without_promotion(world: StreamHarness) -> None:
+    """The prediction names the update, and carries what the registered version says."""
+    start(world)
+    before = predict(world, range(1000, 1040))
+    assert flipped(before) < 0.2 and {(one.model_version, one.revision) for one in before} == {("1", 0)}
+    assert not any(one.reference for one in before) and updates(world) == []
+    send_flipped(world, range(100, 400))
+    wait_until_learnt(world)
+    after = predict(world, range(2000, 2040))
+    assert flipped(after) > 0.8
+    assert {(one.model_version, one.revision) for one in after} == {("1", newest(world).revision)}
+    assert flipped([replace(one, label=one.watched[0]) for one in after]) < 0.2
+    assert world.count(MODEL_UPDATES) == 1 and world.count(DEAD_LETTERS) == 0
+
+
+def test_restarted_scorer_answers_with_the_newest_update(world: StreamHarness) -> None:
+    start(world)
+    send_flipped(world, range(100, 400))
+    wait_until_learnt(world)
+    scorer = next(child for child in world.children if child.name == "score")
+    scorer.stop()
+    world.start("score", log="second", **MIXTURE)
+    after = predict(world, range(2000, 2040))
+    assert {one.revision for one in after} == {newest(world).revision} and flipped(after) > 0.8
+
+
+def test_killed_retrainer_loses_no_label(world: StreamHarness) -> None:
+    """Its successor reads the updates and the labels after them, and publishes all experts under its own token."""
+    start(world, DRIFTLOOP_RETRAIN__LEASE="3")
+    send_flipped(world, range(100, 250))
+    wait_until_learnt(world)
+    first = newest(world)
+    retrainer = next(child for child in world.children if child.name == "retrain")
+    written = {update.expert for update in updates(world)}
+    retrainer.kill()
+    send_flipped(world, range(250, 400))
+    world.until(lambda: newest(world).fence > first.fence)
+    wait_until_learnt(world)
+    last = newest(world)
+    assert last.version == "1" and last.revision > first.revision and last.fence > first.fence
+    assert {update.expert for update in updates(world) if update.fence == last.fence} == set(last.weights)
+    name = topics.name(world.settings, MIXTURE_UPDATES)
+    deleted = {record.key for part in clients.records(world.settings, name) for record in part if record.value is None}
+    assert deleted == {f"{last.stream}/{expert}/{first.fence}".encode() for expert in written}
+    after = predict(world, range(2000, 2040))
+    assert flipped(after) > 0.8 and {one.revision for one in after} == {last.revision}
+
+
+def test_altered_update_becomes_a_dead_letter(world: StreamHarness) -> None:
+    start(world)
+    send_flipped(world, range(100, 140))
+    wait_until_learnt(world)
+    good = newest(world)
+    key = world.settings.signing_key
+    for bad in (signed(replace(good, revision=900), "another key"), signed(replace(good, revision=901, body="?"), key)):
+        world.outbox.put(MIXTURE_UPDATES.name, "any", bad)
+    world.outbox.flush()
+    world.until(lambda: world.count(DEAD_LETTERS) == 2)
+    assert {one.revision for one in predict(world, range(2000, 2010))} == {good.revision}
+
+
+def test_drift_registers_what_was_learnt(world: StreamHarness) -> None:
+    """300 labels after its onset; the next version goes on from there."""
+    start(world)
+    send_flipped(world, range(100, 200))
+    alert(world, 100)
+    time.sleep(1.0)
+    assert world.count(MODEL_UPDATES) == 1, "a hundred labels are not enough"
+    send_flipped(world, range(200, 420))
+    world.until(lambda: world.count(MODEL_UPDATES) == 2)
+    world.until(lambda: "finished" in [one.state for one in steps(world)])
+    assert [(one.state, one.candidate) for one in steps(world)] == [
+        ("queued", ""),
+        ("gated", "mixture"),
+        ("promoted", "mixture"),
+        ("finished", ""),
+    ]
+    scores = steps(world)[2].scores
+    assert scores["accuracy"] > scores["champion_accuracy"] + 0.3 and scores["held_out"] >= 100
+    registry = Registry(world.settings)
+    assert registry.champion() == "2" and registry.tags("2")["candidate"] == "mixture"
+    send_flipped(world, range(500, 540))
+    wait_until_learnt(world)
+    after = predict(world, range(2000, 2040))
+    assert flipped(after) > 0.8
+    assert {(one.model_version, one.revision) for one in after} == {("2", newest(world).revision)}
+    assert flipped([replace(one, label=one.watched[0]) for one in after]) > 0.8, "the second version has learnt it"
+
+
+def test_version_rolled_back_rests_until_the_next_drift(world: StreamHarness) -> None:
+    start(world)
+    send_flipped(world, range(100, 200))
+    alert(world, 100)
+    send_flipped(world, range(200, 420))
+    world.until(lambda: world.count(MODEL_UPDATES) == 2)
+    rollback(world.settings, "1", "a test")
+    world.until(lambda: world.count(MODEL_UPDATES) == 3)
+    send_flipped(world, range(500, 600))
+    before = predict(world, range(2000, 2040))
+    assert flipped(before) < 0.2 and {(one.model_version, one.revision) for one in before} == {("3", 0)}
+    alert(world, 500, "another")
+    send_flipped(world, range(600, 700))
+    wait_until_learnt(world)
+    assert flipped(predict(world, range(3000, 3040))) > 0.8
+
+
+def test_single_champion_writes_no_updates(world: StreamHarness) -> None:
+    start(world, DRIFTLOOP_RETRAIN__MIXTURE="false")
+    send_flipped(world, range(100, 400))
+    after = predict(world, range(2000, 2040))
+    assert flipped(after) < 0.2 and {one.revision for one in after} == {0}
+    assert world.count(MIXTURE_UPDATES) == 0
