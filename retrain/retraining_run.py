@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -120,12 +121,17 @@ class RetrainingRun:
             self._run_quick_candidate(candidate, cancelled)
 
     def start_slow(self) -> None:
-        """Start the slow candidates, each in a process of its own; `advance` continues with them."""
+        """Start the slow candidates, each in a process of its own; `advance` continues with them.
+
+        Beside a mixture they learn all rows: they are judged on later ones.
+        """
+        rows = self._train if self._tools.mixture is None else self._window
         names = [one for one in self._chosen.candidates if not catalogue.is_quick(one)]
         for candidate in names:
-            self.log.write("searching", f"{candidate} on {len(self._train)} events", candidate=candidate)
+            self.log.write("searching", f"{candidate} on {len(rows)} events", candidate=candidate)
         if names:
-            self._fits = FitPool(names, self._train, self._task, self.scratch, self._chosen.parallel_fits)
+            make_task = partial(self._task, rows=len(rows))
+            self._fits = FitPool(names, rows, make_task, self.scratch, self._chosen.parallel_fits)
 
     def advance(self, fresh: Sequence[Outcome], known: Sequence[Outcome]) -> None:
         """Collect finished fits, and give new labelled events to the models in shadow.
@@ -287,8 +293,8 @@ class RetrainingRun:
         elif refused:
             self._promotion.reject(candidate, f"in shadow, {shadow.test.summary()}", {"shadow": compared})
             return
-        elif champion.trained_until < self.past.until_at and not self._next_alert:
-            # The champion has not learnt the held-out slice.
+        elif champion.trained_until < self.past.until_at and not self._next_alert and shadow.stack is None:
+            # Neither of the two has learnt the held-out slice.
             verdict = evaluator.verdict(self._held, champion, candidate.model)
         else:
             ended = f" before alert {self._next_alert}" if self._next_alert else ""

@@ -108,7 +108,7 @@ def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
     if view.most == 0:
         return 0
     fence = FencingFilter()
-    if topic is topics.MODEL_UPDATES and not view.from_beginning:
+    if topic.is_compacted and not view.from_beginning:
         # The fence must know the tokens of the updates before the first one that is printed.
         for update in clients.read_all(settings, topics.name(settings, topic), topic.message):
             fence.admits(update)
@@ -126,7 +126,9 @@ def watch(settings: Settings, topic_name: str, view: View, out: TextIO) -> int:
 
 
 def _line(topic: topics.Topic, view: View, fence: FencingFilter, key: bytes | None, value: bytes) -> str | None:
-    """Return the line of one record; `None` if the filters leave it out."""
+    """Return the line of one record; `None` if the filters leave it out, or if it deletes a key."""
+    if topic.is_compacted and not value:
+        return None
     try:
         message = messages.decode(topic.message, value)
     except ValueError as error:
@@ -163,8 +165,9 @@ def _event(m: messages.Event) -> str:
 
 def _prediction(m: messages.Prediction) -> str:
     top = m.probabilities.get(m.label, math.nan)
+    revision = f"+{m.revision}" if m.revision else ""
     return (
-        f"{_clock(m.predicted_at)} {_at(m.position)} {m.label} {top:.2f}  v{m.model_version} {m.route} "
+        f"{_clock(m.predicted_at)} {_at(m.position)} {m.label} {top:.2f}  v{m.model_version}{revision} {m.route} "
         f"{m.latency_ms:.0f} ms  {m.segment or '-'}  {_text(m.text)}"
     )
 
@@ -196,6 +199,14 @@ def _update(m: messages.ModelUpdate) -> str:
     return f"{_clock(m.published_at)} {mark} {m.action} v{m.version}  {m.reason}  {m.digest[:12]}"
 
 
+def _mixture_update(m: messages.MixtureUpdate) -> str:
+    shares = ", ".join(f"{name} {weight:.2f}" for name, weight in sorted(m.weights.items(), key=lambda one: -one[1]))
+    changed = f"new {m.expert}" if m.expert else "sample"
+    return (
+        f"{_clock(m.published_at)} v{m.version}+{m.revision}  {changed}  {shares[:300]}  to outcome {m.outcome_offset}"
+    )
+
+
 def _retraining(m: messages.Retraining) -> str:
     parts = [_clock(m.at), m.run_id, m.state, m.candidate, f"v{m.version}" if m.version else ""]
     parts += [f"{m.seconds:.1f} s" if m.seconds else "", m.reason]
@@ -219,6 +230,7 @@ _DESCRIBE: dict[type[Message], Callable[[Any], str]] = {
     messages.Outcome: _outcome,
     messages.DriftAlert: _alert,
     messages.ModelUpdate: _update,
+    messages.MixtureUpdate: _mixture_update,
     messages.Retraining: _retraining,
     messages.Command: _command,
     messages.DeadLetter: _dead_letter,

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from driftloop.core.errors import DriftloopError
 from driftloop.core.models.bundle import write_bundle
 from driftloop.core.models.encoder import OnnxEncoder
-from driftloop.core.models.head import Head
+from driftloop.core.models.head import Head, stack_columns
 from retrain.candidates.base import CannotFit, Interrupted, Task
 from retrain.training_window import TrainingWindow
 
@@ -53,6 +54,19 @@ class Slow(Quick):
         if autogroup.exists():
             self.progress(autogroup.read_text().partition(" ")[2].strip())
         Quick.fit(self, window, task, out)
+
+
+class Letters(Quick):
+    """Reads the letters that a word begins with, which no other model sees."""
+
+    quick = False
+
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
+        vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 2))
+        columns = stack_columns(window.embeddings, vectorizer.fit_transform(window.texts))
+        head = Head(LogisticRegression(C=100).fit(columns, np.asarray(window.labels)), vectorizer)
+        encoder = OnnxEncoder(window.encoder, task.model.max_tokens, 1)
+        write_bundle(out, encoder=encoder, head=head, labels=head.classes, lineage=task.lineage, key=task.signing_key)
 
 
 class Looks(Quick):

@@ -25,6 +25,11 @@ class Topic:
     partitioned: bool = True
     config: dict[str, str] = field(default_factory=dict, hash=False)
 
+    @property
+    def is_compacted(self) -> bool:
+        """Return True if the broker keeps the newest message of each key. One without a value deletes the key."""
+        return self.config.get("cleanup.policy") == "compact"
+
 
 # The broker's clock stamps messages: it rejects timestamps of a producer whose clock is over an hour ahead.
 _STAMPED = {"message.timestamp.type": "LogAppendTime"}

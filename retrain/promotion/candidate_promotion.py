@@ -96,12 +96,7 @@ class CandidatePromotion:
             self._tools.promoter.mark_pending(version, note)
             self._log.write("waiting", f"waits for `driftloop approve {version}`: {note}", **details)
             return
-        predecessor = self._tools.models.champion()
-        self._tools.promoter.promote(version, note, self._trigger)
-        self._renew(candidate, version)
-        self._tools.probation.begin(predecessor, version)
-        self.promoted = True
-        self._log.write("promoted", note, **details)
+        self._promote(candidate, note, details)
 
     def promote_mixture(self, candidate: FittedCandidate, verdict: Verdict | None, answers: Predict) -> None:
         """Register and promote a mixture as it answers already.
@@ -115,18 +110,15 @@ class CandidatePromotion:
         draft = BundleDraft.open(candidate.bundle)
         scores |= self._add_first_stage(candidate.model, draft, answers)
         draft.sign(self._tools.settings.signing_key)
-        compared = "" if verdict is None else f": {verdict.reason}"
-        note = f"the mixture as it has learnt{compared}"
+        note = f"what the mixture has learnt since version {self._tools.models.champion().version}"
+        if verdict is not None:
+            figures = f"{verdict.challenger_accuracy:.3f} against {verdict.champion_accuracy:.3f}"
+            note = f"{note}: accuracy {figures} without it, on the newest {verdict.rows} events"
         seconds = round(candidate.seconds, 2)
         self._log.write("gated", note, candidate=candidate.name, seconds=seconds, scores=scores)
         version = self._register(candidate, note, scores)
-        predecessor = self._tools.models.champion()
-        self._tools.promoter.promote(version, note, self._trigger)
-        self._renew(candidate, version)
-        self._tools.probation.begin(predecessor, version)
-        self.promoted = True
         details = {"candidate": candidate.name, "version": version, "scores": scores, "seconds": seconds}
-        self._log.write("promoted", note, **details)
+        self._promote(candidate, note, details)
 
     def reject(self, candidate: FittedCandidate, note: str, scores: dict[str, Any]) -> None:
         """Register a candidate as rejected.
@@ -160,10 +152,19 @@ class CandidatePromotion:
         self.promoted = True
         self._log.write("promoted", note, candidate="archive", version=restored, scores=scores)
 
-    def _renew(self, candidate: FittedCandidate, version: str) -> None:
-        """Let the mixture learn on under its new version."""
+    def _promote(self, candidate: FittedCandidate, note: str, details: Mapping[str, Any]) -> None:
+        """Promote a registered candidate, and write it into the log with these details.
+
+        A mixture goes on learning under its new version.
+        """
+        version = details["version"]
+        predecessor = self._tools.models.champion()
+        self._tools.promoter.promote(version, note, self._trigger)
         if candidate.guests is not None and self._tools.learner is not None:
             self._tools.learner.renew(version, candidate.guests)
+        self._tools.probation.begin(predecessor, version)
+        self.promoted = True
+        self._log.write("promoted", note, **details)
 
     def _register(self, candidate: FittedCandidate, note: str, scores: dict[str, Any]) -> str:
         lineage = verify_bundle(candidate.bundle, self._tools.settings.signing_key).lineage

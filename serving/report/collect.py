@@ -184,7 +184,7 @@ def _chosen(settings: Settings, stack: str) -> RunSettings:
         detectors=list(settings.monitor.detectors),
         policy=retrain.policy,
         approval=retrain.approval,
-        candidates=list(retrain.candidates),
+        candidates=_candidates(settings),
         tpot_seconds=retrain.tpot_seconds,
         finetune_seconds=retrain.finetune_seconds,
         window=retrain.window,
@@ -198,6 +198,14 @@ def _chosen(settings: Settings, stack: str) -> RunSettings:
         min_rows=gate.min_rows,
         partitions=settings.partitions,
     )
+
+
+def _candidates(settings: Settings) -> list[str]:
+    """Return the candidates of the run: a mixture has no linear head beside it."""
+    chosen = list(settings.retrain.candidates)
+    if not settings.retrain.learns_from_every_label:
+        return chosen
+    return ["mixture", *(name for name in chosen if name != "linear")]
 
 
 def _base_name(model: str) -> str:

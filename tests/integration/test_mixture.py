@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import string
 import time
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from driftloop.core import topics
 from driftloop.core.kafka import clients
+from driftloop.core.kafka.topic_history import read_history
 from driftloop.core.messages import DriftAlert, Prediction
 from driftloop.core.models.mixture_update import signed
 from driftloop.core.models.registry import Registry
@@ -52,6 +56,12 @@ def flipped(found: list[Prediction]) -> float:
 def predict(world: StreamHarness, numbers: range) -> list[Prediction]:
     """Return the predictions of events that are sent now."""
     world.send(events=numbers)
+    return predict_sent(world, numbers)
+
+
+def predict_sent(world: StreamHarness, numbers: range) -> list[Prediction]:
+    """Return the predictions of events."""
+    world.outbox.flush()
 
     def found() -> dict[int, Any]:
         read: list[Any] = list(world.read(PREDICTIONS))
@@ -110,6 +120,8 @@ def test_labels_change_the_answers_without_promotion(world: StreamHarness) -> No
     assert {(one.model_version, one.revision) for one in after} == {("1", newest(world).revision)}
     assert flipped([replace(one, label=one.watched[0]) for one in after]) < 0.2
     assert world.count(MODEL_UPDATES) == 1 and world.count(DEAD_LETTERS) == 0
+    samples = read_history(world.settings, MIXTURE_UPDATES).weight_samples
+    assert samples and all(one.is_sample and sum(one.weights.values()) == pytest.approx(1) for one in samples)
 
 
 def test_restarted_scorer_answers_with_the_newest_update(world: StreamHarness) -> None:
@@ -201,6 +213,73 @@ def test_version_rolled_back_rests_until_the_next_drift(world: StreamHarness) ->
     send_flipped(world, range(600, 700))
     wait_until_learnt(world)
     assert flipped(predict(world, range(3000, 3040))) > 0.8
+
+
+def code_and_label(i: int) -> tuple[str, str]:
+    """Return a word of random letters, and a label that depends on the first one."""
+    word = "".join(random.Random(i).choices(string.ascii_lowercase, k=9))
+    return word, "early" if word[0] < "n" else "late"
+
+
+def send_codes(world: StreamHarness, numbers: range) -> None:
+    before = world.count(OUTCOMES)
+    for i in numbers:
+        word, name = code_and_label(i)
+        world.outbox.put("events", f"e{i}", replace(event(i), text=f"code {word}"))
+        world.outbox.put("labels", f"e{i}", replace(label(i), label=name))
+    world.outbox.flush()
+    world.until(lambda: world.count(OUTCOMES) == before + len(numbers))
+
+
+def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
+    """It is an expert from then on, for scorers and retrainers that are started later as well."""
+    environ = {"DRIFTLOOP_RETRAIN__CANDIDATES": "tests.misbehaving:Letters", "DRIFTLOOP_RETRAIN__LEASE": "3"}
+    for role in ("retrain", "score", "monitor"):
+        world.start(role, **MIXTURE | environ)
+    send_codes(world, range(FIRST))
+    for start_at in range(100, 500, 50):
+        send_codes(world, range(start_at, start_at + 50))
+    alert(world, 100)
+    world.until(lambda: "shadow" in [one.state for one in steps(world)])
+    assert world.count(MODEL_UPDATES) == 2, "the mixture as it had learnt"
+    for start_at in range(500, 800, 50):
+        send_codes(world, range(start_at, start_at + 50))
+    world.until(lambda: world.count(MODEL_UPDATES) == 3)
+    joined = steps(world)[-1] if steps(world)[-1].state == "promoted" else steps(world)[-2]
+    assert joined.candidate == "tests.misbehaving:Letters" and joined.scores["held_out"] >= 200
+    assert joined.scores["accuracy"] > joined.scores["champion_accuracy"]
+    for role in ("score", "retrain"):
+        child = next(one for one in world.children if one.name == role)
+        child.kill()
+    for start_at in range(900, 1300, 50):
+        send_codes(world, range(start_at, start_at + 50))
+    wait_until_learnt(world)
+    last = newest(world)
+    assert last.version == "3" and last.weights["tests.misbehaving:Letters"] > 0.5
+    for i in range(2000, 2100):
+        world.outbox.put("events", f"e{i}", replace(event(i), text=f"code {code_and_label(i)[0]}"))
+    found = predict_sent(world, range(2000, 2100))
+    assert sum(one.label == code_and_label(one.position)[1] for one in found) >= 85
+    assert {(one.model_version, one.revision) for one in found} == {("3", last.revision)}
+    assert world.count(DEAD_LETTERS) == 0
+
+
+def test_next_retraining_replaces_a_single_champion(world: StreamHarness) -> None:
+    """As after an upgrade: the mixture must be better, and learns from then on."""
+    world.promote(flipped=True)
+    for role in ("retrain", "score", "monitor"):
+        world.start(role, **MIXTURE)
+    world.send(events=range(100, 440), labels=range(100, 440))
+    world.until(lambda: world.count(OUTCOMES) == 340)
+    assert updates(world) == []
+    alert(world, 100)
+    world.until(lambda: world.count(MODEL_UPDATES) == 2)
+    assert Registry(world.settings).tags("2")["candidate"] == "mixture"
+    world.send(events=range(500, 540), labels=range(500, 540))
+    world.until(lambda: world.count(OUTCOMES) == 380)
+    wait_until_learnt(world)
+    assert newest(world).version == "2"
+    assert {one.model_version for one in predict(world, range(2000, 2010))} == {"2"}
 
 
 def test_single_champion_writes_no_updates(world: StreamHarness) -> None:

@@ -26,6 +26,8 @@ from driftloop.core.settings import Settings, load
 from stream_processors.drift.drift_monitor import DriftMonitor
 
 MOST = 40
+MOST_BYTES = 25_000
+"""Newest messages of a topic that are kept: their number, and their size together."""
 CUT = b"was pickled"
 
 
@@ -37,9 +39,9 @@ def record(settings: Settings, folder: Path) -> None:
             ends = client.end_offsets(list(client.assignment()))
             lines: list[bytes] = []
             while any(client.position(tp) < end for tp, end in ends.items()):
-                lines += [raw.value for found in client.poll(timeout_ms=500).values() for raw in found]
+                lines += [raw.value or b"" for found in client.poll(timeout_ms=500).values() for raw in found]
         good = [line for line in lines if _readable(topic.message, line)]
-        (folder / f"{topic.name}.jsonl").write_bytes(b"\n".join(good[-MOST:]) + b"\n")
+        (folder / f"{topic.name}.jsonl").write_bytes(b"\n".join(_newest_lines(good)) + b"\n")
     state, rows = OnlineStore(settings).state(MONITOR_STATE)
     newest = _newest(rows)
     (folder / "monitor.rows").write_bytes(newest)
@@ -50,6 +52,15 @@ def record(settings: Settings, folder: Path) -> None:
         for name in (MANIFEST, SIGNATURE):
             shutil.copyfile(bundle / name, folder / name)
     shutil.copyfile(str(messages.__file__), folder / "messages.py")
+
+
+def _newest_lines(lines: Sequence[bytes]) -> list[bytes]:
+    """The newest lines that are allowed, in their order. One that is too long by itself is left out."""
+    kept: list[bytes] = []
+    for line in reversed(lines):
+        if len(kept) < MOST and sum(map(len, kept)) + len(line) <= MOST_BYTES:
+            kept.insert(0, line)
+    return kept
 
 
 def _newest(stored: Sequence[bytes]) -> bytes:

@@ -25,15 +25,7 @@ def retrainings(facts: RunFacts) -> Chapter:
         reason = never if facts.data.chosen.policy == "never" else "No event of the run required one."
         blocks.append(Paragraph(f"No retraining took place. {reason}"))
     if summary.refreshes:
-        promoted = sum(run.verdict == "promoted" for run in summary.refreshes)
-        blocks.append(
-            Paragraph(
-                f"{formatting.plural(len(summary.refreshes), 'refresh', 'refreshes')} took place, "
-                f"{formatting.count(promoted)} of them promoted. A refresh fits the champion's configuration again "
-                "when the number of labels of the new concept has grown by a quarter. It is promoted unless it is "
-                "significantly worse."
-            )
-        )
+        blocks.append(Paragraph(_refreshes(facts)))
     if summary.rollbacks:
         back = [model for model in facts.data.models if model.kind == "rollback"]
         reasons = " ".join(as_sentence(short(model.reason)) for model in back)
@@ -53,6 +45,19 @@ def _first_model(facts: RunFacts) -> str:
     return (
         f"First model: {as_sentence(formatting.safe_text(first.reason, 200))} It was {first.verdict}{version} after "
         f"{formatting.seconds(first.seconds)}."
+    )
+
+
+def _refreshes(facts: RunFacts) -> str:
+    refreshes = facts.summary.refreshes
+    number = formatting.plural(len(refreshes), "refresh", "refreshes")
+    if facts.data.weights:
+        return f"{number} took place. A refresh registers the mixture again when the labels of a concept are fourfold."
+    promoted = sum(run.verdict == "promoted" for run in refreshes)
+    return (
+        f"{number} took place, {formatting.count(promoted)} of them promoted. A refresh fits the champion's "
+        "configuration again when the number of labels of the new concept has grown by a quarter. It is promoted "
+        "unless it is significantly worse."
     )
 
 

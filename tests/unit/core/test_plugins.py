@@ -73,7 +73,7 @@ def test_an_installed_package_offers_short_names() -> None:
         make_detector("error:lost")
     with pytest.raises(DriftloopError, match=r"choose one of adwin, .*, cusum, lost, or give module:Class"):
         make_detector("error:cusun")
-    with pytest.raises(DriftloopError, match=r"Choose from linear, tpot, finetune, class-means, or give module:Class"):
+    with pytest.raises(DriftloopError, match=r"Choose from linear, mixture, tpot, finetune, class-means, or give"):
         catalogue.find("class-mean")
     with pytest.raises(DriftloopError, match=r"\(choose never, .*, every-mistakes, or module:Class\)"):
         settings.load({"DRIFTLOOP_RETRAIN__POLICY": "every-mistake"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from driftloop.core.kafka.topic_history import TopicHistory, first_messages
-from driftloop.core.messages import DriftAlert, ModelUpdate, Outcome, Retraining
+from driftloop.core.messages import DriftAlert, MixtureUpdate, ModelUpdate, Outcome, Retraining
 from tests.unit.serving.test_views import made
 
 
@@ -27,11 +27,13 @@ def test_history_of_stream_excludes_other_streams() -> None:
         outcome_offsets=[3],
         alerts=[alert("own"), alert("other", stream="t")],
         model_updates=[update("1", stream="t"), update("2")],
+        weight_samples=[made(MixtureUpdate, stream=one, revision=1, weights={}) for one in "st"],
         retrainings=[step("s"), step("t")],
     )
     own = history.of_stream("s")
     assert [one.alert_id for one in own.alerts] == ["own"]
     assert [one.version for one in own.model_updates] == ["2"] and len(own.retrainings) == 1
+    assert [one.stream for one in own.weight_samples] == ["s"]
     assert (own.events, own.outcomes, own.outcome_offsets) == (7, history.outcomes, [3])
 
 

@@ -7,12 +7,14 @@ import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from starlette.types import Message, Receive, Scope, Send
 
-from driftloop.core.messages import DriftAlert, ModelUpdate, Outcome, Prediction, Retraining
+from driftloop.core.messages import DriftAlert, MixtureUpdate, ModelUpdate, Outcome, Prediction, Retraining
 from serving.dashboard import charts
 from serving.dashboard.csp import CspMiddleware, content_security_policy
 from serving.live.accuracy import STEP, WINDOW, AccuracyTimeline, Mark
+from serving.live.loop_history import LoopHistory
 from serving.live.recent_predictions import SHOWN, UNLABELLED, RecentPredictions
 from tests.unit.serving.test_views import made
 
@@ -148,6 +150,27 @@ def test_untrusted_text_is_no_chart_key_or_markup() -> None:
     assert options["tooltip"]["renderMode"] == "richText"
     assert options["series"][1]["name"] == "v<b>\\x1b[31m\\u202e\\n{{1}}"
     assert HOSTILE not in str(options)
+
+
+def test_chart_of_weights_stacks_the_experts() -> None:
+    """Only samples are kept; a name is data."""
+    history = LoopHistory()
+    update = MixtureUpdate(
+        stream="s",
+        version="1",
+        revision=1,
+        outcome_offset=49,
+        weights={"online": 0.25, HOSTILE: 0.75},
+        published_at=0.0,
+    )
+    history.take(update)
+    history.take(replace(update, expert="online", outcome_offset=59))
+    history.take(replace(update, outcome_offset=99, weights={"online": 1.0}))
+    assert [labelled for labelled, _ in history.weights] == [50, 100]
+    options = charts.weights(list(history.weights))
+    assert [one["data"] for one in options["series"]] == [[(50, 0.25), (100, 1.0)], [(50, 0.75), (100, 0.0)]]
+    assert len({one["stack"] for one in options["series"]}) == 1
+    assert options["tooltip"]["renderMode"] == "richText" and HOSTILE not in options["series"][1]["name"]
 
 
 def test_chart_has_lines_per_version_and_event_marks() -> None:

@@ -24,7 +24,7 @@ from driftloop.cli.simulation.prepare import PreparedRun
 from driftloop.cli.simulation.run_report import write_report
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka.topic_history import TopicHistory
-from driftloop.core.messages import DriftAlert, Outcome, Prediction, Retraining
+from driftloop.core.messages import DriftAlert, MixtureUpdate, Outcome, Prediction, Retraining
 from driftloop.core.settings import Settings
 from producers.scenarios.scenarios import load_scenario
 from serving.report import aggregates, build, collect, document, formatting, html, pdf, run_data
@@ -298,6 +298,27 @@ def test_report_lists_retraining_reasons_and_candidate_comparisons() -> None:
     alone = [one for one in diary(410) if one.candidate != "tpot"]
     said = chapter(facts_of(retrainings=alone), "Model candidates")
     assert "No search of this run measured both a slow candidate" in said
+
+
+def test_report_of_a_mixture_shows_its_experts() -> None:
+    """Searches are compared with the mixture. The control, a run without one, mentions no expert."""
+    shares = [{"online": 0.5, "newest-300": 0.5}, {"online": 0.123, "newest-300": 0.877}]
+    samples = [
+        MixtureUpdate(stream="s", version="1", revision=1, outcome_offset=at * 50, weights=one, published_at=0.0)
+        for at, one in enumerate(shares)
+    ]
+    mixed = [replace(one, candidate="mixture") if one.candidate == "linear" else one for one in diary(410)]
+    found = facts_of(retrainings=mixed, weight_samples=samples[::-1])
+    assert [one.labelled for one in found.data.weights] == [1, 51]
+    said = chapter(found, "Retrainings")
+    assert "A mixture of experts answers" in said and "newest-300 had the largest weight, 0.877" in said
+    assert "Weights of the experts over the labelled events" in said
+    said = chapter(found, "Model candidates")
+    assert "tried as one more expert of the mixture, in 1 case" in said and "they joined it in 0" in said
+    alone = [one for one in mixed if one.candidate != "tpot"]
+    said = chapter(facts_of(retrainings=alone, weight_samples=samples), "Model candidates")
+    assert "No search of this run measured a slow candidate" in said
+    assert "expert" not in chapter(facts_of(), "Retrainings") + chapter(facts_of(), "Model candidates")
 
 
 def test_refresh_has_no_comparison_and_no_card() -> None:

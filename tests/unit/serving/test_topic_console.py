@@ -17,6 +17,7 @@ from driftloop.core.messages import (
     Event,
     Label,
     Message,
+    MixtureUpdate,
     ModelUpdate,
     Outcome,
     Prediction,
@@ -38,7 +39,7 @@ FIELDS: dict[str, Any] = {
     "window": 10, "alert_id": "a1", "digest": "0123456789abcdef", "action": "promote", "reason": "better by 0.1",
     "run_id": "r1", "trigger": "a1", "state": "rejected", "candidate": "linear", "seconds": 3.5, "key": None,
     "value_base64": "", "size": 7, "error": "not an event", "where": "scorer", "topic": "events", "partition": 0,
-    "offset": 12, "command_id": "c1", "by": "ann",
+    "offset": 12, "command_id": "c1", "by": "ann", "weights": {"online": 1.0}, "revision": 0,
 }  # fmt: skip
 
 
@@ -151,6 +152,12 @@ def test_invalid_watch_is_refused_before_broker_connection() -> None:
         (made(DriftAlert, evidence={"words": ["phone"]}), 'v2  {"words": ["phone"]}'),
         (made(ModelUpdate), "● promote v2  better by 0.1  0123456789ab"),
         (made(ModelUpdate, action="rollback"), "○ rollback v2"),
+        (
+            made(MixtureUpdate, weights={"online": 0.2, "newest-300": 0.8}, expert="online", revision=7),
+            "v2+7  new online  newest-300 0.80, online 0.20  to outcome ",
+        ),
+        (made(MixtureUpdate, weights={"online": 1.0}, expert="", revision=7), "v2+7  sample  online 1.00"),
+        (made(Prediction, revision=7), "v2+7 encoder+head"),
         (made(Retraining), "r1  rejected  linear  v2  3.5 s  better by 0.1"),
         (made(Retraining, candidate="", version="", seconds=0.0), "r1  rejected  better by 0.1"),
         (made(Label, annotator="anna", feedback=True), "negative  by anna (feedback on the prediction)  e1"),

@@ -31,6 +31,7 @@ FIELDS: dict[str, Any] = {
     "stream": "s", "detector": "adwin", "signal": "error", "severity": 0.25, "outcome_offset": 0, "onset_at": 0.0,
     "window": 10, "digest": "d", "run_id": "r", "trigger": "alert", "key": None, "value_base64": "", "size": 0,
     "where": "w", "topic": "events", "partition": 0, "offset": 0, "command_id": "c", "action": "promote", "by": "b",
+    "revision": 1, "weights": {"online": 1.0},
 }  # fmt: skip
 
 

@@ -76,15 +76,22 @@ class Prediction(Message, frozen=True, kw_only=True):
     events that it was trained on."""
     encoder: str = ""
     """Start of the digest of the encoder whose embedding of the text is in the store. Empty: no embedding is stored."""
+    revision: Whole = 0
+    """Number of the `MixtureUpdate` that changed the version last. 0: the version as it was registered."""
     reference: dict[str, Share] = {}
     """Probabilities of the version as it was registered, if labels have changed it since. Drift is looked for in these:
     the changes of a model would look like those of the stream. Empty: the version has not changed."""
 
     @property
+    def confidence(self) -> float:
+        """Largest probability. 0 without any."""
+        return max(self.probabilities.values(), default=0.0)
+
+    @property
     def watched(self) -> tuple[str, float]:
         """Label and confidence of the version as it was registered."""
         if not self.reference:
-            return self.label, max(self.probabilities.values(), default=0.0)
+            return self.label, self.confidence
         label = max(self.reference, key=self.reference.__getitem__)
         return label, self.reference[label]
 
@@ -177,7 +184,10 @@ class ModelUpdate(Message, frozen=True, kw_only=True):
 
 
 class MixtureUpdate(Message, frozen=True, kw_only=True):
-    """Weights of a mixture of experts from now on, and one expert that has changed."""
+    """Weights of a mixture of experts from now on, and one expert that has changed.
+
+    A message without an expert is a sample of the weights over time. It changes nothing.
+    """
 
     stream: str
     version: Version
@@ -186,19 +196,26 @@ class MixtureUpdate(Message, frozen=True, kw_only=True):
     """Number of the update since that model, from 1 on."""
     outcome_offset: Position
     """Offset in `outcomes` of the last label that it has learnt. -1 before the first."""
+    onset_at: Time | None = None
+    """`occurred_at` of the first event after the last drift that it knows of. `null` before the first."""
     weights: dict[str, Share]
     """Weight of each expert; they sum to 1."""
-    expert: str
-    """Name of the expert that has changed."""
-    classes: list[Class]
+    expert: str = ""
+    """Name of the expert that has changed. Empty: a sample."""
+    classes: list[Class] = []
     """The k classes of the expert."""
-    body: str
+    body: str = ""
     """Parameters of the expert; see `driftloop.core.models.mixture_update`. Base64 of a safetensors file."""
     published_at: Time
     fence: Whole = 0
     """Fencing token, as in `ModelUpdate`."""
     signature: str = ""
     """HMAC-SHA256 of the message without this field, by the signing key."""
+
+    @property
+    def is_sample(self) -> bool:
+        """Return True if the message changes nothing."""
+        return not self.expert
 
 
 class Retraining(Message, frozen=True, kw_only=True):
