@@ -328,7 +328,8 @@ class VersionLearner:
         self._taken_over = []
         if not former:
             return
-        for expert in self._trainer.learner.mixture.names:
+        mixture = self._trainer.learner.mixture
+        for expert in set(mixture.names) - set(mixture.guests):
             self._publish(expert)
         self._tools.outbox.flush()
         for update in former:
