@@ -124,6 +124,7 @@ def test_labels_change_the_answers_without_promotion(world: StreamHarness) -> No
     assert samples and all(one.is_sample and sum(one.weights.values()) == pytest.approx(1) for one in samples)
 
 
+@pytest.mark.slow
 def test_restarted_scorer_answers_with_the_newest_update(world: StreamHarness) -> None:
     start(world)
     send_flipped(world, range(100, 400))
@@ -135,6 +136,7 @@ def test_restarted_scorer_answers_with_the_newest_update(world: StreamHarness) -
     assert {one.revision for one in after} == {newest(world).revision} and flipped(after) > 0.8
 
 
+@pytest.mark.slow
 def test_killed_retrainer_loses_no_label(world: StreamHarness) -> None:
     """Its successor reads the updates and the labels after them, and publishes all experts under its own token."""
     start(world, DRIFTLOOP_RETRAIN__LEASE="3")
@@ -198,6 +200,7 @@ def test_drift_registers_what_was_learnt(world: StreamHarness) -> None:
     assert flipped([replace(one, label=one.watched[0]) for one in after]) > 0.8, "the second version has learnt it"
 
 
+@pytest.mark.slow
 def test_version_rolled_back_rests_until_the_next_drift(world: StreamHarness) -> None:
     start(world)
     send_flipped(world, range(100, 200))
@@ -231,6 +234,7 @@ def send_codes(world: StreamHarness, numbers: range) -> None:
     world.until(lambda: world.count(OUTCOMES) == before + len(numbers))
 
 
+@pytest.mark.slow
 def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
     """It is an expert from then on, for scorers and retrainers that are started later as well."""
     environ = {"DRIFTLOOP_RETRAIN__CANDIDATES": "tests.misbehaving:Letters", "DRIFTLOOP_RETRAIN__LEASE": "3"}
@@ -264,6 +268,7 @@ def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
     assert not world.read(DEAD_LETTERS)
 
 
+@pytest.mark.slow
 def test_next_retraining_replaces_a_single_champion(world: StreamHarness) -> None:
     """As after an upgrade: the mixture must be better, and learns from then on."""
     world.promote(flipped=True)
