@@ -37,7 +37,7 @@ from retrain.mixture.champion_learner import learnt_offset
 from retrain.mixture.relearning import learn_again
 from retrain.policies.base import CompletedRetraining, PolicyContext, Retrain, Wait
 from retrain.policies.catalogue import make_policy
-from retrain.stream_state import ALERTS_KEPT, corrected, outcomes_kept
+from retrain.stream_state import ALERTS_KEPT, corrected
 from retrain.training_window import TrainingWindow, build_window, stored_embeddings
 
 AGREEMENT_ROWS = 500
@@ -106,7 +106,7 @@ def repeat_decision(history: TopicHistory, index: int, settings: RetrainSettings
     if message.scores.get("asked_by"):
         return ReproductionStep(subject, None, message.reason)
     settings = recorded_settings(message, settings)
-    inputs = inputs_of(history, index, outcomes_kept(settings))
+    inputs = inputs_of(history, index, settings.window)
     rows, recorded = sum(o.occurred_at >= message.scores["onset_at"] for o in inputs.outcomes), message.scores["rows"]
     if rows != recorded:
         detail = f"{rows} labelled events since the onset are on the topic, {recorded} then"
@@ -129,8 +129,8 @@ def recorded_settings(message: Retraining, default: RetrainSettings) -> RetrainS
         default: Settings to return if the message does not record them.
     """
     if "settings" not in message.scores:
-        return default
-    recorded = message.scores["settings"]
+        return msgspec.structs.replace(default, mixture=False)
+    recorded = {"mixture": False, **message.scores["settings"]}  # earlier versions had none
     known = {RENAMED.get(f"retrain.{name}", name).rpartition(".")[2]: value for name, value in recorded.items()}
     return msgspec.convert(known, RetrainSettings, strict=False)
 
@@ -141,13 +141,14 @@ def inputs_of(history: TopicHistory, index: int, keep: int) -> DecisionInputs:
     Args:
         history: Outcomes, alerts and retrainings of the stream.
         index: Index of the message in ``history.retrainings``.
-        keep: Number of outcomes that the worker kept.
+        keep: Number of outcomes that the worker kept, unless the message records it.
     """
     message = history.retrainings[index]
     scores = message.scores
+    kept = int(scores.get("kept", keep))
     alerts = {alert.alert_id: alert for alert in reversed(history.alerts) if alert.detected_at <= message.at}
     with_offsets = list(zip(history.outcome_offsets, history.outcomes, strict=True))
-    outcomes = outcomes_between(with_offsets, int(scores["first_offset"]), int(scores["last_offset"]), keep)
+    outcomes = outcomes_between(with_offsets, int(scores["first_offset"]), int(scores["last_offset"]), kept)
     corrections = scores.get("corrections", {})
     completed = _completed_before(history.retrainings[:index], history.retrainings)
     return DecisionInputs(
@@ -343,7 +344,7 @@ class _ModelReproducer:
     def _window(self, index: int, settings: RetrainSettings, encoder: Encoder) -> tuple[TrainingWindow, str]:
         """Return the window of a decision, and a phrase about the source of its embeddings."""
         scores: dict[str, Any] = self._history.retrainings[index].scores
-        outcomes = inputs_of(self._history, index, outcomes_kept(settings)).outcomes[-settings.window :]
+        outcomes = inputs_of(self._history, index, settings.window).outcomes[-settings.window :]
         stored = self._store.embeddings([outcome.event_id for outcome in outcomes], encoder.digest)
         missing = sum(vector is None for vector in stored)
         source = f"{len(stored) - missing} embeddings from the store" + (f", {missing} recomputed" if missing else "")

@@ -20,7 +20,7 @@ from retrain.policies.base import CompletedRetraining, Retrain
 from retrain.retraining_log import RetrainingLog
 from retrain.retraining_run import RetrainingRun
 from retrain.retraining_tools import RetrainingTools
-from retrain.stream_state import StreamState
+from retrain.stream_state import StreamState, outcomes_kept
 from retrain.training_window import build_window
 
 STOPPED = "the worker was stopped"
@@ -128,6 +128,7 @@ class RunScheduler:
     def _inputs(self, past: CompletedRetraining, decision: Retrain, command: Command | None) -> dict[str, Any]:
         """Return the facts behind a decision, from which `driftloop case --replay` repeats it."""
         first, last = self._state.offsets
+        chosen = msgspec.structs.replace(self._settings.retrain, mixture=self._tools.mixture is not None)
         inputs = {
             "onset_at": past.onset_at,
             "first_offset": first,
@@ -136,7 +137,8 @@ class RunScheduler:
             "rows": past.rows,
             "corrections": self._state.corrected,
             "asked_by": "" if command is None else command.by,
-            "settings": msgspec.to_builtins(self._settings.retrain),
+            "settings": msgspec.to_builtins(chosen),
+            "kept": outcomes_kept(self._settings.retrain),
         }
         return inputs | {"details": dict(decision.details)} if decision.details else inputs
 

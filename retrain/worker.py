@@ -18,6 +18,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from driftloop.core.coordination.leader_lease import LeaderLease
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka.clients import ConfirmedProducer
@@ -66,7 +68,8 @@ class Worker:
         self._lease = LeaderLease(self._store, "retrainer", settings.retrain.lease)
         self._outbox = ConfirmedProducer(settings, self._lease.check)
         self._promoter = Promoter(settings, self._outbox, self._lease)
-        self._policy = make_policy(settings.retrain)
+        # By whether the champion is a mixture that learns.
+        self._policies = {learns: make_policy(replace(settings.retrain, mixture=learns)) for learns in (False, True)}
         self._fork_server_due = math.inf  # when the fork server is to load its libraries, on the monotonic clock
 
     def stop(self) -> None:
@@ -156,7 +159,8 @@ class Worker:
                 tools.learner.advance(state, fresh)
             while state.commands:
                 self._execute(state.commands.popleft(), state, runs)
-            decision = self._policy.decide(state.now, tuple(state.alerts), state.outcomes)
+            policy = self._policies[tools.mixture is not None]
+            decision = policy.decide(state.now, tuple(state.alerts), state.outcomes)
             if isinstance(decision, Retrain):
                 runs.start(decision)
             elif once and runs.idle and not (tools.learner and tools.learner.busy):

@@ -104,7 +104,7 @@ def measure(stream: Stream, flipped: float, weighed: bool, settings: Settings, s
         settings: Settings of the loop.
         seconds: Time from a decision to the new model's first prediction.
     """
-    policy = make_policy(msgspec.structs.replace(settings.retrain, policy="on-drift"))
+    policy = make_policy(msgspec.structs.replace(settings.retrain, policy="on-drift", mixture=False))
     trust: Callable[[TrainingWindow], TrainingWindow] = weight_labels if weighed else lambda window: window
     loop = Loop(stream, policy, settings, round(seconds * stream.rate), weigh=trust)
     with threadpool_limits(1):

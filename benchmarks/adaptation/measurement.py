@@ -78,9 +78,13 @@ def measure(stream: Stream, system: str, settings: Settings, seconds: float) -> 
 
 
 def _with_bootstrap(settings: Settings, scenario: Scenario) -> Settings:
-    """Set the events of the first model: at most a quarter of the stream, unless the scenario has a number."""
+    """Set the events of the first model: at most a quarter of the stream, unless the scenario has a number.
+
+    The mixture is a system of its own; the policies are those of a single champion.
+    """
     bootstrap = scenario.bootstrap or min(settings.retrain.bootstrap, max(1, len(scenario) // 4))
-    return msgspec.structs.replace(settings, retrain=msgspec.structs.replace(settings.retrain, bootstrap=bootstrap))
+    retrain = msgspec.structs.replace(settings.retrain, bootstrap=bootstrap, mixture=False)
+    return msgspec.structs.replace(settings, retrain=retrain)
 
 
 def _measure_online(stream: Stream, system: str, settings: Settings) -> Row:

@@ -41,7 +41,7 @@ SAMPLED_EVERY = 50
 SAMPLES = 2000
 """Samples that the topic keeps."""
 CHUNK = 500
-"""Labelled events that are remembered between two looks at a stop."""
+"""Labelled events that are taken between two looks at a stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,14 +207,19 @@ class VersionLearner:
 
     def catch_up(self, state: StreamState) -> None:
         """Remember the labels that the mixture has learnt, and learn those that have come since."""
-        learnt = [one for at, one in state.outcomes_with_offsets if at <= self._offset or one.in_sample]
-        new = [one for at, one in state.outcomes_with_offsets if at > self._offset and not one.in_sample]
+        known = state.outcomes_with_offsets
+        learnt = [one for at, one in known if at <= self._offset or one.in_sample]
+        new = [(at, one) for at, one in known if at > self._offset and not one.in_sample]
         for start in range(0, len(learnt), CHUNK):
             if self._tools.stopped():
                 return
             self._trainer.remember(learnt[start : start + CHUNK])
         self._replace_updates()
-        self.advance(state, new)
+        for start in range(0, len(new), CHUNK):
+            if self._tools.stopped():
+                return
+            chunk = new[start : start + CHUNK]
+            self._learn(state, [one for _, one in chunk], chunk[-1][0])
 
     def advance(self, state: StreamState, fresh: Sequence[Outcome]) -> None:
         """Learn from new labels and alerts, and publish what has changed.
@@ -226,13 +231,18 @@ class VersionLearner:
         for event_id in state.corrections.keys() - self._corrected:
             self._corrected.add(event_id)
             self._trainer.learner.correct(event_id, state.corrections[event_id].label)
-        self._offset = max(self._offset, state.offsets[1])
+        self._learn(state, fresh, state.offsets[1])
+
+    def _learn(self, state: StreamState, fresh: Sequence[Outcome], last: int) -> None:
+        """Learn from labels up to an offset in `outcomes`, unless a rollback interrupts that."""
+        self._offset = max(self._offset, last)
         if self._paused_at is not None:
             if not any(alert.detected_at > self._paused_at for alert in state.alerts):
                 self._trainer.remember(fresh)
                 return
             self._paused_at = None
-        self._trainer.advance(fresh, list(state.alerts))
+        # An alert is told after the labels that the monitor had read before it.
+        self._trainer.advance(fresh, [alert for alert in state.alerts if alert.outcome_offset <= last])
         if self._offset // SAMPLED_EVERY > self._sampled:
             self._sampled = self._offset // SAMPLED_EVERY
             self._publish_sample()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from driftloop.core.messages import DriftAlert, Outcome
@@ -41,7 +42,7 @@ def learn_again(
     """
     onset_at = lineage.parameters.get("onset_at")
     learner = MixtureLearner(head.mixture.copy(), lineage.rows, onset_at=NO_DRIFT if onset_at is None else onset_at)
-    trainer = MixtureTrainer(learner, head, embed, lambda expert: None)
+    trainer = MixtureTrainer(learner, head, embed, lambda expert: None, budget=math.inf)
     try:
         trainer.remember([one for offset, one in outcomes if offset <= learnt or one.in_sample])
         new = [(offset, one) for offset, one in outcomes if offset > learnt and not one.in_sample]

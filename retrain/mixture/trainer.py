@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -14,6 +16,9 @@ from driftloop.core.models.mixture_head import MixtureHead
 from retrain.labels.running_trust import RunningTrust
 from retrain.mixture.learner import ONLINE, Fit, MixtureLearner, Row, make_rows
 
+BUDGET, PERIOD = 5.0, 10.0
+"""Half of a core for refits: at some hundred labels per second they would take a whole one, which the scorer needs."""
+
 
 class MixtureTrainer:
     """Learns from the labels and alerts of one stream. Experts are refitted in one thread of its own.
@@ -23,6 +28,8 @@ class MixtureTrainer:
         head: Head with the same mixture, for the words of a text and for the guests.
         embed: Returns the embeddings of n outcomes, shape (n, d).
         publish: Called with the name of each expert that has changed.
+        clock: Monotonic clock, in seconds.
+        budget: Seconds of refits in the newest `PERIOD` seconds after which the next ones wait.
     """
 
     def __init__(
@@ -31,6 +38,8 @@ class MixtureTrainer:
         head: MixtureHead,
         embed: Callable[[Sequence[Outcome]], Matrix],
         publish: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        budget: float = BUDGET,
     ) -> None:
         self.learner = learner
         self.head = head
@@ -38,7 +47,11 @@ class MixtureTrainer:
         self._publish = publish
         self._trust = RunningTrust()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mixture")
-        self._running: dict[str, Future[LinearWeights]] = {}
+        self._running: dict[str, Future[tuple[LinearWeights, float]]] = {}
+        self._clock = clock
+        self._budget = budget
+        # Ends of the newest refits, and the seconds that each took.
+        self._spent: deque[tuple[float, float]] = deque()
 
     @property
     def busy(self) -> bool:
@@ -73,8 +86,9 @@ class MixtureTrainer:
         if new or any(drifted):
             self._publish(ONLINE)
         self._collect()
-        for fit in self.learner.due():
-            self._running[fit.expert] = self._pool.submit(_run, fit)
+        if self._seconds_spent() < self._budget:
+            for fit in self.learner.due():
+                self._running[fit.expert] = self._pool.submit(_run, fit)
 
     def wait(self) -> None:
         """Wait until the refits under way are finished, and take them over."""
@@ -98,10 +112,21 @@ class MixtureTrainer:
 
     def _collect(self) -> None:
         for expert in [name for name, future in self._running.items() if future.done()]:
-            self.learner.install(expert, self._running.pop(expert).result())
+            weights, seconds = self._running.pop(expert).result()
+            self._spent.append((self._clock(), seconds))
+            self.learner.install(expert, weights)
             self._publish(expert)
 
+    def _seconds_spent(self) -> float:
+        """Return the seconds that the newest refits took."""
+        while self._spent and self._spent[0][0] < self._clock() - PERIOD:
+            self._spent.popleft()
+        return sum(seconds for _, seconds in self._spent)
 
-def _run(fit: Fit) -> LinearWeights:
+
+def _run(fit: Fit) -> tuple[LinearWeights, float]:
+    """Fit an expert, and return it with the seconds that it took."""
+    began = time.perf_counter()
     with threadpool_limits(1):  # the other cores are the scorer's
-        return fit.run()
+        weights = fit.run()
+    return weights, time.perf_counter() - began

@@ -104,10 +104,11 @@ class LivePage:
             self._accuracy = ui.echart(charts.accuracy({}, [])).classes("chart tall")
             self._accuracy_text = ui.label().classes("unseen")
         with widgets.panel("Experts", "weights in the mixture, by labelled events", classes="wide-panel") as experts:
-            self._weights = ui.echart(charts.weights([])).classes("chart")
             self._weights_text = ui.label().classes("unseen")
         self._experts = experts
         self._experts.set_visibility(False)
+        # Made with the first weights: a chart that is drawn unseen has no size.
+        self._weights: ui.echart | None = None
         with widgets.panel("Throughput"):
             self._speed = ui.echart(charts.speed([])).classes("chart")
         with widgets.panel("Latency"):
@@ -158,10 +159,11 @@ class LivePage:
         self._add_to_log(snapshot, snapshot.printed - (before.printed if before else 0))
 
     def _draw_weights(self, snapshot: Snapshot) -> None:
-        if not self._experts.visible:
+        if self._weights is None:
             self._experts.set_visibility(True)
+            with self._experts:
+                self._weights = ui.echart(snapshot.weights_chart).classes("chart")
         _set(self._weights, snapshot.weights_chart)
-        self._weights.run_chart_method("resize")  # a chart that was drawn unseen has no size
         newest = ", ".join(f"{name} {weight:.0%}" for name, weight in snapshot.weights[-1][1].items())
         self._weights_text.set_text(escape_control_chars(newest, 500))
 

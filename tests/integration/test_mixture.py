@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 import time
 from typing import Any
@@ -18,6 +19,7 @@ from driftloop.core.models.mixture_update import signed
 from driftloop.core.models.registry import Registry
 from driftloop.core.topics import DEAD_LETTERS, MIXTURE_UPDATES, MODEL_UPDATES, OUTCOMES, PREDICTIONS, RETRAINING
 from retrain.promotion.manual_actions import rollback
+from retrain.reproduce import reproduce_case
 from tests.integration.conftest import StreamHarness, event, label, text_and_label
 
 FIRST = 60
@@ -198,6 +200,11 @@ def test_drift_registers_what_was_learnt(world: StreamHarness) -> None:
     assert flipped(after) > 0.8
     assert {(one.model_version, one.revision) for one in after} == {("2", newest(world).revision)}
     assert flipped([replace(one, label=one.watched[0]) for one in after]) > 0.8, "the second version has learnt it"
+    decision, model = reproduce_case(world.settings, "an-alert")
+    assert decision.same is True, decision.detail
+    found = re.search(r"since version 1, it gives ([0-9.]+)% of the newest (\d+) events", model.detail)
+    assert model.same is None and found is not None, model.detail
+    assert float(found[1]) > 90 and int(found[2]) == 380
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from driftloop.core.models.mixture import Mixture
 from driftloop.core.models.mixture_head import MixtureHead
 from driftloop.core.models.mixture_update import UpdateSeries, apply_update, check_signature
 from retrain.mixture.learner import CONCEPT, ONLINE, MixtureOptions
-from retrain.mixture.trainer import MixtureTrainer
+from retrain.mixture.trainer import BUDGET, PERIOD, MixtureTrainer
 from tests import tiny
 
 ROWS = tiny.window(200)
@@ -42,13 +42,13 @@ def alert(onset: float) -> DriftAlert:
 class Played:
     """A trainer whose updates another process applies."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         first = ROWS.take(slice(0, FIRST))
         learner, self.head = tiny.mixture(first, MixtureOptions(shortest=40, windows=2))
         self.replica: Mixture = learner.mixture.copy()
         self.updates: list[MixtureUpdate] = []
         self._series = UpdateSeries("s", "4", tiny.KEY)
-        self.trainer = MixtureTrainer(learner, self.head, self._embed, self._publish)
+        self.trainer = MixtureTrainer(learner, self.head, self._embed, self._publish, clock)
 
     def _embed(self, outcomes: Sequence[Outcome]) -> Matrix:
         return ROWS.embeddings[[ROWS.event_ids.index(one.event_id) for one in outcomes]]
@@ -108,10 +108,28 @@ def test_nothing_is_published_without_news(played: Played) -> None:
 
 def test_labels_wait_for_no_refit(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights of a label are there at once; a slow refit comes later."""
-    monkeypatch.setattr("retrain.mixture.trainer._run", lambda fit: time.sleep(1.0) or fit.run())
+    monkeypatch.setattr("retrain.mixture.trainer._run", lambda fit: (time.sleep(1.0) or fit.run(), 1.0))
     began = len(played.updates)
     played.trainer.advance([outcome(at, False) for at in range(FIRST, FIRST + 40)], [])
     assert [update.expert for update in played.updates[began:]] == [ONLINE]
     assert played.trainer.busy
     played.trainer.wait()
     assert "newest-40" in [update.expert for update in played.updates[began:]] and not played.trainer.busy
+
+
+def test_refits_wait_when_they_take_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels are learnt meanwhile; the control is the first refit."""
+    clock = [100.0]
+    played = Played(lambda: clock[0])
+    monkeypatch.setattr("retrain.mixture.trainer._run", lambda fit: (fit.run(), BUDGET))
+    trainer = played.trainer
+    trainer.advance([outcome(at, False) for at in range(FIRST, FIRST + 30)], [])
+    assert trainer.busy
+    trainer.wait()
+    clock[0] += PERIOD / 2
+    trainer.advance([outcome(at, False) for at in range(FIRST + 30, FIRST + 60)], [])
+    assert not trainer.busy and played.updates[-1].expert == ONLINE
+    clock[0] += PERIOD
+    trainer.advance([], [])
+    assert trainer.busy
+    trainer.close()
