@@ -31,6 +31,8 @@ from retrain.training_window import MIN_HOLDOUT, TrainingWindow
 
 IDLE = 10.0
 """Seconds without a new labelled event after which a shadow is judged on the events so far."""
+LONG_IDLE = 60.0
+"""The same while there are fewer events than a decision needs."""
 
 MIXTURE = "mixture"
 OWN_ENCODER = "a head on an encoder of its own cannot join the mixture"
@@ -259,7 +261,8 @@ class RetrainingRun:
             shadowed.shadow = self._shadow(candidate.model, known)
         shadow = shadowed.shadow
         decision = shadow.advance(evaluator.predict_outcomes)
-        if decision == "undecided" and (shadow.waiting or time.monotonic() - shadowed.last_event < IDLE):
+        patience = IDLE if len(shadow.rows) >= shadow.least else LONG_IDLE
+        if decision == "undecided" and (shadow.waiting or time.monotonic() - shadowed.last_event < patience):
             return
         self._shadows.remove(shadowed)
         self._judge(candidate, shadow, champion, refused=decision == "champion")

@@ -9,10 +9,12 @@ import msgspec
 import numpy as np
 import scipy.sparse as sp
 
+from benchmarks.adaptation.guest_search import GuestSearch
 from benchmarks.adaptation.playback import Clock, Playback, Stream
 from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import DriftAlert, Outcome
 from driftloop.core.models.classifier import Matrix
+from driftloop.core.models.guest import Guest
 from driftloop.core.models.mixture import Features, LinearWeights, WordHasher
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings
@@ -25,6 +27,8 @@ from stream_processors.drift.detectors import parse_parameters
 
 SECONDS_PER_ROW = 1e-4
 """Further seconds of a refit for each of its rows."""
+TOGETHER = 256
+"""Events that a guest is asked for at once."""
 SNAPSHOT_LABELS = 300
 """Labels since the onset of a drift after which the signals watch a new snapshot."""
 
@@ -38,6 +42,15 @@ class LoopOptions(MixtureOptions, frozen=True, kw_only=True):
     """Tell the mixture of drifts."""
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """Seconds from the decision to refit an expert of few rows until its first prediction."""
+    tpot: bool = False
+    """Search a pipeline with TPOT after each drift, as a guest."""
+    finetune: bool = False
+    """Fine-tune the encoder after each drift, as a guest."""
+
+    @property
+    def guests(self) -> list[str]:
+        """Candidates of a search, in the order of their fits."""
+        return [name for name, chosen in (("tpot", self.tpot), ("finetune", self.finetune)) if chosen]
 
 
 DEFAULTS = LoopOptions()
@@ -60,6 +73,8 @@ def parse_system(system: str) -> LoopOptions:
 class MixtureLoop(Playback):
     """The loop with a mixture that learns from every label.
 
+    With candidates, a search follows each snapshot, and what proves better joins the mixture as a guest.
+
     A refit is in use some events after it was due. The time is a formula and not measured, so that a second run gives
     the same row.
 
@@ -79,9 +94,16 @@ class MixtureLoop(Playback):
         self._trust = RunningTrust()
         self._weigh = weigh
         self.fits = 0
+        self._searched: list[int] = []
         self.snapshots: list[int] = []
         """Position of each snapshot."""
         self._relearning = False
+        self._search = GuestSearch(stream, settings, options.guests) if options.guests else None
+        self._guests: list[Guest] = []
+        # Probabilities of a guest for events from a position on.
+        self._answers: dict[tuple[Guest, int], Matrix] = {}
+        # Events whose labels are known, for the window of a search.
+        self._known: list[Outcome] = []
         # Ticks at which refits are in use, with the name of the expert.
         self._upcoming: list[tuple[int, str, LinearWeights]] = []
 
@@ -106,7 +128,11 @@ class MixtureLoop(Playback):
             self._take_snapshot(0)
 
     def begin(self, tick: int) -> None:
-        """Put refits into use."""
+        """Put refits and guests into use."""
+        for joining in self._search.joining(tick) if self._search is not None else ():
+            self.learner.mixture.add_guest(joining.guest.name, joining.weight)
+            self._guests = [one for one in self._guests if one.name != joining.guest.name] + [joining.guest]
+            self._take_snapshot(tick)
         while self._upcoming and tick >= self._upcoming[0][0]:
             _, name, weights = self._upcoming.pop(0)
             self.learner.install(name, weights)
@@ -128,6 +154,9 @@ class MixtureLoop(Playback):
             outcome: The labelled event.
             tick: Current tick.
         """
+        self._known.append(outcome)
+        if self._search is not None:
+            self._search.learn(outcome)
         if outcome.in_sample:
             return
         with Clock(self.cpu, "retrain"):
@@ -141,21 +170,58 @@ class MixtureLoop(Playback):
             self._upcoming.sort(key=lambda one: one[0])
             if self._relearning and self.learner.labels_of_concept >= SNAPSHOT_LABELS:
                 self._relearning = False
+                self._drop_idle_guests()
                 self._take_snapshot(tick)
+                self._start_search(tick)
 
     def alert(self, alert: DriftAlert) -> None:
         """Tell the mixture of a drift."""
         if self._options.alerts:
             self._relearning |= self.learner.notice_drift(alert.onset_at)
+            if self._search is not None:
+                self._search.end_at(alert.onset_at)
 
     def counts(self) -> dict[str, Any]:
         """Return refits and snapshots; see `Playback.counts`."""
         swaps = {"swaps": len(self.snapshots) - 1, "rollbacks": 0, "swapped_at": self.snapshots[1:]}
-        return {"retrainings": 0, "refreshes": 0, "fits": self.fits, **swaps}
+        searches = len(self._searched)
+        return {"retrainings": searches, "refreshes": 0, "fits": self.fits, **swaps}
+
+    def _drop_idle_guests(self) -> None:
+        """Remove the guests with less than half of an equal share of the weight, as the live loop does."""
+        mixture = self.learner.mixture
+        weights = dict(zip(mixture.names, mixture.weights, strict=True))
+        for guest in list(self._guests):
+            if weights[guest.name] < 0.5 / len(weights):
+                mixture.remove_guest(guest.name)
+                self._guests.remove(guest)
+
+    def _start_search(self, tick: int) -> None:
+        """Fit the candidates on the newest labels."""
+        if self._search is None:
+            return
+        self._searched.append(tick)
+        rows = sorted(self._known[-self.settings.retrain.window :], key=lambda outcome: outcome.position)
+        onset = sum(outcome.occurred_at < self.learner.onset_at for outcome in rows)
+        window = self.stream.window([outcome.position for outcome in rows], onset, [outcome.label for outcome in rows])
+        seconds = self._search.start(tick, window, max(outcome.occurred_at for outcome in rows))
+        self.cpu["retrain"] += seconds  # on one core each
 
     def _take_snapshot(self, tick: int) -> None:
         self._snapshot = self.learner.mixture.copy()
         self.snapshots.append(tick)
 
     def _features(self, position: int) -> Features:
-        return Features(self.stream.embeddings[position : position + 1], self._words[position])
+        guests = {guest.name: self._answer(guest, position) for guest in self._guests}
+        return Features(self.stream.embeddings[position : position + 1], self._words[position], guests)
+
+    def _answer(self, guest: Guest, position: int) -> Matrix:
+        """Return the probabilities of a guest for one event, shape (1, k); it is asked for many events at once."""
+        start = position - position % TOGETHER
+        key = (guest, start)
+        if key not in self._answers:
+            rows = slice(start, min(start + TOGETHER, len(self.stream)))
+            texts = [row.text for row in self.stream.scenario.sequence[rows]]
+            classes = self.learner.mixture.classes
+            self._answers[key] = guest.predict_proba(texts, self.stream.embeddings[rows], classes)
+        return self._answers[key][position - start : position - start + 1]

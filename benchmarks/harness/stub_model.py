@@ -38,6 +38,7 @@ class StubClassifier:
     encoder = StubEncoder()
     trained_until = float("-inf")
     made_at = 0.0
+    revision = 0
     first_stage = None
     cascade = None
 

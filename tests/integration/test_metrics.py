@@ -121,7 +121,7 @@ def replayed(settings: Settings, world: StreamHarness) -> tuple[Said, dict[str, 
     port = free_port()
     rows = "".join(f"{text},{label}\n" for text, label in map(text_and_label, range(400)))
     (world.folder / "data.csv").write_text("text,label\n" + rows)
-    (world.folder / "mine.toml").write_text('rate = 2\nbootstrap = 50\nlabel_delay = 9\n[dataset]\npath = "data.csv"\n')
+    (world.folder / "mine.toml").write_text('rate = 1\nbootstrap = 50\nlabel_delay = 9\n[dataset]\npath = "data.csv"\n')
     argv = [sys.executable, "-m", "driftloop", "replay", str(world.folder / "mine.toml")]
     environ = environment(settings) | {"DRIFTLOOP_HEALTH__PORT": str(port)}
     found: list[tuple[Said, dict[str, int]]] = []
@@ -286,7 +286,7 @@ def test_retrainer_metrics_match_steps_and_durations(loop: Loop) -> None:
     assert said.of("driftloop_retraining_seconds_count", "kind", "end") == counts
     assert said.of("driftloop_retraining_seconds_sum", "kind", "end") == pytest.approx(seconds)
     assert said.of("driftloop_dead_letters_total", "role") == {"retrainer": BURIED["retrainer"]}
-    read = sum(world.count(topic) for topic in (OUTCOMES, DRIFT_ALERTS, COMMANDS, LABELS))
+    read = sum(world.count(topic) for topic in (OUTCOMES, DRIFT_ALERTS, MODEL_UPDATES, COMMANDS, LABELS))
     assert said.one("driftloop_records_total") == read and said.one("driftloop_lag_records") == 0
     assert loop.seen and all(asked <= since <= now for asked, since, now in loop.seen)
     assert said.one("driftloop_oldest_retraining_timestamp_seconds") == 0

@@ -255,8 +255,9 @@ def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
     assert world.count(MODEL_UPDATES) == 2, "the mixture as it had learnt"
     for start_at in range(500, 800, 50):
         send_codes(world, range(start_at, start_at + 50))
-    world.until(lambda: world.count(MODEL_UPDATES) == 3)
-    joined = steps(world)[-1] if steps(world)[-1].state == "promoted" else steps(world)[-2]
+    world.until(lambda: "finished" in [one.state for one in steps(world)])
+    joined = steps(world)[-2]
+    assert joined.state == "promoted", joined.reason
     assert joined.candidate == "tests.misbehaving:Letters" and joined.scores["held_out"] >= 200
     assert joined.scores["accuracy"] > joined.scores["champion_accuracy"]
     for role in ("score", "retrain"):
