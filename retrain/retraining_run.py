@@ -356,7 +356,6 @@ class RetrainingRun:
 
     def _task(self, candidate: str, rows: int | None = None) -> Task:
         settings, chosen = self._tools.settings, self._chosen
-        seconds = {"linear": chosen.linear_seconds, "tpot": chosen.tpot_seconds, "finetune": chosen.finetune_seconds}
         lineage = Lineage(
             candidate=candidate,
             trigger=self.past.trigger,
@@ -369,7 +368,7 @@ class RetrainingRun:
             parent_version=self._tools.models.champion().version,
         )
         return Task(
-            budget=Budget(seconds.get(candidate, chosen.finetune_seconds), seed=chosen.seed),
+            budget=Budget(catalogue.budget_seconds(candidate, chosen), seed=chosen.seed),
             model=settings.model,
             lineage=lineage,
             signing_key=settings.signing_key,

@@ -22,29 +22,21 @@ from driftloop.core.messages import Outcome
 from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle
 from driftloop.core.models.classifier import Predictions
 from driftloop.core.models.encoder import OnnxEncoder
-from driftloop.core.models.guest import Guest
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings, cache_dir
+from retrain.candidates import catalogue
 from retrain.candidates.base import Budget, Task
 from retrain.evaluation.gate import judge
 from retrain.evaluation.paired_slice import Slice
 from retrain.evaluation.shadow import Shadow
 from retrain.fitting import sandbox
-from retrain.mixture.champion_learner import as_guest
+from retrain.mixture.champion_learner import GuestChange, as_guest
 from retrain.mixture.stack import Stack
 from retrain.retraining_run import MIXTURE_EVENTS
 from retrain.training_window import TrainingWindow
 
 FOLDER = "benchmark-fits"
 """Folder of the fits in the cache."""
-
-
-@dataclass(frozen=True)
-class Joining:
-    """Guest that has proved better, and its weight."""
-
-    guest: Guest
-    weight: float
 
 
 @dataclass
@@ -112,7 +104,7 @@ class GuestSearch:
         for tried in self._tried:
             tried.shadow.end_at(onset_at)
 
-    def joining(self, tick: int) -> list[Joining]:
+    def joining(self, tick: int) -> list[GuestChange]:
         """Return the candidates that have proved better by now."""
         found = []
         for tried in [one for one in self._tried if one.ready <= tick]:
@@ -126,7 +118,7 @@ class GuestSearch:
             found += [] if joining is None else [joining]
         return found
 
-    def _judge(self, tried: Tried) -> Joining | None:
+    def _judge(self, tried: Tried) -> GuestChange | None:
         shadow = tried.shadow
         if len(shadow.rows) < MIXTURE_EVENTS or shadow.stack is None:
             return None
@@ -141,7 +133,7 @@ class GuestSearch:
         guest = as_guest(tried.name, tried.model, self._encoder.digest)
         if not verdict.better or guest is None or not np.isinf(shadow.until):
             return None
-        return Joining(guest, shadow.stack.weight)
+        return GuestChange(guest, shadow.stack.weight)
 
     def _predict(self, model: BundleClassifier, outcomes: Sequence[Outcome]) -> Predictions:
         embeddings = self._stream.embeddings[[outcome.position for outcome in outcomes]]
@@ -150,7 +142,7 @@ class GuestSearch:
     def _fit(self, name: str, window: TrainingWindow) -> tuple[Path | None, float]:
         """Return the bundle of a fit, `None` if it failed, and its seconds."""
         chosen = self._settings.retrain
-        seconds = {"tpot": chosen.tpot_seconds, "finetune": chosen.finetune_seconds}[name]
+        seconds = catalogue.budget_seconds(name, chosen)
         recipe: dict[str, Any] = {"name": name, "seconds": seconds, "seed": chosen.seed, "onset": window.onset}
         rows = json.dumps([recipe, window.texts, window.labels, self._encoder.digest]).encode()
         folder = cache_dir() / FOLDER / hashlib.sha256(rows).hexdigest()[:32]

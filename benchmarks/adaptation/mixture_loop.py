@@ -21,7 +21,9 @@ from driftloop.core.settings import Settings
 from retrain.candidates.training_rows import require_learnable
 from retrain.labels.annotator_trust import weight_labels
 from retrain.labels.running_trust import RunningTrust
+from retrain.mixture.champion_learner import GuestChange
 from retrain.mixture.learner import MixtureLearner, MixtureOptions, make_rows
+from retrain.policies.catalogue import SNAPSHOT_LABELS
 from retrain.training_window import TrainingWindow
 from stream_processors.drift.detectors import parse_parameters
 
@@ -29,8 +31,6 @@ SECONDS_PER_ROW = 1e-4
 """Further seconds of a refit for each of its rows."""
 TOGETHER = 256
 """Events that a guest is asked for at once."""
-SNAPSHOT_LABELS = 300
-"""Labels since the onset of a drift after which the signals watch a new snapshot."""
 
 
 class LoopOptions(MixtureOptions, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ class MixtureLoop(Playback):
         """Position of each snapshot."""
         self._relearning = False
         self._search = GuestSearch(stream, settings, options.guests) if options.guests else None
-        self._guests: list[Guest] = []
+        self._guests: tuple[Guest, ...] = ()
         # Probabilities of a guest for events from a position on.
         self._answers: dict[tuple[Guest, int], Matrix] = {}
         # Events whose labels are known, for the window of a search.
@@ -130,8 +130,7 @@ class MixtureLoop(Playback):
     def begin(self, tick: int) -> None:
         """Put refits and guests into use."""
         for joining in self._search.joining(tick) if self._search is not None else ():
-            self.learner.mixture.add_guest(joining.guest.name, joining.weight)
-            self._guests = [one for one in self._guests if one.name != joining.guest.name] + [joining.guest]
+            self._guests = joining.apply(self.learner.mixture, self._guests)
             self._take_snapshot(tick)
         while self._upcoming and tick >= self._upcoming[0][0]:
             _, name, weights = self._upcoming.pop(0)
@@ -170,7 +169,8 @@ class MixtureLoop(Playback):
             self._upcoming.sort(key=lambda one: one[0])
             if self._relearning and self.learner.labels_of_concept >= SNAPSHOT_LABELS:
                 self._relearning = False
-                self._drop_idle_guests()
+                mixture = self.learner.mixture
+                self._guests = GuestChange(leaving=mixture.idle_guests).apply(mixture, self._guests)
                 self._take_snapshot(tick)
                 self._start_search(tick)
 
@@ -186,15 +186,6 @@ class MixtureLoop(Playback):
         swaps = {"swaps": len(self.snapshots) - 1, "rollbacks": 0, "swapped_at": self.snapshots[1:]}
         searches = len(self._searched)
         return {"retrainings": searches, "refreshes": 0, "fits": self.fits, **swaps}
-
-    def _drop_idle_guests(self) -> None:
-        """Remove the guests with less than half of an equal share of the weight, as the live loop does."""
-        mixture = self.learner.mixture
-        weights = dict(zip(mixture.names, mixture.weights, strict=True))
-        for guest in list(self._guests):
-            if weights[guest.name] < 0.5 / len(weights):
-                mixture.remove_guest(guest.name)
-                self._guests.remove(guest)
 
     def _start_search(self, tick: int) -> None:
         """Fit the candidates on the newest labels."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from driftloop.core import plugins
 from driftloop.core.errors import DriftloopError
+from driftloop.core.settings import RetrainSettings
 from retrain.candidates.base import Candidate
 
 CANDIDATES: dict[str, str] = {
@@ -50,6 +51,17 @@ def make_custom(cls: Any, name: str) -> Candidate:
     if not isinstance(candidate, Candidate):
         raise DriftloopError(f"{name} is not a candidate. Give it `name`, `quick`, `fit`, `rescue` and `refit`.")
     return candidate
+
+
+def budget_seconds(name: str, settings: RetrainSettings) -> float:
+    """Return the time limit of a candidate. One of the user's own has that of fine-tuning.
+
+    Args:
+        name: Name of the candidate.
+        settings: The [retrain] settings.
+    """
+    seconds = {"linear": settings.linear_seconds, "tpot": settings.tpot_seconds}
+    return seconds.get(name, settings.finetune_seconds)
 
 
 def is_quick(name: str) -> bool:

@@ -65,9 +65,7 @@ class Evaluator:
         texts = [outcome.text for outcome in outcomes]
         if not self._shares_encoder(model):
             return model.predict(texts)
-        window = self.window(outcomes)
-        row_of = {event_id: row for row, event_id in enumerate(window.event_ids)}
-        return model.predict(texts, window.embeddings[[row_of[outcome.event_id] for outcome in outcomes]])
+        return model.predict(texts, stored_embeddings(outcomes, self._store, self._encoder))
 
     def embeddings(self, outcomes: Sequence[Outcome]) -> Matrix:
         """Return the embeddings of n labelled events, shape (n, d), in their order."""

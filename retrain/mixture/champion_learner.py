@@ -250,10 +250,8 @@ class VersionLearner:
 
     @property
     def idle_guests(self) -> tuple[str, ...]:
-        """Guests with less than half of an equal share of the weight: each may cost a second pass."""
-        mixture = self._trainer.learner.mixture
-        weights = dict(zip(mixture.names, mixture.weights, strict=True))
-        return tuple(guest for guest in mixture.guests if weights[guest] < 0.5 / len(weights))
+        """Guests that are not worth their cost; see `Mixture.idle_guests`."""
+        return self._trainer.learner.mixture.idle_guests
 
     def write_bundle(self, out: Path, encoder: OnnxEncoder, lineage: Lineage, change: GuestChange) -> None:
         """Write the mixture as it is now, with other guests.

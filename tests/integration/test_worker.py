@@ -239,6 +239,7 @@ def test_new_drift_ends_outdated_search(world: StreamHarness) -> None:
     put(world, range(200), [alert(20)])
     world.start("retrain", **ENDLESS)
     world.until(lambda: bool(sleeping(world)))
+    first = {process.pid for process in sleeping(world)}
     put(world, range(200, 220), [alert(210, "newer")])
     time.sleep(2.0)
     assert not any(message.state == "rejected" for message in diary(world)), "it may still be judged on its concept"
@@ -246,6 +247,7 @@ def test_new_drift_ends_outdated_search(world: StreamHarness) -> None:
     world.until(lambda: ("finished", "") in states(world))
     rejected = next(message for message in diary(world) if message.state == "rejected")
     assert rejected.reason == "superseded by the next retraining (newer)"
+    world.until(lambda: not first & {process.pid for process in sleeping(world)})
 
 
 @pytest.mark.slow

@@ -81,7 +81,17 @@ ROLES = (
         "retrainer",
         ("retrain", "approve", "reject", "rollback"),
         writes=(MODEL_UPDATES, MIXTURE_UPDATES, RETRAINING, DEAD_LETTERS),
-        reads=tuple(topic for topic in topics.ALL if topic is not DEAD_LETTERS),
+        reads=(
+            EVENTS,
+            PREDICTIONS,
+            LABELS,
+            OUTCOMES,
+            DRIFT_ALERTS,
+            MODEL_UPDATES,
+            MIXTURE_UPDATES,
+            RETRAINING,
+            COMMANDS,
+        ),
     ),
     Role("api", ("serve",), writes=(LABELS, COMMANDS), reads=topics.ALL),  # labels and commands of users
     Role("reader", ("watch", "audit", "case", "models", "ask", "compare", "backfill"), writes=(), reads=topics.ALL),

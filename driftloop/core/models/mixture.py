@@ -109,6 +109,12 @@ class Mixture:
         self.embedding, self.words = np.pad(self.embedding, pad), np.pad(self.words, pad)
         self.bias = np.pad(self.bias, pad[1:], constant_values=NEVER)
 
+    @property
+    def idle_guests(self) -> tuple[str, ...]:
+        """Guests with less than half of an equal share of the weight: each may cost a second pass."""
+        weights = dict(zip(self.names, self.weights, strict=True))
+        return tuple(guest for guest in self.guests if weights[guest] < 0.5 / len(weights))
+
     def remove_guest(self, name: str) -> None:
         """Remove a guest, if it is there."""
         if name not in self.guests:

@@ -65,7 +65,7 @@ def test_better_candidate_joins_once_it_is_fitted(search: GuestSearch) -> None:
         search.learn(outcome(at, 0.2))
     assert search.joining(149) == [], "its fit takes 50 events"
     (joining,) = search.joining(150)
-    assert joining.guest.name == "tpot" and joining.weight > 0.5
+    assert joining.joining is not None and joining.joining.name == "tpot" and joining.weight > 0.5
     ((name, events, mixture, stacked),) = search.judged
     assert name == "tpot" and events >= 200 and stacked > mixture
     assert search.joining(151) == []
