@@ -152,7 +152,7 @@ def inputs_of(history: TopicHistory, index: int, keep: int) -> DecisionInputs:
     corrections = scores.get("corrections", {})
     completed = _completed_before(history.retrainings[:index], history.retrainings)
     return DecisionInputs(
-        PolicyContext(int(scores["labelled"]), tuple(completed)),
+        PolicyContext(int(scores["labelled"]), tuple(completed), tuple(scores.get("searching", ()))),
         tuple(reversed(alerts.values()))[-ALERTS_KEPT:],
         [corrected(o, *corrections[o.event_id]) if o.event_id in corrections else o for o in outcomes],
     )

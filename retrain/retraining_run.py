@@ -35,6 +35,8 @@ LONG_IDLE = 60.0
 """The same while there are fewer events than a decision needs."""
 
 MIXTURE = "mixture"
+EXPERTS = (MIXTURE, "linear")
+"""Candidates that a mixture has among its experts already."""
 OWN_ENCODER = "a head on an encoder of its own cannot join the mixture"
 MIXTURE_EVENTS = 200
 """Events in shadow before a candidate is compared with a mixture. It learns all the time: there is no hurry."""
@@ -125,10 +127,13 @@ class RetrainingRun:
     def start_slow(self) -> None:
         """Start the slow candidates, each in a process of its own; `advance` continues with them.
 
-        Beside a mixture they learn all rows: they are judged on later ones.
+        Beside a mixture all candidates that are not among its experts already are fitted, on all rows: they are judged
+        on later ones.
         """
-        rows = self._train if self._tools.mixture is None else self._window
-        names = [one for one in self._chosen.candidates if not catalogue.is_quick(one)]
+        if self._tools.mixture is None:
+            rows, names = self._train, [one for one in self._chosen.candidates if not catalogue.is_quick(one)]
+        else:
+            rows, names = self._window, [one for one in self._chosen.candidates if one not in EXPERTS]
         for candidate in names:
             self.log.write("searching", f"{candidate} on {len(rows)} events", candidate=candidate)
         if names:
@@ -167,6 +172,19 @@ class RetrainingRun:
         self._until, self._next_alert = alert.onset_at, alert.alert_id
         for shadowed in self._shadows:
             shadowed.shadow.end_at(self._until)
+
+    def conclude(self, reason: str) -> None:
+        """Judge the shadows on their events so far, and cancel the fits that are not finished.
+
+        Args:
+            reason: Reason to cancel the fits.
+        """
+        champion = self._tools.models.champion()
+        for shadowed in [one for one in self._shadows if one.shadow.champion == self._opponent(champion)]:
+            decision = shadowed.shadow.advance(self._tools.evaluator.predict_outcomes)
+            self._shadows.remove(shadowed)
+            self._judge(shadowed.candidate, shadowed.shadow, champion, refused=decision == "champion")
+        self.cancel(reason)
 
     def cancel(self, reason: str) -> None:
         """End the fits and the shadows, each rejected with this reason."""

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ class RunScheduler:
         """Return True if no retraining is open."""
         return not self._open
 
+    @property
+    def searching(self) -> tuple[float, ...]:
+        """Onset of each open retraining."""
+        return tuple(run.past.onset_at for run in self._open)
+
     def start(self, decision: Retrain, command: Command | None = None) -> None:
         """Run the quick candidates of a retraining to their end, and start its slow ones.
 
@@ -90,15 +96,7 @@ class RunScheduler:
         for run in list(self._open):
             if newest is not None and newest.onset_at > run.past.until_at:
                 run.end_at(newest)
-            try:
-                run.advance(fresh, self._state.outcomes)
-            except Exception as error:
-                run.cancel(str(error)[:500])
-                self.failure = run.log.fail(error)
-                self._open.remove(run)
-                continue
-            if not run.running:
-                self._end(run)
+            self._step(run, partial(run.advance, fresh, self._state.outcomes))
 
     def stop(self) -> None:
         """End the open retrainings as failed, since the worker stops."""
@@ -139,6 +137,7 @@ class RunScheduler:
             "asked_by": "" if command is None else command.by,
             "settings": msgspec.to_builtins(chosen),
             "kept": outcomes_kept(self._settings.retrain),
+            "searching": self.searching,
         }
         return inputs | {"details": dict(decision.details)} if decision.details else inputs
 
@@ -151,10 +150,22 @@ class RunScheduler:
         return RetrainingRun(tools, weight_labels(window, self._settings.retrain.seed), past, run_log, scratch)
 
     def _supersede(self, decision: Retrain) -> None:
-        """Cancel the open retrainings before a search, which needs the processors."""
+        """End the open retrainings before a search, which needs the processors."""
         for run in list(self._open):
             if decision.kind == "search":
-                self._cancel(run, f"superseded by the next retraining ({decision.trigger})")
+                self._step(run, partial(run.conclude, f"superseded by the next retraining ({decision.trigger})"))
+
+    def _step(self, run: RetrainingRun, action: Callable[[], None]) -> None:
+        """Do a step of an open retraining, and close it if it has failed or is finished."""
+        try:
+            action()
+        except Exception as error:
+            run.cancel(str(error)[:500])
+            self.failure = run.log.fail(error)
+            self._open.remove(run)
+            return
+        if not run.running:
+            self._end(run)
 
     def _reason_to_cancel(self, past: CompletedRetraining) -> str | None:
         """Return why the quick fits under way are pointless: the worker stops, or a new drift has begun."""
@@ -165,10 +176,6 @@ class RunScheduler:
         if alerts and alerts[-1].onset_at > past.until_at:
             return f"superseded by alert {alerts[-1].alert_id}"
         return None
-
-    def _cancel(self, run: RetrainingRun, reason: str) -> None:
-        run.cancel(reason)
-        self._end(run)
 
     def _end(self, run: RetrainingRun) -> None:
         """Close an open retraining: its policy record and its final message carry the same facts."""

@@ -29,7 +29,7 @@ from driftloop.core.topics import (
     name,
 )
 from retrain.mixture.learner import DEFAULTS
-from retrain.policies.base import CompletedRetraining, PolicyContext
+from retrain.policies.base import CompletedRetraining
 
 ALERTS_KEPT = 200
 """Number of newest alerts that a policy sees."""
@@ -78,11 +78,6 @@ class StreamState:
         """Finished retrainings, in the order in which they began."""
         self._answered = {message.run_id for message in history}
         self._readers = self._open_readers(keep)
-
-    @property
-    def now(self) -> PolicyContext:
-        """The current context for a policy."""
-        return PolicyContext(self.labelled, tuple(self.past))
 
     @property
     def outcomes(self) -> list[Outcome]:

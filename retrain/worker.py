@@ -32,7 +32,7 @@ from retrain.evaluation.evaluator import Evaluator
 from retrain.fitting import sandbox
 from retrain.fitting.warm_start import WarmStartStore
 from retrain.mixture.champion_learner import ChampionLearner, LearnerTools
-from retrain.policies.base import ALWAYS, Retrain
+from retrain.policies.base import ALWAYS, PolicyContext, Retrain
 from retrain.policies.catalogue import make_policy
 from retrain.policies.on_drift import newest_episode
 from retrain.promotion import manual_actions
@@ -160,7 +160,8 @@ class Worker:
             while state.commands:
                 self._execute(state.commands.popleft(), state, runs)
             policy = self._policies[tools.mixture is not None]
-            decision = policy.decide(state.now, tuple(state.alerts), state.outcomes)
+            now = PolicyContext(state.labelled, tuple(state.past), runs.searching)
+            decision = policy.decide(now, tuple(state.alerts), state.outcomes)
             if isinstance(decision, Retrain):
                 runs.start(decision)
             elif once and runs.idle and not (tools.learner and tools.learner.busy):

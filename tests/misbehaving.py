@@ -59,8 +59,6 @@ class Slow(Quick):
 class Letters(Quick):
     """Reads the letters that a word begins with, which no other model sees."""
 
-    quick = False
-
     def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
         vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 2))
         columns = stack_columns(window.embeddings, vectorizer.fit_transform(window.texts))

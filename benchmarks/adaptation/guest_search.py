@@ -32,6 +32,7 @@ from retrain.evaluation.shadow import Shadow
 from retrain.fitting import sandbox
 from retrain.mixture.champion_learner import GuestChange, as_guest
 from retrain.mixture.stack import Stack
+from retrain.policies.base import ALWAYS
 from retrain.retraining_run import MIXTURE_EVENTS
 from retrain.training_window import TrainingWindow
 
@@ -65,21 +66,29 @@ class GuestSearch:
         self._names = names
         self._encoder: OnnxEncoder = exported_encoder(settings.model, threads=1)
         self._tried: list[Tried] = []
+        self._onset_at = ALWAYS
         self.judged: list[tuple[str, int, float, float]] = []
         """Name of each judged candidate, events, accuracy of the mixture and of the mixture with it."""
 
-    def start(self, tick: int, window: TrainingWindow, until_at: float) -> float:
+    @property
+    def open(self) -> tuple[float, ...]:
+        """Onset of the search that is open, if one is."""
+        return (self._onset_at,) if self._tried else ()
+
+    def start(self, tick: int, window: TrainingWindow, onset_at: float, until_at: float) -> float:
         """Fit the candidates on a window; earlier ones that are still in shadow are dropped.
 
         Args:
             tick: Current tick.
             window: Rows to learn from.
+            onset_at: `occurred_at` of the first event of the concept.
             until_at: `occurred_at` of the newest of them.
 
         Returns:
             The seconds of the fits.
         """
         self._tried.clear()
+        self._onset_at = onset_at
         ready, spent = tick, 0.0
         for name in self._names:
             bundle, seconds = self._fit(name, window)

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from benchmarks.adaptation.guest_search import GuestSearch
+from benchmarks.adaptation.in_process_loop import DECIDE_EVERY
 from benchmarks.adaptation.playback import Clock, Playback, Stream
 from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import DriftAlert, Outcome
@@ -23,7 +24,9 @@ from retrain.labels.annotator_trust import weight_labels
 from retrain.labels.running_trust import RunningTrust
 from retrain.mixture.champion_learner import GuestChange
 from retrain.mixture.learner import MixtureLearner, MixtureOptions, make_rows
-from retrain.policies.catalogue import SNAPSHOT_LABELS
+from retrain.policies.base import CompletedRetraining, PolicyContext, Retrain
+from retrain.policies.mixture_rounds import MixtureRounds
+from retrain.policies.on_drift import rows_since
 from retrain.training_window import TrainingWindow
 from stream_processors.drift.detectors import parse_parameters
 
@@ -43,9 +46,9 @@ class LoopOptions(MixtureOptions, frozen=True, kw_only=True):
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """Seconds from the decision to refit an expert of few rows until its first prediction."""
     tpot: bool = False
-    """Search a pipeline with TPOT after each drift, as a guest."""
+    """Search pipelines with TPOT, as guests."""
     finetune: bool = False
-    """Fine-tune the encoder after each drift, as a guest."""
+    """Fine-tune encoders, as guests."""
 
     @property
     def guests(self) -> list[str]:
@@ -73,13 +76,14 @@ def parse_system(system: str) -> LoopOptions:
 class MixtureLoop(Playback):
     """The loop with a mixture that learns from every label.
 
-    With candidates, a search follows each snapshot, and what proves better joins the mixture as a guest.
+    A round of `MixtureRounds` takes a snapshot. With candidates it may be a search, and what proves better joins the
+    mixture as a guest.
 
     A refit is in use some events after it was due. The time is a formula and not measured, so that a second run gives
     the same row.
 
-    The monitor watches the probabilities of a snapshot, which stays until a drift has been learnt. The mixture itself
-    moves with every label, and its own changes would look like those of the texts. The error is that of the mixture.
+    The monitor watches the probabilities of the newest snapshot. The mixture itself moves with every label, and its own
+    changes would look like those of the texts. The error is that of the mixture.
 
     Args:
         stream: The stream.
@@ -94,10 +98,11 @@ class MixtureLoop(Playback):
         self._trust = RunningTrust()
         self._weigh = weigh
         self.fits = 0
-        self._searched: list[int] = []
+        chosen = settings.retrain
+        self._policy = MixtureRounds(chosen.cooldown, chosen.search_rows, self.bootstrap)
+        self._past: list[CompletedRetraining] = []
         self.snapshots: list[int] = []
         """Position of each snapshot."""
-        self._relearning = False
         self._search = GuestSearch(stream, settings, options.guests) if options.guests else None
         self._guests: tuple[Guest, ...] = ()
         # Probabilities of a guest for events from a position on.
@@ -167,36 +172,50 @@ class MixtureLoop(Playback):
                 seconds = self._options.seconds + SECONDS_PER_ROW * len(fit.labels)
                 self._upcoming.append((tick + max(1, round(seconds * self.stream.rate)), fit.expert, fit.run()))
             self._upcoming.sort(key=lambda one: one[0])
-            if self._relearning and self.learner.labels_of_concept >= SNAPSHOT_LABELS:
-                self._relearning = False
-                mixture = self.learner.mixture
-                self._guests = GuestChange(leaving=mixture.idle_guests).apply(mixture, self._guests)
-                self._take_snapshot(tick)
-                self._start_search(tick)
+            if len(self._known) % DECIDE_EVERY == 0:
+                alerts = self.alerts[-200:] if self._options.alerts else []
+                searching = () if self._search is None else self._search.open
+                now = PolicyContext(len(self._known), tuple(self._past), searching)
+                decision = self._policy.decide(now, alerts, self._known)
+                if isinstance(decision, Retrain):
+                    self._retrain(decision, tick)
 
     def alert(self, alert: DriftAlert) -> None:
         """Tell the mixture of a drift."""
         if self._options.alerts:
-            self._relearning |= self.learner.notice_drift(alert.onset_at)
+            self.learner.notice_drift(alert.onset_at)
             if self._search is not None:
                 self._search.end_at(alert.onset_at)
 
     def counts(self) -> dict[str, Any]:
         """Return refits and snapshots; see `Playback.counts`."""
+        refreshes = sum(one.kind == "refresh" for one in self._past)
         swaps = {"swaps": len(self.snapshots) - 1, "rollbacks": 0, "swapped_at": self.snapshots[1:]}
-        searches = len(self._searched)
-        return {"retrainings": searches, "refreshes": 0, "fits": self.fits, **swaps}
+        return {"retrainings": len(self._past) - refreshes, "refreshes": refreshes, "fits": self.fits, **swaps}
 
-    def _start_search(self, tick: int) -> None:
-        """Fit the candidates on the newest labels."""
-        if self._search is None:
-            return
-        self._searched.append(tick)
-        rows = sorted(self._known[-self.settings.retrain.window :], key=lambda outcome: outcome.position)
-        onset = sum(outcome.occurred_at < self.learner.onset_at for outcome in rows)
-        window = self.stream.window([outcome.position for outcome in rows], onset, [outcome.label for outcome in rows])
-        seconds = self._search.start(tick, window, max(outcome.occurred_at for outcome in rows))
-        self.cpu["retrain"] += seconds  # on one core each
+    def _retrain(self, decision: Retrain, tick: int) -> None:
+        """Take a snapshot, and fit the candidates on the newest labels if the round is a search."""
+        mixture = self.learner.mixture
+        self._guests = GuestChange(leaving=mixture.idle_guests).apply(mixture, self._guests)
+        self._take_snapshot(tick)
+        kept = sorted(self._known[-self.settings.retrain.window :], key=lambda outcome: outcome.position)
+        onset, until_at = sum(outcome.occurred_at < decision.onset_at for outcome in kept), kept[-1].occurred_at
+        is_search = self._search is not None and decision.kind == "search"
+        self._past.append(
+            CompletedRetraining(
+                labelled=len(self._known),
+                onset_at=decision.onset_at,
+                rows=rows_since(decision.onset_at, self._known),
+                until_at=until_at,
+                trigger=decision.trigger,
+                promoted=True,
+                kind="search" if is_search else "refresh",
+            )
+        )
+        if self._search is not None and is_search:
+            positions, labels = [outcome.position for outcome in kept], [outcome.label for outcome in kept]
+            window = self.stream.window(positions, onset, labels)
+            self.cpu["retrain"] += self._search.start(tick, window, decision.onset_at, until_at)  # on one core each
 
     def _take_snapshot(self, tick: int) -> None:
         self._snapshot = self.learner.mixture.copy()

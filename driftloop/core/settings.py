@@ -187,14 +187,14 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Candidates of a retraining. A custom candidate is ``my_package.module:MyCandidate``, or the short name of its
     entry point."""
     search_rows: Count = 300
-    """Minimum labelled events since the drift for TPOT and fine-tuning. With fewer, only the linear head is fitted."""
+    """Minimum labelled events since the drift for TPOT and fine-tuning. With fewer only the quick ones are fitted."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for fine-tuning. auto: a GPU if one exists."""
     dask: str = ""
     """Address of a Dask scheduler for the TPOT search, such as tcp://dask:8786. Empty: this machine."""
-    mixture: bool = False
-    """Let a mixture of experts answer, which learns from every label. It needs a policy other than never, and automatic
-    approval."""
+    mixture: bool = True
+    """Let a mixture of experts answer, which learns from every label. `false`, the policy never and manual approval
+    keep a single champion."""
     parallel_fits: Count = 1
     """Number of slow candidates fitted in parallel, each on one core. `1`: one after the other."""
     linear_seconds: Seconds = 60.0

@@ -41,6 +41,8 @@ class PolicyContext:
     """Labelled events in the stream so far."""
     past: tuple[CompletedRetraining, ...] = ()
     """Retrainings so far, oldest first."""
+    searching: tuple[float, ...] = ()
+    """Onset of each retraining that is still open, since its slow candidates are being fitted or compared."""
 
 
 @dataclass(frozen=True)

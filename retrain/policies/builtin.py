@@ -8,7 +8,6 @@ from itertools import pairwise
 
 from driftloop.core.messages import DriftAlert, Outcome
 from retrain.policies.base import ALWAYS, Policy, PolicyContext, Retrain, Wait
-from retrain.policies.on_drift import OnDrift
 
 DAY = 86_400.0
 """Seconds."""
@@ -57,11 +56,12 @@ class Periodic:
 
 @dataclass(frozen=True)
 class CostAware:
-    """Retrains on drift if the errors that a retraining may save outweigh its price.
+    """Retrains if the errors that a retraining may save outweigh its price.
 
     It retrains if ``severity * horizon * cost_of_error > seconds * cost_of_second``. Severity is the drop that the
-    alert measured. It is expected to last until the next drift. The rule follows CARA (Mahadevan and Mathioudakis,
-    arXiv 2310.04216), which weighs the staleness of a model against the cost of retraining it.
+    alert measured, or without a drift the newest gain in accuracy from more labels. It is expected to last until the
+    next drift. The rule follows CARA (Mahadevan and Mathioudakis, arXiv 2310.04216), which weighs the staleness of a
+    model against the cost of retraining it.
 
     Args:
         base: Policy that decides on what to retrain, and when its rounds are due.
@@ -71,7 +71,7 @@ class CostAware:
         seconds: Length of a retraining. The mean of the retrainings so far replaces it after the first.
     """
 
-    base: OnDrift
+    base: Policy
     horizon: int = 2000
     cost_of_error: float = 1.0
     cost_of_second: float = 1.0
@@ -79,7 +79,7 @@ class CostAware:
     name = "cost-aware"
 
     def decide(self, now: PolicyContext, alerts: Sequence[DriftAlert], outcomes: Sequence[Outcome]) -> Retrain | Wait:
-        """Ask the on-drift policy, then weigh its answer; refreshes of an answered drift are not weighed.
+        """Ask the base policy, then weigh its answer; refreshes are not weighed.
 
         Args:
             now: Number of labelled events and earlier retrainings.
@@ -89,7 +89,10 @@ class CostAware:
         answer = self.base.decide(now, alerts, outcomes)
         if isinstance(answer, Wait) or answer.kind == "refresh":
             return answer
-        severity = max((abs(alert.severity) for alert in alerts if alert.onset_at == answer.onset_at), default=1.0)
+        if answer.onset_at == ALWAYS:
+            severity = newest_gain(outcomes)
+        else:
+            severity = max((abs(alert.severity) for alert in alerts if alert.onset_at == answer.onset_at), default=1.0)
         horizon, seconds = self._expected_horizon(now), self._expected_seconds(now)
         saved, price = severity * horizon * self.cost_of_error, seconds * self.cost_of_second
         details = {
@@ -115,6 +118,18 @@ class CostAware:
         """Return the mean length of the retrainings so far."""
         lengths = [past.seconds for past in now.past if past.seconds > 0]
         return sum(lengths) / len(lengths) if lengths else self.seconds
+
+
+def newest_gain(outcomes: Sequence[Outcome]) -> float:
+    """Return the rise in accuracy from the second third of the outcomes to the last, or 0 if it has fallen.
+
+    Outcomes that the model was trained on do not count.
+    """
+    correct = [outcome.correct for outcome in outcomes if not outcome.in_sample]
+    third = len(correct) // 3
+    if third == 0:
+        return 0.0
+    return max(0.0, (sum(correct[-third:]) - sum(correct[-2 * third : -third])) / third)
 
 
 @dataclass

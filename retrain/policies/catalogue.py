@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from driftloop.core import plugins
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import RetrainSettings
 from retrain.policies.base import Policy
 from retrain.policies.builtin import Budgeted, CostAware, Never, Periodic
+from retrain.policies.mixture_rounds import MixtureRounds
 from retrain.policies.on_drift import OnDrift
-
-SNAPSHOT_LABELS = 300
-"""Labels since the onset of a drift after which a mixture of experts is registered anew."""
-GROWTH = 4.0
-"""Factor by which the labels of a concept grow until it is registered again."""
 
 
 def make_policy(settings: RetrainSettings) -> Policy:
@@ -24,10 +19,9 @@ def make_policy(settings: RetrainSettings) -> Policy:
     Raises:
         DriftloopError: The class does not exist, cannot be made, or is not a policy.
     """
-    on_drift = OnDrift(settings.cooldown, settings.search_rows, settings.window)
+    on_drift: Policy = OnDrift(settings.cooldown, settings.search_rows, settings.window)
     if settings.learns_from_every_label:
-        # The mixture answers at once. A round registers what it has learnt, and searches for a better expert.
-        on_drift = replace(on_drift, min_rows=SNAPSHOT_LABELS, growth=GROWTH, retry_growth=GROWTH)
+        on_drift = MixtureRounds(settings.cooldown, settings.search_rows, settings.bootstrap)
     policies: dict[str, Policy] = {
         "never": Never(),
         "periodic": Periodic(settings.period),

@@ -34,7 +34,7 @@ def check_waits_without_labels(subject: Subject) -> None:
 
 def check_answers(subject: Subject) -> None:
     """The policy answers Wait or Retrain with a reason, and a Retrain has a trigger, a kind and an onset."""
-    for labelled, alerts in ((100, []), (1000, [alert(800.0)])):
+    for labelled, alerts in ((100, []), (1000, [alert(600.0)])):
         answer = subject.make().decide(PolicyContext(labelled), alerts, outcomes(labelled))
         expect(isinstance(answer, Wait | Retrain), f"it answered {answer!r}")
         expect(isinstance(answer.reason, str) and answer.reason, "it gave no reason")
@@ -47,7 +47,7 @@ def check_answers(subject: Subject) -> None:
 def check_repeatable(subject: Subject) -> None:
     """The policy gives the same answer to the same facts, also when it is made anew."""
     policy = subject.make()
-    facts = PolicyContext(1000), [alert(800.0)], outcomes(1000)
+    facts = PolicyContext(1000), [alert(600.0)], outcomes(1000)
     first = policy.decide(*facts)
     policy.decide(PolicyContext(500), [], outcomes(500))
     for asked, circumstance in ((policy, "asked again"), (subject.make(), "made anew")):
@@ -57,15 +57,15 @@ def check_repeatable(subject: Subject) -> None:
 
 def check_leaves_arguments(subject: Subject) -> None:
     """The policy does not change the alerts and outcomes that it is given."""
-    alerts, rows = [alert(800.0)], outcomes(1000)
+    alerts, rows = [alert(600.0)], outcomes(1000)
     subject.make().decide(PolicyContext(1000), alerts, rows)
-    expect(alerts == [alert(800.0)] and rows == outcomes(1000), "the alerts or outcomes were changed")
+    expect(alerts == [alert(600.0)] and rows == outcomes(1000), "the alerts or outcomes were changed")
 
 
 def check_waits_after_retraining(subject: Subject) -> None:
     """The policy waits after a retraining until something new is labelled, with and without a promotion."""
     policy, rows = subject.make(), outcomes(1000)
-    answer = policy.decide(PolicyContext(1000), [alert(800.0)], rows)
+    answer = policy.decide(PolicyContext(1000), [alert(600.0)], rows)
     if isinstance(answer, Wait):
         return
     rows_since = sum(row.occurred_at >= answer.onset_at for row in rows)
@@ -73,7 +73,7 @@ def check_waits_after_retraining(subject: Subject) -> None:
         done = CompletedRetraining(
             1000, answer.onset_at, rows_since, 999.0, answer.trigger, promoted, answer.kind, seconds=30.0
         )
-        again = policy.decide(PolicyContext(1000, (done,)), [alert(800.0)], rows)
+        again = policy.decide(PolicyContext(1000, (done,)), [alert(600.0)], rows)
         expect(isinstance(again, Wait), f"it answered {again!r}, and would do so for ever")
 
 

@@ -52,7 +52,7 @@ class OnDrift:
         if drift is None:
             return Wait("no drift has been seen")
         rounds = [past for past in now.past if past.onset_at == drift.onset_at]
-        rows = sum(outcome.occurred_at >= drift.onset_at for outcome in outcomes)
+        rows = rows_since(drift.onset_at, outcomes)
         needed = self._rows_needed(rounds)
         if needed > self.window:
             learnt = _is_answered(rounds)
@@ -60,7 +60,7 @@ class OnDrift:
         if rows < needed:
             return Wait(f"{rows} of {needed} labelled events since the onset")
         if not rounds and self._is_cooling_down(now):
-            return Wait(f"cooling down: {_labelled_since_last(now)} of {self.cooldown} labelled events")
+            return Wait(f"cooling down: {labelled_since_last(now)} of {self.cooldown} labelled events")
         cause = f"round {len(rounds) + 1} of the drift" if rounds else drift.reason
         return replace(
             drift, reason=f"{cause}; {rows} labelled events since the onset", kind=self._kind_of_round(rounds, rows)
@@ -74,7 +74,7 @@ class OnDrift:
 
     def _is_cooling_down(self, now: PolicyContext) -> bool:
         """Return True if the last retraining was less than ``cooldown`` labelled events ago."""
-        return bool(now.past) and _labelled_since_last(now) < self.cooldown
+        return bool(now.past) and labelled_since_last(now) < self.cooldown
 
     def _kind_of_round(self, rounds: Sequence[CompletedRetraining], rows: int) -> Kind:
         """Return the kind of the next round; a drift gets one search."""
@@ -109,6 +109,16 @@ def _is_answered(rounds: Sequence[CompletedRetraining]) -> bool:
     return any(past.promoted for past in rounds)
 
 
-def _labelled_since_last(now: PolicyContext) -> int:
+def rows_since(onset_at: float, outcomes: Sequence[Outcome]) -> int:
+    """Return the number of labelled events since an onset.
+
+    Args:
+        onset_at: `occurred_at` of the first event after the drift.
+        outcomes: Labelled events.
+    """
+    return sum(outcome.occurred_at >= onset_at for outcome in outcomes)
+
+
+def labelled_since_last(now: PolicyContext) -> int:
     """Return the labelled events since the last retraining took its window."""
     return now.labelled - now.past[-1].labelled

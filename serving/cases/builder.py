@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from driftloop.core import topics
 from driftloop.core.kafka.topic_history import TopicHistory, first_messages, read_history
 from driftloop.core.messages import DriftAlert, Message, Outcome, Retraining
@@ -112,7 +114,7 @@ def _case(
         swaps=own,
         came_of_it=Resolution(
             verdict=verdict,
-            words=describe_outcome(verdict, own_rounds, own, *spans),
+            words=describe_outcome(verdict, own_rounds, own, *spans, _span_as_registered(until)),
             before=spans[0],
             until=spans[1],
             since=spans[2],
@@ -261,6 +263,14 @@ def _span(rows: Sequence[Outcome]) -> AccuracySpan:
         first_position=rows[0].position,
         last_position=rows[-1].position,
     )
+
+
+def _span_as_registered(rows: Sequence[Outcome]) -> AccuracySpan | None:
+    """Return the accuracy of the versions as they were registered; `None` if labels have changed none of them."""
+    if not any(row.reference for row in rows):
+        return None
+    answers = [max(row.reference, key=row.reference.__getitem__) if row.reference else row.predicted for row in rows]
+    return _span([replace(row, correct=said == row.label) for row, said in zip(rows, answers, strict=True)])
 
 
 def _grouped(rows: Sequence[M], key: Callable[[M], str]) -> dict[str, list[M]]:

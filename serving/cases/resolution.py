@@ -33,6 +33,7 @@ def describe_outcome(
     before: AccuracySpan,
     until: AccuracySpan,
     since: AccuracySpan,
+    as_registered: AccuracySpan | None = None,
 ) -> str:
     """Return the outcome in sentences.
 
@@ -43,6 +44,8 @@ def describe_outcome(
         before: Accuracy before the drift.
         until: Accuracy from the onset to the first promotion of the case.
         since: Accuracy from that promotion on.
+        as_registered: Accuracy in ``until`` that the version would have had without learning from labels. `None` if it
+            does not learn from them.
     """
     was, fell = f"Accuracy was {_number(before)} before the drift", f"{_number(until)} from the onset"
     if not swaps:
@@ -54,7 +57,8 @@ def describe_outcome(
     else:
         promoted = f"Version {first.version}{by} became the champion {until.labelled} labelled events after the onset."
     back = f" Rolled back later: {as_sentence(first_sentence(swaps[-1].reason))}" if verdict == "rolled back" else ""
-    return f"{promoted} {was}, {fell} until then, and {_number(since)} since then.{back}"
+    unlearnt = "" if as_registered is None else f" ({_number(as_registered)} without learning from labels)"
+    return f"{promoted} {was}, {fell} until then{unlearnt}, and {_number(since)} since then.{back}"
 
 
 def _without_promotion(verdict: Verdict, retrainings: int) -> str:

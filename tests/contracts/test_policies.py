@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from driftloop.core.settings import POLICIES, RetrainSettings
@@ -10,6 +11,7 @@ from retrain.policies.base import ALWAYS, CompletedRetraining, Policy, PolicyCon
 from retrain.policies.builtin import Budgeted, CostAware, Periodic
 from retrain.policies.catalogue import make_policy
 from retrain.policies.checks import CHECKS, Subject, alert, outcomes
+from retrain.policies.mixture_rounds import MixtureRounds
 from retrain.policies.on_drift import OnDrift
 
 
@@ -19,18 +21,21 @@ def past(labelled: int, onset: float, rows: int, promoted: bool = True) -> Compl
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("per_day", [0, 1])
+@pytest.mark.parametrize("mixture", [True, False])
 @pytest.mark.parametrize("name", POLICIES)
-def test_the_contract_holds(name: str, per_day: int, check: Callable[[Subject], None]) -> None:
-    check(Subject(lambda: make_policy(RetrainSettings(policy=name, period=300, max_per_day=per_day))))
+def test_the_contract_holds(name: str, mixture: bool, per_day: int, check: Callable[[Subject], None]) -> None:
+    chosen = RetrainSettings(policy=name, period=300, mixture=mixture, max_per_day=per_day)
+    check(Subject(lambda: make_policy(chosen)))
 
 
+@pytest.mark.parametrize("mixture", [True, False])
 @pytest.mark.parametrize("name", POLICIES)
-def test_policies_give_reasons_and_keep_no_state(name: str) -> None:
-    policy = make_policy(RetrainSettings(policy=name, period=300))
+def test_policies_give_reasons_and_keep_no_state(name: str, mixture: bool) -> None:
+    policy = make_policy(RetrainSettings(policy=name, period=300, mixture=mixture))
     assert isinstance(policy, Policy) and policy.name == name
     calm = policy.decide(PolicyContext(100), [], outcomes(100))
     assert isinstance(calm, Wait) and calm.reason
-    moment = (PolicyContext(1000), [alert(800.0)], outcomes(1000))
+    moment = (PolicyContext(1000), [alert(600.0)], outcomes(1000))
     assert policy.decide(*moment) == policy.decide(*moment)
     answer = policy.decide(*moment)
     assert isinstance(answer, Wait if name == "never" else Retrain)
@@ -128,6 +133,19 @@ def test_cost_aware_learns_horizon_and_retraining_time() -> None:
     answer = policy.decide(PolicyContext(860, known), [alert(800.0, severity=0.1)], outcomes(860))
     assert isinstance(answer, Wait), "the drifts came every 200 events: 20 errors do not pay for 30 s"
     assert [answer.details[name] for name in ("severity", "horizon", "seconds")] == [0.1, 200, 30.0]
+
+
+def test_cost_aware_weighs_labels_by_newest_gain() -> None:
+    """Without a drift it is worth the accuracy that the labels have brought of late."""
+    policy = CostAware(MixtureRounds(cooldown=0), horizon=1000, seconds=100.0)
+    wrong = outcomes(1500)
+    flat = policy.decide(PolicyContext(1500), [], wrong)
+    assert isinstance(flat, Wait) and flat.details["severity"] == 0
+    rising = [*wrong[:1000], *(msgspec.structs.replace(one, correct=one.position % 4 == 0) for one in wrong[1000:])]
+    answer = policy.decide(PolicyContext(1500), [], rising)
+    assert isinstance(answer, Retrain) and (answer.details["severity"], answer.details["saved"]) == (0.25, 250.0)
+    known = [msgspec.structs.replace(one, in_sample=True) for one in rising]
+    assert isinstance(policy.decide(PolicyContext(1500), [], known), Wait)
 
 
 def test_budget_delays_new_retrainings_but_not_refreshes() -> None:

@@ -20,6 +20,7 @@ from driftloop.core.models.bundle import load_bundle
 from driftloop.core.models.registry import Registry
 from driftloop.core.settings import Settings
 from driftloop.devstack.stack import EmbeddedStack
+from retrain.policies.mixture_rounds import MORE_LABELS
 from serving.audit.audit import audit
 from serving.report.chapters.cost import PROCESSES
 
@@ -39,7 +40,7 @@ def simulate(folder: Path, *arguments: str, **settings: str) -> dict[str, Any]:
 
 
 def test_short_run_answers_drift_without_loss(tmp_path: Path) -> None:
-    """The fast tier's one run: a drift at event 1,500 of 2,400, answered by the linear head."""
+    """The fast tier's one run: a drift at event 1,500 of 2,400, without slow candidates."""
     folder = tmp_path / "run"
     summary = simulate(
         folder, "tweets-short", "--limit", "2400", "--rate", "90", "--no-page", RETRAIN__CANDIDATES="linear"
@@ -72,13 +73,16 @@ def test_drift_is_detected_and_events_predicted_once(drifted: tuple[Path, dict[s
 
 @pytest.mark.slow
 def test_better_model_is_promoted_automatically(drifted: tuple[Path, dict[str, Any]]) -> None:
-    """Old and new model score the same events, those that the new one scored live: neither was trained on them."""
+    """Old and new model score the same events, those that the new one scored live: neither was trained on them.
+
+    The registered models do not learn; live, the new one learns on.
+    """
     folder, summary = drifted
     rounds = summary["retrainings"] + summary["refreshes"]
     promoted = [int(run["version"]) for run in rounds if run["verdict"] == "promoted"]
     assert promoted and summary["promotions"] >= 1
     tried = {name for run in summary["retrainings"] for name in run["candidates"]}
-    assert tried == {"linear", "tpot", "finetune"}
+    assert tried == {"mixture", "tpot", "finetune"}
     with EmbeddedStack(folder) as stack:
         settings = stack.settings(Settings())
         registry = Registry(settings)
@@ -100,7 +104,7 @@ def test_better_model_is_promoted_automatically(drifted: tuple[Path, dict[str, A
             assert version.tags["verdict"] in {"promoted", "rejected"} and version.tags["reason"]
             assert {"trigger", "first_offset", "last_offset", "parent_version", "digest"} <= version.tags.keys()
     assert accuracy[new] > accuracy["1"] + 0.1, accuracy
-    assert abs(accuracy[new] - live) < 0.02, "what was live is not what the registry holds"
+    assert live > accuracy[new] - 0.02, "the labels that came later have made it worse"
 
 
 @pytest.mark.slow
@@ -140,8 +144,17 @@ def test_report_can_be_rewritten_after_the_run(drifted: tuple[Path, dict[str, An
 
 
 @pytest.mark.slow
-def test_control_stream_without_drift_promotes_nothing(tmp_path: Path) -> None:
-    summary = simulate(tmp_path / "run", "tweets-stationary", "--limit", "3000", "--rate", "150")
+@pytest.mark.parametrize("mixture", ["true", "false"])
+def test_control_stream_without_drift_answers_none(tmp_path: Path, mixture: str) -> None:
+    """A single champion stays. A mixture is registered again when its labels have grown threefold."""
+    summary = simulate(
+        tmp_path / "run",
+        *("tweets-stationary", "--limit", "3000", "--rate", "150"),
+        RETRAIN__MIXTURE=mixture,
+        RETRAIN__CANDIDATES="linear",
+    )
     assert summary["events"] == summary["predictions"] == 3000
-    assert summary["promotions"] == 0 and summary["retrainings"] == []
+    triggers = [run["trigger"] for run in summary["retrainings"] + summary["refreshes"]]
+    assert triggers == ([MORE_LABELS] if mixture == "true" else [])
+    assert summary["promotions"] == len(triggers)
     assert summary["false_alarms"] <= 1

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from driftloop.core import topics
 from driftloop.core.kafka.clients import partition_ends
-from driftloop.core.messages import SIGNALS, Command
+from driftloop.core.messages import SIGNALS, Command, DriftAlert
 from driftloop.core.processes.supervisor import ManagedProcess
 from driftloop.core.settings import GateLimits, RetrainSettings, Settings, environment
 from driftloop.core.topics import (
@@ -159,7 +159,7 @@ def play(made: Loop) -> None:
     retrain(made, "loses", ports["retrain"])
     world.promote(flipped=True)
     for since in range(600, 1800, 50):
-        if world.count(DRIFT_ALERTS):
+        if any(isinstance(one, DriftAlert) and one.model_version != "1" for one in world.read(DRIFT_ALERTS)):
             break
         send(world, since + 50, since)
     retrain(made, "wins", ports["retrain"])

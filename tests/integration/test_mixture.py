@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.kafka.topic_history import read_history
-from driftloop.core.messages import DriftAlert, Prediction
+from driftloop.core.messages import Command, DriftAlert, Prediction
 from driftloop.core.models.mixture_update import signed
 from driftloop.core.models.registry import Registry
 from driftloop.core.topics import DEAD_LETTERS, MIXTURE_UPDATES, MODEL_UPDATES, OUTCOMES, PREDICTIONS, RETRAINING
@@ -24,7 +24,6 @@ from tests.integration.conftest import StreamHarness, event, label, text_and_lab
 
 FIRST = 60
 MIXTURE = {
-    "DRIFTLOOP_RETRAIN__MIXTURE": "true",
     "DRIFTLOOP_RETRAIN__CANDIDATES": "linear",
     "DRIFTLOOP_MONITOR__DETECTORS": "",  # the tests raise the alerts
     "DRIFTLOOP_RETRAIN__BOOTSTRAP": str(FIRST),
@@ -243,7 +242,7 @@ def send_codes(world: StreamHarness, numbers: range) -> None:
 
 @pytest.mark.slow
 def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
-    """It is an expert from then on, for scorers and retrainers that are started later as well."""
+    """It is an expert from then on, for scorers and retrainers that are started later as well. This one is quick."""
     environ = {"DRIFTLOOP_RETRAIN__CANDIDATES": "tests.misbehaving:Letters", "DRIFTLOOP_RETRAIN__LEASE": "3"}
     for role in ("retrain", "score", "monitor"):
         world.start(role, **MIXTURE | environ)
@@ -274,6 +273,28 @@ def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
     assert sum(one.label == code_and_label(one.position)[1] for one in found) >= 85
     assert {(one.model_version, one.revision) for one in found} == {("3", last.revision)}
     assert not world.read(DEAD_LETTERS)
+
+
+@pytest.mark.slow
+def test_next_search_judges_a_candidate_in_shadow(world: StreamHarness) -> None:
+    """It has half of the events that it waits for, and is compared on these."""
+    for role in ("retrain", "score", "monitor"):
+        world.start(role, **MIXTURE | {"DRIFTLOOP_RETRAIN__CANDIDATES": "tests.misbehaving:Letters"})
+    send_codes(world, range(FIRST))
+    for start_at in range(100, 500, 50):
+        send_codes(world, range(start_at, start_at + 50))
+    alert(world, 100)
+    world.until(lambda: "shadow" in [one.state for one in steps(world)])
+    send_codes(world, range(500, 600))
+    wait_until_learnt(world)
+    assert steps(world)[-1].state == "shadow"
+    wish = Command(command_id="by-hand", stream=world.settings.stream, action="retrain", by="Ann", at=time.time())
+    world.outbox.put("commands", wish.command_id, wish)
+    world.outbox.flush()
+    first = steps(world)[0].run_id
+    world.until(lambda: "finished" in [one.state for one in steps(world) if one.run_id == first])
+    judged = [one for one in steps(world) if one.run_id == first][-2]
+    assert judged.candidate == "tests.misbehaving:Letters" and judged.scores["held_out"] == 100, judged.reason
 
 
 @pytest.mark.slow

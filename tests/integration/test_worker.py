@@ -23,6 +23,7 @@ from tests import tiny
 from tests.integration.conftest import StreamHarness, event, text_and_label
 
 QUICK = {
+    "DRIFTLOOP_RETRAIN__MIXTURE": "false",
     "DRIFTLOOP_RETRAIN__CANDIDATES": "linear,tests.misbehaving:Refuses",
     "DRIFTLOOP_RETRAIN__SEARCH_ROWS": "50",
     "DRIFTLOOP_RETRAIN__BOOTSTRAP": "60",

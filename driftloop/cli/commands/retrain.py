@@ -9,11 +9,11 @@ from driftloop.cli.arguments import Verbs, stack_options
 from driftloop.cli.options import INTERRUPTED, StackOptions, load_process_settings
 
 DESCRIPTION = """\
-Decides when to retrain (the policy) and builds the training window from outcomes. It fits the candidates in parallel
-under a hard time limit, and compares each with the champion on the newest events that neither was trained on. It
-promotes a candidate only if it is significantly better. Every model is registered in MLflow, a rejected candidate with
-the reason. The worker also trains the first model, on the first labelled events. It runs until it is interrupted. With
---once it does the work that is due according to the topics, then exits.
+Trains the first model on the first labelled events: a mixture of experts, which then learns from every label. Its
+changes go to the scorers. Decides when to retrain (the policy), and fits the candidates on the newest outcomes, each
+under a hard time limit. A candidate is compared with the champion on events that it was not trained on, and promoted
+only if it is significantly better. Every model is registered in MLflow, a rejected candidate with the reason. The
+worker runs until it is interrupted. With --once it does the work that is due according to the topics, then exits.
 
 reads   drift-alerts, outcomes; labels and commands from users; events and labels for the first model
 writes  retraining, model-updates, mixture-updates; runs and model versions to MLflow
@@ -23,7 +23,8 @@ MORE = """
 examples
   driftloop retrain --kafka broker:9092 --redis redis://cache:6379/0 --mlflow http://mlflow:5000
   DRIFTLOOP_RETRAIN__POLICY=periodic DRIFTLOOP_RETRAIN__PERIOD=1000 driftloop retrain
-  DRIFTLOOP_RETRAIN__CANDIDATES=linear driftloop retrain       the quickest candidate only
+  DRIFTLOOP_RETRAIN__CANDIDATES=linear driftloop retrain       no slow candidates
+  DRIFTLOOP_RETRAIN__MIXTURE=false driftloop retrain           a single champion, which changes after a drift only
   DRIFTLOOP_RETRAIN__DASK=tcp://dask:8786 driftloop retrain    TPOT's search on the workers of a Dask cluster
   driftloop retrain --once                                     as a batch job, from cron or a Kubernetes CronJob
 """

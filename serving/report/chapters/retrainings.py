@@ -52,7 +52,10 @@ def _refreshes(facts: RunFacts) -> str:
     refreshes = facts.summary.refreshes
     number = formatting.plural(len(refreshes), "refresh", "refreshes")
     if facts.data.weights:
-        return f"{number} took place. A refresh registers the mixture again when the labels of a concept are fourfold."
+        return (
+            f"{number} took place. A refresh registers the mixture when the labels of its concept have grown threefold "
+            "and no search is due, or one is still open."
+        )
     promoted = sum(run.verdict == "promoted" for run in refreshes)
     return (
         f"{number} took place, {formatting.count(promoted)} of them promoted. A refresh fits the champion's "
@@ -95,12 +98,14 @@ def _table(facts: RunFacts) -> list[Block]:
         Column("candidates", weight=1.4), Column("result", weight=1.1), Column("duration", "number"),
     ]  # fmt: skip
     newest = f" (the newest {ROWS} of {len(runs)})" if len(runs) > ROWS else ""
+    kinds = (
+        "A search registers the mixture as it has become, and tries each candidate as one more expert of it."
+        if facts.data.weights
+        else "The kind “answer” is the first retraining after an alert, with the few labels that have arrived by then. "
+        "The kind “search” follows later and compares all candidates, including the slow ones."
+    )
     return [
-        Paragraph(
-            "The kind “answer” is the first retraining after an alert, with the few labels that have arrived by then. "
-            "The kind “search” follows later and compares all candidates, including the slow ones. The reason is the "
-            "policy's own text."
-        ),
+        Paragraph(f"{kinds} The reason is the policy's own text."),
         Table(f"Retrainings{newest}", columns, rows),
         *full_reasons(
             "Full reasons of the retrainings",

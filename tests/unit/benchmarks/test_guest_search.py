@@ -60,7 +60,9 @@ def outcome(at: int, given: float) -> Outcome:
 
 
 def test_better_candidate_joins_once_it_is_fitted(search: GuestSearch) -> None:
-    assert search.start(100, ROWS, 99.0) == SECONDS
+    assert search.open == ()
+    assert search.start(100, ROWS, 40.0, 99.0) == SECONDS
+    assert search.open == (40.0,)
     for at in range(100, 500):
         search.learn(outcome(at, 0.2))
     assert search.joining(149) == [], "its fit takes 50 events"
@@ -68,11 +70,11 @@ def test_better_candidate_joins_once_it_is_fitted(search: GuestSearch) -> None:
     assert joining.joining is not None and joining.joining.name == "tpot" and joining.weight > 0.5
     ((name, events, mixture, stacked),) = search.judged
     assert name == "tpot" and events >= 200 and stacked > mixture
-    assert search.joining(151) == []
+    assert search.joining(151) == [] and search.open == ()
 
 
 def test_candidate_beside_a_good_mixture_does_not_join(search: GuestSearch) -> None:
-    search.start(100, ROWS, 99.0)
+    search.start(100, ROWS, 0.0, 99.0)
     for at in range(100, 900):
         search.learn(outcome(at, 0.97))
     assert search.joining(150) == [] and len(search.judged) == 1
@@ -80,12 +82,12 @@ def test_candidate_beside_a_good_mixture_does_not_join(search: GuestSearch) -> N
 
 def test_next_drift_ends_the_comparison(search: GuestSearch) -> None:
     """It is judged if there are labels enough, and does not join."""
-    search.start(100, ROWS, 99.0)
+    search.start(100, ROWS, 0.0, 99.0)
     for at in range(100, 500):
         search.learn(outcome(at, 0.2))
     search.end_at(350.0)
     assert search.joining(150) == [] and [events for _, events, *_ in search.judged] == [250]
-    search.start(500, ROWS, 499.0)
+    search.start(500, ROWS, 350.0, 499.0)
     for at in range(500, 600):
         search.learn(outcome(at, 0.2))
     search.end_at(600.0)
@@ -101,8 +103,8 @@ def test_equal_rows_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("benchmarks.adaptation.guest_search.sandbox.run", run)
     for _ in range(2):
-        assert GuestSearch(STREAM, SETTINGS, ["tpot"]).start(0, ROWS, 0.0) == SECONDS
+        assert GuestSearch(STREAM, SETTINGS, ["tpot"]).start(0, ROWS, 0.0, 0.0) == SECONDS
     assert fits == ["tpot"]
-    GuestSearch(STREAM, SETTINGS, ["tpot"]).start(0, ROWS.take(slice(0, 80)), 0.0)
-    GuestSearch(STREAM, SETTINGS, ["finetune"]).start(0, ROWS, 0.0)
+    GuestSearch(STREAM, SETTINGS, ["tpot"]).start(0, ROWS.take(slice(0, 80)), 0.0, 0.0)
+    GuestSearch(STREAM, SETTINGS, ["finetune"]).start(0, ROWS, 0.0, 0.0)
     assert fits == ["tpot", "tpot", "finetune"]

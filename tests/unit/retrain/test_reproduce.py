@@ -33,7 +33,7 @@ from tests import tiny
 from tests.unit.serving.test_views import made
 
 RECORDED = Path(__file__).parents[2] / "recorded"
-CHOSEN = RetrainSettings(cooldown=0, window=500)
+CHOSEN = RetrainSettings(cooldown=0, window=500, mixture=False)
 OPTIONS: dict[str, dict[str, Any]] = {
     "KNeighborsClassifier": {},
     "ExtraTreesClassifier": {"n_estimators": 5, "random_state": 1},
@@ -127,7 +127,9 @@ def test_settings_recorded_by_earlier_versions_are_read(recording: str) -> None:
         assert recorded_settings(line, CHOSEN).window == line.scores["settings"]["window"]
     names = {"per_day": 3, "at_once": 2, "memory": 9}
     old = replace(queued[0], scores={"settings": names})
-    assert recorded_settings(old, CHOSEN) == RetrainSettings(max_per_day=3, parallel_fits=2, concept_memory=9)
+    assert recorded_settings(old, CHOSEN) == RetrainSettings(
+        max_per_day=3, parallel_fits=2, concept_memory=9, mixture=False
+    )
 
 
 def test_recorded_decision_figures_are_compared() -> None:

@@ -92,6 +92,18 @@ def test_promotion_accuracy_is_counted_in_three_periods() -> None:
     assert (swap.version, swap.action, swap.position) == ("2", "promote", ANSWERED)
 
 
+def test_outcome_says_what_labels_have_changed() -> None:
+    """From the onset to the promotion the registered version is right once in ten events, its answers four times."""
+    learnt = [
+        replace(one, reference={one.label: float(one.position % 10 == 0), "another": 0.5})
+        if ONSET <= one.position < ANSWERED
+        else one
+        for one in stream()
+    ]
+    said = only(history([alert()], learnt, ANSWER)).came_of_it.words
+    assert "0.400 from the onset until then (0.100 without learning from labels), and 0.800 since then." in said
+
+
 def test_retraining_round_holds_offsets_and_gate_checks() -> None:
     """The policy's reason and its counts are part of the round."""
     (one,) = only(history([alert()], stream(), ANSWER)).rounds

@@ -25,7 +25,7 @@ from driftloop.cli.simulation.run_report import write_report
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka.topic_history import TopicHistory
 from driftloop.core.messages import DriftAlert, MixtureUpdate, Outcome, Prediction, Retraining
-from driftloop.core.settings import Settings
+from driftloop.core.settings import RetrainSettings, Settings
 from producers.scenarios.scenarios import load_scenario
 from serving.report import aggregates, build, collect, document, formatting, html, pdf, run_data
 from serving.report.chapters import candidates
@@ -148,7 +148,7 @@ def facts_of(
         "retrainings": diary(drift), "dead_letters": [], "events": end,
     }  # fmt: skip
     topics = TopicHistory(**{**known, **found})
-    settings = Settings(stream="s")
+    settings = Settings(stream="s", retrain=RetrainSettings(mixture="weight_samples" in found))
     about = about or source(warm_up)
     evidence = collect.collect_from_topics(settings, topics, about, "embedded")
     measured = clock or Clock(seconds=91.5, cpu_seconds=CPU, peak_memory_mb=2304.0, restarts={"score": 0})
