@@ -31,7 +31,7 @@ from retrain.training_window import MIN_HOLDOUT, TrainingWindow
 
 IDLE = 10.0
 """Seconds without a new labelled event after which a shadow is judged on the events so far."""
-LONG_IDLE = 60.0
+LONG_IDLE = 30.0
 """The same while there are fewer events than a decision needs."""
 
 MIXTURE = "mixture"

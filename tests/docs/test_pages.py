@@ -24,6 +24,7 @@ from driftloop.core.topics import PREDICTIONS
 from driftloop.devstack.ports import free_port
 from tests.docs.snippets import ROOT, Shell, Snippet, of
 from tests.docs.test_snippets import reviews
+from tests.integration.test_simulate import link_cache
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -46,14 +47,18 @@ class Kept:
     event: str
 
 
+def variables(folder: Path) -> dict[str, str]:
+    """Variables under which a page's commands find no simulation but that of the page."""
+    return {**QUICK, "DRIFTLOOP_CACHE": str(link_cache(folder / "cache")), "BROWSER": "true"}
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     """What the page says is to be started in another terminal; found from this one, as the page says."""
     (snippet,) = of(DOCS / "inspect.md", "sh elsewhere")
     folder = tmp_path_factory.mktemp("kept")
     api = f"127.0.0.1:{free_port()}"
-    cache = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))}
-    environ = {**QUICK, **cache, "DRIFTLOOP_API__PORT": api.partition(":")[2], "BROWSER": "true"}
+    environ = {**variables(folder), "DRIFTLOOP_API__PORT": api.partition(":")[2]}
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     command = ["bash", "-c", f"exec {snippet.text.strip()} --rate 80 --out kept --no-open"]
     child = ManagedProcess(
@@ -161,10 +166,9 @@ def test_plugins_page_commands_work(kept: Kept, tmp_path: Path) -> None:
 
 def test_tutorial_commands_work(tmp_path: Path) -> None:
     """In a copy of nothing: the page makes its own data, and its own loop."""
-    cache = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))}
     for name in ("Makefile", "pyproject.toml", "uv.lock", ".venv", ".uv"):
         (tmp_path / name).symlink_to(ROOT / name)
-    environ = {**QUICK, **cache, "DRIFTLOOP_API__PORT": str(free_port()), "BROWSER": "true"}
+    environ = {**variables(tmp_path), "DRIFTLOOP_API__PORT": str(free_port())}
     said = read(DOCS / "tutorial.md", tmp_path, environ, {})
     texts = [text for _, text in said]
     assert any("3000 of 3000 events predicted" in text for text in texts)

@@ -65,5 +65,5 @@ def test_csv_file_becomes_loop_with_own_plugins(tmp_path: Path) -> None:
     assert {one["detector"] for one in summary["alerts"]} == {"my_package.detector:Cusum?limit=5"}
     retrainings = summary["retrainings"]
     assert retrainings and all("mistakes since the last retraining" in one["reason"] for one in retrainings)
-    assert {name for one in retrainings for name in one["candidates"]} == {"my_package.candidate:ClassMeans"}
+    assert {name for one in retrainings for name in one["candidates"]} == {"mixture", "my_package.candidate:ClassMeans"}
     assert summary["promotions"] >= 1
