@@ -29,10 +29,8 @@ from retrain.retraining_log import RetrainingLog
 from retrain.retraining_tools import RetrainingTools
 from retrain.training_window import MIN_HOLDOUT, TrainingWindow
 
-IDLE = 10.0
-"""Seconds without a new labelled event after which a shadow is judged on the events so far."""
-LONG_IDLE = 30.0
-"""The same while there are fewer events than a decision needs."""
+LAST_LABELS = 10.0
+"""Seconds for the last labels of a concept that has ended, before a shadow is judged."""
 
 MIXTURE = "mixture"
 EXPERTS = (MIXTURE, "linear")
@@ -52,7 +50,7 @@ class ShadowCandidate:
     candidate: FittedCandidate
     shadow: Shadow
     last_event: float = field(default_factory=time.monotonic)
-    """Time of its newest labelled event, on the monotonic clock."""
+    """Time of the newest labelled event that it can wait for, on the monotonic clock."""
 
 
 class RetrainingRun:
@@ -83,6 +81,7 @@ class RetrainingRun:
         self._train, self._held, self._before = window.hold_out(self._chosen.holdout)
         self.past = past
         self.log = log
+        self._began = time.time()
         self.scratch = scratch
         self._promotion = CandidatePromotion(tools, past.trigger, self._train, self._held, log)
         self._fits: FitPool | None = None
@@ -150,7 +149,7 @@ class RetrainingRun:
         for shadowed in self._shadows:
             waiting = len(shadowed.shadow.waiting)
             shadowed.shadow.offer(fresh)
-            if len(shadowed.shadow.waiting) > waiting:
+            if len(shadowed.shadow.waiting) > waiting or (fresh and not self._next_alert):
                 shadowed.last_event = time.monotonic()
         if self._fits is not None:
             for candidate, fitted in self._fits.collect():
@@ -181,9 +180,10 @@ class RetrainingRun:
         """
         champion = self._tools.models.champion()
         for shadowed in [one for one in self._shadows if one.shadow.champion == self._opponent(champion)]:
-            decision = shadowed.shadow.advance(self._tools.evaluator.predict_outcomes)
-            self._shadows.remove(shadowed)
-            self._judge(shadowed.candidate, shadowed.shadow, champion, refused=decision == "champion")
+            decision = "undecided"
+            while shadowed.shadow.waiting and decision == "undecided":
+                decision = shadowed.shadow.advance(self._tools.evaluator.predict_outcomes)
+            self._end_shadow(shadowed, champion, refused=decision == "champion")
         self.cancel(reason)
 
     def cancel(self, reason: str) -> None:
@@ -279,21 +279,21 @@ class RetrainingRun:
             shadowed.shadow = self._shadow(candidate.model, known)
         shadow = shadowed.shadow
         decision = shadow.advance(evaluator.predict_outcomes)
-        patience = IDLE if len(shadow.rows) >= shadow.least else LONG_IDLE
+        patience = LAST_LABELS if self._next_alert else self._chosen.shadow_idle
         if decision == "undecided" and (shadow.waiting or time.monotonic() - shadowed.last_event < patience):
             return
-        self._shadows.remove(shadowed)
-        self._judge(candidate, shadow, champion, refused=decision == "champion")
+        self._end_shadow(shadowed, champion, refused=decision == "champion")
 
-    def _judge(self, candidate: FittedCandidate, shadow: Shadow, champion: BundleClassifier, *, refused: bool) -> None:
+    def _end_shadow(self, shadowed: ShadowCandidate, champion: BundleClassifier, *, refused: bool) -> None:
         """Judge a candidate after its shadow, on the events of it or else on the held-out slice.
 
         Args:
-            candidate: Candidate that was in shadow.
-            shadow: Its shadow.
+            shadowed: The candidate. It leaves the shadow.
             champion: The champion.
             refused: True if the champion has proved better.
         """
+        self._shadows.remove(shadowed)
+        candidate, shadow = shadowed.candidate, shadowed.shadow
         evaluator, compared = self._tools.evaluator, shadow.test.as_json()
         entered = candidate
         if len(shadow.rows) >= MIN_HOLDOUT:
@@ -335,6 +335,7 @@ class RetrainingRun:
             self._chosen.shadow,
             1 - self._chosen.confidence,
             until=self._until,
+            predicted_since=-math.inf if opponent else self._began,
             least=0 if opponent else min(MIXTURE_EVENTS, self._chosen.shadow),
             stack=None if opponent else Stack(),
         )

@@ -18,6 +18,7 @@ from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import Command, Outcome
 from retrain.labels.annotator_trust import weight_labels
 from retrain.policies.base import CompletedRetraining, Retrain
+from retrain.policies.on_drift import rows_since
 from retrain.retraining_log import RetrainingLog
 from retrain.retraining_run import RetrainingRun
 from retrain.retraining_tools import RetrainingTools
@@ -116,7 +117,7 @@ class RunScheduler:
         return CompletedRetraining(
             labelled=self._state.labelled,
             onset_at=decision.onset_at,
-            rows=sum(outcome.occurred_at >= decision.onset_at for outcome in outcomes),
+            rows=rows_since(decision.onset_at, outcomes),
             until_at=max(outcome.occurred_at for outcome in outcomes),
             trigger=decision.trigger,
             promoted=False,

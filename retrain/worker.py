@@ -249,7 +249,7 @@ def run(settings: Settings, once: bool = False, progress: Callable[[], None] | N
     Raises:
         DriftloopError: Kafka, Redis or MLflow do not answer, or the configured model cannot be loaded.
     """
-    worker = Worker(settings)
+    worker = Worker(replace(settings, retrain=settings.retrain.until_labels_end) if once else settings)
     if progress is not None:
         worker.progress = progress
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from benchmarks.harness.fork_server import ForkServer
 from driftloop.core import topics
-from driftloop.core.settings import Settings
+from driftloop.core.settings import RetrainSettings, Settings
 from driftloop.devstack.stack import EmbeddedStack
 from tests import shared_stack
 
@@ -56,7 +56,8 @@ def settings(request: pytest.FixtureRequest) -> Settings:
     """Settings of a stream of its own, its topics created: on the private stack where a test asks for that."""
     stack = request.getfixturevalue("private_stack" if "private_stack" in request.fixturenames else "stack")
     mark = uuid.uuid4().hex[:8]
-    chosen: Settings = stack.settings(Settings(stream=f"test-{mark}", topic_prefix=f"t{mark}."))
+    retrain = RetrainSettings().until_labels_end
+    chosen: Settings = stack.settings(Settings(stream=f"test-{mark}", topic_prefix=f"t{mark}.", retrain=retrain))
     topics.create(chosen)
     return chosen
 

@@ -98,7 +98,14 @@ class GuestSearch:
                 model = load_bundle(bundle, self._settings.signing_key, threads=1, encoder=self._encoder)
                 chosen = self._settings.retrain
                 shadow = Shadow(
-                    model, "", until_at, chosen.shadow, 1 - chosen.confidence, least=MIXTURE_EVENTS, stack=Stack()
+                    model,
+                    "",
+                    until_at,
+                    chosen.shadow,
+                    1 - chosen.confidence,
+                    predicted_since=tick,
+                    least=MIXTURE_EVENTS,
+                    stack=Stack(),
                 )
                 self._tried.append(Tried(name, ready, model, shadow))
         return spent

@@ -25,6 +25,7 @@ from retrain.evaluation.paired_slice import slice_of
 from retrain.evaluation.sequential_test import ShadowTest
 from retrain.labels.annotator_trust import weight_labels
 from retrain.policies.base import ALWAYS, CompletedRetraining, Policy, PolicyContext, Retrain
+from retrain.policies.on_drift import rows_since
 from retrain.promotion.concept_memory import last_of_each, recall
 from retrain.training_window import TrainingWindow
 
@@ -156,7 +157,7 @@ class Loop(Playback):
         }
 
     def _retrain(self, decision: Retrain, tick: int) -> None:
-        rows = sum(outcome.occurred_at >= decision.onset_at for outcome in self._outcomes)
+        rows = rows_since(decision.onset_at, self._outcomes)
         newest = self._outcomes[-1].occurred_at
         positions = [outcome.position for outcome in self._outcomes]
         onset = 0 if rows == 0 else len(positions) - rows

@@ -30,6 +30,8 @@ FILE = "_FILE"
 SETTINGS_FILE = f"{PREFIX}SETTINGS"
 """Variable with the path of a settings file. Empty: no file."""
 
+LABELS_ENDED = 15.0
+"""Seconds without a labelled event after which a replayed stream has no more of them."""
 POLICIES = ("never", "periodic", "on-drift", "cost-aware")
 """The built-in retraining policies."""
 
@@ -211,6 +213,9 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """CSV file with the columns text and label: the frozen regression set of the gate. Empty: no regression set."""
     shadow: Count = 600
     """Maximum number of labelled live events of a slow candidate's shadow run before the decision."""
+    shadow_idle: Seconds = 86_400.0
+    """Seconds without a new labelled event after which a shadow run ends. `driftloop simulate` and `driftloop retrain
+    --once` wait 15 at most, since their labels end."""
     probation: Annotated[int, msgspec.Meta(ge=0)] = 300
     """Labelled events after a promotion during which the predecessor is restored if it is better. `0` disables it."""
     max_per_day: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -233,6 +238,11 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def learns_from_every_label(self) -> bool:
         """Return True if the champion is to be a mixture of experts."""
         return self.mixture and self.policy != "never" and self.approval == "auto"
+
+    @property
+    def until_labels_end(self) -> RetrainSettings:
+        """The same for a stream whose labels end: a shadow run does not wait for more."""
+        return msgspec.structs.replace(self, shadow_idle=min(self.shadow_idle, LABELS_ENDED))
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -42,6 +42,8 @@ class Shadow:
     """Error rate of the sequential test."""
     until: float = math.inf
     """`occurred_at` from which on events belong to another concept; they are skipped."""
+    predicted_since: float = -math.inf
+    """`predicted_at` from which on events count. A mixture that answered earlier knew fewer labels than the model."""
     least: int = 0
     """Labelled events before the first decision."""
     stack: Stack | None = None
@@ -104,7 +106,8 @@ class Shadow:
 
     def _counts(self, outcome: Outcome) -> bool:
         comparable = self.champion in ("", outcome.model_version) and outcome.probabilities and not outcome.in_sample
-        return bool(comparable) and self.since < outcome.occurred_at < self.until
+        late_enough = not outcome.predicted_at or outcome.predicted_at > self.predicted_since
+        return bool(comparable) and late_enough and self.since < outcome.occurred_at < self.until
 
 
 def as_predictions(probabilities: Sequence[Mapping[str, float]], classes: tuple[str, ...] = ()) -> Predictions:

@@ -219,11 +219,6 @@ class MixtureLearner:
         """Number of labels that the mixture has learnt."""
         return self._learnt
 
-    @property
-    def labels_of_concept(self) -> int:
-        """Number of labels since the onset of the last drift."""
-        return self._since_onset
-
     def notice_drift(self, onset_at: float) -> bool:
         """Trust the longest window, and begin the concept anew.
 

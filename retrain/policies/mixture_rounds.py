@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from driftloop.core.messages import DriftAlert, Outcome
+from retrain.mixture.learner import DEFAULTS
 from retrain.policies.base import ALWAYS, PolicyContext, Retrain, Wait
 from retrain.policies.on_drift import labelled_since_last, newest_episode, rows_since
 
@@ -27,7 +28,7 @@ class MixtureRounds:
         first: Labelled events since the onset of a drift for its first round. The first champion counts as a round of
             as many labels, or of its own.
         growth: Factor by which the labels grow between two rounds.
-        longest: Largest number of labelled events between two rounds.
+        longest: Largest number of labelled events between two rounds. By default those of the longest window.
         retry: Labelled events between a round that failed and the next.
     """
 
@@ -36,7 +37,7 @@ class MixtureRounds:
     bootstrap: int = 500
     first: int = 300
     growth: float = 3.0
-    longest: int = 19_200
+    longest: int = max(DEFAULTS.sizes.values())
     retry: int = 100
     name = "on-drift"
 

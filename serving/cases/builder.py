@@ -269,8 +269,7 @@ def _span_as_registered(rows: Sequence[Outcome]) -> AccuracySpan | None:
     """Return the accuracy of the versions as they were registered; `None` if labels have changed none of them."""
     if not any(row.reference for row in rows):
         return None
-    answers = [max(row.reference, key=row.reference.__getitem__) if row.reference else row.predicted for row in rows]
-    return _span([replace(row, correct=said == row.label) for row, said in zip(rows, answers, strict=True)])
+    return _span([replace(row, correct=row.watched[0] == row.label) for row in rows])
 
 
 def _grouped(rows: Sequence[M], key: Callable[[M], str]) -> dict[str, list[M]]:

@@ -33,7 +33,7 @@ def describe_outcome(
     before: AccuracySpan,
     until: AccuracySpan,
     since: AccuracySpan,
-    as_registered: AccuracySpan | None = None,
+    as_registered: AccuracySpan | None,
 ) -> str:
     """Return the outcome in sentences.
 

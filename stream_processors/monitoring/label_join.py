@@ -84,6 +84,7 @@ def outcome(prediction: Prediction, label: Label) -> Outcome:
         model_version=prediction.model_version,
         latency_ms=prediction.latency_ms,
         labelled_at=label.labelled_at,
+        predicted_at=prediction.predicted_at,
         in_sample=prediction.in_sample,
         probabilities=prediction.probabilities,
         annotator=label.annotator,

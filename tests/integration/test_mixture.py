@@ -276,10 +276,13 @@ def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
 
 
 @pytest.mark.slow
-def test_next_search_judges_a_candidate_in_shadow(world: StreamHarness) -> None:
-    """It has half of the events that it waits for, and is compared on these."""
+@pytest.mark.parametrize("idle", [5.0, 600.0])
+def test_end_of_labels_or_next_search_judges_a_shadow(world: StreamHarness, idle: float) -> None:
+    """The candidate has half of the events that it waits for, and is compared on these."""
+    settings = {"CANDIDATES": "tests.misbehaving:Letters", "SHADOW_IDLE": str(idle)}
+    environ = {f"DRIFTLOOP_RETRAIN__{name}": value for name, value in settings.items()}
     for role in ("retrain", "score", "monitor"):
-        world.start(role, **MIXTURE | {"DRIFTLOOP_RETRAIN__CANDIDATES": "tests.misbehaving:Letters"})
+        world.start(role, **MIXTURE | environ)
     send_codes(world, range(FIRST))
     for start_at in range(100, 500, 50):
         send_codes(world, range(start_at, start_at + 50))
@@ -288,9 +291,10 @@ def test_next_search_judges_a_candidate_in_shadow(world: StreamHarness) -> None:
     send_codes(world, range(500, 600))
     wait_until_learnt(world)
     assert steps(world)[-1].state == "shadow"
-    wish = Command(command_id="by-hand", stream=world.settings.stream, action="retrain", by="Ann", at=time.time())
-    world.outbox.put("commands", wish.command_id, wish)
-    world.outbox.flush()
+    if idle > 60:
+        wish = Command(command_id="by-hand", stream=world.settings.stream, action="retrain", by="Ann", at=time.time())
+        world.outbox.put("commands", wish.command_id, wish)
+        world.outbox.flush()
     first = steps(world)[0].run_id
     world.until(lambda: "finished" in [one.state for one in steps(world) if one.run_id == first])
     judged = [one for one in steps(world) if one.run_id == first][-2]

@@ -168,7 +168,7 @@ def _fit_settings(root: Path, record: run_directory.Record, settings: Settings, 
     drifts = tuple(position for position in scenario.drifts if position < events)
     fitted = replace(
         settings,
-        retrain=retrain,
+        retrain=retrain.until_labels_end,
         dataset=scenario.revision,
         scratch_dir=settings.scratch_dir or str(root.absolute() / SCRATCH),
         api=replace(settings.api, port=_choose_page_port(settings.api.port), drifts=drifts),

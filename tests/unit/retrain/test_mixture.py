@@ -179,9 +179,9 @@ def test_alert_trusts_the_longest_window() -> None:
     before = made.mixture.weights.copy()
     for row in rows(2, 30, start=300.0):
         made.learn(row)
-    assert (made.mixture.weights == before).all() and made.labels_of_concept == 0
+    assert (made.mixture.weights == before).all()
     made.learn(rows(3, 1, start=500.0)[0])
-    assert (made.mixture.weights != before).any() and made.labels_of_concept == 1
+    assert (made.mixture.weights != before).any()
 
 
 def test_concept_is_fitted_on_labels_since_the_onset() -> None:
@@ -237,10 +237,11 @@ def test_resumed_learner_goes_on_from_mixture_and_rows() -> None:
         resumed.learn(row)
     assert np.allclose(resumed.mixture.weights, made.mixture.weights)
     assert np.allclose(resumed.mixture.embedding, made.mixture.embedding)
-    assert resumed.labels_of_concept == made.labels_of_concept == 20
     for row in rows(3, 20, start=1100.0):
+        made.learn(row)
         resumed.learn(row)
     fits = {fit.expert: fit for fit in resumed.due()}
+    assert [fit.labels for fit in made.due() if fit.expert == CONCEPT] == [fits[CONCEPT].labels]
     start = fits["newest-50"].start
     assert start is not None and (start.words == made.mixture.expert("newest-50").words).all()
     assert CONCEPT in fits

@@ -57,6 +57,12 @@ def test_events_of_the_next_concept_do_not_count() -> None:
     assert counted(made, outcome(12)) == ["11"]
 
 
+def test_answers_from_before_the_search_do_not_count() -> None:
+    """The mixture knew fewer labels then. Outcomes of earlier versions of driftloop do not say when."""
+    made = shadow("", predicted_since=50.0)
+    assert counted(made, outcome(11, predicted_at=50.0), outcome(12, predicted_at=50.5), outcome(13)) == ["12", "13"]
+
+
 @pytest.mark.parametrize(("least", "decided_after"), [(0, 64), (200, 256)])
 def test_decision_waits_for_the_least_events(least: int, decided_after: int) -> None:
     """A call compares 64 events; the champion is wrong on all of them."""
