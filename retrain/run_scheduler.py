@@ -23,7 +23,7 @@ from retrain.retraining_log import RetrainingLog
 from retrain.retraining_run import RetrainingRun
 from retrain.retraining_tools import RetrainingTools
 from retrain.stream_state import StreamState, outcomes_kept
-from retrain.training_window import build_window
+from retrain.training_window import build_window, probabilities_given
 
 STOPPED = "the worker was stopped"
 
@@ -148,6 +148,8 @@ class RunScheduler:
         offsets = numbered[0][0], numbered[-1][0]
         outcomes = [outcome for _, outcome in numbered]
         window = build_window(outcomes, offsets, past.onset_at, tools.store, tools.encoder, keep=True)
+        if tools.mixture is not None:
+            window = replace(window, given=probabilities_given(outcomes))
         return RetrainingRun(tools, weight_labels(window, self._settings.retrain.seed), past, run_log, scratch)
 
     def _supersede(self, decision: Retrain) -> None:

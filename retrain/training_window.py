@@ -23,7 +23,7 @@ MAX_HOLDOUT = 600
 BEFORE_STEP = 5
 MAX_BEFORE = 200
 """One in `BEFORE_STEP` of the rows before the drift is held out, at most `MAX_BEFORE` of them."""
-ROW_FIELDS = ("segments", "annotators", "weights", "gate_weights")
+ROW_FIELDS = ("segments", "annotators", "weights", "gate_weights", "given")
 """Fields of a window that are empty or have one value per row."""
 
 
@@ -51,6 +51,8 @@ class TrainingWindow:
     """Shape (n,) or empty for ones: trust in each label for training."""
     gate_weights: tuple[float, ...] = ()
     """Shape (n,) or empty for ones: trust in each label for the comparison of models."""
+    given: tuple[float, ...] = ()
+    """Shape (n,) or empty: probability that a mixture gave to each label before it learnt it. -1: it had learnt it."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -158,6 +160,16 @@ def build_window(
         segments=tuple(row.segment for row in rows),
         annotators=tuple(row.annotator for row in rows),
     )
+
+
+def probabilities_given(outcomes: Sequence[Outcome]) -> tuple[float, ...]:
+    """Return the probability that a mixture gave to each label before it learnt it, in the order of occurrence.
+
+    Args:
+        outcomes: Labelled events. The result has -1 for those that the first model was trained on.
+    """
+    rows = sorted(outcomes, key=lambda outcome: outcome.occurred_at)
+    return tuple(-1.0 if row.in_sample else row.probabilities.get(row.label, 0.0) for row in rows)
 
 
 def stored_embeddings(rows: Sequence[Outcome], store: OnlineStore, encoder: Encoder, *, keep: bool = False) -> Matrix:

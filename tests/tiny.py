@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from driftloop.core.models.encoder import OnnxEncoder
-from driftloop.core.models.mixture import Features, WordHasher
+from driftloop.core.models.expert_features import FeatureMap
 from driftloop.core.models.mixture_head import MixtureHead
 from driftloop.core.models.onnx_export import exported_classifier
 from driftloop.core.models.sample_texts import FILLER, HOSTILE, LABELS, WORDS, sentences
@@ -52,7 +52,8 @@ def classifier() -> OnnxEncoder:
 def mixture(rows: TrainingWindow, options: MixtureOptions = DEFAULTS) -> tuple[MixtureLearner, MixtureHead]:
     """A mixture that has learnt the rows, and the head with it."""
     tokenise = encoder().tokenise
-    hasher = WordHasher.fit(tokenise(rows.texts))
-    features = Features(rows.embeddings, hasher.transform(tokenise(rows.texts)))
+    tokens = tokenise(rows.texts)
+    feature_map = FeatureMap.fit(rows.embeddings, tokens)
+    features = feature_map.transform(rows.embeddings, tokens)
     learner = MixtureLearner.train(make_rows(features, rows.labels, range(len(rows))), options)
-    return learner, MixtureHead(learner.mixture, hasher, tokenise)
+    return learner, MixtureHead(learner.mixture, feature_map, tokenise)

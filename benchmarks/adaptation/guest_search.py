@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.adaptation.playback import Stream
+from benchmarks.adaptation.results import Comparison
 from driftloop.core.files import write_atomic
 from driftloop.core.messages import Outcome
 from driftloop.core.models.bundle import BundleClassifier, Lineage, load_bundle
@@ -67,8 +68,7 @@ class GuestSearch:
         self._encoder: OnnxEncoder = exported_encoder(settings.model, threads=1)
         self._tried: list[Tried] = []
         self._onset_at = ALWAYS
-        self.judged: list[tuple[str, int, float, float]] = []
-        """Name of each judged candidate, events, accuracy of the mixture and of the mixture with it."""
+        self.judged: list[Comparison] = []
 
     @property
     def open(self) -> tuple[float, ...]:
@@ -130,11 +130,11 @@ class GuestSearch:
             if decision == "undecided" and len(tried.shadow.rows) < tried.shadow.most and np.isinf(tried.shadow.until):
                 continue
             self._tried.remove(tried)
-            joining = self._judge(tried)
+            joining = self._judge(tried, tick)
             found += [] if joining is None else [joining]
         return found
 
-    def _judge(self, tried: Tried) -> GuestChange | None:
+    def _judge(self, tried: Tried, tick: int) -> GuestChange | None:
         shadow = tried.shadow
         if len(shadow.rows) < MIXTURE_EVENTS or shadow.stack is None:
             return None
@@ -144,12 +144,11 @@ class GuestSearch:
         verdict = judge(
             Slice(truth, mixture, stacked), limits=chosen.gate, confidence=chosen.confidence, seed=chosen.seed
         )
-        accuracies = verdict.champion_accuracy, verdict.challenger_accuracy
-        self.judged.append((tried.name, len(truth), *accuracies))
         guest = as_guest(tried.name, tried.model, self._encoder.digest)
-        if not verdict.better or guest is None or not np.isinf(shadow.until):
-            return None
-        return GuestChange(guest, shadow.stack.weight)
+        joins = verdict.better and guest is not None and bool(np.isinf(shadow.until))
+        accuracies = round(verdict.champion_accuracy, 4), round(verdict.challenger_accuracy, 4)
+        self.judged.append(Comparison(tried.name, tick, len(truth), *accuracies, joins))
+        return GuestChange(guest, shadow.stack.weight) if joins else None
 
     def _predict(self, model: BundleClassifier, outcomes: Sequence[Outcome]) -> Predictions:
         embeddings = self._stream.embeddings[[outcome.position for outcome in outcomes]]
@@ -160,7 +159,8 @@ class GuestSearch:
         chosen = self._settings.retrain
         seconds = catalogue.budget_seconds(name, chosen)
         recipe: dict[str, Any] = {"name": name, "seconds": seconds, "seed": chosen.seed, "onset": window.onset}
-        rows = json.dumps([recipe, window.texts, window.labels, self._encoder.digest]).encode()
+        given = [] if name == "finetune" else [window.given]  # fine-tuning does not read it
+        rows = json.dumps([recipe, window.texts, window.labels, self._encoder.digest, *given]).encode()
         folder = cache_dir() / FOLDER / hashlib.sha256(rows).hexdigest()[:32]
         result = folder / "fit.json"
         if not result.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -15,8 +16,9 @@ from benchmarks.adaptation.playback import Clock, Playback, Stream
 from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import DriftAlert, Outcome
 from driftloop.core.models.classifier import Matrix
+from driftloop.core.models.expert_features import EMPHASIS, FeatureMap, Features
 from driftloop.core.models.guest import Guest
-from driftloop.core.models.mixture import Features, LinearWeights, WordHasher
+from driftloop.core.models.mixture import LinearWeights
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings
 from retrain.candidates.training_rows import require_learnable
@@ -27,7 +29,7 @@ from retrain.mixture.learner import MixtureLearner, MixtureOptions, make_rows
 from retrain.policies.base import CompletedRetraining, PolicyContext, Retrain
 from retrain.policies.mixture_rounds import MixtureRounds
 from retrain.policies.on_drift import rows_since
-from retrain.training_window import TrainingWindow
+from retrain.training_window import TrainingWindow, probabilities_given
 from stream_processors.drift.detectors import parse_parameters
 
 SECONDS_PER_ROW = 1e-4
@@ -41,6 +43,8 @@ class LoopOptions(MixtureOptions, frozen=True, kw_only=True):
 
     words: bool = True
     """Let the experts read words beside embeddings."""
+    kernel: Annotated[float, msgspec.Meta(ge=0)] = EMPHASIS
+    """Largest length of the kernel's values beside an embedding. 0: experts that cannot bend."""
     alerts: bool = True
     """Tell the mixture of drifts."""
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -124,10 +128,12 @@ class MixtureLoop(Playback):
             if tokens is None:
                 texts = [row.text for row in self.stream.scenario.sequence]
                 tokens = exported_encoder(self.settings.model).tokenise(texts)
-            self._words = WordHasher.fit(tokens[: self.bootstrap]).transform(tokens)
+            feature_map = FeatureMap.fit(rows.embeddings, tokens[: self.bootstrap], self._options.kernel)
+            features = feature_map.transform(self.stream.embeddings, tokens)
+            self._wide, self._words = features.embeddings, features.words
             if not self._options.words:
                 self._words = sp.csr_matrix(self._words.shape, dtype=np.float32)
-            first = Features(rows.embeddings, self._words[: len(rows)])
+            first = Features(self._wide[: len(rows)], self._words[: len(rows)])
             labelled = make_rows(first, rows.labels, range(len(rows)), weight_labels(rows).weights)
             self.learner = MixtureLearner.train(labelled, self._options)
             self._take_snapshot(0)
@@ -191,7 +197,14 @@ class MixtureLoop(Playback):
         """Return refits and snapshots; see `Playback.counts`."""
         refreshes = sum(one.kind == "refresh" for one in self._past)
         swaps = {"swaps": len(self.snapshots) - 1, "rollbacks": 0, "swapped_at": self.snapshots[1:]}
-        return {"retrainings": len(self._past) - refreshes, "refreshes": refreshes, "fits": self.fits, **swaps}
+        guests = [] if self._search is None else self._search.judged
+        return {
+            "retrainings": len(self._past) - refreshes,
+            "refreshes": refreshes,
+            "fits": self.fits,
+            "guests": guests,
+            **swaps,
+        }
 
     def _retrain(self, decision: Retrain, tick: int) -> None:
         """Take a snapshot, and fit the candidates on the newest labels if the round is a search."""
@@ -214,7 +227,7 @@ class MixtureLoop(Playback):
         )
         if self._search is not None and is_search:
             positions, labels = [outcome.position for outcome in kept], [outcome.label for outcome in kept]
-            window = self.stream.window(positions, onset, labels)
+            window = replace(self.stream.window(positions, onset, labels), given=probabilities_given(kept))
             self.cpu["retrain"] += self._search.start(tick, window, decision.onset_at, until_at)  # on one core each
 
     def _take_snapshot(self, tick: int) -> None:
@@ -223,7 +236,7 @@ class MixtureLoop(Playback):
 
     def _features(self, position: int) -> Features:
         guests = {guest.name: self._answer(guest, position) for guest in self._guests}
-        return Features(self.stream.embeddings[position : position + 1], self._words[position], guests)
+        return Features(self._wide[position : position + 1], self._words[position], guests)
 
     def _answer(self, guest: Guest, position: int) -> Matrix:
         """Return the probabilities of a guest for one event, shape (1, k); it is asked for many events at once."""

@@ -13,6 +13,20 @@ BLOCK = 250
 """Events of a point of the accuracy curve, and of a draw of the bootstrap if there are too few seeds."""
 
 
+class Comparison(msgspec.Struct, frozen=True):
+    """A candidate of a search, compared with the mixture on the same labelled events."""
+
+    candidate: str
+    position: int
+    """Position of the event at which the comparison ended."""
+    events: int
+    alone: float
+    """Accuracy of the mixture."""
+    together: float
+    """Accuracy of the mixture with the candidate as one more expert."""
+    joined: bool
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One system on one stream. The same command gives the same row again."""
 
@@ -53,6 +67,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Position of each swap."""
     recoveries: list[int | None] = []
     """Recovery time of each drift back to a known concept, from `benchmarks.adaptation.recurrence`."""
+    guests: list[Comparison] = []
+    """Candidates that were compared with a mixture."""
 
 
 class Measured(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from serving.simulation.drift_scoring import MAX_DELAY
 MIN_SEEDS = 3
 """Seeds from which intervals are taken over seeds and not over blocks."""
 SHIPPED = "on-drift"
+MIXTURE = "mixture"
 CEILING = "iid"
 
 
@@ -88,7 +89,7 @@ def _scenario_table(name: str, measured: Sequence[Measured], cpu: bool) -> str:
             cells += _cpu_cells([one for one in measured if one.row.system == system])
         lines.append(cells)
     heads = (*HEADS, *((RECOVERY_HEAD,) if recurring else ()), *(CPU_HEADS if cpu else ()))
-    return "\n\n".join([_title(name, rows), markdown(heads, lines), *_remarks(rows)])
+    return "\n\n".join([_title(name, rows), markdown(heads, lines), *_remarks(rows), *_worth_of_guests(measured)])
 
 
 def _title(name: str, rows: Sequence[Row]) -> str:
@@ -137,6 +138,31 @@ def _detection_cells(watched: Sequence[Row]) -> list[str]:
 
 def _cpu_cells(measured: Sequence[Measured]) -> list[str]:
     return [f"{np.mean([one.cpu[part] for one in measured]):.1f}" for part in ("watch", "retrain")]
+
+
+GUEST_HEADS = ("system", "added", "compared", "better when compared", "joined", "CPU s per 1,000 events")
+
+
+def _worth_of_guests(measured: Sequence[Measured]) -> list[str]:
+    """Return what candidates added to a mixture and cost, as a table; nothing if none was compared."""
+    alone = [one.row for one in measured if one.row.system == MIXTURE]
+    lines = []
+    for system in dict.fromkeys(one.row.system for one in measured if one.row.guests):
+        own = [one for one in measured if one.row.system == system]
+        guests = [guest for one in own for guest in one.row.guests]
+        cost = sum(one.cpu["watch"] + one.cpu["retrain"] for one in own) / sum(one.row.events for one in own)
+        lines.append(
+            [
+                f"`{system}`",
+                _signed(_lead([one.row for one in own], alone), 4),
+                str(len(guests)),
+                _signed(float(np.mean([guest.together - guest.alone for guest in guests])), 3),
+                str(sum(guest.joined for guest in guests)),
+                f"{1000 * cost:.1f}",
+            ]
+        )
+    title = f"Candidates as guests of the mixture. *Added* is accuracy over that of `{MIXTURE}` on the same seeds."
+    return [title, markdown(GUEST_HEADS, lines)] if lines else []
 
 
 def _recovery_cell(recoveries: Sequence[int | None]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from driftloop.core.kafka.clients import ConfirmedProducer
-from driftloop.core.models.bundle import BundleClassifier, BundleDraft, Lineage, load_bundle
+from driftloop.core.models.bundle import BundleClassifier, BundleDraft, Lineage, load_bundle, write_bundle
+from driftloop.core.models.mixture_head import MixtureHead
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.settings import Settings
 from producers.scenarios.scenarios import load_scenario
 from retrain.candidates.base import Budget, Candidate, Task
 from retrain.candidates.linear import LinearHead
+from retrain.mixture.champion_learner import as_guest
 from retrain.promotion.first_stage import make_cascade
 from retrain.promotion.promoter import Promoter
 from retrain.training_window import TrainingWindow
@@ -101,6 +103,29 @@ def add_first_stage(bundle: Path, train: TrainingWindow, held: TrainingWindow, s
     if not make_cascade(model, draft, train, held, lambda rows: model.predict(rows.texts, rows.embeddings), settings):
         raise RuntimeError(f"no first stage has a loss of at most {settings.retrain.cascade_loss}")
     draft.sign(settings.signing_key)
+
+
+def join(settings: Settings, mixture: Path, guest: Path, out: Path) -> None:
+    """Write the bundle of a mixture with one guest, which has half of the weight.
+
+    Args:
+        settings: The stream.
+        mixture: Bundle of the mixture.
+        guest: Bundle of the guest.
+        out: Folder of the bundle.
+
+    Raises:
+        ValueError: The first is not a mixture, or the second cannot be its guest.
+    """
+    model, joining = load_bundle(mixture, settings.signing_key), load_bundle(guest, settings.signing_key)
+    found = as_guest(guest.name, joining, model.encoder.digest)
+    if not isinstance(model.head, MixtureHead) or found is None or model.lineage is None:
+        raise ValueError(f"{guest.name} cannot be a guest of {mixture.name}")
+    head = MixtureHead(model.head.mixture.copy(), model.head.feature_map, model.head.tokenise, (found,))
+    head.mixture.add_guest(found.name, 0.5)
+    encoder = exported_encoder(settings.model)
+    key = settings.signing_key
+    write_bundle(out, encoder=encoder, head=head, labels=head.classes, lineage=model.lineage, key=key)
 
 
 def announce(settings: Settings, bundle: Path) -> str:

@@ -52,8 +52,11 @@ OURS = {
     "driftloop, encoder": "linear",
     "driftloop, TPOT's head": "tpot",
     "driftloop, fine-tuned": "finetune",
+    "driftloop, mixture": "mixture",
+    "driftloop, mixture with TPOT's head": "mixture+tpot",
+    "driftloop, mixture with fine-tuned": "mixture+finetune",
 }
-"""Scorers of driftloop, and the bundle of each."""
+"""Scorers of driftloop, and the bundle of each: of a candidate, or of a mixture and its guest."""
 PEERS = {
     "faust agent, per event": "benchmarks.performance.peers.faust_agent",
     "quix, per event": "benchmarks.performance.peers.quix_app",
@@ -93,10 +96,14 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftloop-bench-")))
         settings = stack.enter_context(EmbeddedStack(folder)).settings(Settings())
-        for bundle in {bundle for name, bundle in OURS.items() if wanted(name, options)} | {"linear"}:
-            print(f"fitting {bundle}", file=sys.stderr)
-            candidate = catalogue.find("linear" if bundle == "cascade" else bundle)
-            train_champion.fit(settings, folder, options.scenario, TRAINED_ON, bundle == "cascade", candidate)
+        for bundle in dict.fromkeys(["linear", *(bundle for name, bundle in OURS.items() if wanted(name, options))]):
+            mixture, _, guest = bundle.partition("+")
+            for part in (part for part in (mixture, guest) if part and not (folder / part).exists()):
+                print(f"fitting {part}", file=sys.stderr)
+                candidate = catalogue.find("linear" if part == "cascade" else part)
+                train_champion.fit(settings, folder, options.scenario, TRAINED_ON, part == "cascade", candidate)
+            if guest:
+                train_champion.join(settings, folder / mixture, folder / guest, folder / bundle)
         bench = Bench(settings, folder, rows[TRAINED_ON:], stack)
         measured = measure(bench, options, folder, settings)
     show(measured)

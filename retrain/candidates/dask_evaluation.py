@@ -47,6 +47,8 @@ class EvaluationData:
     folds: list[training_rows.Fold]
     loss_limits: list[float]
     """Limit of each fold, in nats per row. A pipeline with a greater loss is not tried on the remaining folds."""
+    given: NDArray[np.float64] | None = None
+    """Probability that a mixture gave to each label, shape (n,); see `TrainingWindow.given`. `None`: there is none."""
 
 
 def minus_log_loss(pipeline: Any, data: EvaluationData, seconds: float) -> list[Any]:
@@ -65,7 +67,7 @@ def minus_log_loss(pipeline: Any, data: EvaluationData, seconds: float) -> list[
     try:
         with warnings.catch_warnings(action="ignore"):
             losses = training_rows.fold_losses(
-                lambda: clone(pipeline), data.features, data.labels, data.folds, data.loss_limits, deadline
+                lambda: clone(pipeline), data.features, data.labels, data.folds, data.loss_limits, deadline, data.given
             )
     except Exception:
         return ["INVALID"]

@@ -8,7 +8,7 @@ import msgspec
 
 from driftloop.core.models.bundle import write_bundle
 from driftloop.core.models.encoder import OnnxEncoder
-from driftloop.core.models.mixture import Features, WordHasher
+from driftloop.core.models.expert_features import FeatureMap
 from driftloop.core.models.mixture_head import MixtureHead
 from retrain.candidates import training_rows
 from retrain.candidates.base import Task
@@ -36,14 +36,14 @@ class MixtureFit:
         training_rows.require_learnable(window)
         encoder = OnnxEncoder(window.encoder, task.model.max_tokens, task.budget.cores)
         tokens = encoder.tokenise(window.texts)
-        hasher = WordHasher.fit(tokens)
-        features = Features(window.embeddings, hasher.transform(tokens))
+        feature_map = FeatureMap.fit(window.embeddings, tokens)
+        features = feature_map.transform(window.embeddings, tokens)
         rows = make_rows(features, window.labels, range(len(window)), window.weights)
         mixture = MixtureLearner.train(rows).mixture
         write_bundle(
             out,
             encoder=encoder,
-            head=MixtureHead(mixture, hasher, encoder.tokenise),
+            head=MixtureHead(mixture, feature_map, encoder.tokenise),
             labels=mixture.classes,
             lineage=msgspec.structs.replace(task.lineage, parameters={"experts": list(mixture.names)}),
             key=task.signing_key,

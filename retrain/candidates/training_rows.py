@@ -181,10 +181,12 @@ def fold_losses(
     folds: Sequence[Fold],
     loss_limits: Sequence[float] = (),
     deadline: float = float("inf"),
+    given: NDArray[np.float64] | None = None,
 ) -> list[float]:
     """Return the log loss of a fresh estimator on each fold, in nats per row.
 
-    A loss above the limit of its fold ends the evaluation; the remaining folds are skipped.
+    Beside a mixture it is the loss of their mean: the estimator is to add what the mixture lacks. A loss above the
+    limit of its fold ends the evaluation; the remaining folds are skipped.
 
     Args:
         make: Makes an unfitted estimator.
@@ -193,6 +195,7 @@ def fold_losses(
         folds: Folds to evaluate.
         loss_limits: Limit of each fold; empty for none.
         deadline: Time of `time.monotonic` after which no fold begins.
+        given: Probability that a mixture gave to each label, shape (n,); see `TrainingWindow.given`.
 
     Raises:
         TimeoutError: The deadline passed before a fold.
@@ -202,21 +205,30 @@ def fold_losses(
         if time.monotonic() > deadline:
             raise TimeoutError("no time was left for the next fold")
         estimator = make().fit(features[train], labels[train])
-        losses.append(log_loss(estimator.classes_, estimator.predict_proba(features[test]), labels[test]))
+        beside = None if given is None else given[test]
+        losses.append(log_loss(estimator.classes_, estimator.predict_proba(features[test]), labels[test], beside))
         if losses[-1] > limit:
             break
     return losses
 
 
-def log_loss(classes: Sequence[str], probabilities: NDArray[Any], labels: NDArray[np.str_]) -> float:
+def log_loss(
+    classes: Sequence[str],
+    probabilities: NDArray[Any],
+    labels: NDArray[np.str_],
+    given: NDArray[np.float64] | None = None,
+) -> float:
     """Return the mean of -log p(true label).
 
     Args:
         classes: The k classes of the model.
         probabilities: Shape (n, k).
         labels: True labels, shape (n,). One that the model cannot name has probability `MIN_PROBABILITY`.
+        given: Probability that a mixture gave to each label. Known ones are averaged with the model's.
     """
     column = {str(name): i for i, name in enumerate(classes)}
     found = [probabilities[row, column[name]] if name in column else 0.0 for row, name in enumerate(labels)]
     values = np.nan_to_num(np.asarray(found, dtype=np.float64), nan=0.0)
+    if given is not None:
+        values = np.where(given >= 0, (values + given) / 2, values)
     return float(-np.log(np.clip(values, MIN_PROBABILITY, 1.0)).mean())

@@ -197,7 +197,7 @@ class VersionLearner:
             revision, self._offset, onset_at = update.revision, update.outcome_offset, update.onset_at
         learner = MixtureLearner(mixture, lineage.rows, onset_at=NO_DRIFT if onset_at is None else onset_at)
         self._series = UpdateSeries(settings.stream, self._version, settings.signing_key, revision)
-        own_head = MixtureHead(mixture, head.hasher, head.tokenise, head.guests)
+        own_head = MixtureHead(mixture, head.feature_map, head.tokenise, head.guests)
         self._trainer = MixtureTrainer(learner, own_head, tools.embed, self._publish)
 
     @property
@@ -268,7 +268,7 @@ class VersionLearner:
         write_bundle(
             out,
             encoder=encoder,
-            head=MixtureHead(mixture, head.hasher, encoder.tokenise, guests),
+            head=MixtureHead(mixture, head.feature_map, encoder.tokenise, guests),
             labels=mixture.classes,
             lineage=replace(
                 lineage,

@@ -24,7 +24,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from driftloop.core.models.classifier import Matrix, softmax
-from driftloop.core.models.mixture import COLUMNS, Features, LinearWeights, Mixture
+from driftloop.core.models.expert_features import COLUMNS, Features
+from driftloop.core.models.mixture import LinearWeights, Mixture
 from retrain.mixture.fixed_share import RATE, SHARE, favour, update_weights
 from retrain.mixture.softmax_regression import fit_softmax_regression
 
@@ -78,7 +79,7 @@ class Row:
     """A labelled event."""
 
     embedding: Matrix
-    """Shape (d,)."""
+    """Widened embedding, shape (d,)."""
     columns: NDArray[np.int32]
     """Columns of its words, shape (j,)."""
     words: Matrix

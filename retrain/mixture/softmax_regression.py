@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from driftloop.core.models.mixture import COLUMNS, Features, LinearWeights
+from driftloop.core.models.expert_features import COLUMNS, Features
+from driftloop.core.models.mixture import LinearWeights
 
 INVERSE_PENALTY = 3.0
 """scikit-learn's C."""

@@ -127,6 +127,16 @@ def test_weak_pipeline_skips_remaining_folds() -> None:
         training_rows.fold_losses(dummy, window.embeddings, labels, folds, deadline=time.monotonic() - 1)
 
 
+def test_pipeline_beside_a_mixture_is_judged_with_it() -> None:
+    """A label that the mixture had learnt counts for the pipeline alone."""
+    labels = np.asarray(["a", "b", "a"])
+    probabilities = np.asarray([[0.8, 0.2], [0.6, 0.4], [0.5, 0.5]])
+    alone = training_rows.log_loss(["a", "b"], probabilities, labels)
+    assert alone == pytest.approx(-np.log([0.8, 0.4, 0.5]).mean())
+    paired = training_rows.log_loss(["a", "b"], probabilities, labels, np.asarray([0.4, 1.0, -1.0]))
+    assert paired == pytest.approx(-np.log([0.6, 0.7, 0.5]).mean())
+
+
 def test_pipeline_evaluation_uses_one_thread() -> None:
     """A pipeline that exceeds its time limit scores INVALID."""
     window = tiny.window(160, onset=60)

@@ -277,7 +277,7 @@ def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("idle", [5.0, 600.0])
-def test_end_of_labels_or_next_search_judges_a_shadow(world: StreamHarness, idle: float) -> None:
+def test_idle_stream_or_next_search_judges_candidate(world: StreamHarness, idle: float) -> None:
     """The candidate has half of the events that it waits for, and is compared on these."""
     settings = {"CANDIDATES": "tests.misbehaving:Letters", "SHADOW_IDLE": str(idle)}
     environ = {f"DRIFTLOOP_RETRAIN__{name}": value for name, value in settings.items()}

@@ -58,7 +58,7 @@ class BundleClassifier:
         if not isinstance(self.head, MixtureHead):
             raise ValueError(f"version {self.version} is not a mixture")
         changed = copy.copy(self)
-        changed.head = MixtureHead(mixture, self.head.hasher, self.head.tokenise, self.head.guests)
+        changed.head = MixtureHead(mixture, self.head.feature_map, self.head.tokenise, self.head.guests)
         changed.revision = revision
         changed._registered = self._registered or self.head.mixture
         changed._labels = mixture.classes

@@ -1,64 +1,23 @@
 """Mixture of experts: softmax regressions on the same features, weighted by how well each does at present.
 
-All experts see the embedding of a text and its hashed tokens, so m experts for k classes are one linear map with m * k
-outputs. Its cost per event is a fraction of a percent of the encoder's.
+All experts see the widened embedding of a text and its hashed tokens, so m experts for k classes are one linear map
+with m * k outputs. Its cost per event is a fraction of a percent of the encoder's.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from driftloop.core.models.classifier import Matrix, softmax
-from driftloop.core.models.first_stage import count_tokens, inverse_document_frequency, normalise_rows
+from driftloop.core.models.expert_features import COLUMNS, Features
 
-COLUMNS = 1 << 14
-"""Hash values of tokens and pairs of tokens that the experts tell apart."""
 NEVER = -9.0
 """Score of a class that an expert has not seen: a probability of about 1e-4."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of n texts."""
-
-    embeddings: Matrix
-    """Shape (n, d)."""
-    words: sp.csr_matrix
-    """TF-IDF of the hashed tokens and pairs of tokens, each row of unit length. Shape (n, `COLUMNS`)."""
-    guests: Mapping[str, Matrix] = field(default_factory=dict)
-    """Probabilities of each guest that was asked, shape (n, k)."""
-
-    def __len__(self) -> int:
-        return len(self.embeddings)
-
-
-class WordHasher:
-    """TF-IDF of hashed tokens.
-
-    Args:
-        idf: Inverse document frequency of each column, shape (`COLUMNS`,).
-    """
-
-    def __init__(self, idf: Matrix) -> None:
-        self.idf = idf
-
-    @classmethod
-    def fit(cls, tokens: Sequence[Sequence[int]]) -> WordHasher:
-        """Return a hasher with the document frequencies of n texts, given as the encoder's tokens."""
-        occurs = np.asarray(_fold(tokens).sum(axis=0)).ravel()
-        return cls(inverse_document_frequency(occurs, len(tokens)))
-
-    def transform(self, tokens: Sequence[Sequence[int]]) -> sp.csr_matrix:
-        """Return the columns of n texts, shape (n, `COLUMNS`)."""
-        found = _fold(tokens)
-        found.data = self.idf[found.indices]
-        return normalise_rows(found)
 
 
 @dataclass(frozen=True)
@@ -80,7 +39,7 @@ class Mixture:
     Args:
         names: Names of the m experts.
         classes: The k classes.
-        dimension: Dimension of an embedding, d.
+        dimension: Dimension of a widened embedding, d.
     """
 
     def __init__(self, names: Sequence[str], classes: Sequence[str], dimension: int) -> None:
@@ -181,13 +140,3 @@ class Mixture:
         """Return the weighted mean of the experts' probabilities, shape (n, k)."""
         mean = np.einsum("m,nmk->nk", self.weights, self.expert_probabilities(features))
         return np.asarray(mean, dtype=np.float32)
-
-
-def _fold(tokens: Sequence[Sequence[int]]) -> sp.csr_matrix:
-    """Return ones at the hashed tokens of n texts, shape (n, `COLUMNS`)."""
-    counts = count_tokens(tokens)
-    indices = counts.indices % COLUMNS
-    folded = sp.csr_matrix((counts.data, indices, counts.indptr), shape=(len(tokens), COLUMNS))
-    folded.sum_duplicates()
-    folded.data[:] = 1
-    return folded

@@ -10,30 +10,35 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from driftloop.core.models.classifier import Matrix
+from driftloop.core.models.expert_features import COLUMNS, FeatureMap, Features, Kernel, WordHasher
 from driftloop.core.models.first_stage import are_columns
 from driftloop.core.models.guest import Guest
 from driftloop.core.models.head import Head
-from driftloop.core.models.mixture import COLUMNS, Features, Mixture, WordHasher
+from driftloop.core.models.mixture import Mixture
 
 _SHAPES = {"embedding": 3, "columns": 1, "words": 3, "bias": 2, "weights": 1, "idf": 1}
+_KERNEL = {"mean": 1, "directions": 2, "landmarks": 2, "projection": 2, "width": 1}
+"""Dimensions of each part of the file. The second are the fields of `Kernel`."""
 
 Tokenise = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 """Returns the encoder's tokens of n texts."""
 
 
 class MixtureHead:
-    """A mixture over embeddings and hashed tokens.
+    """A mixture over widened embeddings and hashed tokens.
 
     Args:
         mixture: The mixture.
-        hasher: Hasher of the tokens that its experts were fitted with.
+        feature_map: Map that its experts were fitted with.
         tokenise: Tokeniser of the encoder.
         guests: Guests of the mixture.
     """
 
-    def __init__(self, mixture: Mixture, hasher: WordHasher, tokenise: Tokenise, guests: Sequence[Guest] = ()) -> None:
+    def __init__(
+        self, mixture: Mixture, feature_map: FeatureMap, tokenise: Tokenise, guests: Sequence[Guest] = ()
+    ) -> None:
         self.mixture = mixture
-        self.hasher = hasher
+        self.feature_map = feature_map
         self.tokenise = tokenise
         self.guests = tuple(guests)
 
@@ -52,7 +57,7 @@ class MixtureHead:
         """
         asked = self.guests if ask_guests else ()
         guests = {guest.name: guest.predict_proba(texts, embeddings, self.classes) for guest in asked}
-        return Features(embeddings, self.hasher.transform(self.tokenise(texts)), guests)
+        return self.feature_map.transform(embeddings, self.tokenise(texts), guests)
 
     def predict_proba(self, texts: Sequence[str], embeddings: Matrix) -> Matrix:
         """Return class probabilities of n texts.
@@ -77,7 +82,8 @@ class MixtureHead:
                 "words": np.ascontiguousarray(mixture.words[used]),
                 "bias": np.ascontiguousarray(mixture.bias),
                 "weights": np.ascontiguousarray(mixture.weights),
-                "idf": np.ascontiguousarray(self.hasher.idf),
+                "idf": np.ascontiguousarray(self.feature_map.words.idf),
+                **{name: np.ascontiguousarray(getattr(self.feature_map.kernel, name)) for name in _KERNEL},
             },
             path,
         )
@@ -112,14 +118,20 @@ def load_mixture_head(
         found = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"the mixture cannot be read ({error})") from error
-    if {name: value.ndim for name, value in found.items()} != _SHAPES:
+    if {name: value.ndim for name, value in found.items()} != _SHAPES | _KERNEL:
         raise ValueError("the mixture lacks a part, or has one of another shape")
     columns, m, k = found["columns"], len(experts), len(classes)
+    (q, p), r = found["landmarks"].shape, found["projection"].shape[1]
     if not are_columns(columns, COLUMNS):
         raise ValueError("the mixture's columns are not increasing numbers")
     shapes = {name: value.shape for name, value in found.items()}
     expected = {
-        "embedding": (dimension, m, k),
+        "mean": (dimension,),
+        "directions": (dimension, p),
+        "landmarks": (q, p),
+        "projection": (q, r),
+        "width": (1,),
+        "embedding": (dimension + r, m, k),
         "columns": columns.shape,
         "words": (len(columns), m, k),
         "bias": (m, k),
@@ -136,10 +148,13 @@ def load_mixture_head(
     names = tuple(guest.name for guest in guests)
     if not set(names) <= set(experts) or len(set(names)) < len(names):
         raise ValueError(f"the guests {', '.join(names)} are not among the experts")
-    mixture = Mixture(experts, classes, dimension)
+    if found["width"][0] <= 0:
+        raise ValueError("the kernel of the mixture has no width")
+    mixture = Mixture(experts, classes, dimension + r)
     mixture.guests = names
     mixture.weights = found["weights"].astype(np.float64)
     mixture.embedding = found["embedding"].astype(np.float32)
     mixture.bias = found["bias"].astype(np.float32)
     mixture.words[columns] = found["words"]
-    return MixtureHead(mixture, WordHasher(found["idf"].astype(np.float32)), tokenise, guests)
+    kernel = Kernel(**{name: found[name].astype(np.float32) for name in _KERNEL})
+    return MixtureHead(mixture, FeatureMap(WordHasher(found["idf"].astype(np.float32)), kernel), tokenise, guests)

@@ -16,9 +16,10 @@ from safetensors.numpy import load, save
 
 from driftloop.core import messages
 from driftloop.core.messages import MixtureUpdate
+from driftloop.core.models.expert_features import COLUMNS
 from driftloop.core.models.first_stage import are_columns
 from driftloop.core.models.manifest import sign
-from driftloop.core.models.mixture import COLUMNS, LinearWeights, Mixture
+from driftloop.core.models.mixture import LinearWeights, Mixture
 
 MAX_BODY = 8 * 1024 * 1024
 """Maximum characters of a body."""
@@ -37,7 +38,7 @@ def decode_expert(update: MixtureUpdate, dimension: int) -> LinearWeights:
 
     Args:
         update: The message.
-        dimension: Dimension of an embedding, d.
+        dimension: Dimension of a widened embedding, d.
 
     Raises:
         ValueError: The body is damaged, or does not fit the classes and the dimension.

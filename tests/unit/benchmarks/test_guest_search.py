@@ -68,8 +68,9 @@ def test_better_candidate_joins_once_it_is_fitted(search: GuestSearch) -> None:
     assert search.joining(149) == [], "its fit takes 50 events"
     (joining,) = search.joining(150)
     assert joining.joining is not None and joining.joining.name == "tpot" and joining.weight > 0.5
-    ((name, events, mixture, stacked),) = search.judged
-    assert name == "tpot" and events >= 200 and stacked > mixture
+    (found,) = search.judged
+    assert found.candidate == "tpot" and found.joined and found.position == 150
+    assert found.events >= 200 and found.together > found.alone
     assert search.joining(151) == [] and search.open == ()
 
 
@@ -77,7 +78,7 @@ def test_candidate_beside_a_good_mixture_does_not_join(search: GuestSearch) -> N
     search.start(100, ROWS, 0.0, 99.0)
     for at in range(100, 900):
         search.learn(outcome(at, 0.97))
-    assert search.joining(150) == [] and len(search.judged) == 1
+    assert search.joining(150) == [] and [found.joined for found in search.judged] == [False]
 
 
 def test_next_drift_ends_the_comparison(search: GuestSearch) -> None:
@@ -86,7 +87,7 @@ def test_next_drift_ends_the_comparison(search: GuestSearch) -> None:
     for at in range(100, 500):
         search.learn(outcome(at, 0.2))
     search.end_at(350.0)
-    assert search.joining(150) == [] and [events for _, events, *_ in search.judged] == [250]
+    assert search.joining(150) == [] and [found.events for found in search.judged] == [250]
     search.start(500, ROWS, 350.0, 499.0)
     for at in range(500, 600):
         search.learn(outcome(at, 0.2))

@@ -33,7 +33,7 @@ def with_guests(*guests: Guest, weight: float = 0.5) -> MixtureHead:
     head = tiny.mixture(ROWS)[1]
     for guest in guests:
         head.mixture.add_guest(guest.name, weight)
-    return MixtureHead(head.mixture, head.hasher, head.tokenise, guests)
+    return MixtureHead(head.mixture, head.feature_map, head.tokenise, guests)
 
 
 def write(folder: Path, head: MixtureHead) -> Path:

@@ -55,7 +55,7 @@ def test_updated_version_answers_by_the_new_mixture(made: MixtureHead, tmp_path:
     updated = model.with_mixture(mixture, 3).with_mixture(mixture, 4)
     after = updated.predict(rows.texts, rows.embeddings)
     assert (updated.version, updated.revision, updated.labels) == ("4", 4, (*made.classes, "new"))
-    expected = MixtureHead(mixture, made.hasher, made.tokenise).predict_proba(rows.texts, rows.embeddings)
+    expected = MixtureHead(mixture, made.feature_map, made.tokenise).predict_proba(rows.texts, rows.embeddings)
     assert np.allclose(after.probabilities, expected)
     assert after.reference is not None and np.allclose(after.reference[:, :-1], before.probabilities, atol=1e-6)
     assert (after.reference[:, -1] == 0).all() and before.reference is None
@@ -113,6 +113,14 @@ def another_size(parts: dict[str, Any]) -> None:
     parts["embedding"] = parts["embedding"][:-1].copy()
 
 
+def another_kernel(parts: dict[str, Any]) -> None:
+    parts["landmarks"] = parts["landmarks"][:, :-1].copy()
+
+
+def no_width(parts: dict[str, Any]) -> None:
+    parts["width"] = np.zeros_like(parts["width"])
+
+
 def incomplete(parts: dict[str, Any]) -> None:
     del parts["idf"]
 
@@ -127,6 +135,8 @@ def incomplete(parts: dict[str, Any]) -> None:
         (endless, "not finite"),
         (whole_numbers, "not finite"),
         (another_size, "is not one of"),
+        (another_kernel, "is not one of"),
+        (no_width, "has no width"),
         (incomplete, "lacks a part"),
     ],
 )
@@ -136,7 +146,7 @@ def test_damaged_mixture_is_refused(
     """Control: the unchanged file loads."""
     path, mixture = tmp_path / MIXTURE, made.mixture
     made.save(path)
-    names = (mixture.names, mixture.classes, len(mixture.embedding), tiny.encoder().tokenise)
+    names = (mixture.names, mixture.classes, tiny.encoder().dimension, tiny.encoder().tokenise)
     load_mixture_head(path, *names)
     parts = load_file(path)
     change(parts)

@@ -10,7 +10,8 @@ import pytest
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 
-from driftloop.core.models.mixture import COLUMNS, NEVER, Features, LinearWeights, Mixture, WordHasher
+from driftloop.core.models.expert_features import COLUMNS, Features, WordHasher
+from driftloop.core.models.mixture import NEVER, LinearWeights, Mixture
 from retrain.mixture import learner, softmax_regression
 from retrain.mixture.fixed_share import favour, update_weights
 from retrain.mixture.learner import CONCEPT, ONLINE, MixtureLearner, MixtureOptions, Row, make_rows

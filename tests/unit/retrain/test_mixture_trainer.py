@@ -60,7 +60,7 @@ class Played:
         apply_update(self.replica, update)
 
     def answers(self, mixture: Mixture) -> Matrix:
-        return MixtureHead(mixture, self.head.hasher, tiny.encoder().tokenise).predict_proba(
+        return MixtureHead(mixture, self.head.feature_map, tiny.encoder().tokenise).predict_proba(
             ROWS.texts, ROWS.embeddings
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from retrain.candidates import tpot_search
 from retrain.candidates.base import Budget, Task
 from retrain.candidates.tpot_search import Search, TpotSearch
 from retrain.fitting.warm_start import KEPT, WarmStartStore
+from retrain.training_window import TrainingWindow
 from tests import tiny
 
 WINDOW = tiny.window(160)
@@ -43,8 +45,8 @@ def head(folder: Path, classifier: object) -> Path:
     return folder / HEAD
 
 
-def search(folder: Path) -> Search:
-    return Search.prepare(WINDOW, task(folder), float("inf"), lambda text: None)
+def search(folder: Path, window: TrainingWindow = WINDOW) -> Search:
+    return Search.prepare(window, task(folder), float("inf"), lambda text: None)
 
 
 def test_the_newest_heads_of_each_candidate_are_kept(tmp_path: Path) -> None:
@@ -76,6 +78,19 @@ def test_search_starts_with_best_earlier_head(tmp_path: Path) -> None:
     alone = search(tmp_path)
     alone.warm_start([bad])
     assert found.best_loss < alone.best_loss
+
+
+def test_pipelines_are_compared_beside_a_mixture(tmp_path: Path) -> None:
+    """A mixture that is sure of each label leaves little to add: the loss of the pair is that of its half."""
+    regression = head(tmp_path / "head", LogisticRegression())
+    losses = []
+    for given in ((), (1.0,) * len(WINDOW), (-1.0,) * len(WINDOW)):
+        found = search(tmp_path, replace(WINDOW, given=given))
+        found.warm_start([regression])
+        losses.append(found.best_loss)
+    alone, beside_a_sure_one, beside_one_that_knew = losses
+    assert beside_a_sure_one < alone == beside_one_that_knew
+    assert beside_a_sure_one < np.log(2), "half of the weight is on the label"
 
 
 def test_unreadable_earlier_head_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
