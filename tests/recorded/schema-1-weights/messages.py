@@ -90,10 +90,7 @@ class Prediction(Message, frozen=True, kw_only=True):
     @property
     def watched(self) -> tuple[str, float]:
         """Label and confidence of the version as it was registered."""
-        if not self.reference:
-            return self.label, self.confidence
-        label = max(self.reference, key=self.reference.__getitem__)
-        return label, self.reference[label]
+        return _most_probable(self.reference, self.label, self.confidence)
 
 
 class Label(Message, frozen=True, kw_only=True):
@@ -123,6 +120,8 @@ class Outcome(Message, frozen=True, kw_only=True):
     model_version: Version
     latency_ms: Size
     labelled_at: Time
+    predicted_at: Time = 0.0
+    """Copied from the prediction. 0: unknown."""
     in_sample: bool = False
     """Copied from the prediction. If true, the outcome does not count for the model's accuracy."""
     probabilities: dict[str, Share] = {}
@@ -133,6 +132,11 @@ class Outcome(Message, frozen=True, kw_only=True):
     """Copied from the prediction."""
     reference: dict[str, Share] = {}
     """Copied from the prediction."""
+
+    @property
+    def watched(self) -> tuple[str, float]:
+        """Label and confidence of the version as it was registered."""
+        return _most_probable(self.reference, self.predicted, self.confidence)
 
 
 class DriftAlert(Message, frozen=True, kw_only=True):
@@ -304,6 +308,13 @@ def decode(kind: type[M], data: bytes) -> M:
         raise ValueError("JSON is nested too deeply") from error
     _refuse_newer(message.schema)
     return message
+
+
+def _most_probable(probabilities: dict[str, Share], label: str, confidence: float) -> tuple[str, float]:
+    """Return the most probable class and its probability, or the label and confidence given if there are none."""
+    if not probabilities:
+        return label, confidence
+    return max(probabilities.items(), key=lambda item: item[1])
 
 
 def _decoder(kind: type[Message]) -> msgspec.json.Decoder[Any]:
