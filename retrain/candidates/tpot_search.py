@@ -1,4 +1,4 @@
-"""TPOT candidate: a genetic search for a scikit-learn pipeline on embeddings and principal components of the words.
+"""TPOT candidate: a genetic search for a scikit-learn pipeline on principal components of embeddings and words.
 
 Olson et al., "Evaluation of a tree-based pipeline optimization tool for automating data science" (GECCO 2016);
 Ribeiro et al., "TPOT2" (GPTP 2024). The search space has only pipelines that a bundle may contain; see
@@ -57,7 +57,7 @@ BEST_SCORE = "best.json"
 
 
 class TpotSearch:
-    """The pipeline with the least log loss on the newest rows.
+    """The pipeline with the least log loss on the newest rows; beside a mixture, the least loss of the mean with it.
 
     A search that ends by its generations is reproducible for a seed. One that ends by its time is not.
 
@@ -196,6 +196,7 @@ class Search:
             "pipelines_compared": self.evaluated,
             "earlier_pipelines": self.warm_started,
             "workers": self.workers,
+            "beside_mixture": self.data.given is not None,
             "old_share": self.old_share,
             "rows_compared_on": len(self.data.labels),
             "folds": len(self.data.folds),
