@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from msgspec.structs import replace
+from threadpoolctl import threadpool_limits
 
 from driftloop.core.coordination.leader_lease import LeaderLease
 from driftloop.core.errors import DriftloopError
@@ -252,6 +253,7 @@ def run(settings: Settings, once: bool = False, progress: Callable[[], None] | N
     worker = Worker(replace(settings, retrain=settings.retrain.until_labels_end) if once else settings)
     if progress is not None:
         worker.progress = progress
+    threadpool_limits(1, user_api="blas")  # the other cores are the scorer's, and threads of a BLAS spin
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     return worker.run(once)

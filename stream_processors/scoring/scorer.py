@@ -11,6 +11,7 @@ from typing import Any
 
 from opentelemetry.trace import Span
 from prometheus_client import Counter, Histogram
+from threadpoolctl import threadpool_limits
 
 from driftloop.core import messages
 from driftloop.core.kafka.clients import ConfirmedProducer
@@ -253,6 +254,8 @@ def _by_class(model: BundleClassifier, probabilities: Matrix) -> dict[str, float
 def run(settings: Settings) -> None:
     """Score the stream until SIGTERM; see `stream_processors.runtime.processor.run` for its end."""
     options = settings.scorer
+    # The mixture's products are small, and threads of a BLAS spin while a fit has the other cores.
+    threadpool_limits(1, user_api="blas")
     processor.run(
         "scorer",
         settings,
