@@ -180,9 +180,7 @@ class RetrainingRun:
         """
         champion = self._tools.models.champion()
         for shadowed in [one for one in self._shadows if one.shadow.champion == self._opponent(champion)]:
-            decision = "undecided"
-            while shadowed.shadow.waiting and decision == "undecided":
-                decision = shadowed.shadow.advance(self._tools.evaluator.predict_outcomes)
+            decision = shadowed.shadow.advance_all(self._tools.evaluator.predict_outcomes)
             self._end_shadow(shadowed, champion, refused=decision == "champion")
         self.cancel(reason)
 

@@ -124,9 +124,7 @@ class GuestSearch:
         """Return the candidates that have proved better by now."""
         found = []
         for tried in [one for one in self._tried if one.ready <= tick]:
-            decision = "undecided"
-            while tried.shadow.waiting and decision == "undecided":
-                decision = tried.shadow.advance(self._predict)
+            decision = tried.shadow.advance_all(self._predict)
             if decision == "undecided" and len(tried.shadow.rows) < tried.shadow.most and np.isinf(tried.shadow.until):
                 continue
             self._tried.remove(tried)

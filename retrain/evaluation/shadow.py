@@ -92,6 +92,13 @@ class Shadow:
             return self.test.verdict
         return "over" if len(self.rows) >= self.most else "undecided"
 
+    def advance_all(self, predict: Predict) -> Literal["challenger", "champion", "undecided", "over"]:
+        """Predict the queued events until one model is better; see `advance`."""
+        decision: Literal["challenger", "champion", "undecided", "over"] = "undecided"
+        while self.waiting and decision == "undecided":
+            decision = self.advance(predict)
+        return decision
+
     def predictions(self) -> tuple[Predictions, Predictions]:
         """Return the predictions of the champion and of the model in shadow for `rows`.
 
