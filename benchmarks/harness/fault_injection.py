@@ -51,6 +51,7 @@ def _partitions_revoked(_progress: Any, partitions: Any) -> bool:
 
 
 SCORER, MONITOR = "stream_processors.scoring.scorer:Scorer", "stream_processors.monitoring.monitor:Monitor"
+LEARNER = "retrain.mixture.champion_learner:VersionLearner"
 FLUSH = Point("driftloop.core.kafka.clients:ConfirmedProducer.flush")
 REBALANCE = Point("stream_processors.runtime.liveness:LivenessMonitor.owns", when=_partitions_revoked)
 
@@ -69,6 +70,7 @@ POINTS: dict[str, dict[str, Point]] = {
         "rebalance": REBALANCE,
         "model-announced": Point("driftloop.core.models.champion_follower:ChampionFollower._load"),
         "model-loaded": Point("driftloop.core.models.bundle_cache:BundleCache.load", after=True),
+        "updated": Point("driftloop.core.models.champion_follower:apply_update"),
     },
     "monitor": {
         "batch-taken": Point(f"{MONITOR}.handle"),
@@ -79,6 +81,7 @@ POINTS: dict[str, dict[str, Point]] = {
         "rebalance": REBALANCE,
     },
     "retrain": {
+        "learnt": Point(f"{LEARNER}._publish", after=True),
         "decided": Point("retrain.retraining_run:RetrainingRun.run_quick"),
         "registered": Point("retrain.promotion.promoter:Promoter.register", after=True),
         "alias-moved": Point("driftloop.core.models.registry:Registry.set_champion", after=True),

@@ -24,10 +24,11 @@ from benchmarks.harness.stream_harness import StreamHarness, text_and_label
 from driftloop.cli.simulation.processes import WARM
 from driftloop.core import topics
 from driftloop.core.kafka import clients
-from driftloop.core.messages import Event, Prediction, decode
+from driftloop.core.messages import Event, MixtureUpdate, ModelUpdate, Outcome, Prediction, decode
+from driftloop.core.models.registry import Registry
 from driftloop.core.processes.supervisor import ManagedProcess
 from driftloop.core.settings import Settings
-from driftloop.core.topics import EVENTS, PREDICTIONS
+from driftloop.core.topics import EVENTS, MIXTURE_UPDATES, MODEL_UPDATES, OUTCOMES, PREDICTIONS
 from driftloop.devstack.stack import SERVICES, EmbeddedStack
 from serving.audit.audit import Audit, audit
 
@@ -85,6 +86,8 @@ class LoopUnderLoad:
         self._stop = threading.Event()
         self._restarter = threading.Thread(target=self._restart_ended, daemon=True, name="restarter")
         self.children: dict[str, ManagedProcess] = {}
+        self.unlearnt = 0
+        """Labelled events that the champion's mixture had not learnt at the end of the last audit."""
 
     def __enter__(self) -> LoopUnderLoad:
         try:
@@ -101,7 +104,7 @@ class LoopUnderLoad:
             writer.writerows(text_and_label(i) for i in range(self._rows))
         scenario = self._folder / "load.toml"
         scenario.write_text(SCENARIO.format(rate=self._rate, delay=LABEL_DELAY))
-        self.harness.promote()
+        self.harness.promote(mixture=True)
         self.start("scorer", "score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="scorer")
         self.start("monitor", "monitor")
         self.start("retrainer", "retrain", DRIFTLOOP_RETRAIN__CANDIDATES="linear", DRIFTLOOP_RETRAIN__COOLDOWN="0")
@@ -237,7 +240,9 @@ class LoopUnderLoad:
                 paused.add(self.signal("producer", signal.SIGSTOP))
                 found[:] = [audit(self.settings)]
                 counts = found[0].counts
-                return found[0].clean and counts["waiting"] == counts["labels_waiting"] == 0
+                processed = counts["waiting"] == counts["labels_waiting"] == 0
+                self.unlearnt = self._count_unlearnt()
+                return found[0].clean and processed and not self.unlearnt
 
             try:
                 self.until("processing of all messages", all_processed, 60)
@@ -261,6 +266,25 @@ class LoopUnderLoad:
         missing = len(set(range(self._reached)) - positions)
         self._reached = max(positions, default=-1) + 1
         return len(positions), missing, len(read) - len(positions)
+
+    def _count_unlearnt(self) -> int:
+        """Count the labelled events that the champion's mixture has yet to learn.
+
+        There are none if the champion is no mixture, or was restored by a rollback, after which it rests.
+        """
+        settings = self.settings
+        champion = clients.read_all(settings, topics.name(settings, MODEL_UPDATES), ModelUpdate)[-1]
+        tags = Registry(settings).tags(champion.version)
+        if tags["candidate"] != "mixture" or champion.action == "rollback":
+            return 0
+        updates = clients.read_all(settings, topics.name(settings, MIXTURE_UPDATES), MixtureUpdate)
+        own = [one.outcome_offset for one in updates if one.version == champion.version and not one.is_sample]
+        learnt = max([int(tags["last_offset"]), *own])
+        first: dict[str, int] = {}  # a monitor that is killed may send an outcome twice
+        for records in clients.records(settings, topics.name(settings, OUTCOMES)):
+            for record in records:
+                first.setdefault(decode(Outcome, record.value).event_id, record.offset)
+        return sum(offset > learnt for offset in first.values())
 
     def _dump_stacks(self) -> None:
         """Have the processors write the stack of each thread to their logs."""

@@ -20,13 +20,14 @@ from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.kafka.clients import ConfirmedProducer
 from driftloop.core.messages import Event, Label, Message
-from driftloop.core.models.bundle import Lineage, write_bundle
+from driftloop.core.models.bundle import Lineage
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.models.registry import CandidateRecord
 from driftloop.core.processes.supervisor import ManagedProcess
 from driftloop.core.settings import Settings, environment
 from driftloop.core.topics import Topic
-from retrain.candidates.linear import learn
+from retrain.candidates import catalogue
+from retrain.candidates.base import Budget, Task
 from retrain.promotion.first_stage import MIN_ROWS
 from retrain.promotion.promoter import Promoter
 from retrain.training_window import TrainingWindow
@@ -35,7 +36,7 @@ from serving.audit.audit import Audit, audit
 WORDS = {"negative": ("awful", "late", "lost", "broken"), "positive": ("great", "thanks", "lovely", "best")}
 CALIBRATION_ROWS = 300
 """Rows that a cascade is calibrated on."""
-LINEAGE = {"candidate": "linear", "dataset_revision": "", "topic": "", "first_offset": "-1", "last_offset": "-1"}
+LINEAGE = {"dataset_revision": "", "topic": "", "first_offset": "-1", "last_offset": "-1"}
 """Lineage of a registered version that was trained on no topic's messages."""
 
 
@@ -195,6 +196,7 @@ class StreamHarness:
     def promote(
         self,
         flipped: bool = False,
+        mixture: bool = False,
         tampered: bool = False,
         truncated: bool = False,
         announce: bool = True,
@@ -207,6 +209,7 @@ class StreamHarness:
 
         Args:
             flipped: Train on swapped labels, so that its predictions are wrong.
+            mixture: Train a mixture, which learns from every label, in place of a linear head.
             tampered: Sign the bundle with a key that the processes do not trust.
             truncated: Cut the file of the head in half.
             announce: Publish the promotion on `model-updates`.
@@ -229,15 +232,15 @@ class StreamHarness:
             onset=0,
         )
         bundle = self.folder / f"bundle-{time.monotonic_ns()}"
-        head, _ = learn(window)
-        write_bundle(
-            bundle,
-            encoder=encoder,
-            head=head,
-            labels=head.classes,
-            lineage=Lineage(candidate="linear", trained_until=until),
-            key="an untrusted key" if tampered else self.settings.signing_key,
+        candidate = "mixture" if mixture else "linear"
+        task = Task(
+            budget=Budget(60.0),
+            model=self.settings.model,
+            lineage=Lineage(candidate=candidate, trained_until=until),
+            signing_key="an untrusted key" if tampered else self.settings.signing_key,
+            scratch=self.folder,
         )
+        catalogue.find(candidate).fit(window, task, bundle)
         if truncated:
             file = bundle / "head.skops"
             half = file.read_bytes()[: file.stat().st_size // 2]
@@ -246,7 +249,8 @@ class StreamHarness:
             train, held = window.take(slice(None, -CALIBRATION_ROWS)), window.take(slice(-CALIBRATION_ROWS, None))
             add_first_stage(bundle, train, held, self.settings)
         promoter = Promoter(self.settings, self.outbox)
-        version = promoter.registry.register(CandidateRecord("linear", bundle, {}, {}, LINEAGE | {"trigger": trigger}))
+        tags = LINEAGE | {"candidate": candidate, "trigger": trigger}
+        version = promoter.registry.register(CandidateRecord(candidate, bundle, {}, {}, tags))
         if announce:
             promoter.promote(version, "test", trigger)
         else:

@@ -46,6 +46,7 @@ MOMENTS = {
     "acknowledged": {"scorer": "acknowledged", "monitor": "saved", "retrainer": "alias-moved"},
     "rebalance": {"scorer": "rebalance"},
     "swap": {"scorer": "model-loaded", "retrainer": "announced"},
+    "update": {"scorer": "updated", "retrainer": "learnt"},
 }
 """Points of each moment by the victim. The other victims have that of the scorer."""
 
@@ -155,6 +156,8 @@ def inject_fault(running: LoopUnderLoad, fault: Fault, freeze: float = 30.0) -> 
         report = running.pause_and_audit()
         findings = [f"{one.count} {one.what} (first: {', '.join(one.first)})" for one in report.findings]
         findings += [f"not checked: {reason}" for reason in report.unchecked]
+        if running.unlearnt:
+            findings.append(f"{running.unlearnt} labels are unknown to the mixture")
         if report.counts["waiting"] or report.counts["labels_waiting"]:
             findings.append(f"stalled: {report.counts}")
         sent, missing, doubled = running.count_sent()
@@ -176,9 +179,10 @@ def _trigger(running: LoopUnderLoad, fault: Fault, name: str) -> float:
     if fault.moment == "rebalance":
         running.plan_fault(watched, points[watched], fault.action, name)
         running.start(SECOND, "score", DRIFTLOOP_SCORER__GROUP_INSTANCE_ID="second")
-    elif fault.moment == "swap" or watched == "retrainer":
+    elif fault.moment == "swap" or (watched == "retrainer" and fault.moment != "update"):
         running.plan_fault(watched, points[watched], fault.action, name)
-        running.harness.promote(flipped=watched == "retrainer")  # the worse model makes the retrainer act
+        wrong = watched == "retrainer"  # the worse model makes the retrainer act
+        running.harness.promote(flipped=wrong, mixture=not wrong)
     else:
         running.plan_fault(watched, points[watched], fault.action, name)
     running.until(f"{fault.name}", lambda: running.fault_has_happened(watched))

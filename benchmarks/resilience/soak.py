@@ -49,6 +49,8 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
     faults: dict[str, int]
     """Number of occurrences of each fault."""
     audit: Audit
+    unlearnt: int
+    """Labels that the champion's mixture has not learnt."""
     never_sent: int
     """Missing positions between the events on the topic."""
     stalled: str
@@ -60,7 +62,7 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
         """True if every message was processed exactly once."""
         counts = self.audit.counts
         processed = counts["waiting"] == counts["labels_waiting"] == 0
-        return self.audit.clean and not self.never_sent and not self.stalled and processed
+        return self.audit.clean and not self.unlearnt and not self.never_sent and not self.stalled and processed
 
 
 def main() -> int:
@@ -129,6 +131,7 @@ def soak(
         seconds=round(lasted),
         faults=dict(sorted(happened.items())),
         audit=found,
+        unlearnt=running.unlearnt,
         never_sent=never_sent,
         stalled=stalled,
         growth=sampler.growth(),
@@ -139,8 +142,9 @@ def _random_fault(running: LoopUnderLoad, rng: random.Random) -> str:
     """Inject one random fault and return its name."""
     kind = rng.choices(["signal", "promotion", "second scorer", "malformed", "flush"], [10, 2, 2, 2, 1])[0]
     if kind == "promotion":
+        wrong = rng.random() < 0.3
         with suppress(Exception):  # MLflow may be down, and then no model is promoted
-            running.harness.promote(flipped=rng.random() < 0.3)
+            running.harness.promote(flipped=wrong, mixture=not wrong)
         return "a model is promoted"
     if kind == "second scorer":
         if SECOND in running.children:
@@ -178,7 +182,8 @@ def show(done: Soak) -> None:
     print(f"{done.seconds} s, {sum(done.faults.values())} faults, seed {done.seed}")
     for fault, count in done.faults.items():
         print(f"  {count:>3} {fault}")
-    print(f"{done.audit.verdict}: {done.audit.counts}; {done.never_sent} never sent {done.stalled}")
+    missing = f"{done.never_sent} never sent, {done.unlearnt} labels unlearnt"
+    print(f"{done.audit.verdict}: {done.audit.counts}; {missing} {done.stalled}")
     for finding in done.audit.findings:
         print(f"  {finding.kind}: {finding.count} {finding.what} (first: {', '.join(finding.first)})")
     process_sampler.print_growth(done.growth)
