@@ -65,6 +65,7 @@ class RetrainingRun:
         past: Record of this retraining for the policy.
         log: Log of its state changes.
         scratch: Folder for its files.
+        lasted: Seconds that the concept has lasted.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class RetrainingRun:
         past: CompletedRetraining,
         log: RetrainingLog,
         scratch: Path,
+        lasted: float = 0.0,
     ) -> None:
         self._tools = tools
         self._chosen = tools.settings.retrain
@@ -82,6 +84,7 @@ class RetrainingRun:
         self.past = past
         self.log = log
         self._began = time.time()
+        self._lasted = lasted
         self.scratch = scratch
         self._promotion = CandidatePromotion(tools, past.trigger, self._train, self._held, log)
         self._fits: FitPool | None = None
@@ -385,7 +388,7 @@ class RetrainingRun:
             parent_version=self._tools.models.champion().version,
         )
         return Task(
-            budget=Budget(catalogue.budget_seconds(candidate, chosen), seed=chosen.seed),
+            budget=Budget(catalogue.budget_seconds(candidate, chosen, self._lasted), seed=chosen.seed),
             model=settings.model,
             lineage=lineage,
             signing_key=settings.signing_key,

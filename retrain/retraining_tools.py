@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from driftloop.core.kafka.clients import ConfirmedProducer
@@ -14,6 +15,7 @@ from retrain.mixture.champion_learner import ChampionLearner, VersionLearner
 from retrain.promotion.model_loader import ModelLoader
 from retrain.promotion.probation import Probation
 from retrain.promotion.promoter import Promoter
+from retrain.stream_state import StreamState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,9 @@ class RetrainingTools:
     """Parts of the worker that every retraining uses."""
 
     settings: Settings
+    state: StreamState
+    stopped: Callable[[], bool]
+    """Returns `True` if the worker was asked to stop; every wait calls it often."""
     outbox: ConfirmedProducer
     store: OnlineStore
     encoder: OnnxEncoder
@@ -37,3 +42,10 @@ class RetrainingTools:
     def mixture(self) -> VersionLearner | None:
         """Learner of a champion that is a mixture; `None` for another champion."""
         return None if self.learner is None else self.learner.mixture
+
+    def learn(self) -> None:
+        """Read new messages and let the champion's mixture learn: for waits of any length."""
+        self.stopped()
+        self.state.poll(50)
+        if self.learner is not None:
+            self.learner.learn(self.state)

@@ -22,7 +22,7 @@ from retrain.policies.on_drift import rows_since
 from retrain.retraining_log import RetrainingLog
 from retrain.retraining_run import RetrainingRun
 from retrain.retraining_tools import RetrainingTools
-from retrain.stream_state import StreamState, outcomes_kept
+from retrain.stream_state import outcomes_kept
 from retrain.training_window import build_window, probabilities_given
 
 STOPPED = "the worker was stopped"
@@ -36,17 +36,15 @@ class RunScheduler:
 
     Args:
         tools: Parts of the worker.
-        state: State of the stream.
         folder: Folder for the files of the retrainings.
-        stopped: Returns `True` if the worker was asked to stop.
     """
 
-    def __init__(self, tools: RetrainingTools, state: StreamState, folder: Path, stopped: Callable[[], bool]) -> None:
+    def __init__(self, tools: RetrainingTools, folder: Path) -> None:
         self._tools = tools
         self._settings = tools.settings
-        self._state = state
+        self._state = tools.state
         self._folder = folder
-        self._stopped = stopped
+        self._stopped = tools.stopped
         self._open: list[RetrainingRun] = []
         self.failure = ""
         """Reason of the newest failed retraining; empty if none has failed."""
@@ -150,7 +148,17 @@ class RunScheduler:
         window = build_window(outcomes, offsets, past.onset_at, tools.store, tools.encoder, keep=True)
         if tools.mixture is not None:
             window = replace(window, given=probabilities_given(outcomes))
-        return RetrainingRun(tools, weight_labels(window, self._settings.retrain.seed), past, run_log, scratch)
+        window = weight_labels(window, self._settings.retrain.seed)
+        return RetrainingRun(tools, window, past, run_log, scratch, self._seconds_since(past.onset_at))
+
+    def _seconds_since(self, onset_at: float) -> float:
+        """Return the seconds since the first prediction of a concept, on the clock of the predictions."""
+        predicted = [
+            outcome.predicted_at
+            for outcome in self._state.outcomes
+            if outcome.occurred_at >= onset_at and outcome.predicted_at
+        ]
+        return max(0.0, time.time() - min(predicted)) if predicted else 0.0
 
     def _supersede(self, decision: Retrain) -> None:
         """End the open retrainings before a search, which needs the processors."""

@@ -59,6 +59,7 @@ class StreamState:
         self._outcomes: deque[tuple[int, Outcome]] = deque(maxlen=keep)  # with their offsets
         self._event_ids: set[str] = set()
         self._fresh: list[Outcome] = []
+        self._unlearnt: list[Outcome] = []
         self._alert_ids: set[str] = set()
         self._lag_read = float("-inf")
         self._fence = FencingFilter()
@@ -104,6 +105,11 @@ class StreamState:
         """Return the outcomes since the previous call, oldest first."""
         fresh, self._fresh = self._fresh, []
         return fresh
+
+    def take_unlearnt(self) -> list[Outcome]:
+        """Return the outcomes that the champion's mixture has yet to learn, oldest first."""
+        unlearnt, self._unlearnt = self._unlearnt, []
+        return unlearnt
 
     def poll(self, milliseconds: int = 200) -> None:
         """Read new messages, waiting at most ``milliseconds`` for all topics together."""
@@ -158,6 +164,7 @@ class StreamState:
         self._event_ids.add(outcome.event_id)
         self._outcomes.append((offset, outcome))
         self._fresh.append(outcome)
+        self._unlearnt.append(outcome)
 
     def _add_label(self, offset: int, body: bytes) -> None:
         label = messages.decode(Label, body)

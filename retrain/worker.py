@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from driftloop.core.coordination.leader_lease import LeaderLease
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka.clients import ConfirmedProducer
-from driftloop.core.messages import Command, Outcome
+from driftloop.core.messages import Command
 from driftloop.core.models.bundle import verify_bundle
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.online_store import OnlineStore
@@ -108,26 +108,29 @@ class Worker:
             sandbox.start_fork_server()
         if self._stopped():
             return not once
-        tools = self._make_tools(folder)
         state = StreamState(self._settings, outcomes_kept(self._settings.retrain), self._outbox)
-        runs = RunScheduler(tools, state, folder, self._stopped)
+        tools = self._make_tools(folder, state)
+        self._promoter.registry.keep_busy(tools.learn)
+        runs = RunScheduler(tools, folder)
         try:
             state.catch_up(self._stopped)  # the first decision needs all messages, not those of one poll
             state.take_fresh()
-            return self._loop(state, runs, tools, once)
+            return self._loop(runs, tools, once)
         finally:
             state.close()
             runs.stop()
             if tools.learner is not None:
                 tools.learner.close()
 
-    def _make_tools(self, folder: Path) -> RetrainingTools:
+    def _make_tools(self, folder: Path, state: StreamState) -> RetrainingTools:
         settings, promoter = self._settings, self._promoter
         encoder = exported_encoder(settings.model, threads=1)  # the scorer's encoder has the other cores
         models = ModelLoader(settings, promoter.registry, encoder, folder / "versions")
         evaluator = Evaluator(settings, encoder, self._store)
         return RetrainingTools(
             settings=settings,
+            state=state,
+            stopped=self._stopped,
             outbox=self._outbox,
             store=self._store,
             encoder=encoder,
@@ -150,14 +153,14 @@ class Worker:
         )
         return ChampionLearner(tools)
 
-    def _loop(self, state: StreamState, runs: RunScheduler, tools: RetrainingTools, once: bool) -> bool:
+    def _loop(self, runs: RunScheduler, tools: RetrainingTools, once: bool) -> bool:
         """Learn, decide, retrain and compare until stopped; returns as `run` does."""
-        fresh: list[Outcome] = []
+        state = tools.state
         while not self._stopped():
             self._lease.check()
             self._prepare_fork_server()
             if tools.learner is not None:
-                tools.learner.advance(state, fresh)
+                tools.learner.advance(state)
             while state.commands:
                 self._execute(state.commands.popleft(), state, runs)
             policy = self._policies[tools.mixture is not None]

@@ -59,10 +59,12 @@ class GuestSearch:
         stream: The stream.
         settings: Settings of the loop.
         names: Candidates, in the order of their fits.
+        speed: Events per second.
     """
 
-    def __init__(self, stream: Stream, settings: Settings, names: Sequence[str]) -> None:
+    def __init__(self, stream: Stream, settings: Settings, names: Sequence[str], speed: float) -> None:
         self._stream = stream
+        self._speed = speed
         self._settings = settings
         self._names = names
         self._encoder: OnnxEncoder = exported_encoder(settings.model, threads=1)
@@ -75,7 +77,7 @@ class GuestSearch:
         """Onset of the search that is open, if one is."""
         return (self._onset_at,) if self._tried else ()
 
-    def start(self, tick: int, window: TrainingWindow, onset_at: float, until_at: float) -> float:
+    def start(self, tick: int, window: TrainingWindow, onset_at: float, until_at: float, events: int) -> float:
         """Fit the candidates on a window; earlier ones that are still in shadow are dropped.
 
         Args:
@@ -83,6 +85,7 @@ class GuestSearch:
             window: Rows to learn from.
             onset_at: `occurred_at` of the first event of the concept.
             until_at: `occurred_at` of the newest of them.
+            events: Events since the first of the concept.
 
         Returns:
             The seconds of the fits.
@@ -91,9 +94,10 @@ class GuestSearch:
         self._onset_at = onset_at
         ready, spent = tick, 0.0
         for name in self._names:
-            bundle, seconds = self._fit(name, window)
+            limit = catalogue.budget_seconds(name, self._settings.retrain, events / self._speed)
+            bundle, seconds = self._fit(name, window, limit)
             spent += seconds
-            ready += max(1, round(seconds * self._stream.rate))
+            ready += max(1, round(seconds * self._speed))
             if bundle is not None:
                 model = load_bundle(bundle, self._settings.signing_key, threads=1, encoder=self._encoder)
                 chosen = self._settings.retrain
@@ -152,11 +156,10 @@ class GuestSearch:
         embeddings = self._stream.embeddings[[outcome.position for outcome in outcomes]]
         return model.predict([outcome.text for outcome in outcomes], embeddings)
 
-    def _fit(self, name: str, window: TrainingWindow) -> tuple[Path | None, float]:
+    def _fit(self, name: str, window: TrainingWindow, limit: float) -> tuple[Path | None, float]:
         """Return the bundle of a fit, `None` if it failed, and its seconds."""
         chosen = self._settings.retrain
-        seconds = catalogue.budget_seconds(name, chosen)
-        recipe: dict[str, Any] = {"name": name, "seconds": seconds, "seed": chosen.seed, "onset": window.onset}
+        recipe: dict[str, Any] = {"name": name, "seconds": limit, "seed": chosen.seed, "onset": window.onset}
         given = [] if name == "finetune" else [window.given]  # fine-tuning does not read it
         rows = json.dumps([recipe, window.texts, window.labels, self._encoder.digest, *given]).encode()
         folder = cache_dir() / FOLDER / hashlib.sha256(rows).hexdigest()[:32]
@@ -165,7 +168,7 @@ class GuestSearch:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             task = Task(
-                budget=Budget(seconds, seed=chosen.seed),
+                budget=Budget(limit, seed=chosen.seed),
                 model=self._settings.model,
                 lineage=Lineage(candidate=name, rows=len(window)),
                 signing_key=self._settings.signing_key,

@@ -49,6 +49,8 @@ class LoopOptions(MixtureOptions, frozen=True, kw_only=True):
     """Tell the mixture of drifts."""
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """Seconds from the decision to refit an expert of few rows until its first prediction."""
+    speed: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Events per second. 0: as in the scenario."""
     tpot: bool = False
     """Search pipelines with TPOT, as guests."""
     finetune: bool = False
@@ -107,7 +109,8 @@ class MixtureLoop(Playback):
         self._past: list[CompletedRetraining] = []
         self.snapshots: list[int] = []
         """Position of each snapshot."""
-        self._search = GuestSearch(stream, settings, options.guests) if options.guests else None
+        self._speed = options.speed or stream.rate
+        self._search = GuestSearch(stream, settings, options.guests, self._speed) if options.guests else None
         self._guests: tuple[Guest, ...] = ()
         # Probabilities of a guest for events from a position on.
         self._answers: dict[tuple[Guest, int], Matrix] = {}
@@ -176,7 +179,7 @@ class MixtureLoop(Playback):
             for fit in self.learner.due():
                 self.fits += 1
                 seconds = self._options.seconds + SECONDS_PER_ROW * len(fit.labels)
-                self._upcoming.append((tick + max(1, round(seconds * self.stream.rate)), fit.expert, fit.run()))
+                self._upcoming.append((tick + max(1, round(seconds * self._speed)), fit.expert, fit.run()))
             self._upcoming.sort(key=lambda one: one[0])
             if len(self._known) % DECIDE_EVERY == 0:
                 alerts = self.alerts[-200:] if self._options.alerts else []
@@ -228,7 +231,9 @@ class MixtureLoop(Playback):
         if self._search is not None and is_search:
             positions, labels = [outcome.position for outcome in kept], [outcome.label for outcome in kept]
             window = replace(self.stream.window(positions, onset, labels), given=probabilities_given(kept))
-            self.cpu["retrain"] += self._search.start(tick, window, decision.onset_at, until_at)  # on one core each
+            events = tick - min(outcome.position for outcome in self._known if outcome.occurred_at >= decision.onset_at)
+            # One core each.
+            self.cpu["retrain"] += self._search.start(tick, window, decision.onset_at, until_at, events)
 
     def _take_snapshot(self, tick: int) -> None:
         self._snapshot = self.learner.mixture.copy()

@@ -83,6 +83,7 @@ POINTS: dict[str, dict[str, Point]] = {
     "retrain": {
         "learnt": Point(f"{LEARNER}._publish", after=True),
         "decided": Point("retrain.retraining_run:RetrainingRun.run_quick"),
+        "registering": Point("retrain.promotion.promoter:Promoter.register"),
         "registered": Point("retrain.promotion.promoter:Promoter.register", after=True),
         "alias-moved": Point("driftloop.core.models.registry:Registry.set_champion", after=True),
         "announced": Point("retrain.promotion.promoter:Promoter._announce", after=True),

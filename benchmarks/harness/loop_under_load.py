@@ -83,6 +83,7 @@ class LoopUnderLoad:
         self._rows = rows
         self._changes = changes
         self._reached = 0
+        self._promotion: threading.Thread | None = None
         self._stop = threading.Event()
         self._restarter = threading.Thread(target=self._restart_ended, daemon=True, name="restarter")
         self.children: dict[str, ManagedProcess] = {}
@@ -191,6 +192,21 @@ class LoopUnderLoad:
         """Return True if the planned fault of a process has happened."""
         return not self._plan(name).exists()
 
+    def begin_promotion(self, *, flipped: bool, mixture: bool) -> None:
+        """Promote another champion in the background: MLflow may be disturbed before it has answered.
+
+        Args:
+            flipped: Train it on swapped labels.
+            mixture: Train a mixture.
+        """
+
+        def promote() -> None:
+            with suppress(Exception):
+                self.harness.promote(flipped=flipped, mixture=mixture)
+
+        self._promotion = threading.Thread(target=promote, daemon=True, name="promotion")
+        self._promotion.start()
+
     def until(self, what: str, true: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait until a condition is true. Brokers and stores may be unreachable meanwhile.
 
@@ -231,6 +247,8 @@ class LoopUnderLoad:
 
     def pause_and_audit(self) -> Audit:
         """Pause the load, wait up to a minute until every message is processed, and return the audit."""
+        if self._promotion is not None:
+            self._promotion.join(PATIENCE)
         paused: set[int] = set()
         try:
             found: list[Audit] = []

@@ -182,7 +182,7 @@ def _trigger(running: LoopUnderLoad, fault: Fault, name: str) -> float:
     elif fault.moment == "swap" or (watched == "retrainer" and fault.moment != "update"):
         running.plan_fault(watched, points[watched], fault.action, name)
         wrong = watched == "retrainer"  # the worse model makes the retrainer act
-        running.harness.promote(flipped=wrong, mixture=not wrong)
+        running.begin_promotion(flipped=wrong, mixture=not wrong)
     else:
         running.plan_fault(watched, points[watched], fault.action, name)
     running.until(f"{fault.name}", lambda: running.fault_has_happened(watched))

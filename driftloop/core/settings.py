@@ -202,6 +202,9 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     linear_seconds: Seconds = 60.0
     tpot_seconds: Seconds = 30.0
     finetune_seconds: Seconds = 45.0
+    """Minimum time limit of fine-tuning, and of a custom candidate."""
+    finetune_share: Limit = 0.5
+    """Their time limit as a share of the time that the concept has lasted, where that is longer."""
     window: Count = 6000
     """Maximum number of labelled events in a training window."""
     holdout: Share = 0.2

@@ -53,15 +53,16 @@ def make_custom(cls: Any, name: str) -> Candidate:
     return candidate
 
 
-def budget_seconds(name: str, settings: RetrainSettings) -> float:
+def budget_seconds(name: str, settings: RetrainSettings, lasted: float = 0.0) -> float:
     """Return the time limit of a candidate. One of the user's own has that of fine-tuning.
 
     Args:
         name: Name of the candidate.
         settings: The [retrain] settings.
+        lasted: Seconds that the concept has lasted.
     """
     seconds = {"linear": settings.linear_seconds, "tpot": settings.tpot_seconds}
-    return seconds.get(name, settings.finetune_seconds)
+    return seconds.get(name, max(settings.finetune_seconds, settings.finetune_share * lasted))
 
 
 def is_quick(name: str) -> bool:

@@ -26,7 +26,6 @@ from retrain.candidates.base import Task
 from retrain.candidates.trainable_network import choose_device, has_bf16, initialise_head, load_network
 from retrain.training_window import TrainingWindow
 
-MAX_ROWS = 4000
 EPOCHS = 4
 """Maximum number of passes over the rows. More passes overfit."""
 BATCH = 32
@@ -78,7 +77,7 @@ class FineTune:
         network, tokenizer = load_network(window, task)
         device = choose_device(task.device)
         old_share = training_rows.choose_old_weight(window)
-        indices = training_rows.sample_rows(window, old_share, MAX_ROWS, task.budget.seed)
+        indices = training_rows.sample_rows(window, old_share, len(window), task.budget.seed)
         rows = window.take(indices.tolist())
         deadline = started + task.budget.seconds - max(EXPORT_SECONDS, 1.5 * (time.monotonic() - started))
         recent = indices >= window.onset

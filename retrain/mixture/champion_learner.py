@@ -109,23 +109,30 @@ class ChampionLearner:
         """Return True if an expert is being refitted."""
         return self._mixture is not None and self._mixture.busy
 
-    def advance(self, state: StreamState, fresh: Sequence[Outcome]) -> None:
-        """Learn from new labels and alerts, and publish what has changed.
+    def advance(self, state: StreamState) -> None:
+        """Follow the champion, learn from new labels and alerts, and publish what has changed.
 
         Args:
-            state: State of the stream, from which ``fresh`` was taken.
-            fresh: Labelled events since the previous call.
+            state: State of the stream.
         """
-        champion = state.champion
-        if champion is None:
-            return
-        if champion.version not in (self._version, self._replaced):
-            self._follow(champion, state)
-        elif self._mixture is not None:
+        if state.champion is not None and state.champion.version not in (self._version, self._replaced):
+            state.take_unlearnt()
+            self._follow(state.champion, state)
+        else:
+            self.learn(state)
+
+    def learn(self, state: StreamState) -> None:
+        """Learn from new labels and alerts, and publish what has changed; stay with the present version.
+
+        Args:
+            state: State of the stream.
+        """
+        fresh = state.take_unlearnt()
+        if self._mixture is not None:
             self._mixture.advance(state, fresh)
 
     def renew(self, version: str, change: GuestChange) -> None:
-        """Go on under a new version, whose bundle `VersionLearner.write_bundle` has just written.
+        """Go on under a new version, whose bundle `VersionLearner.write_bundle` wrote last.
 
         Args:
             version: The version.
@@ -183,6 +190,8 @@ class VersionLearner:
         # Time of the rollback that interrupts learning.
         self._paused_at = champion.published_at if champion.action == "rollback" else None
         self._corrected: set[str] = set()
+        # Experts that have changed since the bundle was written.
+        self._changed: set[str] = set()
         # Number of the newest sample of the weights.
         self._sampled = -1
         self._offset = learnt_offset(settings, lineage)
@@ -263,6 +272,7 @@ class VersionLearner:
             change: Change of the guests.
         """
         learner, head = self._trainer.learner, self._trainer.head
+        self._changed.clear()
         mixture = learner.mixture.copy()
         guests = change.apply(mixture, head.guests)
         write_bundle(
@@ -280,7 +290,7 @@ class VersionLearner:
         )
 
     def renew(self, version: str, change: GuestChange) -> None:
-        """Publish for a new version, whose bundle has just been written.
+        """Publish for a new version, and what was learnt since its bundle was written.
 
         Args:
             version: The version.
@@ -291,6 +301,9 @@ class VersionLearner:
         settings = self._tools.settings
         self._version, self._paused_at = version, None
         self._series = UpdateSeries(settings.stream, version, settings.signing_key)
+        for expert in sorted(self._changed):
+            self._publish(expert)
+        self._tools.outbox.flush()
 
     def close(self) -> None:
         """End the refits under way."""
@@ -306,6 +319,7 @@ class VersionLearner:
         mixture, fence = self._trainer.learner.mixture, self._tools.lease.fence
         update = self._series.make(mixture, expert, self._offset, time.time(), fence, self._onset_at)
         self._tools.outbox.put(MIXTURE_UPDATES.name, _key(update), update)
+        self._changed.add(expert)
 
     def _publish_sample(self) -> None:
         """Send the weights under one of `SAMPLES` keys, so that compaction keeps as many of them."""

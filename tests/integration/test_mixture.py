@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import string
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from benchmarks.harness.fault_injection import write_plan
 from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.kafka.topic_history import read_history
@@ -18,6 +22,7 @@ from driftloop.core.messages import Command, DriftAlert, Prediction
 from driftloop.core.models.mixture_update import signed
 from driftloop.core.models.registry import Registry
 from driftloop.core.topics import DEAD_LETTERS, MIXTURE_UPDATES, MODEL_UPDATES, OUTCOMES, PREDICTIONS, RETRAINING
+from driftloop.devstack.stack import EmbeddedStack
 from retrain.promotion.manual_actions import rollback
 from retrain.reproduce import reproduce_case
 from tests.integration.conftest import StreamHarness, event, label, text_and_label
@@ -31,9 +36,16 @@ MIXTURE = {
 OTHER = {"negative": "positive", "positive": "negative"}
 
 
-def start(world: StreamHarness, **environ: str) -> None:
-    """Start the loop and wait for the outcomes of the first model's events."""
-    for role in ("retrain", "score", "monitor"):
+def start(world: StreamHarness, plan: Path | None = None, **environ: str) -> None:
+    """Start the loop and wait for the outcomes of the first model's events.
+
+    Args:
+        world: The stream.
+        plan: File for a planned fault of the retrainer.
+        environ: Further environment variables.
+    """
+    world.start("retrain", plan=plan, **MIXTURE | environ)
+    for role in ("score", "monitor"):
         world.start(role, **MIXTURE | environ)
     world.send(events=range(FIRST), labels=range(FIRST))
     world.until(lambda: world.count(OUTCOMES) == FIRST)
@@ -171,6 +183,31 @@ def test_altered_update_becomes_a_dead_letter(world: StreamHarness) -> None:
     world.outbox.flush()
     world.until(lambda: world.count(DEAD_LETTERS) == 2)
     assert {one.revision for one in predict(world, range(2000, 2010))} == {good.revision}
+
+
+@pytest.mark.slow
+def test_mixture_learns_while_registry_hangs(world: StreamHarness, private_stack: EmbeddedStack) -> None:
+    """The version that is registered in the end answers with what was learnt meanwhile."""
+    plan, mlflow = world.folder / "retrainer.plan", private_stack.pids["mlflow"]
+    start(world, plan)
+    send_flipped(world, range(100, 200))
+    write_plan(plan, "registering", "freeze", mlflow)
+    try:
+        alert(world, 100)
+        send_flipped(world, range(200, 420))
+        world.until(lambda: not plan.exists())
+        send_flipped(world, range(500, 560))
+        wait_until_learnt(world)
+        assert newest(world).version == "1" and world.count(MODEL_UPDATES) == 1
+        assert flipped(predict(world, range(2000, 2040))) > 0.8
+    finally:
+        os.kill(mlflow, signal.SIGCONT)
+    world.until(lambda: world.count(MODEL_UPDATES) == 2)
+    world.until(lambda: newest(world).version == "2")
+    wait_until_learnt(world)
+    after = predict(world, range(3000, 3040))
+    assert flipped(after) > 0.8
+    assert {(one.model_version, one.revision) for one in after} == {("2", newest(world).revision)}
 
 
 def test_drift_registers_what_was_learnt(world: StreamHarness) -> None:

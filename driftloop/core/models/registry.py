@@ -7,8 +7,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 CHAMPION = "champion"
+SOON = 0.05
+"""Seconds in which MLflow usually answers."""
 MODEL = "model"
 """Artifact folder of a run, with MLflow's description of the model and the bundle."""
 
@@ -89,13 +93,14 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self._failure: type[Exception] = MlflowException
         self._name = settings.model_name
         self._encoder_runs: dict[str, str] = {}  # run id of each known encoder, by its tag
         self._uri = without_password(settings.mlflow)
         mlflow.set_tracking_uri(settings.mlflow)
-        self.client = mlflow.MlflowClient(tracking_uri=settings.mlflow)
+        self.client: Any = mlflow.MlflowClient(tracking_uri=settings.mlflow)
         try:
             if not make and not self.client.search_registered_models(filter_string=f"name='{self._name}'"):
                 raise BundleError(
@@ -110,6 +115,14 @@ class Registry:
             raise DriftloopError(
                 f"No MLflow answers at {self._uri} ({why}): start one, or set DRIFTLOOP_MLFLOW to its address."
             ) from error
+
+    def keep_busy(self, meanwhile: Callable[[], None]) -> None:
+        """Call a function again and again while MLflow takes long to answer.
+
+        Args:
+            meanwhile: The function. It does not use this registry.
+        """
+        self.client = _BusyClient(self.client, meanwhile)
 
     def register(self, candidate: CandidateRecord) -> str:
         """Log a candidate as a run with its bundle, register it, and return the number of the new version."""
@@ -273,6 +286,25 @@ class Registry:
             with tempfile.TemporaryDirectory(dir=into) as scratch:
                 _move_unless_present(Path(self.client.download_artifacts(run_id, ENCODER, scratch)), target)
         return target
+
+
+class _BusyClient:
+    """MLflow client whose calls run in a thread, with another function called until they have an answer."""
+
+    def __init__(self, client: Any, meanwhile: Callable[[], None]) -> None:
+        self._client = client
+        self._meanwhile = meanwhile
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._call, getattr(self._client, name))
+
+    def _call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        answer = self._pool.submit(function, *arguments, **named)
+        wait([answer], SOON)
+        while not answer.done():
+            self._meanwhile()
+        return answer.result()
 
 
 def _move_unless_present(fetched: Path, target: Path) -> None:
