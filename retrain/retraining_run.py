@@ -36,8 +36,6 @@ MIXTURE = "mixture"
 EXPERTS = (MIXTURE, "linear")
 """Candidates that a mixture has among its experts already."""
 OWN_ENCODER = "a head on an encoder of its own cannot join the mixture"
-MIXTURE_EVENTS = 200
-"""Events in shadow before a candidate is compared with a mixture. It learns all the time: there is no hurry."""
 
 Cancelled = Callable[[], str | None]
 """Called often, always in the worker's thread. Returns the reason to cancel the fit, or `None` to continue."""
@@ -326,20 +324,14 @@ class RetrainingRun:
         self._promotion.register_and_promote(entered if verdict.better else candidate, verdict, compared)
 
     def _shadow(self, model: BundleClassifier, known: Sequence[Outcome]) -> Shadow:
-        champion = self._tools.models.champion()
-        opponent = self._opponent(champion)
-        since = max(champion.trained_until, self.past.until_at) if opponent else self.past.until_at
-        shadow = Shadow(
-            model,
-            opponent,
-            since,
-            self._chosen.shadow,
-            1 - self._chosen.confidence,
-            until=self._until,
-            predicted_since=-math.inf if opponent else self._began,
-            least=0 if opponent else min(MIXTURE_EVENTS, self._chosen.shadow),
-            stack=None if opponent else Stack(),
-        )
+        chosen, until = self._chosen, self._until
+        if self._tools.mixture is not None:
+            rows, since = self.past.rows, self.past.until_at
+            shadow = Shadow.beside_mixture(model, chosen, rows=rows, since=since, began=self._began, until=until)
+        else:
+            champion = self._tools.models.champion()
+            since = max(champion.trained_until, self.past.until_at)
+            shadow = Shadow(model, champion.version, since, chosen.shadow, 1 - chosen.confidence, until=until)
         shadow.offer(known)
         return shadow
 

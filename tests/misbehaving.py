@@ -74,6 +74,13 @@ class Looks(Quick):
         raise CannotFit(f"it sees {os.environ.get('CUDA_VISIBLE_DEVICES', 'all')!r}")
 
 
+class Counts(Quick):
+    """Says how many seconds it may take."""
+
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
+        raise CannotFit(f"limit {task.budget.seconds}")
+
+
 class Sleeper(Quick):
     """Starts a child of its own, in another session, and never ends."""
 
@@ -98,6 +105,14 @@ class SleeperWithBest(Sleeper):
         assert (task.scratch / "pids").exists()
         Quick.fit(self, window, task, out)
         return True
+
+
+class SleeperAfterBundle(Quick):
+    """Writes its bundle, but its process does not end."""
+
+    def fit(self, window: TrainingWindow, task: Task, out: Path) -> None:
+        Quick.fit(self, window, task, out)
+        os._exit = lambda status: time.sleep(600)  # type: ignore[assignment, return-value]
 
 
 class SleeperWithSlowRescue(Sleeper):

@@ -29,12 +29,10 @@ from retrain.candidates import catalogue
 from retrain.candidates.base import Budget, Task
 from retrain.evaluation.gate import judge
 from retrain.evaluation.paired_slice import Slice
-from retrain.evaluation.shadow import Shadow
+from retrain.evaluation.shadow import MIXTURE_EVENTS, Shadow
 from retrain.fitting import sandbox
 from retrain.mixture.champion_learner import GuestChange, as_guest
-from retrain.mixture.stack import Stack
 from retrain.policies.base import ALWAYS
-from retrain.retraining_run import MIXTURE_EVENTS
 from retrain.training_window import TrainingWindow
 
 FOLDER = "benchmark-fits"
@@ -77,7 +75,7 @@ class GuestSearch:
         """Onset of the search that is open, if one is."""
         return (self._onset_at,) if self._tried else ()
 
-    def start(self, tick: int, window: TrainingWindow, onset_at: float, until_at: float, events: int) -> float:
+    def start(self, tick: int, window: TrainingWindow, onset_at: float, until_at: float, rows: int) -> float:
         """Fit the candidates on a window; earlier ones that are still in shadow are dropped.
 
         Args:
@@ -85,7 +83,7 @@ class GuestSearch:
             window: Rows to learn from.
             onset_at: `occurred_at` of the first event of the concept.
             until_at: `occurred_at` of the newest of them.
-            events: Events since the first of the concept.
+            rows: Labelled events of the concept.
 
         Returns:
             The seconds of the fits.
@@ -94,23 +92,14 @@ class GuestSearch:
         self._onset_at = onset_at
         ready, spent = tick, 0.0
         for name in self._names:
-            limit = catalogue.budget_seconds(name, self._settings.retrain, events / self._speed)
+            limit = catalogue.budget_seconds(name, self._settings.retrain, rows / self._speed)
             bundle, seconds = self._fit(name, window, limit)
             spent += seconds
             ready += max(1, round(seconds * self._speed))
             if bundle is not None:
                 model = load_bundle(bundle, self._settings.signing_key, threads=1, encoder=self._encoder)
                 chosen = self._settings.retrain
-                shadow = Shadow(
-                    model,
-                    "",
-                    until_at,
-                    chosen.shadow,
-                    1 - chosen.confidence,
-                    predicted_since=tick,
-                    least=MIXTURE_EVENTS,
-                    stack=Stack(),
-                )
+                shadow = Shadow.beside_mixture(model, chosen, rows=rows, since=until_at, began=tick)
                 self._tried.append(Tried(name, ready, model, shadow))
         return spent
 

@@ -217,11 +217,12 @@ class MixtureLoop(Playback):
         kept = sorted(self._known[-self.settings.retrain.window :], key=lambda outcome: outcome.position)
         onset, until_at = sum(outcome.occurred_at < decision.onset_at for outcome in kept), kept[-1].occurred_at
         is_search = self._search is not None and decision.kind == "search"
+        rows = rows_since(decision.onset_at, self._known)
         self._past.append(
             CompletedRetraining(
                 labelled=len(self._known),
                 onset_at=decision.onset_at,
-                rows=rows_since(decision.onset_at, self._known),
+                rows=rows,
                 until_at=until_at,
                 trigger=decision.trigger,
                 promoted=True,
@@ -231,9 +232,8 @@ class MixtureLoop(Playback):
         if self._search is not None and is_search:
             positions, labels = [outcome.position for outcome in kept], [outcome.label for outcome in kept]
             window = replace(self.stream.window(positions, onset, labels), given=probabilities_given(kept))
-            events = tick - min(outcome.position for outcome in self._known if outcome.occurred_at >= decision.onset_at)
             # One core each.
-            self.cpu["retrain"] += self._search.start(tick, window, decision.onset_at, until_at, events)
+            self.cpu["retrain"] += self._search.start(tick, window, decision.onset_at, until_at, rows)
 
     def _take_snapshot(self, tick: int) -> None:
         self._snapshot = self.learner.mixture.copy()

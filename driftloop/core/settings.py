@@ -215,7 +215,8 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     regression: str = ""
     """CSV file with the columns text and label: the frozen regression set of the gate. Empty: no regression set."""
     shadow: Count = 600
-    """Maximum number of labelled live events of a slow candidate's shadow run before the decision."""
+    """Maximum number of labelled live events of a slow candidate's shadow run before the decision. Beside a mixture,
+    half of the events that the concept had before if these are more."""
     shadow_idle: Seconds = 86_400.0
     """Seconds without a new labelled event after which a shadow run ends. `driftloop simulate` and `driftloop retrain
     --once` wait 15 at most, since their labels end."""

@@ -17,11 +17,14 @@ import numpy as np
 from driftloop.core.messages import Outcome
 from driftloop.core.models.bundle import BundleClassifier
 from driftloop.core.models.classifier import Predictions
+from driftloop.core.settings import RetrainSettings
 from retrain.evaluation.sequential_test import ShadowTest
 from retrain.mixture.stack import Stack
 
 BATCH = 64
 """Events per call of `Shadow.advance`: a model with another encoder takes some 10 ms for each."""
+MIXTURE_EVENTS = 200
+"""Labelled events before a candidate is compared with a mixture. It learns all the time: there is no hurry."""
 
 Predict = Callable[[BundleClassifier, Sequence[Outcome]], Predictions]
 
@@ -57,6 +60,42 @@ class Shadow:
 
     def __post_init__(self) -> None:
         self.test = ShadowTest(self.alpha)
+
+    @classmethod
+    def beside_mixture(
+        cls,
+        model: BundleClassifier,
+        chosen: RetrainSettings,
+        *,
+        rows: int,
+        since: float,
+        began: float,
+        until: float = math.inf,
+    ) -> Shadow:
+        """Return the shadow of a candidate that would join a mixture as a guest.
+
+        It ends undecided after half as many labelled events as the concept had when the search began, since a small
+        gain that lasts is worth more the longer the concept does.
+
+        Args:
+            model: The candidate.
+            chosen: The [retrain] settings. Their `shadow` is the least number of events for the end.
+            rows: Labelled events of the concept when the search began.
+            since: `occurred_at` of the newest event that the candidate has learnt.
+            began: Time at which the search began, on the clock of `predicted_at`.
+            until: `occurred_at` from which on events belong to another concept.
+        """
+        return cls(
+            model,
+            "",
+            since,
+            max(chosen.shadow, rows // 2),
+            1 - chosen.confidence,
+            until=until,
+            predicted_since=began,
+            least=min(MIXTURE_EVENTS, chosen.shadow),
+            stack=Stack(),
+        )
 
     def offer(self, outcomes: Iterable[Outcome]) -> None:
         """Queue the labelled events that count for the comparison."""

@@ -90,6 +90,8 @@ def run(
     except OSError as error:
         return FitResult(None, time.monotonic() - started, f"the window could not be written: {error}", False)
     end = _child("fit", candidate_name, task, folder, task.budget.seconds + grace, progress, cancel)
+    if end.overran and _is_complete(folder / "bundle", task):
+        end = _ChildExit(True, end.reason, overran=True)
     if not (end.ok or end.refused or end.cancelled):
         rescue = _child("rescue", candidate_name, task, folder, RESCUE, progress, cancel)
         if rescue.ok:
@@ -102,6 +104,15 @@ def run(
         except BundleError as error:
             end = _ChildExit(False, str(error), end.overran)
     return FitResult(folder / "bundle" if end.ok else None, time.monotonic() - started, end.reason, end.overran)
+
+
+def _is_complete(bundle: Path, task: Task) -> bool:
+    """Return True if the child had written its bundle before it was killed."""
+    try:
+        verify_bundle(bundle, task.signing_key)
+    except BundleError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

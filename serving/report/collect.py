@@ -187,6 +187,7 @@ def _chosen(settings: Settings, stack: str) -> RunSettings:
         candidates=_candidates(settings),
         tpot_seconds=retrain.tpot_seconds,
         finetune_seconds=retrain.finetune_seconds,
+        finetune_share=retrain.finetune_share,
         window=retrain.window,
         holdout=retrain.holdout,
         confidence=retrain.confidence,

@@ -197,6 +197,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[str] = []
     tpot_seconds: float = 0.0
     finetune_seconds: float = 0.0
+    finetune_share: float = 0.0
     window: int = 0
     holdout: float = 0.0
     confidence: float = 0.0

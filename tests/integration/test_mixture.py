@@ -312,6 +312,20 @@ def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
     assert not world.read(DEAD_LETTERS)
 
 
+def test_fit_may_take_half_of_the_concept(world: StreamHarness) -> None:
+    """The concept lasts from its first prediction to the search."""
+    settings = {"CANDIDATES": "tests.misbehaving:Counts", "FINETUNE_SECONDS": "1"}
+    start(world, **{f"DRIFTLOOP_RETRAIN__{name}": value for name, value in settings.items()})
+    began = time.time()
+    send_flipped(world, range(100, 420))
+    time.sleep(max(0.0, began + 4.0 - time.time()))
+    alert(world, 100)
+    world.until(lambda: "finished" in [one.state for one in steps(world)])
+    refused = next(one for one in steps(world) if one.state == "rejected")
+    lasted = steps(world)[0].at - began
+    assert float(refused.reason.removeprefix("limit ")) == pytest.approx(lasted / 2, abs=1.0), refused.reason
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("idle", [5.0, 600.0])
 def test_idle_stream_or_next_search_judges_candidate(world: StreamHarness, idle: float) -> None:

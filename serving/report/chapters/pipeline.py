@@ -89,7 +89,9 @@ def _settings(facts: RunFacts) -> list[tuple[str, str]]:
         (
             "Time limits",
             f"AutoML {formatting.seconds(chosen.tpot_seconds)}, fine-tuning "
-            f"{formatting.seconds(chosen.finetune_seconds)}",
+            f"{formatting.seconds(chosen.finetune_seconds)}"
+            + (f", or {formatting.percent(chosen.finetune_share, 1)} of the time that a concept has lasted")
+            * bool(chosen.finetune_share),
         ),
         (
             "Probation",

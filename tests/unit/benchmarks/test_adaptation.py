@@ -85,7 +85,9 @@ def test_mixture_learns_swapped_labels_without_a_search(row_of):
     assert row.swapped_at and row.swapped_at[0] > SWAP + DELAY, "a snapshot of the new concept"
 
 
-@pytest.mark.parametrize("option", ["online=0", "concept=0", "words=0", "alerts=0", "seconds=20", "rate=1"])
+@pytest.mark.parametrize(
+    "option", ["online=0", "concept=0", "words=0", "alerts=0", "seconds=20", "rate=1", "speed=2000"]
+)
 def test_options_of_the_mixture_change_its_row(row_of, option):
     assert row_of(f"mixture?{option}").blocks != row_of("mixture").blocks
 

@@ -20,8 +20,10 @@ from tests import tiny
 
 ROWS = tiny.window(120)
 SETTINGS = Settings(signing_key=tiny.KEY)
-STREAM: Any = SimpleNamespace(rate=10.0, embeddings=ROWS.embeddings)
+STREAM: Any = SimpleNamespace(embeddings=ROWS.embeddings)
 SECONDS = 5.0
+SPEED = 10.0
+"""Events per second."""
 
 
 def bundle(folder: Path) -> Path:
@@ -42,8 +44,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GuestSearch:
     """A search whose only candidate is right, and takes five seconds to fit."""
     fitted = FitResult(bundle(tmp_path / "fitted"), SECONDS, "", False)
-    made = GuestSearch(STREAM, SETTINGS, ["tpot"])
-    monkeypatch.setattr(made, "_fit", lambda name, window: (fitted.bundle, fitted.seconds))
+    made = GuestSearch(STREAM, SETTINGS, ["tpot"], SPEED)
+    monkeypatch.setattr(made, "_fit", lambda name, window, limit: (fitted.bundle, fitted.seconds))
     return made
 
 
@@ -61,7 +63,7 @@ def outcome(at: int, given: float) -> Outcome:
 
 def test_better_candidate_joins_once_it_is_fitted(search: GuestSearch) -> None:
     assert search.open == ()
-    assert search.start(100, ROWS, 40.0, 99.0) == SECONDS
+    assert search.start(100, ROWS, 40.0, 99.0, 100) == SECONDS
     assert search.open == (40.0,)
     for at in range(100, 500):
         search.learn(outcome(at, 0.2))
@@ -75,7 +77,7 @@ def test_better_candidate_joins_once_it_is_fitted(search: GuestSearch) -> None:
 
 
 def test_candidate_beside_a_good_mixture_does_not_join(search: GuestSearch) -> None:
-    search.start(100, ROWS, 0.0, 99.0)
+    search.start(100, ROWS, 0.0, 99.0, 100)
     for at in range(100, 900):
         search.learn(outcome(at, 0.97))
     assert search.joining(150) == [] and [found.joined for found in search.judged] == [False]
@@ -83,12 +85,12 @@ def test_candidate_beside_a_good_mixture_does_not_join(search: GuestSearch) -> N
 
 def test_next_drift_ends_the_comparison(search: GuestSearch) -> None:
     """It is judged if there are labels enough, and does not join."""
-    search.start(100, ROWS, 0.0, 99.0)
+    search.start(100, ROWS, 0.0, 99.0, 100)
     for at in range(100, 500):
         search.learn(outcome(at, 0.2))
     search.end_at(350.0)
     assert search.joining(150) == [] and [found.events for found in search.judged] == [250]
-    search.start(500, ROWS, 350.0, 499.0)
+    search.start(500, ROWS, 350.0, 499.0, 150)
     for at in range(500, 600):
         search.learn(outcome(at, 0.2))
     search.end_at(600.0)
@@ -104,8 +106,9 @@ def test_equal_rows_are_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("benchmarks.adaptation.guest_search.sandbox.run", run)
     for _ in range(2):
-        assert GuestSearch(STREAM, SETTINGS, ["tpot"]).start(0, ROWS, 0.0, 0.0) == SECONDS
+        assert GuestSearch(STREAM, SETTINGS, ["tpot"], SPEED).start(0, ROWS, 0.0, 0.0, 100) == SECONDS
     assert fits == ["tpot"]
-    GuestSearch(STREAM, SETTINGS, ["tpot"]).start(0, ROWS.take(slice(0, 80)), 0.0, 0.0)
-    GuestSearch(STREAM, SETTINGS, ["finetune"]).start(0, ROWS, 0.0, 0.0)
-    assert fits == ["tpot", "tpot", "finetune"]
+    GuestSearch(STREAM, SETTINGS, ["tpot"], SPEED).start(0, ROWS.take(slice(0, 80)), 0.0, 0.0, 80)
+    GuestSearch(STREAM, SETTINGS, ["finetune"], SPEED).start(0, ROWS, 0.0, 0.0, 100)
+    GuestSearch(STREAM, SETTINGS, ["finetune"], SPEED).start(0, ROWS, 0.0, 0.0, 10_000)
+    assert fits == ["tpot", "tpot", "finetune", "finetune"], "the last one has more time"

@@ -10,6 +10,7 @@ import pytest
 
 from driftloop.core.messages import Outcome
 from driftloop.core.models.classifier import Predictions
+from driftloop.core.settings import RetrainSettings
 from retrain.evaluation.shadow import Shadow
 from retrain.mixture.stack import Stack
 
@@ -83,3 +84,11 @@ def test_stack_is_compared_in_place_of_the_model() -> None:
     assert made.probabilities[0]["a"] == pytest.approx(0.45), "both have half of the weight"
     assert made.probabilities[-1]["a"] > 0.65, "the labels speak for the mixture"
     assert made.stack is not None and made.stack.weight < 0.1
+
+
+@pytest.mark.parametrize(("rows", "most"), [(300, 600), (4500, 2250)])
+def test_comparison_grows_with_the_concept(rows: int, most: int) -> None:
+    """An equal candidate is compared to the end."""
+    made = Shadow.beside_mixture(NO_MODEL, RetrainSettings(shadow=600), rows=rows, since=10.0, began=0.0)
+    made.offer(outcome(at, said=0.6) for at in range(11, 4000))
+    assert made.advance_all(says(0.6)) == "over" and len(made.rows) == most
