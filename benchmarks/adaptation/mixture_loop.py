@@ -25,7 +25,7 @@ from retrain.candidates.training_rows import require_learnable
 from retrain.labels.annotator_trust import weight_labels
 from retrain.labels.running_trust import RunningTrust
 from retrain.mixture.champion_learner import GuestChange
-from retrain.mixture.learner import MixtureLearner, MixtureOptions, make_rows
+from retrain.mixture.learner import ONLINE, MixtureLearner, MixtureOptions, make_rows
 from retrain.policies.base import CompletedRetraining, PolicyContext, Retrain
 from retrain.policies.mixture_rounds import MixtureRounds
 from retrain.policies.on_drift import rows_since
@@ -112,6 +112,8 @@ class MixtureLoop(Playback):
         self._speed = options.speed or stream.rate
         self._search = GuestSearch(stream, settings, options.guests, self._speed) if options.guests else None
         self._guests: tuple[Guest, ...] = ()
+        # Probabilities that the online expert gave to the classes of an event, by its position.
+        self._online: dict[int, dict[str, float]] = {}
         # Probabilities of a guest for events from a position on.
         self._answers: dict[tuple[Guest, int], Matrix] = {}
         # Events whose labels are known, for the window of a search.
@@ -153,7 +155,12 @@ class MixtureLoop(Playback):
     def predict(self, position: int) -> tuple[Sequence[str], Matrix, str]:
         """Predict an event with the mixture."""
         mixture = self.learner.mixture
-        return mixture.classes, mixture.predict_proba(self._features(position))[0], str(len(self.snapshots))
+        given = mixture.expert_probabilities(self._features(position))[0]
+        if self._options.online:
+            online = given[mixture.names.index(ONLINE)].tolist()
+            self._online[position] = dict(zip(mixture.classes, online, strict=True))
+        mean = np.asarray(mixture.weights @ given, dtype=np.float32)
+        return mixture.classes, mean, str(len(self.snapshots))
 
     def reference(self, position: int) -> dict[str, float]:
         """Return the probabilities of the newest snapshot."""
@@ -175,7 +182,9 @@ class MixtureLoop(Playback):
         with Clock(self.cpu, "retrain"):
             weight = self._trust.weigh(outcome) if self._weigh else 1.0
             features = self._features(outcome.position)
-            self.learner.learn(*make_rows(features, [outcome.label], [outcome.occurred_at], [weight]))
+            (row,) = make_rows(features, [outcome.label], [outcome.occurred_at], [weight])
+            said = self._online.pop(outcome.position, {}).get(outcome.label)
+            self.learner.learn(replace(row, online=said))
             for fit in self.learner.due():
                 self.fits += 1
                 seconds = self._options.seconds + SECONDS_PER_ROW * len(fit.labels)

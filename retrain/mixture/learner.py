@@ -91,6 +91,8 @@ class Row:
     event_id: str = ""
     guests: Mapping[str, Matrix] = field(default_factory=dict)
     """Probabilities of each guest that was asked, shape (k,)."""
+    online: float | None = None
+    """Probability that the online expert gave to the label when the event was predicted. `None`: as it is now."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,8 @@ class MixtureLearner:
         if row.occurred_at >= self.onset_at:
             self._since_onset += 1
             given = self.mixture.expert_probabilities(_features([row]))[0, :, self.mixture.classes.index(row.label)]
+            if row.online is not None and self._options.online:
+                given[self.mixture.names.index(ONLINE)] = row.online
             # A label without trust moves nothing.
             trusted = given.astype(np.float64) ** row.weight
             options = self._options
@@ -237,6 +241,13 @@ class MixtureLearner:
         self.mixture.weights = favour(len(names), names.index(self._longest))
         self._next[CONCEPT] = FIRST_LABELS
         return True
+
+    @property
+    def online(self) -> LinearWeights:
+        """The online expert as it is now, without the words that it does not read."""
+        mixture, at = self.mixture, self.mixture.names.index(ONLINE)
+        no_words = np.zeros((0, len(mixture.classes)), dtype=np.float32)
+        return LinearWeights(mixture.classes, mixture.embedding[:, at].copy(), no_words, mixture.bias[at].copy())
 
     def due(self) -> list[Fit]:
         """Return the refits that are due, shortest first.

@@ -42,12 +42,14 @@ def learn_again(
     """
     onset_at = lineage.parameters.get("onset_at")
     learner = MixtureLearner(head.mixture.copy(), lineage.rows, onset_at=NO_DRIFT if onset_at is None else onset_at)
-    trainer = MixtureTrainer(learner, head, embed, lambda expert: None, budget=math.inf)
+    labelled_at = [0.0]
+    trainer = MixtureTrainer(learner, head, embed, lambda expert: None, budget=math.inf, now=lambda: labelled_at[-1])
     try:
         trainer.remember([one for offset, one in outcomes if offset <= learnt or one.in_sample])
         new = [(offset, one) for offset, one in outcomes if offset > learnt and not one.in_sample]
         for start in range(0, len(new), BATCH):
             batch = new[start : start + BATCH]
+            labelled_at.append(batch[-1][1].labelled_at)
             trainer.advance([one for _, one in batch], [one for one in alerts if one.outcome_offset < batch[-1][0]])
             trainer.wait()
     finally:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 from threadpoolctl import threadpool_limits
 
@@ -14,6 +15,7 @@ from driftloop.core.models.classifier import Matrix
 from driftloop.core.models.mixture import LinearWeights
 from driftloop.core.models.mixture_head import MixtureHead
 from retrain.labels.running_trust import RunningTrust
+from retrain.mixture.expert_history import ExpertHistory
 from retrain.mixture.learner import ONLINE, Fit, MixtureLearner, Row, make_rows
 
 BUDGET, PERIOD = 5.0, 10.0
@@ -30,6 +32,7 @@ class MixtureTrainer:
         publish: Called with the name of each expert that has changed.
         clock: Monotonic clock, in seconds.
         budget: Seconds of refits in the newest `PERIOD` seconds after which the next ones wait.
+        now: Clock of `Outcome.predicted_at`, in Unix seconds.
     """
 
     def __init__(
@@ -40,12 +43,16 @@ class MixtureTrainer:
         publish: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         budget: float = BUDGET,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.learner = learner
         self.head = head
         self._embed = embed
         self._publish = publish
         self._trust = RunningTrust()
+        self._now = now
+        self._history = ExpertHistory()
+        self._history.note(learner.online, now())
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mixture")
         self._running: dict[str, Future[tuple[LinearWeights, float]]] = {}
         self._clock = clock
@@ -81,10 +88,12 @@ class MixtureTrainer:
         self.remember([outcome for outcome in outcomes if outcome.in_sample])
         new = [outcome for outcome in outcomes if not outcome.in_sample]
         if new:
-            for row in self._rows(new, ask_guests=True):
-                self.learner.learn(row)
+            for outcome, row in zip(new, self._rows(new, ask_guests=True), strict=True):
+                said = self._history.probability(row.embedding, row.label, outcome.predicted_at)
+                self.learner.learn(replace(row, online=said) if outcome.predicted_at else row)
         if new or any(drifted):
             self._publish(ONLINE)
+            self._history.note(self.learner.online, self._now())
         self._collect()
         if self._seconds_spent() < self._budget:
             for fit in self.learner.due():

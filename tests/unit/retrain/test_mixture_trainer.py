@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from driftloop.core.messages import DriftAlert, MixtureUpdate, Outcome
 from driftloop.core.models.classifier import Matrix
@@ -42,13 +43,13 @@ def alert(onset: float) -> DriftAlert:
 class Played:
     """A trainer whose updates another process applies."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time) -> None:
         first = ROWS.take(slice(0, FIRST))
         learner, self.head = tiny.mixture(first, MixtureOptions(shortest=40, windows=2))
         self.replica: Mixture = learner.mixture.copy()
         self.updates: list[MixtureUpdate] = []
         self._series = UpdateSeries("s", "4", tiny.KEY)
-        self.trainer = MixtureTrainer(learner, self.head, self._embed, self._publish, clock)
+        self.trainer = MixtureTrainer(learner, self.head, self._embed, self._publish, clock, now=now)
 
     def _embed(self, outcomes: Sequence[Outcome]) -> Matrix:
         return ROWS.embeddings[[ROWS.event_ids.index(one.event_id) for one in outcomes]]
@@ -133,3 +134,24 @@ def test_refits_wait_when_they_take_too_much(monkeypatch: pytest.MonkeyPatch) ->
     trainer.advance([], [])
     assert trainer.busy
     trainer.close()
+
+
+@pytest.mark.parametrize(("told", "weights"), [(True, (0.0, 0.2)), (False, (0.4, 1.0))])
+def test_weight_follows_what_was_said_then(told: bool, weights: tuple[float, float]) -> None:
+    """Labels come 40 events late and in runs of 20, which the texts do not show.
+
+    The control does not say when its events were predicted: the online expert seems to know each label.
+    """
+    moment = [float(FIRST)]
+    played = Played(now=lambda: moment[0])
+    trainer = played.trainer
+    for at in range(FIRST, FIRST + 400):
+        moment[0] = at + 40.0
+        known = outcome(at % len(ROWS), False)
+        label = tiny.LABELS[at // 20 % len(tiny.LABELS)]
+        trainer.advance([replace(known, label=label, predicted_at=float(at) if told else 0.0)], [])
+        trainer.wait()
+    trainer.close()
+    mixture = trainer.learner.mixture
+    least, most = weights
+    assert least <= mixture.weights[mixture.names.index(ONLINE)] <= most
