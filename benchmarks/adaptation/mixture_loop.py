@@ -114,6 +114,8 @@ class MixtureLoop(Playback):
         self._guests: tuple[Guest, ...] = ()
         # Probabilities that the online expert gave to the classes of an event, by its position.
         self._online: dict[int, dict[str, float]] = {}
+        # Newest event that was predicted, by now and at the newest alert.
+        self._predicted = self._predicted_at_alert = -1
         # Probabilities of a guest for events from a position on.
         self._answers: dict[tuple[Guest, int], Matrix] = {}
         # Events whose labels are known, for the window of a search.
@@ -154,7 +156,7 @@ class MixtureLoop(Playback):
 
     def predict(self, position: int) -> tuple[Sequence[str], Matrix, str]:
         """Predict an event with the mixture."""
-        mixture = self.learner.mixture
+        mixture, self._predicted = self.learner.mixture, position
         given = mixture.expert_probabilities(self._features(position))[0]
         if self._options.online:
             online = given[mixture.names.index(ONLINE)].tolist()
@@ -184,7 +186,7 @@ class MixtureLoop(Playback):
             features = self._features(outcome.position)
             (row,) = make_rows(features, [outcome.label], [outcome.occurred_at], [weight])
             said = self._online.pop(outcome.position, {}).get(outcome.label)
-            self.learner.learn(replace(row, online=said))
+            self.learner.learn(replace(row, online=said) if outcome.position > self._predicted_at_alert else row)
             for fit in self.learner.due():
                 self.fits += 1
                 seconds = self._options.seconds + SECONDS_PER_ROW * len(fit.labels)
@@ -201,7 +203,8 @@ class MixtureLoop(Playback):
     def alert(self, alert: DriftAlert) -> None:
         """Tell the mixture of a drift."""
         if self._options.alerts:
-            self.learner.notice_drift(alert.onset_at)
+            if self.learner.notice_drift(alert.onset_at):
+                self._predicted_at_alert = self._predicted
             if self._search is not None:
                 self._search.end_at(alert.onset_at)
 

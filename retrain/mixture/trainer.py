@@ -53,6 +53,8 @@ class MixtureTrainer:
         self._now = now
         self._history = ExpertHistory()
         self._history.note(learner.online, now())
+        # Time at which the newest drift was noticed. What the expert said before tells nothing about the new concept.
+        self._noticed_at = 0.0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mixture")
         self._running: dict[str, Future[tuple[LinearWeights, float]]] = {}
         self._clock = clock
@@ -85,12 +87,14 @@ class MixtureTrainer:
             alerts: Newest alerts of the stream; known ones change nothing.
         """
         drifted = [self.learner.notice_drift(alert.onset_at) for alert in alerts]
+        if any(drifted):
+            self._noticed_at = self._now()
         self.remember([outcome for outcome in outcomes if outcome.in_sample])
         new = [outcome for outcome in outcomes if not outcome.in_sample]
         if new:
             for outcome, row in zip(new, self._rows(new, ask_guests=True), strict=True):
                 said = self._history.probability(row.embedding, row.label, outcome.predicted_at)
-                self.learner.learn(replace(row, online=said) if outcome.predicted_at else row)
+                self.learner.learn(replace(row, online=said) if outcome.predicted_at > self._noticed_at else row)
         if new or any(drifted):
             self._publish(ONLINE)
             self._history.note(self.learner.online, self._now())

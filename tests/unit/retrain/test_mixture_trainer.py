@@ -155,3 +155,22 @@ def test_weight_follows_what_was_said_then(told: bool, weights: tuple[float, flo
     mixture = trainer.learner.mixture
     least, most = weights
     assert least <= mixture.weights[mixture.names.index(ONLINE)] <= most
+
+
+def test_what_was_said_before_a_drift_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = [float(FIRST)]
+    played = Played(now=lambda: moment[0])
+    trainer, learnt = played.trainer, []
+    monkeypatch.setattr(trainer.learner, "learn", learnt.append)
+
+    def learn(predicted_at: float) -> float | None:
+        trainer.advance([replace(outcome(FIRST, False), predicted_at=predicted_at)], [])
+        found: float | None = learnt[-1].online
+        return found
+
+    assert learn(FIRST - 1.0) is not None
+    moment[0] += 10
+    trainer.advance([], [alert(50.0)])
+    assert learn(moment[0] - 1) is None
+    assert learn(moment[0] + 1) is not None
+    trainer.close()
