@@ -90,7 +90,7 @@ def run(
     except OSError as error:
         return FitResult(None, time.monotonic() - started, f"the window could not be written: {error}", False)
     end = _child("fit", candidate_name, task, folder, task.budget.seconds + grace, progress, cancel)
-    if end.overran and _is_complete(folder / "bundle", task):
+    if end.overran and not _defect(folder / "bundle", task):
         end = _ChildExit(True, end.reason, overran=True)
     if not (end.ok or end.refused or end.cancelled):
         rescue = _child("rescue", candidate_name, task, folder, RESCUE, progress, cancel)
@@ -98,21 +98,18 @@ def run(
             end = _ChildExit(True, f"{end.reason}; the best so far was kept", end.overran)
         elif rescue.cancelled:
             end = rescue
-    if end.ok:
-        try:
-            verify_bundle(folder / "bundle", task.signing_key)
-        except BundleError as error:
-            end = _ChildExit(False, str(error), end.overran)
+    if end.ok and (defect := _defect(folder / "bundle", task)):
+        end = _ChildExit(False, defect, end.overran)
     return FitResult(folder / "bundle" if end.ok else None, time.monotonic() - started, end.reason, end.overran)
 
 
-def _is_complete(bundle: Path, task: Task) -> bool:
-    """Return True if the child had written its bundle before it was killed."""
+def _defect(bundle: Path, task: Task) -> str:
+    """Return the reason why a bundle cannot be used; empty if it is complete and signed."""
     try:
         verify_bundle(bundle, task.signing_key)
-    except BundleError:
-        return False
-    return True
+    except BundleError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,10 @@ class MixtureTrainer:
         new = [outcome for outcome in outcomes if not outcome.in_sample]
         if new:
             for outcome, row in zip(new, self._rows(new, ask_guests=True), strict=True):
-                said = self._history.probability(row.embedding, row.label, outcome.predicted_at)
-                self.learner.learn(replace(row, online=said) if outcome.predicted_at > self._noticed_at else row)
+                if outcome.predicted_at > self._noticed_at:
+                    said = self._history.probability(row.embedding, row.label, outcome.predicted_at)
+                    row = replace(row, online=said)
+                self.learner.learn(row)
         if new or any(drifted):
             self._publish(ONLINE)
             self._history.note(self.learner.online, self._now())
