@@ -124,16 +124,6 @@ def durations(values: Sequence[float]) -> Durations:
     )
 
 
-def end_to_end(predictions: Sequence[Prediction]) -> tuple[list[float], int]:
-    """Return the milliseconds from each event to its prediction, and the number of events before the first prediction.
-
-    The events before the first prediction waited for the first model. They are not in the list.
-    """
-    up = min((prediction.predicted_at for prediction in predictions), default=0.0)
-    live = [(one.predicted_at - one.occurred_at) * 1000 for one in predictions if one.occurred_at >= up]
-    return live, len(predictions) - len(live)
-
-
 def speed(predictions: Sequence[Prediction]) -> list[Second]:
     """Return the predictions over time, in parts of equal length."""
     if not predictions:

@@ -18,7 +18,7 @@ from serving.cases import builder
 from serving.cases.model import Round
 from serving.report import aggregates
 from serving.report.run_data import ExpertWeights, Model, RunData, RunSettings, Source
-from serving.simulation.summarise import BOOTSTRAP, NO_RETRAINING, counts
+from serving.simulation.summarise import BOOTSTRAP, NO_RETRAINING, after_queue, counts
 
 PACKAGES = (
     "faust-streaming", "aiokafka", "kafka-python", "river", "scikit-learn", "tpot", "transformers", "torch",
@@ -54,7 +54,7 @@ def collect_from_topics(settings: Settings, history: TopicHistory, source: Sourc
     predictions = first_messages(history.predictions)
     stream = history.of_stream(settings.stream)
     label, right = aggregates.majority_label(outcomes, counted)
-    live, backlog = aggregates.end_to_end(predictions)
+    live = after_queue(predictions)
     return RunData(
         written_at=time.time(),
         source=source,
@@ -68,9 +68,9 @@ def collect_from_topics(settings: Settings, history: TopicHistory, source: Sourc
         mean_confidence=sum(o.confidence for o in counted) / len(counted) if counted else None,
         majority=label,
         majority_right=right,
-        latency=aggregates.durations([one.latency_ms for one in history.predictions]),
-        end_to_end=aggregates.durations(live),
-        backlog=backlog,
+        latency=aggregates.durations([one.latency_ms for one in live or predictions]),
+        end_to_end=aggregates.durations([(one.predicted_at - one.occurred_at) * 1000 for one in live]),
+        backlog=len(predictions) - len(live),
         speed=aggregates.speed(predictions),
         reached=max((prediction.position for prediction in predictions), default=-1),
         cases=builder.cases(stream),

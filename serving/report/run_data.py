@@ -229,11 +229,11 @@ class RunData(msgspec.Struct, frozen=True, kw_only=True):
     majority_right: int = 0
     """Labelled events that count and have the majority label."""
     latency: Durations = Durations()
-    """Time in the scorer for each prediction."""
+    """Time in the scorer, without `backlog`; of all predictions if all are in it."""
     end_to_end: Durations = Durations()
-    """Time from the event to its prediction, for events after the first prediction of the run."""
+    """Time from the event to its prediction, without `backlog`."""
     backlog: int = 0
-    """Events before the first prediction of the run; they waited for the first model."""
+    """Events that waited for the first model, and those behind them until the scorer had caught up."""
     speed: list[Second] = []
     reached: int = -1
     """Largest predicted position; -1 without predictions."""

@@ -19,6 +19,8 @@ BLOCK = 500
 AFTER = 2000
 BOOTSTRAP = "bootstrap"
 """Trigger of the first model."""
+CAUGHT_UP = 1.0
+"""Seconds from an event to its prediction at which the queue for the first model has ended."""
 NO_RETRAINING = ("probation-", "manual-")
 """Prefixes of ids on `retraining` that are no retraining: a rollback in probation, and a manual action."""
 
@@ -71,6 +73,7 @@ def summarise(history: TopicHistory, truth: Truth, clock: Clock, max_delay: int 
     outcomes = first_messages(history.outcomes)
     counted = [outcome for outcome in outcomes if counts(outcome, truth.bootstrap)]
     predictions = first_messages(history.predictions)
+    measured = after_queue(predictions) or predictions
     raised = first_messages(history.alerts, "alert_id")
     drifts, alerts = judge_alerts(raised, truth, [outcome.position for outcome in outcomes], max_delay)
     runs = retraining_runs(history.retrainings)
@@ -93,7 +96,8 @@ def summarise(history: TopicHistory, truth: Truth, clock: Clock, max_delay: int 
         bootstrap=_first_model(runs),
         promotions=len(_promoted(history)),
         rollbacks=len(_brought_back(history)),
-        latency=_latency([prediction.latency_ms for prediction in history.predictions]),
+        latency=_latency([prediction.latency_ms for prediction in measured]),
+        queued=len(predictions) - len(measured),
         events_per_second=_events_per_second(len(predictions), history.predictions),
         seconds=round(clock.seconds, 2),
         first_prediction_seconds=_rounded(clock.first_prediction_seconds),
@@ -114,6 +118,22 @@ def counts(outcome: Outcome, bootstrap: int) -> bool:
         bootstrap: Events at the beginning that the first model is trained on.
     """
     return not (outcome.in_sample or 0 <= outcome.position < bootstrap)
+
+
+def after_queue(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return the predictions after the queue of events that waited for the first model, by time.
+
+    The queue ends with the first prediction that comes within `CAUGHT_UP` of its event. If none does, it is the events
+    that occurred before the first prediction.
+
+    Args:
+        predictions: Predictions of distinct events.
+    """
+    ordered = sorted(predictions, key=lambda one: one.predicted_at)
+    for at, one in enumerate(ordered):
+        if one.predicted_at - one.occurred_at < CAUGHT_UP:
+            return ordered[at:]
+    return [one for one in ordered if one.occurred_at >= ordered[0].predicted_at]
 
 
 def retraining_runs(steps: Sequence[Retraining]) -> list[RetrainingRun]:

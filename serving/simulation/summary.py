@@ -74,7 +74,7 @@ class RetrainingRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds from reading a batch to its predictions, over all predictions; `None` without predictions."""
+    """Milliseconds from reading a batch to its predictions; `None` without predictions."""
 
     p50: float | None
     p95: float | None
@@ -133,6 +133,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     rollbacks: int
     """Versions that were brought back."""
     latency: Latency
+    """Latency without the events of `queued`."""
+    queued: int = 0
+    """Events that waited for the first model, and those behind them until the scorer had caught up."""
     events_per_second: float
     """Predicted events per second, from the first prediction to the last."""
     seconds: float

@@ -60,6 +60,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         )
     else:
         rows.append(("alerts", f"{len(summary.alerts)}; the scenario does not define its drifts"))
+    queued = f"; {summary.queued} events waited for the first model" if summary.queued else ""
     rolled = f", {summary.rollbacks} rolled back" if summary.rollbacks else ""
     rows += [
         (
@@ -68,7 +69,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
             f"{summary.promotions} promoted{rolled}",
         ),
         ("dead letters", f"{summary.dead_letters}; duplicates {summary.duplicates}"),
-        ("latency", f"p50 {_ms(latency.p50)}, p95 {_ms(latency.p95)}, p99 {_ms(latency.p99)}"),
+        ("latency", f"p50 {_ms(latency.p50)}, p95 {_ms(latency.p95)}, p99 {_ms(latency.p99)}{queued}"),
         ("speed", f"{summary.events_per_second:.1f} events/s over {summary.seconds:.0f} s in total"),
         ("first prediction", _seconds(summary.first_prediction_seconds)),
         ("first promotion", _seconds(summary.first_promotion_seconds)),

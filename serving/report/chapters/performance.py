@@ -67,12 +67,11 @@ def _explanation(facts: RunFacts) -> str:
     waited = data.backlog - data.source.warm_up
     if waited > 0:
         sentences.append(
-            f"Before the first prediction, {formatting.plural(waited, 'event')} beyond the warm-up waited for the "
-            "first model."
+            f"{formatting.plural(waited, 'event')} beyond the warm-up waited for the first model, or came before the "
+            "scorer had caught up."
         )
         sentences.append(
-            "The end-to-end figures do not include them. They include the events behind them in the queue, which also "
-            "had to wait."
+            "The figures do not include them."
             if data.end_to_end.count
             else "No event came later, so there are no end-to-end figures."
         )

@@ -39,7 +39,7 @@ def outcome(i: int, correct: bool = True, segment: str = "one", version: str = "
     )
 
 
-def prediction(i: int, at: float = 0.0, version: str = "1", latency: float = 1.0) -> Prediction:
+def prediction(i: int, at: float = 0.0, version: str = "1", latency: float = 1.0, occurred: float = 0.0) -> Prediction:
     return Prediction(
         event_id=str(i),
         label="a",
@@ -48,7 +48,7 @@ def prediction(i: int, at: float = 0.0, version: str = "1", latency: float = 1.0
         route="",
         latency_ms=latency,
         text="text",
-        occurred_at=0.0,
+        occurred_at=occurred,
         predicted_at=at,
         position=i,
     )
@@ -153,6 +153,25 @@ def test_speed_and_latency_come_from_the_predictions() -> None:
     found = of(predictions=predictions)
     assert found.events_per_second == 10.1
     assert (found.latency.p50, found.latency.p95, found.latency.p99) == (50.0, 95.0, 99.0)
+
+
+def test_latency_leaves_out_the_first_queue() -> None:
+    """50 events wait for the first model, and 10 behind them. Later ones count, also slow ones."""
+    queued = [prediction(i, occurred=i / 10, at=20.0 + i / 10, latency=900.0) for i in range(60)]
+    live = [prediction(i, occurred=30.0 + i, at=30.1 + i, latency=5.0) for i in range(99)]
+    slow = prediction(200, occurred=200.0, at=205.0, latency=4000.0)
+    found = of(predictions=[*queued, *live, slow])
+    assert (found.queued, found.latency.p50) == (60, 5.0)
+    assert found.latency.p99 is not None and found.latency.p99 > 40, "the slow one counts"
+
+
+def test_latency_of_an_overloaded_scorer_counts() -> None:
+    """A scorer that never catches up: only what occurred before the first prediction is left out."""
+    late = [prediction(i, occurred=float(i), at=10.0 + 2 * i, latency=700.0) for i in range(100)]
+    found = of(predictions=late)
+    assert (found.queued, found.latency.p50) == (10, 700.0)
+    at_once = [prediction(i, at=5.0 + i, latency=float(i)) for i in range(101)]
+    assert (of(predictions=at_once).queued, of(predictions=at_once).latency.p50) == (0, 50.0), "all waited"
 
 
 def test_retraining_entry_has_candidates_scores_and_reasons() -> None:
