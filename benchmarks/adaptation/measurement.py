@@ -81,8 +81,16 @@ def _with_bootstrap(settings: Settings, scenario: Scenario) -> Settings:
     """Set the events of the first model: at most a quarter of the stream, unless the scenario has a number.
 
     The mixture is a system of its own; the policies are those of a single champion.
+
+    Raises:
+        DriftloopError: No event would be left.
     """
     bootstrap = scenario.bootstrap or min(settings.retrain.bootstrap, max(1, len(scenario) // 4))
+    if bootstrap >= len(scenario):
+        raise DriftloopError(
+            f"The first model of {scenario.name} would learn {bootstrap} events, and there are {len(scenario)}: set "
+            "`bootstrap` in the scenario, or --bootstrap for a CSV file, lower."
+        )
     retrain = msgspec.structs.replace(settings.retrain, bootstrap=bootstrap, mixture=False)
     return msgspec.structs.replace(settings, retrain=retrain)
 
@@ -118,7 +126,7 @@ def _play(loop: Playback, settings: Settings) -> None:
     except CannotFit as error:
         raise DriftloopError(
             f"The first model of {loop.stream.scenario.name} cannot be fitted on {settings.retrain.bootstrap} events "
-            f"({error}): set `bootstrap` in the scenario higher."
+            f"({error}): set `bootstrap` in the scenario, or --bootstrap for a CSV file, higher."
         ) from error
 
 

@@ -91,6 +91,7 @@ def _scenario_of_csv(options: argparse.Namespace, folder: Path) -> Path:
     if options.segment:
         text["segment"] = options.segment
     lines = [f"label_delay = {options.label_delay}"]
+    lines += [f"bootstrap = {options.bootstrap}"] if options.bootstrap is not None else []
     lines += [f"drifts = {json.dumps(options.drifts)}"] if options.drifts is not None else []
     lines += ["[dataset]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in text.items())]
     path = folder / f"{options.csv.name.split('.')[0] or 'csv'}.toml"
@@ -125,6 +126,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the labels (default: label)")
     parser.add_argument("--segment", default="", metavar="COLUMN", help="column of the segments (default: none)")
     parser.add_argument("--label-delay", type=int, default=200, metavar="EVENTS", help="with --csv (default: 200)")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="EVENTS",
+        help="with --csv: events of the first model (default: 500, at most a quarter)",
+    )
     parser.add_argument("--drifts", nargs="*", type=int, metavar="POSITION", help="true drifts of the CSV file")
     parser.add_argument("--cpu", action="store_true", help="add columns of CPU seconds")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows as JSON, after each one")
@@ -134,6 +141,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw accuracy over time and its cost, as SVG")
     parser.add_argument("--tables", type=Path, metavar="FILE", help="put the tables into a page")
     options = parser.parse_args(argv)
+    if options.bootstrap is not None and options.bootstrap < 1:
+        parser.error(f"--bootstrap {options.bootstrap} is not a number of events")
     if not options.scenarios:
         options.scenarios = [*KINDS, *(f"tweets-{name}" for name in OTHERS if options.full)]
     options.systems = options.systems or list(SYSTEMS if options.full else QUICK)

@@ -215,7 +215,7 @@ def test_short_stream_uses_a_quarter_as_bootstrap(tmp_path):
 @pytest.mark.parametrize("system", ["never", "mixture"])
 def test_too_few_first_events_are_refused(tmp_path, system):
     few = make_stream(tmp_path, FILE.replace(f"bootstrap = {BOOTSTRAP}", "bootstrap = 2"))
-    with pytest.raises(DriftloopError, match="set `bootstrap` in the scenario higher"):
+    with pytest.raises(DriftloopError, match="set `bootstrap` in the scenario, or --bootstrap"):
         measure(few, system, Settings(), 1.0)
 
 
@@ -254,6 +254,14 @@ def test_the_same_command_gives_the_same_rows(csv, tmp_path, capsys):
     assert {tuple(row["drifts"]) for row in kept[0]} == {(200,)}
     assert run.run(["--read", str(tmp_path / "one.json")])
     assert capsys.readouterr().out == said[0]
+
+
+def test_first_events_of_a_csv_can_be_chosen(csv, capsys):
+    command = ["--csv", str(csv), "--text", "review", "--label", "stars", "--systems", "never", "--label-delay", "20"]
+    assert run.run([*command, "--bootstrap", "300"])[0].row.counted_from == 300
+    for number, said in (("400", "there are 400"), ("0", "--bootstrap"), ("-4", "--bootstrap")):
+        assert run.main([*command, "--bootstrap", number]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_wrong_options_exit_2_with_error_message(csv, capsys):
