@@ -179,8 +179,8 @@ class RetrainingRun:
         Args:
             reason: Reason to cancel the fits.
         """
-        champion = self._tools.models.champion()
-        for shadowed in [one for one in self._shadows if one.shadow.champion == self._opponent(champion)]:
+        champion, opponent = self._tools.models.champion(), self._opponent()
+        for shadowed in [one for one in self._shadows if one.shadow.champion == opponent]:
             decision = shadowed.shadow.advance_all(self._tools.evaluator.predict_outcomes)
             self._end_shadow(shadowed, champion, refused=decision == "champion")
         self.cancel(reason)
@@ -272,16 +272,14 @@ class RetrainingRun:
 
     def _advance_shadow(self, shadowed: ShadowCandidate, known: Sequence[Outcome]) -> None:
         """Compare a model in shadow on the next events, and judge it when the comparison ends."""
-        champion, evaluator = self._tools.models.champion(), self._tools.evaluator
-        candidate = shadowed.candidate
-        if shadowed.shadow.champion != self._opponent(champion):  # another one: begin anew
-            shadowed.shadow = self._shadow(candidate.model, known)
+        if shadowed.shadow.champion != self._opponent():  # another one: begin anew
+            shadowed.shadow = self._shadow(shadowed.candidate.model, known)
         shadow = shadowed.shadow
-        decision = shadow.advance(evaluator.predict_outcomes)
+        decision = shadow.advance(self._tools.evaluator.predict_outcomes)
         patience = LAST_LABELS if self._next_alert else self._chosen.shadow_idle
         if decision == "undecided" and (shadow.waiting or time.monotonic() - shadowed.last_event < patience):
             return
-        self._end_shadow(shadowed, champion, refused=decision == "champion")
+        self._end_shadow(shadowed, self._tools.models.champion(), refused=decision == "champion")
 
     def _end_shadow(self, shadowed: ShadowCandidate, champion: BundleClassifier, *, refused: bool) -> None:
         """Judge a candidate after its shadow, on the events of it or else on the held-out slice.
@@ -347,9 +345,12 @@ class RetrainingRun:
         mixture.write_bundle(bundle, self._tools.encoder, lineage, change)
         return replace(candidate, bundle=bundle, model=self._tools.models.load(bundle), guests=change)
 
-    def _opponent(self, champion: BundleClassifier) -> str:
-        """Return the version whose predictions count in a shadow; empty for a mixture, where all of them do."""
-        return "" if self._tools.mixture is not None else champion.version
+    def _opponent(self) -> str:
+        """Return the version whose predictions count in a shadow; empty for a mixture, where all of them do.
+
+        Beside a mixture MLflow is not asked, so that a comparison goes on while it is away.
+        """
+        return "" if self._tools.mixture is not None else self._tools.models.champion().version
 
     def _load(self, candidate: str, result: FitResult) -> FittedCandidate | None:
         """Return the loaded model of a fit; log a rejection and return `None` if the fit has failed."""

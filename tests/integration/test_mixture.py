@@ -312,6 +312,31 @@ def test_better_candidate_joins_the_mixture(world: StreamHarness) -> None:
     assert not world.read(DEAD_LETTERS)
 
 
+@pytest.mark.slow
+def test_comparison_goes_on_without_the_registry(world: StreamHarness, private_stack: EmbeddedStack) -> None:
+    """MLflow is away for longer than a request waits for it, between the fit of a candidate and its verdict."""
+    environ = {"DRIFTLOOP_RETRAIN__CANDIDATES": "tests.misbehaving:Letters"}
+    impatient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    for role in ("retrain", "score", "monitor"):
+        world.start(role, **MIXTURE | environ | impatient)
+    send_codes(world, range(FIRST))
+    for start_at in range(100, 500, 50):
+        send_codes(world, range(start_at, start_at + 50))
+    alert(world, 100)
+    world.until(lambda: "shadow" in [one.state for one in steps(world)])
+    os.kill(private_stack.pids["mlflow"], signal.SIGSTOP)
+    try:
+        send_codes(world, range(500, 600))
+        wait_until_learnt(world)
+        time.sleep(3.0)
+    finally:
+        os.kill(private_stack.pids["mlflow"], signal.SIGCONT)
+    for start_at in range(600, 800, 50):
+        send_codes(world, range(start_at, start_at + 50))
+    world.until(lambda: "finished" in [one.state for one in steps(world)])
+    assert [one.state for one in steps(world)][-2:] == ["promoted", "finished"], steps(world)[-1].reason
+
+
 def test_fit_may_take_half_of_the_concept(world: StreamHarness) -> None:
     """The concept lasts from its first prediction to the search."""
     settings = {"CANDIDATES": "tests.misbehaving:Counts", "FINETUNE_SECONDS": "1"}
