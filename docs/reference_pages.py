@@ -14,7 +14,8 @@ from driftloop.cli.diagnostics import list_settings
 from driftloop.core import field_docs, topics
 from driftloop.core.kafka import asyncapi
 from driftloop.core.models.champion_follower import ChampionFollower
-from driftloop.core.settings import RENAMED, Settings, variable_name
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import RENAMED, variable_name
 from producers.scenarios import scenario_schema
 from serving.app import create_app
 from serving.cases.model import Case

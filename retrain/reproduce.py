@@ -28,7 +28,8 @@ from driftloop.core.models.mixture_head import MixtureHead
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import OnlineStore
-from driftloop.core.settings import RENAMED, RetrainSettings, Settings
+from driftloop.core.settings import RetrainSettings, Settings
+from driftloop.core.settings_source import RENAMED
 from driftloop.core.topics import DRIFT_ALERTS, OUTCOMES, RETRAINING
 from retrain.candidates.linear import LinearHead, choose_weight, fit_head
 from retrain.candidates.mixture_fit import MixtureFit

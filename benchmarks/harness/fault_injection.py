@@ -28,7 +28,7 @@ from typing import Any
 
 from driftloop.core.files import write_atomic
 from driftloop.core.observability import logs
-from driftloop.core.settings import load
+from driftloop.core.settings_source import load
 
 ACTIONS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "end": signal.SIGTERM}
 """Signal of each action."""

@@ -24,7 +24,8 @@ from driftloop.core.models.bundle import Lineage
 from driftloop.core.models.onnx_export import exported_encoder
 from driftloop.core.models.registry import CandidateRecord
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import Settings, environment
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import Topic
 from retrain.candidates import catalogue
 from retrain.candidates.base import Budget, Task

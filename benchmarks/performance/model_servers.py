@@ -15,7 +15,8 @@ import msgspec
 import psutil
 
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import Settings, environment
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import environment
 from driftloop.devstack.ports import HOST, free_port
 
 PATIENCE = 180.0

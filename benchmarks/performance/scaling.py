@@ -33,7 +33,8 @@ from driftloop.core.kafka import clients
 from driftloop.core.kafka.clients import ConfirmedProducer
 from driftloop.core.messages import Event, Prediction
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import Settings, environment
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import environment
 from driftloop.devstack.ports import free_port
 from driftloop.devstack.stack import EmbeddedStack
 

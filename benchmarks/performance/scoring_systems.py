@@ -24,7 +24,8 @@ from driftloop.core.kafka import clients
 from driftloop.core.kafka.clients import ConfirmedProducer
 from driftloop.core.messages import Event, Label, encode
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import Settings, environment
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import Topic
 from producers.scenarios.scenarios import Row
 

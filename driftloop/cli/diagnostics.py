@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 import psutil
 
-from driftloop.core import field_docs
+from driftloop.core import field_docs, settings_source
 from driftloop.core import settings as tree
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import Settings, cache_dir
@@ -65,7 +65,7 @@ def examine(environ: Mapping[str, str], folder: Path) -> Iterator[Finding]:
         folder: Parent of the run directory.
     """
     try:
-        settings = tree.load(environ)
+        settings = settings_source.load(environ)
     except DriftloopError as error:
         yield Finding("settings", "missing", str(error), "correct or unset that variable")
         settings = Settings()
@@ -117,7 +117,7 @@ class Setting:
 
 def list_settings(settings: Settings) -> list[Setting]:
     """Return every setting with its environment variable, default, value and docstring. Secrets are masked."""
-    values, defaults = tree.environment(settings), tree.environment(Settings())
+    values, defaults = settings_source.environment(settings), settings_source.environment(Settings())
     docs = dict(_field_docs(Settings, tree.PREFIX))
     return [
         Setting(name, _masked(name, defaults[name]), _masked(name, value), docs.get(name, ""))

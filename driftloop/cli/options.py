@@ -52,16 +52,16 @@ class StackOptions(NamedTuple):
         Raises:
             DriftloopError: the settings file does not exist, or it has a key that does not fit.
         """
-        from driftloop.core import settings as tree
+        from driftloop.core import settings_source
 
         options = {
             "DRIFTLOOP_KAFKA": self.kafka,
             "DRIFTLOOP_REDIS": self.redis,
             "DRIFTLOOP_MLFLOW": self.mlflow,
             "DRIFTLOOP_STREAM": self.stream,
-            tree.SETTINGS_FILE: self.settings_file,
+            settings_source.SETTINGS_FILE: self.settings_file,
         }
-        return tree.with_file({**os.environ, **{name: value for name, value in options.items() if value}})
+        return settings_source.with_file({**os.environ, **{name: value for name, value in options.items() if value}})
 
 
 def open_project(scenario: str, stack: StackOptions) -> tuple[str, StackOptions]:
@@ -93,9 +93,9 @@ def load_settings(stack: StackOptions, remembered: dict[str, str] | None = None)
     Raises:
         DriftloopError: a setting does not fit.
     """
-    from driftloop.core import settings as tree
+    from driftloop.core import settings_source
 
-    settings = tree.load({**(remembered or {}), **stack.environ()})
+    settings = settings_source.load({**(remembered or {}), **stack.environ()})
     logs.configure(settings.logs, stack.verb)
     return settings
 
@@ -111,10 +111,10 @@ def find_settings(stack: StackOptions, run: str | None) -> Settings:
         DriftloopError: a setting does not fit, or no simulation is running in that directory.
     """
     from driftloop.cli import run_directory
-    from driftloop.core import settings as tree
+    from driftloop.core import settings_source
 
     environ, running = run_directory.environ_of(Path(run) if run else None, stack.environ())
-    settings = tree.load(environ)
+    settings = settings_source.load(environ)
     logs.configure(settings.logs, stack.verb)
     if running is None and "DRIFTLOOP_KAFKA" not in environ:
         logs.print_error(f"No simulation is running on this machine; trying Kafka at {settings.kafka}.")

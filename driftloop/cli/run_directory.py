@@ -15,6 +15,7 @@ import msgspec
 import psutil
 
 from driftloop.core import settings as tree
+from driftloop.core import settings_source
 from driftloop.core.errors import DriftloopError
 from driftloop.core.files import THIS_USER, write_atomic
 from driftloop.core.settings import Settings, cache_dir
@@ -106,7 +107,7 @@ def read(root: Path) -> Record:
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DriftloopError(f"{root / RECORD} is damaged ({error}): start a new run.") from error
-    record.settings = tree.current_names(record.settings)  # an earlier version may have written it
+    record.settings = settings_source.current_names(record.settings)  # an earlier version may have written it
     return record
 
 
@@ -117,7 +118,7 @@ def recorded_variables(settings: Settings, *, own_stack: bool) -> dict[str, str]
         settings: Settings of the run.
         own_stack: Keep the addresses, because they belong to an external stack.
     """
-    variables = tree.environment(settings)
+    variables = settings_source.environment(settings)
     hidden = set(tree.SECRETS)
     if not own_stack:
         hidden |= set(ADDRESSES[:3])
@@ -136,7 +137,7 @@ def announce(root: Path, settings: Settings, identity: Mapping[str, str] | None 
     Raises:
         DriftloopError: the run directory cannot be written.
     """
-    variables = tree.environment(settings)
+    variables = settings_source.environment(settings)
     process = psutil.Process()
     running = Running(
         pid=process.pid,

@@ -19,7 +19,7 @@ from driftloop.cli import run_directory
 from driftloop.core.kafka.clients import ConfirmedProducer
 from driftloop.core.messages import Prediction, decode
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import load
+from driftloop.core.settings_source import load
 from driftloop.core.topics import PREDICTIONS
 from driftloop.devstack.ports import free_port
 from tests.docs.snippets import ROOT, Shell, Snippet, of

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from driftloop.cli import parser
-from driftloop.core import plugins, settings
+from driftloop.core import plugins, settings, settings_source
 from producers.scenarios.scenarios import load_scenario
 from tests.docs.snippets import KINDS, PAGES, ROOT, Snippet, everywhere, of
 
@@ -64,7 +64,7 @@ def test_settings_snippets_load(snippet: Snippet, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path("signing.key").write_text("a secret", encoding="utf-8")
     Path("mine.toml").write_text(snippet.text, encoding="utf-8")
-    found = settings.load(settings.with_file({"DRIFTLOOP_SETTINGS": "mine.toml"}))
+    found = settings_source.load(settings_source.with_file({"DRIFTLOOP_SETTINGS": "mine.toml"}))
     assert found != settings.Settings()
 
 

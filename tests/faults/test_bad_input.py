@@ -18,8 +18,7 @@ import psutil
 import pytest
 
 from driftloop.cli import run_directory
-from driftloop.core import settings as tree
-from driftloop.core import topics
+from driftloop.core import settings_source, topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import DeadLetter, Outcome
 from driftloop.core.settings import Settings
@@ -169,7 +168,7 @@ def own_stack(stack: Any) -> dict[str, str]:
     """Variables of a stream of its own on the session's stack."""
     mark = uuid.uuid4().hex[:8]
     settings = stack.settings(Settings(stream=f"bad-{mark}", topic_prefix=f"bad{mark}."))
-    return {name: tree.environment(settings)[name] for name in run_directory.ADDRESSES}
+    return {name: settings_source.environment(settings)[name] for name in run_directory.ADDRESSES}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import Outcome, Prediction
 from driftloop.core.online_store import MONITOR_STATE, OnlineStore
-from driftloop.core.settings import environment
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import EVENTS, OUTCOMES, PREDICTIONS
 from serving.audit.audit import Audit, Finding, audit
 from tests.integration.conftest import StreamHarness, event, label

@@ -21,7 +21,7 @@ from driftloop.core.kafka import clients
 from driftloop.core.messages import Label, Prediction
 from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import OnlineStore
-from driftloop.core.settings import environment
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import EVENTS, PREDICTIONS
 from serving.backfill.backfill import OffsetSelection, backfill
 from serving.backfill.comparison import Span

@@ -15,7 +15,7 @@ from driftloop.core.kafka import clients
 from driftloop.core.kafka.clients import ConfirmedProducer
 from driftloop.core.messages import ModelUpdate, Retraining
 from driftloop.core.models.registry import Registry
-from driftloop.core.settings import environment
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import MODEL_UPDATES, OUTCOMES, RETRAINING, name
 from retrain.retraining_log import RetrainingLog
 from serving.cases.model import Case

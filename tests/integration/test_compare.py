@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from driftloop.core.messages import Outcome
-from driftloop.core.settings import environment
+from driftloop.core.settings_source import environment
 from retrain.evaluation.version_comparison import compare
 from tests.integration.conftest import StreamHarness, text_and_label
 

@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka import clients
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import HealthSettings, Settings, TimingSettings, environment
+from driftloop.core.settings import HealthSettings, Settings, TimingSettings
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import EVENTS, LABELS, PREDICTIONS
 from driftloop.devstack.ports import HOST, free_port, is_free
 from driftloop.devstack.stack import EmbeddedStack
@@ -109,7 +110,7 @@ def test_stalled_scorer_reports_unhealthy(world: StreamHarness) -> None:
 
 SLOW = """
 import time, faust
-from driftloop.core.settings import load
+from driftloop.core.settings_source import load
 from stream_processors.scoring import scorer
 start = faust.Worker.__init__
 faust.Worker.__init__ = lambda *args, **options: (time.sleep(1), start(*args, **options))[1]

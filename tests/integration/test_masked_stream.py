@@ -15,7 +15,7 @@ from driftloop.core import topics
 from driftloop.core.kafka import clients
 from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import OnlineStore
-from driftloop.core.settings import environment
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import OUTCOMES, PREDICTIONS
 from tests.integration.conftest import StreamHarness, text_and_label
 

@@ -20,7 +20,8 @@ from driftloop.core import topics
 from driftloop.core.kafka.clients import partition_ends
 from driftloop.core.messages import SIGNALS, Command, DriftAlert
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import GateLimits, RetrainSettings, Settings, environment
+from driftloop.core.settings import GateLimits, RetrainSettings, Settings
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import (
     COMMANDS,
     DEAD_LETTERS,

@@ -17,7 +17,7 @@ import pytest
 from driftloop.core import messages, topics
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka import clients
-from driftloop.core.settings import environment
+from driftloop.core.settings_source import environment
 from producers import replay
 from producers.scenarios.scenarios import load_scenario
 
@@ -184,7 +184,7 @@ def test_hostile_text_arrives_unchanged(settings, tmp_path):
 
 CHILD = """
 import sys
-from driftloop.core.settings import load
+from driftloop.core.settings_source import load
 from producers import replay
 from producers.scenarios.scenarios import load_scenario
 report = replay.run(load(), load_scenario(sys.argv[1]), rate=sys.argv[2])

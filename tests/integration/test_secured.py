@@ -29,7 +29,8 @@ from driftloop.core.kafka.clients import ConfirmedProducer
 from driftloop.core.messages import Label
 from driftloop.core.models.registry import Registry
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import KafkaSecurity, Settings, environment
+from driftloop.core.settings import KafkaSecurity, Settings
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import EVENTS, LABELS, MODEL_UPDATES, OUTCOMES, PREDICTIONS, Topic
 from driftloop.devstack import certificates
 from driftloop.devstack.ports import HOST

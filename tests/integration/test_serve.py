@@ -42,7 +42,8 @@ from driftloop.core.messages import (
 )
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import Settings, environment
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import DRIFT_ALERTS, EVENTS, PREDICTIONS, Topic, name
 from driftloop.devstack import valkey_process
 from driftloop.devstack.ports import HOST, free_port, is_free

@@ -21,8 +21,7 @@ import psutil
 import pytest
 
 from driftloop.cli import run_directory
-from driftloop.core import settings as tree
-from driftloop.core import topics
+from driftloop.core import settings_source, topics
 from driftloop.core.kafka import clients
 from driftloop.core.messages import Label, Prediction
 from driftloop.core.models.onnx_export import exported_encoder
@@ -147,7 +146,7 @@ class Simulated:
         self.until(lambda: run_directory.find(self.root))
         running = run_directory.find(self.root)
         assert running is not None
-        return tree.load(running.settings)
+        return settings_source.load(running.settings)
 
     @property
     def ports(self) -> dict[str, int]:
@@ -507,7 +506,7 @@ def on_own_stack(
 ) -> Iterator[tuple[Simulated, int, Settings]]:
     home, mark = tmp_path_factory.mktemp("own-stack"), uuid.uuid4().hex[:8]
     settings = stack.settings(Settings(stream=f"sim-{mark}", topic_prefix=f"sim{mark}."))
-    where = {name: tree.environment(settings)[name] for name in run_directory.ADDRESSES}
+    where = {name: settings_source.environment(settings)[name] for name in run_directory.ADDRESSES}
     path = write_scenario(home, "max", [text_and_label(i) for i in range(300)])
     with simulated(home / "run", path, "--out", home / "run", env=environ(cache, **where)) as run:
         yield run, run.wait(), settings
@@ -528,7 +527,7 @@ def test_external_topics_with_events_are_refused(settings: Settings, tmp_path: P
     outbox.put("events", "e0", event(0))
     outbox.flush()
     outbox.close()
-    where = {name: tree.environment(settings)[name] for name in run_directory.ADDRESSES}
+    where = {name: settings_source.environment(settings)[name] for name in run_directory.ADDRESSES}
     path = write_scenario(tmp_path, "max")
     root, env = tmp_path / "run", environ(cache, **where)
     refused = command("simulate", path, "--out", root, "--plain", env=env, cwd=tmp_path)

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from driftloop.core.kafka import clients
 from driftloop.core.online_store import OnlineStore
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import LogSettings, TraceSettings, environment
+from driftloop.core.settings import LogSettings, TraceSettings
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import ALL, DEAD_LETTERS, EVENTS, LABELS, OUTCOMES, PREDICTIONS, Topic, name
 from tests.integration.conftest import StreamHarness, text_and_label
 

@@ -16,7 +16,8 @@ import pytest
 from driftloop.core.messages import DriftAlert, Outcome
 from driftloop.core.models.registry import Registry
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import RetrainSettings, environment
+from driftloop.core.settings import RetrainSettings
+from driftloop.core.settings_source import environment
 from driftloop.core.topics import MODEL_UPDATES, PREDICTIONS, RETRAINING
 from retrain.worker import Worker
 from tests import tiny

@@ -22,7 +22,8 @@ from driftloop.core.kafka import clients
 from driftloop.core.models.bundle import MANIFEST, SIGNATURE
 from driftloop.core.models.registry import Registry
 from driftloop.core.online_store import MONITOR_STATE, OnlineStore
-from driftloop.core.settings import Settings, load
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import load
 from stream_processors.drift.drift_monitor import DriftMonitor
 
 MOST = 40

@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list_settings(environ: Mapping[str, str]) -> None:
     from driftloop.cli import diagnostics
-    from driftloop.core import settings as tree
+    from driftloop.core import settings_source
 
-    for setting in diagnostics.list_settings(tree.load(environ)):
+    for setting in diagnostics.list_settings(settings_source.load(environ)):
         default = "" if setting.value == setting.default else f"   (default {setting.default or 'empty'})"
         write(f"{setting.variable}={setting.value}{default}")
         if setting.about:

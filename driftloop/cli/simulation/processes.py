@@ -16,7 +16,8 @@ import driftloop
 from driftloop.core import topics
 from driftloop.core.kafka import acls
 from driftloop.core.processes.supervisor import ManagedProcess
-from driftloop.core.settings import SETTINGS_FILE, HealthSettings, Settings, environment
+from driftloop.core.settings import HealthSettings, Settings
+from driftloop.core.settings_source import SETTINGS_FILE, environment
 from driftloop.devstack.stack import EmbeddedStack
 from serving.live.status import LoopStatus, ProcessStatus
 

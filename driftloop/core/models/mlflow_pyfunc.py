@@ -17,7 +17,7 @@ import numpy as np
 import driftloop
 from driftloop.core.files import link_or_copy
 from driftloop.core.models.bundle import ENCODER, BundleClassifier, load_bundle
-from driftloop.core.settings import load
+from driftloop.core.settings_source import load
 
 BUNDLE = "bundle"
 REFERENCE = "encoder.run"

@@ -14,12 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from driftloop.core.settings import LogSettings
 from driftloop.core.terminal_text import escape_control_chars
-
-if TYPE_CHECKING:
-    from driftloop.core.settings import LogSettings
 
 NOISY_LIBRARIES = ("faust", "mode", "aiokafka", "asyncio", "mlflow", "nicegui", "httpx", "urllib3")
 """Libraries whose warnings are about their internals. driftloop reports what concerns the user."""

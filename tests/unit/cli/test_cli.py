@@ -19,7 +19,7 @@ import driftloop
 from driftloop.cli import arguments, main, options, parser, run_directory
 from driftloop.cli.commands import monitor
 from driftloop.cli.options import StackOptions
-from driftloop.core import settings, topics
+from driftloop.core import settings_source, topics
 from driftloop.core.settings import Settings
 
 HEAVY = ("torch", "transformers", "faust", "mlflow", "sklearn", "datasets")
@@ -94,7 +94,7 @@ def test_every_help_example_parses(capsys: pytest.CaptureFixture[str], verb: str
     for line in examples:
         words = shlex.split(re.split(r"\s{2,}|\|", line.strip())[0])
         variables = dict(word.split("=", 1) for word in words[: words.index("driftloop")])
-        assert settings.load(variables) != Settings() or not variables
+        assert settings_source.load(variables) != Settings() or not variables
         assert parser.build().parse_args(words[words.index("driftloop") + 1 :]).verb == verb
 
 
@@ -285,7 +285,7 @@ def test_doctor_lists_settings_without_secrets(
     monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", "tiger-7f3a")
     code, out, err = said(capsys, "doctor", "--settings")
     assert (code, err) == (0, "") and "tiger" not in out
-    assert all(f"{name}=" in out for name in settings.environment(Settings()))
+    assert all(f"{name}=" in out for name in settings_source.environment(Settings()))
     assert "DRIFTLOOP_SCORER__BATCH=64\n    Maximum number of events in a batch.\n" in out
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from driftloop.cli import diagnostics
 from driftloop.cli.diagnostics import GIB, MASK, Finding, examine, list_settings
-from driftloop.core import settings
+from driftloop.core import settings_source
 from driftloop.core.settings import KafkaSecurity, RetrainSettings, Settings
 from driftloop.devstack import kafka_download
 
@@ -156,7 +156,7 @@ def test_settings_list_has_value_default_and_meaning() -> None:
     """The list contains every variable."""
     chosen = Settings(stream="tweets", retrain=RetrainSettings(candidates=("linear",)))
     shown = {setting.variable: setting for setting in list_settings(chosen)}
-    assert set(shown) == set(settings.environment(Settings()))
+    assert set(shown) == set(settings_source.environment(Settings()))
     stream = shown["DRIFTLOOP_STREAM"]
     assert (stream.value, stream.default) == ("tweets", "default")
     assert stream.about.startswith("Stream id: the key of alerts")

@@ -15,7 +15,7 @@ import pytest
 
 from driftloop.cli import run_directory
 from driftloop.cli.run_directory import Record
-from driftloop.core import settings
+from driftloop.core import settings, settings_source
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import KafkaSecurity, Settings
 
@@ -116,7 +116,7 @@ def test_secrets_are_never_stored(tmp_path: Path, own_stack: bool) -> None:
 
 def test_recorded_variables_restore_the_settings() -> None:
     chosen = Settings(stream="tweets", redis="redis://cache:6379/0", scorer=settings.ScorerSettings(batch=8))
-    assert settings.load(run_directory.recorded_variables(chosen, own_stack=True)) == chosen
+    assert settings_source.load(run_directory.recorded_variables(chosen, own_stack=True)) == chosen
 
 
 def test_a_running_simulation_is_found_until_it_withdraws(tmp_path: Path, cache: Path) -> None:

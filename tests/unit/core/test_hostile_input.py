@@ -33,7 +33,8 @@ from driftloop.core.messages import (
     Retraining,
 )
 from driftloop.core.models.bundle import MANIFEST, Canary, Lineage, Manifest, read_manifest
-from driftloop.core.settings import Settings, environment, load
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import environment, load
 from producers.data import datasets
 from producers.scenarios.scenario_schema import DatasetSpec
 from producers.scenarios.scenarios import read_spec

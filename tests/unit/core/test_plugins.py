@@ -9,7 +9,7 @@ from my_package.candidate import ClassMeans
 from my_package.detector import Cusum
 from my_package.policy import EveryMistakes
 
-from driftloop.core import plugins, settings
+from driftloop.core import plugins, settings_source
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import RetrainSettings
 from retrain.candidates import catalogue
@@ -52,7 +52,7 @@ def test_detector_is_selected_by_class_with_parameters() -> None:
 
 
 def test_policies_and_candidates_are_selected_by_class() -> None:
-    chosen = settings.load({"DRIFTLOOP_RETRAIN__POLICY": "my_package.policy:EveryMistakes"}).retrain
+    chosen = settings_source.load({"DRIFTLOOP_RETRAIN__POLICY": "my_package.policy:EveryMistakes"}).retrain
     policy = make_policy(chosen)
     assert isinstance(policy, EveryMistakes) and policy.mistakes == chosen.period
     held = make_policy(RetrainSettings(policy="my_package.policy:EveryMistakes", max_per_day=1))
@@ -66,7 +66,7 @@ def test_an_installed_package_offers_short_names() -> None:
     assert plugins.names("detectors") == ["cusum", "lost"]
     assert make_detector("error:cusum?limit=3")[1].name == "cusum"
     assert isinstance(catalogue.find("class-means"), ClassMeans) and catalogue.is_quick("class-means")
-    chosen = settings.load({"DRIFTLOOP_RETRAIN__POLICY": "every-mistakes"})
+    chosen = settings_source.load({"DRIFTLOOP_RETRAIN__POLICY": "every-mistakes"})
     assert isinstance(make_policy(chosen.retrain), EveryMistakes)
     assert plugins.find_any("cusum") is plugins.find_any("my_package.detector.Cusum") is Cusum
     with pytest.raises(DriftloopError, match=r"my_package.detector has no Nowhere"):
@@ -76,7 +76,7 @@ def test_an_installed_package_offers_short_names() -> None:
     with pytest.raises(DriftloopError, match=r"Choose from linear, mixture, tpot, finetune, class-means, or give"):
         catalogue.find("class-mean")
     with pytest.raises(DriftloopError, match=r"\(choose never, .*, every-mistakes, or module:Class\)"):
-        settings.load({"DRIFTLOOP_RETRAIN__POLICY": "every-mistake"})
+        settings_source.load({"DRIFTLOOP_RETRAIN__POLICY": "every-mistake"})
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from driftloop.cli import options, run_directory
-from driftloop.core import settings
+from driftloop.core import settings_source
 from driftloop.core.errors import DriftloopError
-from driftloop.core.settings import RENAMED, Settings
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import RENAMED
 
 VALUES = {
     "breaker": "0.25",
@@ -30,7 +31,7 @@ VALUES = {
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """No old name has been reported yet."""
-    monkeypatch.setattr(settings, "_reported", set())
+    monkeypatch.setattr(settings_source, "_reported", set())
 
 
 def variable(path: str) -> str:
@@ -38,11 +39,11 @@ def variable(path: str) -> str:
 
 
 def value_of(chosen: Settings, path: str) -> str:
-    return settings.environment(chosen)[variable(path)]
+    return settings_source.environment(chosen)[variable(path)]
 
 
 def test_new_names_are_settings_old_names_are_not() -> None:
-    known = set(settings.environment(Settings()))
+    known = set(settings_source.environment(Settings()))
     assert VALUES.keys() == RENAMED.keys()
     assert {variable(new) for new in RENAMED.values()} <= known
     assert not {variable(old) for old in RENAMED} & known
@@ -52,7 +53,7 @@ def test_new_names_are_settings_old_names_are_not() -> None:
 def test_old_variable_works_with_one_warning(old: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Warning is one line with the old and the new name."""
     given = {variable(old): VALUES[old]}
-    chosen = [settings.load(given) for _ in range(3)][-1]
+    chosen = [settings_source.load(given) for _ in range(3)][-1]
     assert value_of(chosen, RENAMED[old]) == VALUES[old] != value_of(Settings(), RENAMED[old])
     said = capsys.readouterr()
     assert said.out == "" and said.err == (
@@ -68,7 +69,7 @@ def test_old_file_key_works_with_one_warning(old: str, tmp_path: Path, capsys: p
     value = VALUES[old] if VALUES[old][0].isdigit() else f'"{VALUES[old]}"'
     file = tmp_path / "mine.toml"
     file.write_text((f"[{table}]\n" if table else "") + f"{key} = {value}\n", encoding="utf-8")
-    chosen = [settings.load({"DRIFTLOOP_SETTINGS": str(file)}) for _ in range(3)][-1]
+    chosen = [settings_source.load({"DRIFTLOOP_SETTINGS": str(file)}) for _ in range(3)][-1]
     assert value_of(chosen, RENAMED[old]) == VALUES[old]
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{old} in {file} is now called {RENAMED[old]}" in said
@@ -77,11 +78,11 @@ def test_old_file_key_works_with_one_warning(old: str, tmp_path: Path, capsys: p
 @pytest.mark.parametrize("first", [True, False])
 def test_new_name_wins_over_old_name(first: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = [("DRIFTLOOP_SCORER__MAX_WAIT", "0.5"), ("DRIFTLOOP_SCORER__WITHIN", "0.7")]
-    assert settings.load(dict(given if first else reversed(given))).scorer.max_wait == 0.5
+    assert settings_source.load(dict(given if first else reversed(given))).scorer.max_wait == 0.5
     file = tmp_path / "mine.toml"
     lines = ["max_wait = 0.5", "within = 0.7"]
     file.write_text("\n".join(["[scorer]", *(lines if first else reversed(lines))]), encoding="utf-8")
-    assert settings.load({"DRIFTLOOP_SETTINGS": str(file)}).scorer.max_wait == 0.5
+    assert settings_source.load({"DRIFTLOOP_SETTINGS": str(file)}).scorer.max_wait == 0.5
     assert "SCORER__WITHIN is now called" in capsys.readouterr().err
 
 
@@ -98,7 +99,7 @@ def test_old_names_keep_precedence_of_their_source(tmp_path: Path, monkeypatch: 
 def test_earlier_run_record_loads_without_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored = {variable(old): value for old, value in VALUES.items()}
     run_directory.save(tmp_path, run_directory.Record(scenario="tweets", settings=stored))
-    chosen = settings.load(run_directory.read(tmp_path).settings)
+    chosen = settings_source.load(run_directory.read(tmp_path).settings)
     assert {old: value_of(chosen, new) for old, new in RENAMED.items()} == VALUES
     assert capsys.readouterr().err == ""
 
@@ -106,15 +107,15 @@ def test_earlier_run_record_loads_without_warning(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize("name", ["DRIFTLOOP_MONITOR__REMEMBER", "DRIFTLOOP_WITHIN", "DRIFTLOOP_API__MEMBER"])
 def test_an_unknown_name_is_still_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DriftloopError, match="unknown field"):
-        settings.load({name: "1"})
+        settings_source.load({name: "1"})
     assert capsys.readouterr().err == ""
 
 
 def test_invalid_value_error_names_new_field() -> None:
     with pytest.raises(DriftloopError, match=r"at `\$\.scorer\.max_wait`"):
-        settings.load({"DRIFTLOOP_SCORER__WITHIN": "never"})
+        settings_source.load({"DRIFTLOOP_SCORER__WITHIN": "never"})
 
 
 def test_a_child_process_gets_the_new_names_only() -> None:
-    variables = settings.environment(settings.load({"DRIFTLOOP_SCORER__MEMBER": "mine"}))
+    variables = settings_source.environment(settings_source.load({"DRIFTLOOP_SCORER__MEMBER": "mine"}))
     assert variables["DRIFTLOOP_SCORER__GROUP_INSTANCE_ID"] == "mine" and "DRIFTLOOP_SCORER__MEMBER" not in variables

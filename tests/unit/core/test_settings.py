@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from driftloop.core import messages, settings, topics
+from driftloop.core import messages, settings, settings_source, topics
 from driftloop.core.errors import DriftloopError
 from driftloop.core.messages import Event, Label, Outcome, Prediction, dead_letter, decode, encode
 from driftloop.core.settings import KafkaSecurity, MonitorSettings, RetrainSettings, ScorerSettings, Settings
@@ -18,8 +18,8 @@ from driftloop.core.terminal_text import escape_control_chars
 
 
 def test_without_variables_the_settings_are_the_defaults() -> None:
-    assert settings.load({}) == Settings()
-    assert settings.load({"PATH": "/bin", "KAFKA": "elsewhere:1"}) == Settings()
+    assert settings_source.load({}) == Settings()
+    assert settings_source.load({"PATH": "/bin", "KAFKA": "elsewhere:1"}) == Settings()
 
 
 def test_settings_that_are_printed_show_no_secret() -> None:
@@ -47,20 +47,20 @@ def test_settings_round_trip_through_environment() -> None:
         monitor=MonitorSettings(detectors=("error:adwin?delta=0.01,clock=8", "mix:kswin")),
         retrain=RetrainSettings(candidates=(), policy="never", confidence=0.95),
     )
-    variables = settings.environment(chosen)
-    assert settings.load(variables) == chosen
+    variables = settings_source.environment(chosen)
+    assert settings_source.load(variables) == chosen
     assert all(isinstance(value, str) for value in variables.values())
     assert variables["DRIFTLOOP_MODEL__QUANTISE"] == "false"
 
 
 def test_every_setting_has_a_variable() -> None:
-    assert settings.load(settings.environment(Settings())) == Settings()
-    names = set(settings.environment(Settings()))
+    assert settings_source.load(settings_source.environment(Settings())) == Settings()
+    names = set(settings_source.environment(Settings()))
     assert {"DRIFTLOOP_KAFKA", "DRIFTLOOP_SECURITY__PASSWORD", "DRIFTLOOP_RETRAIN__FINETUNE_SECONDS"} <= names
 
 
 def test_double_underscore_selects_nested_setting() -> None:
-    chosen = settings.load({"DRIFTLOOP_SCORER__BATCH": "128", "DRIFTLOOP_SCORER__MAX_WAIT": "0.5"})
+    chosen = settings_source.load({"DRIFTLOOP_SCORER__BATCH": "128", "DRIFTLOOP_SCORER__MAX_WAIT": "0.5"})
     assert (chosen.scorer.batch, chosen.scorer.max_wait) == (128, 0.5)
     assert chosen.scorer.max_bytes == ScorerSettings().max_bytes
 
@@ -78,12 +78,12 @@ def test_double_underscore_selects_nested_setting() -> None:
     ],
 )
 def test_list_is_read_from_commas_or_json(text: str, found: tuple[str, ...]) -> None:
-    assert settings.load({"DRIFTLOOP_RETRAIN__CANDIDATES": text}).retrain.candidates == found
+    assert settings_source.load({"DRIFTLOOP_RETRAIN__CANDIDATES": text}).retrain.candidates == found
 
 
 @pytest.mark.parametrize(("text", "found"), [("true", True), ("false", False), ("1", True), ("0", False)])
 def test_boolean_setting_accepts_true_false_1_0(text: str, found: bool) -> None:
-    assert settings.load({"DRIFTLOOP_MODEL__QUANTISE": text}).model.quantise is found
+    assert settings_source.load({"DRIFTLOOP_MODEL__QUANTISE": text}).model.quantise is found
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_boolean_setting_accepts_true_false_1_0(text: str, found: bool) -> None:
 )
 def test_invalid_variable_is_named_in_error(name: str, value: str, named: str) -> None:
     with pytest.raises(DriftloopError, match=named) as caught:
-        settings.load({name: value})
+        settings_source.load({name: value})
     assert "\n" not in str(caught.value)
 
 
 def test_section_and_its_field_cannot_both_be_set() -> None:
     with pytest.raises(DriftloopError, match="DRIFTLOOP_SCORER__BATCH contradicts another setting"):
-        settings.load({"DRIFTLOOP_SCORER": "1", "DRIFTLOOP_SCORER__BATCH": "1"})
+        settings_source.load({"DRIFTLOOP_SCORER": "1", "DRIFTLOOP_SCORER__BATCH": "1"})
 
 
 SECRET_FILES = {
@@ -126,9 +126,9 @@ SECRET_FILES = {
 
 def test_tokens_file_has_one_token_per_line(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("ann:admin:sesame-1\n\nbob:viewer:sesame-2\r\n")
-    chosen = settings.load({"DRIFTLOOP_API__TOKENS_FILE": str(tmp_path / "tokens")})
+    chosen = settings_source.load({"DRIFTLOOP_API__TOKENS_FILE": str(tmp_path / "tokens")})
     assert chosen.api.tokens == ("ann:admin:sesame-1", "bob:viewer:sesame-2")
-    assert settings.load(settings.environment(chosen)) == chosen and "sesame" not in repr(chosen.api)
+    assert settings_source.load(settings_source.environment(chosen)) == chosen and "sesame" not in repr(chosen.api)
     assert {f"{name}_FILE" for name in settings.SECRETS} == {*SECRET_FILES, "DRIFTLOOP_API__TOKENS_FILE"}
 
 
@@ -152,7 +152,7 @@ def test_secret_from_file_drops_only_trailing_newline(
 ) -> None:
     """Variable with the suffix _FILE names the file."""
     (tmp_path / "secret").write_bytes(written.encode())
-    chosen = settings.load({secret_file: str(tmp_path / "secret")})
+    chosen = settings_source.load({secret_file: str(tmp_path / "secret")})
     assert SECRET_FILES[secret_file](chosen) == secret
     others = [found(chosen) for name, found in SECRET_FILES.items() if name != secret_file]
     assert others == [found(Settings()) for name, found in SECRET_FILES.items() if name != secret_file]
@@ -169,7 +169,7 @@ def test_unusable_secret_file_error_names_variable(
     elif content == "folder":
         path.mkdir()
     with pytest.raises(DriftloopError, match=f"^{secret_file} names an? (empty )?file ") as caught:
-        settings.load({secret_file: "" if content == "no path" else str(path)})
+        settings_source.load({secret_file: "" if content == "no path" else str(path)})
     text = str(caught.value)
     assert "\n" not in text and text.endswith(".") and "tiger" not in text
 
@@ -178,25 +178,25 @@ def test_file_secrets_round_trip_through_environment(tmp_path: Path, secret_file
     """Environment has the secret itself, not the variable of its file."""
     (tmp_path / "secret").write_text("tiger, [1]\n")
     given = {secret_file: str(tmp_path / "secret"), "DRIFTLOOP_STREAM": "mine"}
-    chosen = settings.load(given)
-    variables = settings.environment(chosen)
+    chosen = settings_source.load(given)
+    variables = settings_source.environment(chosen)
     assert variables[secret_file.removesuffix("_FILE")] == "tiger, [1]" and secret_file not in variables
-    assert settings.load(variables) == chosen
-    assert settings.load({**given, **variables}) == chosen, "a child has its parent's variables, too"
+    assert settings_source.load(variables) == chosen
+    assert settings_source.load({**given, **variables}) == chosen, "a child has its parent's variables, too"
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_secret_variable_wins_over_secret_file(tmp_path: Path, secret_file: str, first: bool) -> None:
     (tmp_path / "secret").write_text("of the file")
     given = [(secret_file, str(tmp_path / "secret")), (secret_file.removesuffix("_FILE"), "of the variable")]
-    chosen = settings.load(dict(given if first else reversed(given)))
+    chosen = settings_source.load(dict(given if first else reversed(given)))
     assert SECRET_FILES[secret_file](chosen) == "of the variable"
 
 
 @pytest.mark.parametrize("name", ["DRIFTLOOP_KAFKA_FILE", "DRIFTLOOP_SECURITY__USERNAME_FILE"])
 def test_non_secret_setting_has_no_file_variable(name: str) -> None:
     with pytest.raises(DriftloopError, match=r"unknown field `.*_file`"):
-        settings.load({name: "/etc/hostname"})
+        settings_source.load({name: "/etc/hostname"})
 
 
 @pytest.mark.parametrize("name", ["DRIFTLOOP_API__PORT", "DRIFTLOOP_HEALTH__PORT"])
@@ -204,14 +204,14 @@ def test_non_secret_setting_has_no_file_variable(name: str) -> None:
 def test_a_port_is_between_0_and_65535(name: str, value: str) -> None:
     path = name.removeprefix("DRIFTLOOP_").lower().replace("__", r"\.")
     with pytest.raises(DriftloopError, match=rf"at `\$\.{path}`"):
-        settings.load({name: value})
-    assert settings.load({name: "65535"}) != Settings()
+        settings_source.load({name: value})
+    assert settings_source.load({name: "65535"}) != Settings()
 
 
 def test_pages_setting_is_a_list() -> None:
-    assert settings.load({"DRIFTLOOP_PAGES": "here, there"}).pages == ("here", "there")
+    assert settings_source.load({"DRIFTLOOP_PAGES": "here, there"}).pages == ("here", "there")
     chosen = Settings(pages=("one, and two", "three"))
-    assert settings.load(settings.environment(chosen)) == chosen
+    assert settings_source.load(settings_source.environment(chosen)) == chosen
 
 
 def test_cache_folder_follows_environment_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_cache_folder_follows_environment_variables(monkeypatch: pytest.MonkeyPa
     assert settings.cache_dir() == tmp_path / "driftloop"
     monkeypatch.setenv("DRIFTLOOP_CACHE", str(tmp_path / "mine"))
     assert settings.cache_dir() == tmp_path / "mine"
-    assert settings.load({"DRIFTLOOP_CACHE": "anywhere"}) == Settings(), "the cache is no field of the tree"
+    assert settings_source.load({"DRIFTLOOP_CACHE": "anywhere"}) == Settings(), "the cache is no field of the tree"
 
 
 def event(**changes: Any) -> dict[str, Any]:

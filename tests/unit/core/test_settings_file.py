@@ -8,7 +8,7 @@ import pytest
 
 from driftloop.cli import options, parser
 from driftloop.cli.options import StackOptions
-from driftloop.core import settings
+from driftloop.core import settings_source
 from driftloop.core.errors import DriftloopError
 from driftloop.core.settings import Settings
 
@@ -40,14 +40,14 @@ tokens = ["ann:admin:a-token-of-16-characters"]
 
 
 def test_settings_file_fills_nested_settings(tmp_path: Path) -> None:
-    chosen = settings.load(written(tmp_path, EVERYTHING))
+    chosen = settings_source.load(written(tmp_path, EVERYTHING))
     assert (chosen.kafka, chosen.keep_hours, chosen.mask) == ("broker:9092", 12.0, ("email", "phone"))
     assert (chosen.scorer.batch, chosen.scorer.max_wait, chosen.model.quantise) == (128, 0.5, False)
     assert (chosen.retrain.candidates, chosen.retrain.policy) == (("linear", "my.module:Own"), "periodic")
     assert chosen.retrain.gate.minimum_gain == 0.01
     assert chosen.api.tokens == ("ann:admin:a-token-of-16-characters",)
-    assert settings.load(settings.environment(chosen)) == chosen, "a child needs no file"
-    assert settings.load(written(tmp_path, "")) == settings.load({"DRIFTLOOP_SETTINGS": ""}) == Settings()
+    assert settings_source.load(settings_source.environment(chosen)) == chosen, "a child needs no file"
+    assert settings_source.load(written(tmp_path, "")) == settings_source.load({"DRIFTLOOP_SETTINGS": ""}) == Settings()
 
 
 def test_precedence_is_option_environment_file_stored_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,17 +91,17 @@ def test_settings_option_wins_over_settings_variable(tmp_path: Path, monkeypatch
 def test_invalid_key_error_names_key_and_file(tmp_path: Path, text: str, named: str) -> None:
     environ = written(tmp_path, text)
     with pytest.raises(DriftloopError, match=named) as caught:
-        settings.load(environ)
+        settings_source.load(environ)
     assert environ["DRIFTLOOP_SETTINGS"] in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_unreadable_settings_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(DriftloopError, match=rf"The settings file {path} cannot be read .*correct --settings"):
-            settings.load({"DRIFTLOOP_SETTINGS": str(path)})
+            settings_source.load({"DRIFTLOOP_SETTINGS": str(path)})
     (tmp_path / "latin").write_bytes(b'stream = "\xfc"')
     with pytest.raises(DriftloopError, match="does not fit"):
-        settings.load({"DRIFTLOOP_SETTINGS": str(tmp_path / "latin")})
+        settings_source.load({"DRIFTLOOP_SETTINGS": str(tmp_path / "latin")})
 
 
 def test_environment_secret_wins_over_settings_file_secret(tmp_path: Path) -> None:
@@ -109,19 +109,21 @@ def test_environment_secret_wins_over_settings_file_secret(tmp_path: Path) -> No
     (tmp_path / "key").write_text("of the file's file\n")
     (tmp_path / "other").write_text("of the environment's file\n")
     plain = written(tmp_path, 'signing_key = "in the file"')
-    assert settings.load(plain).signing_key == "in the file"
+    assert settings_source.load(plain).signing_key == "in the file"
     elsewhere = {"DRIFTLOOP_SIGNING_KEY_FILE": str(tmp_path / "other")}
-    assert settings.load(plain | elsewhere).signing_key == "of the environment's file"
-    assert settings.load(plain | {"DRIFTLOOP_SIGNING_KEY": "variable"}).signing_key == "variable"
+    assert settings_source.load(plain | elsewhere).signing_key == "of the environment's file"
+    assert settings_source.load(plain | {"DRIFTLOOP_SIGNING_KEY": "variable"}).signing_key == "variable"
     named = written(
         tmp_path, f'signing_key_file = "{tmp_path / "key"}"\n[security]\npassword_file = "{tmp_path / "key"}"'
     )
-    assert settings.load(named).signing_key == settings.load(named).security.password == "of the file's file"
-    assert settings.load(named | elsewhere).signing_key == "of the environment's file"
-    assert settings.load(named | {"DRIFTLOOP_SIGNING_KEY": "variable"}).signing_key == "variable"
+    assert (
+        settings_source.load(named).signing_key == settings_source.load(named).security.password == "of the file's file"
+    )
+    assert settings_source.load(named | elsewhere).signing_key == "of the environment's file"
+    assert settings_source.load(named | {"DRIFTLOOP_SIGNING_KEY": "variable"}).signing_key == "variable"
 
 
 @pytest.mark.parametrize("key", ["kafka_file", "stream_file"])
 def test_non_secret_setting_has_no_file_key(tmp_path: Path, key: str) -> None:
     with pytest.raises(DriftloopError, match=f"unknown field `{key}`"):
-        settings.load(written(tmp_path, f'{key} = "/etc/hostname"'))
+        settings_source.load(written(tmp_path, f'{key} = "/etc/hostname"'))

@@ -168,7 +168,7 @@ def test_log_line_in_span_contains_trace_id(traced: Settings, capsys: pytest.Cap
 WRITER = """
 import sys
 from driftloop.core.observability import tracing
-from driftloop.core.settings import load
+from driftloop.core.settings_source import load
 with tracing.tracing(load(), "score"):
     for i in range(400):
         tracing.finish([tracing.start("score", "consumer", "events", sys.argv[1] + "x" * 900)])

@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from driftloop.core.errors import DriftloopError
-from driftloop.core.settings import Settings, environment, load
+from driftloop.core.settings import Settings
+from driftloop.core.settings_source import environment, load
 from producers.pii_masking import mask
 from producers.scenarios.scenarios import load_scenario
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from driftloop.cli.main import main
-from driftloop.core import settings
+from driftloop.core import settings_source
 from driftloop.core.settings import Settings
 from producers.scenarios.scenarios import load_scenario
 
@@ -71,7 +71,7 @@ def test_init_project_replays_every_text_unchanged(capsys: pytest.CaptureFixture
     assert [(row.text, row.label) for row in scenario.rows()] == [(text, str(label)) for text, label in rows]
     assert (scenario.name, scenario.rate, scenario.label_delay, scenario.bootstrap) == ("mine", 40.0, 10, None)
     assert not scenario.drifts_known
-    chosen = settings.load({"DRIFTLOOP_SETTINGS": "mine/driftloop.toml"})
+    chosen = settings_source.load({"DRIFTLOOP_SETTINGS": "mine/driftloop.toml"})
     assert (chosen.retrain.bootstrap, chosen.retrain.candidates) == (50, ("linear",))
     assert (chosen.retrain.policy, chosen.monitor.detectors) == ("on-drift", ("fused",))
 
@@ -94,7 +94,7 @@ def test_init_defaults_depend_on_number_of_rows(
 ) -> None:
     table(stars(rows))
     init(capsys)
-    chosen = settings.load({"DRIFTLOOP_SETTINGS": "mine/driftloop.toml"}).retrain
+    chosen = settings_source.load({"DRIFTLOOP_SETTINGS": "mine/driftloop.toml"}).retrain
     assert (chosen.bootstrap, len(chosen.candidates)) == (bootstrap, candidates)
     assert load_scenario("mine/scenario.toml").label_delay == delay
 

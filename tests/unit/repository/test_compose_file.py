@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from driftloop.cli import parser
-from driftloop.core import settings
+from driftloop.core import settings, settings_source
 
 ROOT = Path(__file__).resolve().parents[3]
 OURS = {"topics", "producer", "scorer", "scorer-more", "monitor", "retrainer", "api"}
@@ -116,14 +116,14 @@ def test_every_compose_and_example_setting_is_valid() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     lines = dict(line.split("=", 1) for line in example.splitlines() if line and not line.startswith("#"))
     given = {name: value for name, value in lines.items() if name.startswith(settings.PREFIX)}
-    assert given and settings.load({name: value for name, value in given.items() if value}) == settings.Settings(
+    assert given and settings_source.load({name: value for name, value in given.items() if value}) == settings.Settings(
         partitions=int(given["DRIFTLOOP_PARTITIONS"])
     ), "the example shows the defaults; the partitions are compose's own"
     for service in compose()["services"].values():
         environ = {name: str(value) for name, value in (service.get("environment") or {}).items()}
         defaults = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in environ.items()}
         ours = {name: value for name, value in defaults.items() if name.startswith(settings.PREFIX)}
-        settings.load({name: value for name, value in ours.items() if not name.endswith("_FILE")})
+        settings_source.load({name: value for name, value in ours.items() if not name.endswith("_FILE")})
 
 
 def test_every_compose_variable_is_explained_in_example() -> None:

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from driftloop.cli import parser
-from driftloop.core import settings, topics
+from driftloop.core import settings_source, topics
 from driftloop.core.errors import DriftloopError
 from driftloop.core.kafka import clients
 from driftloop.core.settings import Settings
@@ -373,7 +373,7 @@ def blind_probes(tree: Path) -> list[str]:
             request = probe.get("httpGet") or probe.get("tcpSocket")
             if request and request["port"] not in ports:
                 out.append(f"{pod.name}: its {kind} asks at the port {request['port']}, which it does not have")
-    chosen = settings.load(env_file(tree / "base" / "settings.env"))
+    chosen = settings_source.load(env_file(tree / "base" / "settings.env"))
     if chosen.health.address != "0.0.0.0" or chosen.api.address != "0.0.0.0":
         out.append("a process that listens on the loopback address alone is not reached by a probe")
     answers = {chosen.health.port, chosen.api.port}
@@ -444,15 +444,15 @@ def unfit_settings(tree: Path) -> list[str]:
             if "valueFrom" in variable:
                 assert variable["valueFrom"] == {"resourceFieldRef": {"resource": "limits.cpu"}}
                 environ[variable["name"]] = str(_whole_cores(container["resources"]["limits"]["cpu"]))
-            elif variable["name"].endswith(settings.FILE):
+            elif variable["name"].endswith(settings_source.FILE):
                 if not _is_mounted(pod, variable["value"]):
                     out.append(f"{pod.name}: {variable['name']} names a file that is not mounted")
                 # The test has no such file: any text will do.
-                environ[variable["name"].removesuffix(settings.FILE)] = "secret"
+                environ[variable["name"].removesuffix(settings_source.FILE)] = "secret"
             else:
                 environ[variable["name"]] = variable["value"]
         try:
-            chosen = settings.load(environ)
+            chosen = settings_source.load(environ)
         except DriftloopError as error:
             out.append(f"{pod.name}: {error}")
             continue
@@ -487,7 +487,7 @@ def wrong_scaling(tree: Path) -> list[str]:
     """Scaling by another group or topic than the code reads, at another broker, or beyond what can share the work."""
     out = []
     found = documents(tree)
-    chosen = settings.load(env_file(tree / "base" / "settings.env"))
+    chosen = settings_source.load(env_file(tree / "base" / "settings.env"))
     most = {"scorer": chosen.partitions, "monitor": 1}
     scaled = {document["spec"]["scaleTargetRef"]["name"]: document["spec"] for document in find(found, "ScaledObject")}
     if set(scaled) != set(most):
@@ -554,7 +554,7 @@ def wrong_addresses(tree: Path) -> list[str]:
         out.append("the nodes belong to another Kafka")
     for listener in cluster["spec"]["kafka"]["listeners"]:
         served.add((f"{cluster['metadata']['name']}-kafka-bootstrap", listener["port"]))
-    chosen = settings.load(variables(tree))
+    chosen = settings_source.load(variables(tree))
     for address in (chosen.kafka, chosen.redis, chosen.mlflow, chosen.retrain.dask):
         host, _, port = address.rpartition("://")[2].split("/")[0].partition(":")
         if (host, int(port)) not in served:
@@ -907,7 +907,7 @@ def test_overlays_change_only_their_own_objects() -> None:
     (config,) = (d for name, d in dask.items() if name.startswith("ConfigMap driftloop"))
     (before,) = (d for name, d in base.items() if name.startswith("ConfigMap driftloop"))
     assert config["data"].items() - before["data"].items() == {("DRIFTLOOP_RETRAIN__DASK", "tcp://dask-scheduler:8786")}
-    assert settings.load(config["data"]).retrain.dask == "tcp://dask-scheduler:8786"
+    assert settings_source.load(config["data"]).retrain.dask == "tcp://dask-scheduler:8786"
 
 
 @with_kustomize
