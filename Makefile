@@ -89,7 +89,7 @@ bench-adaptation: setup ## compare policies, detectors and references in-process
 
 bench-tables: setup ## measure the tables and charts of docs/adaptation.md: some hours on one core
 	$(RUN)driftloop bench adaptation --seeds 7 8 9 10 11 --out runs/adaptation/kinds.json \
-	  --systems never periodic:1000 on-drift error:adwin oracle online:softmax iid
+	  --systems never periodic:1000 on-drift mixture error:adwin oracle online:softmax iid
 	$(RUN)driftloop bench adaptation --full --scenarios tweets --out runs/adaptation/full.json
 	$(RUN)driftloop bench adaptation --read runs/adaptation/full.json runs/adaptation/kinds.json \
 	  --tables docs/adaptation.md --plots docs/adaptation

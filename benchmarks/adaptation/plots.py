@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.adaptation.results import BLOCK, Row
-from benchmarks.adaptation.tables import SHIPPED, accuracy
+from benchmarks.adaptation.tables import SHIPPED, SINGLE, accuracy
 from driftloop.core.errors import DriftloopError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN = ("never", SHIPPED, "oracle", "online:softmax")
+SHOWN = ("never", SHIPPED, SINGLE, "oracle", "online:softmax")
 """Systems of the plot over time, beside the best periodic one."""
 LEVELS = ("iid", "online:")
 """Systems drawn as levels and not as points, because they retrain with every label, or once."""
 COLOURS = {
-    "never": "#8a8a8a", SHIPPED: "#0b6e99", "oracle": "#2a9d4e", "online:softmax": "#b07aa1", "periodic": "#d98324",
-    "error": "#c0504d", "cost-aware": "#5aa7c7",
+    "never": "#8a8a8a", SHIPPED: "#c2185b", SINGLE: "#0b6e99", "oracle": "#2a9d4e", "online:softmax": "#b07aa1",
+    "periodic": "#d98324", "error": "#c0504d", "cost-aware": "#5aa7c7",
 }  # fmt: skip
 
 
@@ -82,14 +82,14 @@ def _over_time(rows: Sequence[Row], path: Path) -> Path:
     shown = [row for row in own if row.system in SHOWN or row is periodic]
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.add_subplot()
+    ours_row = next((row for name in (SHIPPED, SINGLE) for row in own if row.system == name), None)
     for row in shown:
-        ours = row.system == SHIPPED
+        ours = row is ours_row
         x = np.arange(len(row.blocks)) * BLOCK + BLOCK / 2
         look = {"ls": "--", "zorder": 5} if row.system == "oracle" else {"zorder": 3 + ours}
         axes.plot(x, row.blocks, color=colour(row.system), lw=2 if ours else 1.2, label=row.system, **look)
     for number, at in enumerate(own[0].drifts or ()):
         axes.axvline(at, color="black", lw=0.8, ls="--", label="" if number else "true drift")
-    ours_row = next((row for row in own if row.system == SHIPPED), None)
     if ours_row is not None:
         _mark(axes, ours_row)
     axes.set(title=f"{own[0].scenario}, seed {seed}", xlabel="event", ylabel=f"accuracy per {BLOCK} events")
@@ -100,18 +100,18 @@ def _over_time(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _mark(axes: Axes, row: Row) -> None:
-    """Mark the alerts and swaps of the shipped default along the top and the bottom."""
+    """Mark the alerts and swaps of a system along the top and the bottom."""
     marks = {"detection": ("v", "#2a9d4e"), "repeat": ("v", "#b5b5b5"), "false alarm": ("v", "#c0504d")}
     top = axes.get_xaxis_transform()
     for verdict, (shape, tint) in marks.items():
         at = [position for position, _, found in row.alerts if found == verdict]
         if at:
-            label = f"{SHIPPED}: {verdict}"
+            label = f"{row.system}: {verdict}"
             axes.plot(at, [0.97] * len(at), shape, color=tint, transform=top, label=label, ls="", ms=6)
     if row.swapped_at:
         axes.plot(
-            row.swapped_at, [0.02] * len(row.swapped_at), "|", color=colour(SHIPPED), transform=top, ls="", ms=7,
-            label=f"{SHIPPED}: swap",
+            row.swapped_at, [0.02] * len(row.swapped_at), "|", color=colour(row.system), transform=top, ls="", ms=7,
+            label=f"{row.system}: swap",
         )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def _frontier(rows: Sequence[Row], path: Path) -> Path:
                 continue
             x = float(np.mean([getattr(row, count) for row in own]))
             points.append((x, accuracy(own), name))
-            axes.plot(x, accuracy(own), "o", color=colour(name), ms=9 if name == SHIPPED else 6)
+            axes.plot(x, accuracy(own), "o", color=colour(name), ms=9 if name in (SHIPPED, SINGLE) else 6)
         _name_points(axes, points)
         _draw_levels(axes, {name: accuracy(own) for name, own in systems.items() if name.startswith(LEVELS)})
         axes.set_xscale("symlog", linthresh=1)

@@ -35,7 +35,7 @@ KINDS = ("tweets", "tweets-gradual", "tweets-recurring", "tweets-label-shift", "
 """Default scenarios: abrupt, gradual, recurring, label shift, covariate shift, and the control."""
 OTHERS = ("prior", "topic", "swap", "relabel", "vocabulary", "noise", "liar")
 """Scenarios with one injected drift, and one with an annotator who lies. `--full` adds them."""
-QUICK = ("never", "periodic:2000", "on-drift", "online:softmax", "iid")
+QUICK = ("never", "periodic:2000", "on-drift", "mixture", "online:softmax", "iid")
 """Default systems."""
 
 

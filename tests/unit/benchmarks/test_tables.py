@@ -125,6 +125,20 @@ def test_table_compares_default_with_best_references():
     assert "0.2000 BEHIND the best reference of any cost, `online:softmax` with 4000 fits" in shown
 
 
+def test_table_compares_the_mixture_with_all_others():
+    """An option makes another mixture, which is no other system. Of equal CPU by default; a softmax that costs more."""
+    ours, single, dear = row("mixture", 0.7), row("on-drift", 0.68, retrainings=5), row("online:softmax", 0.72)
+    rows = [ours, single, dear, row("mixture?share=0.1", 0.8), row("iid", 0.9)]
+    shown = table(*rows)["s"]
+    assert "`mixture` is 0.0200 BEHIND the best other system, `online:softmax`." in shown
+    assert "no more CPU" not in shown
+    assert "0.0400 BEHIND the best reference of any cost, `online:softmax`" in shown, "no mixture among the references"
+    spent = {"online:softmax": 9.0}
+    measured = [Measured(one, {"watch": 1.0, "retrain": spent.get(one.system, 2.0), "whole": 10.0}) for one in rows]
+    shown = make_tables(measured, cpu=True)["s"]
+    assert "It is 0.0200 ahead of the best one of no more CPU, `on-drift`." in shown
+
+
 def test_only_shared_seeds_are_compared():
     ours = [row("on-drift", 0.6, 7, retrainings=5), row("on-drift", 0.8, 8, retrainings=5)]
     shown = table(*ours, row("error:ddm", 0.75, 8, retrainings=4))["s"]
